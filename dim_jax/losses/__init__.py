@@ -1,0 +1,1 @@
+"""Losses: pure functions of arrays, which know nothing of networks or runs."""

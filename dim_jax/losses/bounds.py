@@ -1,0 +1,333 @@
+"""Lower bounds on mutual information, from a critic's scores.
+
+A critic scores pairs. `positive` [A, P] holds the scores of joint pairs, P for
+each of A anchors; `negative` [A, K] those of K independent pairs, which all
+positives of an anchor share; `where` [A, K] marks the negatives that are real.
+So DIM's N*L positives share N*(N-1)*L scores and never need N*L*(N-1)*L.
+
+Every bound returns nats, to be maximised, and computes in float32 whatever the
+dtype of the scores. A masked negative has no effect on the value nor on any
+gradient, even if it is infinite or NaN. Averages over negatives weigh every
+real negative of the batch equally, and need at least one; without any they are
+NaN.
+
+With r the density ratio p(x, y) / (p(x) p(y)), the critics that reach the truth
+are ln r (jsd), ln r + c(x) (infonce), ln r + c (donsker_varadhan) and 1 + ln r
+(nwj). A critic that was trained by one bound and is evaluated by another must
+be shifted accordingly: one trained by `jsd` belongs in `nwj` as scores + 1,
+and without the 1 even a perfect critic is low by 1/e.
+"""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+
+# exp(scores) leaves float32 at 88, and its square, which Adam keeps, at 44.
+_EXP_LIMIT = 40.0
+
+
+def infonce(
+  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  r"""InfoNCE lower bound on mutual information.
+
+  .. math:: E[\log((K + 1) \, e^{p} / (e^{p} + \sum_k e^{n_k}))]
+
+  K counts the real negatives of each anchor. At most ln(K + 1) nats, whatever
+  the data: near that ceiling the value says nothing about the information. An
+  anchor without any real negative contributes nothing: ln(0 + 1) = 0.
+
+  It costs one logsumexp over the negatives of each anchor and one softplus for
+  each positive, so no array is larger than `negative`.
+
+  Args:
+    positive: scores of joint pairs, P for each of A anchors, shape [A, P].
+    negative: scores of K independent pairs for each anchor, shape [A, K]; all
+      of an anchor's positives share them.
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+
+  Returns:
+    The bound in nats, a scalar. Maximise it.
+
+  References:
+    van den Oord et al., Representation Learning with Contrastive Predictive
+    Coding, 2018, eq. 4 and 5. https://arxiv.org/abs/1807.03748
+
+  Examples:
+    >>> infonce(jnp.zeros((4, 2)), jnp.zeros((4, 3)))
+    Array(0., dtype=float32)
+  """
+  positive, negative, where = checked_scores(positive, negative, where)
+  count = jnp.sum(where, axis=1)
+  # The gradient of an empty sum's log is 0 / 0, even where it is masked later,
+  # so an anchor without real negatives sums its (zeroed) masked ones instead.
+  some = count > 0
+  log_sum = jax.nn.logsumexp(negative, axis=1, where=where | ~some[:, None])
+  log_sum = jnp.where(some, log_sum, -jnp.inf)
+  # log(e^p / (e^p + e^s)) = -log(1 + e^(s - p)), which cancels nothing.
+  log_posterior = -jax.nn.softplus(log_sum[:, None] - positive)
+  return jnp.mean(log_posterior) + jnp.mean(jnp.log1p(count))
+
+
+def jsd(
+  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  r"""Jensen-Shannon lower bound, Deep InfoMax's default.
+
+  .. math:: E_p[\log 2 - sp(-T)] - E_q[sp(T) - \log 2], \quad sp = softplus
+
+  A lower bound on twice the Jensen-Shannon divergence between joint pairs and
+  independent pairs, hence at most 2 ln 2 nats. It bounds the mutual information
+  from below too, but loosely: 2 JSD <= KL, because the generators differ by
+  d(r) = (1 + r) ln((1 + r) / 2) - (r - 1), whose derivative ln((1 + r) / 2)
+  vanishes only at its minimum d(1) = 0. A batch's value is unbiased. The best
+  critic is ln r, so the scores themselves estimate pointwise information.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+
+  Returns:
+    The bound in nats, a scalar. Maximise it.
+
+  References:
+    Hjelm et al., Learning deep representations by mutual information estimation
+    and maximization, 2019, eq. 4. https://arxiv.org/abs/1808.06670
+    Nowozin et al., f-GAN, 2016. https://arxiv.org/abs/1606.00709
+
+  Examples:
+    >>> jsd(jnp.zeros((4, 2)), jnp.zeros((4, 3)))
+    Array(0., dtype=float32)
+  """
+  positive, negative, where = checked_scores(positive, negative, where)
+  return (
+    2 * math.log(2)
+    - jnp.mean(jax.nn.softplus(-positive))
+    - jnp.mean(jax.nn.softplus(negative), where=where)
+  )
+
+
+def donsker_varadhan(
+  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  r"""Donsker-Varadhan bound on mutual information, as in MINE.
+
+  .. math:: E_p[T] - \log E_q[e^{T}]
+
+  The mean of exponentials runs over every real negative of the batch. Since it
+  is inside the logarithm, the value over a *batch* is biased upwards (by about
+  1.3 nats at 10 nats with 64 pairs), and its gradient is biased too: only with
+  many negatives is it the lower bound it is in the limit.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+
+  Returns:
+    The estimate in nats, a scalar. Maximise it.
+
+  References:
+    Belghazi et al., MINE: Mutual Information Neural Estimation, 2018, eq. 5.
+    https://arxiv.org/abs/1801.04062
+
+  Examples:
+    >>> donsker_varadhan(jnp.ones((4, 2)), jnp.zeros((4, 3)))
+    Array(1., dtype=float32)
+  """
+  positive, negative, where = checked_scores(positive, negative, where)
+  log_mean = jax.nn.logsumexp(negative, where=where) - jnp.log(jnp.sum(where))
+  return jnp.mean(positive) - log_mean
+
+
+def nwj(
+  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  r"""Nguyen-Wainwright-Jordan lower bound on mutual information.
+
+  .. math:: E_p[T] - E_q[e^{T - 1}]
+
+  The best critic is 1 + ln r, and a constant critic of 0 gives -1/e, one of 1
+  gives 0. Unbiased, with a variance that grows like e^MI. It is the dual form
+  of the KL divergence.
+
+  Scores above 40 enter as T = g(t), see `log_above`: e^t would overflow. Since
+  g is increasing and reaches every real number, g(t) is a critic like any
+  other and the value remains a valid lower bound, as tight as before.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+
+  Returns:
+    The bound in nats, a scalar. Maximise it.
+
+  References:
+    Nguyen et al., Estimating divergence functionals and the likelihood ratio by
+    convex risk minimization, 2010. https://arxiv.org/abs/0809.0853
+    Poole et al., On Variational Bounds of Mutual Information, 2019, eq. 7.
+    https://arxiv.org/abs/1905.06922
+
+  Examples:
+    >>> nwj(jnp.ones((4, 2)), jnp.ones((4, 3)))
+    Array(0., dtype=float32)
+  """
+  positive, negative, where = checked_scores(positive, negative, where)
+  expected_ratio = jnp.mean(jnp.exp(log_above(negative) - 1), where=where)
+  return jnp.mean(log_above(positive)) - expected_ratio
+
+
+def ceiling(name: str, num_negatives: int) -> float | None:
+  """The most that a bound or divergence can reach, whatever the data.
+
+  Args:
+    name: a function of this file or one of the f-divergences of
+      `divergences.py`, such as 'infonce'.
+    num_negatives: K, the real negatives of each anchor; only 'infonce' depends
+      on it.
+
+  Returns:
+    The ceiling in the function's own unit (nats, but for the squared Hellinger
+    distance), or None where there is none.
+
+  Raises:
+    ValueError: if the name is unknown, or there is no negative.
+
+  Examples:
+    >>> round(ceiling('infonce', 63), 4)
+    4.1589
+  """
+  if num_negatives < 1:
+    raise ValueError(
+      f'num_negatives is {num_negatives}, but a bound needs at least one.'
+    )
+  ceilings = {
+    'infonce': math.log(num_negatives + 1),
+    'jsd': 2 * math.log(2),
+    'donsker_varadhan': None,
+    'nwj': None,
+    # A perfect classifier has no cross-entropy.
+    'gan': 0.0,
+    'kl': None,
+    'reverse_kl': None,
+    # The distance between distributions without common support.
+    'squared_hellinger': 2.0,
+    'chi_squared': None,
+  }
+  if name not in ceilings:
+    raise ValueError(f'Unknown bound {name!r}: accepted are {list(ceilings)}.')
+  return ceilings[name]
+
+
+def split_pairs(
+  scores: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Splits the scores of all pairs in a batch into positives and negatives.
+
+  Anchor a is a global feature of image a // M, where each of the N images has M
+  globals. Its positives are the locals of its own image, its negatives those of
+  all others. The positives stay in `negative`, masked, so that shapes are
+  static and nothing is gathered.
+
+  Args:
+    scores: of every global with every local, shape [A, N, L], A = N * M.
+
+  Returns:
+    positive, shape [A, L]; negative, shape [A, N * L]; and where, bool of the
+    same shape, which marks the real negatives, (N - 1) * L for each anchor.
+    These are the arguments of every bound.
+
+  Raises:
+    ValueError: if A is not a multiple of N, or if the batch has one image only
+      and so no negatives.
+
+  Examples:
+    >>> positive, negative, where = split_pairs(jnp.zeros((4, 4, 9)))
+    >>> positive.shape, negative.shape, int(where[0].sum())
+    ((4, 9), (4, 36), 27)
+  """
+  chex.assert_rank(
+    scores, 3, custom_message='scores must be [anchors, images, locals].'
+  )
+  num_anchors, num_images, num_locals = scores.shape
+  if num_images < 2:
+    raise ValueError(
+      'The batch has 1 image, but negatives are the locals of other images: '
+      'a batch of at least 2 images is needed.'
+    )
+  if num_anchors == 0 or num_anchors % num_images:
+    raise ValueError(
+      f'{num_anchors} anchors for {num_images} images (scores of shape '
+      f'{scores.shape}): the anchors must be a multiple of the images, every '
+      "image's globals one after the other."
+    )
+  image = jnp.arange(num_anchors) // (num_anchors // num_images)
+  own = image[:, None] == jnp.arange(num_images)[None, :]
+  # A masked sum rather than a gather: it keeps the anchors' sharding.
+  positive = jnp.sum(scores, axis=1, where=own[:, :, None])
+  flat = (num_anchors, num_images * num_locals)
+  where = jnp.broadcast_to(~own[:, :, None], scores.shape).reshape(flat)
+  return positive, scores.reshape(flat), where
+
+
+def log_above(scores: jax.Array, limit: float = _EXP_LIMIT) -> jax.Array:
+  """The identity up to a limit, and logarithmic growth above it.
+
+  g(t) = t for t <= limit, limit + log(1 + t - limit) above: continuous with its
+  derivative, increasing, and onto the real line. exp(g(t)) is linear above the
+  limit, so it is finite in float32 and its gradient neither explodes nor
+  vanishes; a clipped exponential's gradient would be zero, and a critic whose
+  scores start too high would never come back.
+
+  Args:
+    scores: of any shape.
+    limit: where the logarithm takes over.
+
+  Returns:
+    The bounded-growth scores, of the same shape.
+  """
+  above = scores > limit
+  excess = jnp.where(above, scores - limit, 0.0)
+  return jnp.where(above, limit + jnp.log1p(excess), scores)
+
+
+def checked_scores(
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Checks the arguments of a bound, and makes its masked negatives harmless.
+
+  Masked negatives become 0 here, before any function sees them, and are left
+  out of every sum after it: `where=` in a reduction alone would keep the value
+  clean, but not the gradient, since the derivative of what an infinite entry
+  went through, times zero, is NaN.
+
+  Args:
+    positive: shape [A, P].
+    negative: shape [A, K].
+    where: bool, shape [A, K], or None.
+
+  Returns:
+    positive and negative in float32, and where as an array.
+
+  Raises:
+    AssertionError: if a rank, shape or dtype is not as described.
+  """
+  message = 'A bound takes positive [A, P], negative [A, K], where [A, K]: {} '
+  chex.assert_rank(positive, 2, custom_message=message.format('positive.'))
+  chex.assert_rank(negative, 2, custom_message=message.format('negative.'))
+  chex.assert_equal_shape_prefix(
+    [positive, negative], 1, custom_message=message.format('anchors differ.')
+  )
+  if where is None:
+    where = jnp.ones(negative.shape, bool)
+  chex.assert_type(where, bool)
+  chex.assert_equal_shape(
+    [negative, where], custom_message=message.format('where.')
+  )
+  positive = positive.astype(jnp.float32)
+  negative = jnp.where(where, negative, 0.0).astype(jnp.float32)
+  return positive, negative, where
