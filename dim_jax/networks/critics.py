@@ -1,0 +1,322 @@
+"""Critics: networks that score pairs of local and global features.
+
+Every critic is `critic(local, glob, *, train=False) -> scores`, with local
+features [n, L, C] of n images (a map's L locations), M globals an image
+[n, M, D], and scores [N*M, N, L] in float32: `scores[i * M + m, j, l]` compares
+global m of image i with local l of image j. Pairs of one image (i == j) are the
+positives. Critics are not losses: see `dim_jax.losses.bounds`.
+
+Without `axis_name`, N = n. With it, under `pmap`, each device embeds its own n
+images, batch statistics are averaged and the embeddings gathered, so that
+N = n * devices and every device holds all scores. The loss of those scores is
+the loss of the whole batch on every device; the mean over devices of its
+gradients is the gradient.
+
+Hjelm et al., Learning deep representations by mutual information estimation and
+maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from dim_jax.networks import layers
+
+
+def noisy_identity() -> layers.Initializer:
+  """Returns the initialiser of skip connections: a noisy copy of the input.
+
+  A kernel [C, K] with K >= C is U(-0.01, 0.01) with exactly 1 on the diagonal,
+  so that the first C units start as the input. A kernel with K < C cannot copy,
+  and gets PyTorch's default.
+  """
+
+  def init(key, shape, dtype=jnp.float32, out_sharding=None):
+    del out_sharding
+    inputs, units = shape
+    if units < inputs:
+      return layers.torch_uniform()(key, shape, dtype)
+    noise = jax.random.uniform(key, shape, dtype, -0.01, 0.01)
+    return jnp.where(jnp.eye(inputs, units, dtype=bool), 1, noise)
+
+  return init
+
+
+class Projection(nn.Module):
+  """The paper's embedding: a hidden layer plus a linear skip, then LayerNorm.
+
+  Attributes:
+    units: size K of the hidden layer and of the embedding.
+    dtype: compute dtype; parameters and statistics are float32.
+    axis_name: the `pmap` axis over which batch statistics are averaged.
+  """
+
+  units: int = 2048
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Returns [n, L, K] for features `x` [n, L, C]."""
+    hidden = _hidden(self, x, train)
+    y = layers.Dense(self.units, dtype=self.dtype, name='output')(hidden)
+    skip = layers.Dense(
+      self.units,
+      use_bias=False,
+      dtype=self.dtype,
+      kernel_init=noisy_identity(),
+      name='skip',
+    )(x)
+    # Flax's default epsilon differs from PyTorch's.
+    return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm')(y + skip)
+
+
+class ProjectionCritic(nn.Module):
+  """The paper's encode-and-dot critic, as its released code has it.
+
+  Both sides pass through a `Projection`; a score is the plain dot product, not
+  scaled. Layer normalisation gives each embedding a norm near sqrt(units), so
+  at 2048 units the first scores have a standard deviation of about 44 nats.
+  Use it for parity with the paper; `FactoredCritic` is several times cheaper.
+  The released code skips the global projection if D == units; here it is kept.
+
+  Attributes:
+    units: size of the embeddings.
+    dtype: compute dtype; scores are float32.
+    axis_name: the `pmap` axis to gather over, or None.
+
+  References:
+    https://github.com/rdevon/DIM, cortex_DIM/nn_modules/mi_networks.py
+  """
+
+  units: int = 2048
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, local: jax.Array, glob: jax.Array, *, train: bool = False
+  ) -> jax.Array:
+    """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
+    _check(local, glob)
+    embed = {
+      side: Projection(self.units, self.dtype, self.axis_name, name=side)
+      for side in ('local', 'global')
+    }
+    local, glob = _gather(
+      self,
+      embed['local'](local, train=train),
+      embed['global'](glob, train=train),
+    )
+    return _dot(_flatten(glob), local)
+
+
+class FactoredCritic(nn.Module):
+  """Encode-and-dot without the large product, by associativity.
+
+  With h(l) = ReLU(BN(W1 l)) and g the `Projection` of the global, a score is
+
+    <W2 h(l) + Ws l + b, g> / sqrt(units)
+      = (h(l).(W2' g) + l.(Ws' g) + b.g) / sqrt(units),
+
+  and the right-hand side is what runs: W2 multiplies N globals instead of N*L
+  locals. The paper's critic normalises after the sum, which forbids this. Here
+  the local side is normalised before W2, by the batch normalisation of the
+  hidden layer, and the global side by the layer normalisation of its
+  projection; the scale makes first scores of order 1.
+
+  Attributes:
+    units: size of the hidden layer and of the embeddings.
+    dtype: compute dtype; scores are float32.
+    axis_name: the `pmap` axis to gather over, or None.
+  """
+
+  units: int = 2048
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, local: jax.Array, glob: jax.Array, *, train: bool = False
+  ) -> jax.Array:
+    """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
+    _check(local, glob)
+    units, channels = self.units, local.shape[-1]
+    local = local.astype(self.dtype)
+    hidden = _hidden(self, local, train)
+    glob = Projection(units, self.dtype, self.axis_name, name='global')(
+      glob, train=train
+    )
+    output = self.param('output', layers.torch_uniform(), (units, units))
+    skip = self.param('skip', noisy_identity(), (channels, units))
+    bias = self.param('bias', layers.torch_bias(units), (units,))
+    output, skip, bias = (
+      weight.astype(self.dtype) for weight in (output, skip, bias)
+    )
+    # The weights meet a device's own globals, before the gathering.
+    hidden, local, from_hidden, from_local, offset = _gather(
+      self, hidden, local, glob @ output.T, glob @ skip.T, glob @ bias
+    )
+    scores = _dot(_flatten(from_hidden), hidden)
+    scores += _dot(_flatten(from_local), local)
+    scores += offset.astype(jnp.float32).reshape(-1, 1, 1)
+    return scores / math.sqrt(units)
+
+
+class ConcatCritic(nn.Module):
+  """The paper's concatenate-then-MLP critic, with its first layer split.
+
+  A score is an MLP of the pair's concatenation [global; local]. The first layer
+  is W [g; l] = Wg g + Wl l, so it is computed once a global and once a local,
+  not once a pair; the later layers are once a pair, in memory N*M * N * L *
+  units. With the locals 1x1 convolutions would see, this is the paper's
+  concat-and-convolve critic; with a whole flattened map as one local (L = 1),
+  it is the paper's global critic.
+
+  Attributes:
+    units: size of the hidden layers.
+    depth: number of hidden layers, the paper's being 2.
+    dtype: compute dtype; scores are float32.
+    axis_name: the `pmap` axis to gather over, or None.
+  """
+
+  units: int = 512
+  depth: int = 2
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, local: jax.Array, glob: jax.Array, *, train: bool = False
+  ) -> jax.Array:
+    """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
+    del train  # It has no normalisation.
+    _check(local, glob)
+    if self.depth < 1:
+      raise ValueError(
+        f'ConcatCritic takes a depth of 1 or more hidden layers; got '
+        f'{self.depth}.'
+      )
+    split = glob.shape[-1]
+    inputs = split + local.shape[-1]
+    # One kernel, global first: its initialisation sees the whole fan-in.
+    kernel = self.param(
+      'kernel', layers.torch_uniform(), (inputs, self.units)
+    ).astype(self.dtype)
+    bias = self.param('bias', layers.torch_bias(inputs), (self.units,))
+    glob = glob.astype(self.dtype) @ kernel[:split]
+    local = local.astype(self.dtype) @ kernel[split:]
+    local = layers.add_bias(local, bias.astype(self.dtype))
+    local, glob = _gather(self, local, glob)
+    x = nn.relu(_flatten(glob)[:, None, None, :] + local[None])
+    for i in range(1, self.depth):
+      x = nn.relu(layers.Dense(self.units, dtype=self.dtype, name=f'fc_{i}')(x))
+    return _Score(self.dtype, name='score')(x)
+
+
+class Adversary(nn.Module):
+  """The prior's critic: an MLP without normalisation that scores one vector.
+
+  Attributes:
+    units: sizes of the hidden layers.
+    dtype: compute dtype; scores are float32.
+  """
+
+  units: tuple[int, ...] = (1000, 200)
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns scores [N] of vectors `x` [N, D].
+
+    Raises:
+      ValueError: if `x` is not a batch of vectors.
+    """
+    if x.ndim != 2:
+      raise ValueError(f'Adversary takes vectors [N, D]; got shape {x.shape}.')
+    for i, units in enumerate(self.units):
+      x = nn.relu(layers.Dense(units, dtype=self.dtype, name=f'fc_{i}')(x))
+    return _Score(self.dtype, name='score')(x)
+
+
+CRITICS: dict[str, Callable[..., nn.Module]] = {
+  'projection': ProjectionCritic,
+  'factored': FactoredCritic,
+  'concat': ConcatCritic,
+}
+
+
+class _Score(nn.Module):
+  """A linear map to one number, accumulated in float32."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    size = x.shape[-1]
+    kernel = self.param('kernel', layers.torch_uniform(), (size, 1))
+    bias = self.param('bias', layers.torch_bias(size), (1,))
+    kernel = kernel.astype(self.dtype)[:, 0]
+    scores = jnp.matmul(
+      x.astype(self.dtype), kernel, preferred_element_type=jnp.float32
+    )
+    return scores + bias.reshape((1,) * scores.ndim)
+
+
+def _hidden(module: Any, x: jax.Array, train: bool) -> jax.Array:
+  """Returns ReLU(BN(W x)), [n, L, units], within a module's compact call."""
+  x = layers.Dense(
+    module.units, use_bias=False, dtype=module.dtype, name='hidden'
+  )(x)
+  norm = layers.batch_norm(
+    train,
+    dtype=module.dtype,
+    axis_name=module.axis_name,
+    name='hidden_norm',
+  )
+  return nn.relu(norm(x))
+
+
+def _gather(module: Any, *embeddings: jax.Array) -> tuple[jax.Array, ...]:
+  """Gathers embeddings [n, ...] of all devices, if there are several."""
+  # Initialisation runs outside `pmap`, where the axis does not exist.
+  if module.axis_name is None or module.is_initializing():
+    return embeddings
+  return tuple(
+    lax.all_gather(x, module.axis_name, tiled=True) for x in embeddings
+  )
+
+
+def _flatten(glob: jax.Array) -> jax.Array:
+  """Returns globals [N, M, K] as anchors [N*M, K]."""
+  return glob.reshape(-1, glob.shape[-1])
+
+
+def _dot(anchors: jax.Array, local: jax.Array) -> jax.Array:
+  """Returns dot products [A, N, L] in float32, [A, K] with [N, L, K]."""
+  return jnp.einsum(
+    'ak,jlk->ajl', anchors, local, preferred_element_type=jnp.float32
+  )
+
+
+def _check(local: jax.Array, glob: jax.Array) -> None:
+  for name, array, axes in (
+    ('local', local, '[n, L, C]: images, locations, channels'),
+    ('global', glob, '[n, M, D]: images, globals an image, channels'),
+  ):
+    if array.ndim != 3:
+      raise ValueError(
+        f'{name} features must be {axes}; got shape {array.shape}. Reshape a '
+        'map [n, H, W, C] to [n, H * W, C], and a vector [n, D] to [n, 1, D].'
+      )
+  if local.shape[0] != glob.shape[0]:
+    raise ValueError(
+      'local and global features must come from the same images; got '
+      f'{local.shape[0]} and {glob.shape[0]} (shapes {local.shape} and '
+      f'{glob.shape}).'
+    )
