@@ -1,0 +1,61 @@
+# make demo   trains, probes and reports on digits, in runs/demo
+# make test   runs the tests; make test ARGS=tests/losses runs some of them
+# make lint   checks style and types
+# make clean  removes the environment and caches; what runs wrote stays
+#
+# Each makes .venv first, with the pinned versions of its Python minor. To choose
+# the interpreter: make test PYTHON=python3.12
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+ARGS ?=
+
+SUITABLE := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+# Each is tried by running it: a version manager may put names on the path that
+# cannot run.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  if $$p -c '$(SUITABLE)' 2>/dev/null; then echo $$p; break; fi; done)
+MINOR = $(shell $(BIN)/python -c 'import sys; print("%d%d" % sys.version_info[:2])')
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+  --constraint .constraints/py$(MINOR).txt --editable
+PINS := pyproject.toml $(wildcard .constraints/*.txt)
+
+.PHONY: help demo test lint clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+demo: $(VENV)/run.stamp
+	$(BIN)/python -m experiments.train --config=experiments/configs/dim_digits.py --workdir=$(DEMO)
+	$(BIN)/python -m experiments.evaluate $(DEMO)
+	$(BIN)/python -m experiments.report $(DEMO)
+	@echo 'The page: $(CURDIR)/$(DEMO)/report/index.html'
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist dim_jax.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is what an environment gets last, so it marks a complete one.
+$(BIN)/pip:
+	@"$(PYTHON)" -c '$(SUITABLE)' 2>/dev/null || { echo >&2 \
+	  'Needs Python 3.11, 3.12 or 3.13 with venv: none found on the path, or PYTHON= names another. Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12'; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/run.stamp: $(PINS) | $(BIN)/pip
+	@echo 'Installing the pinned packages into $(VENV); this takes a minute or two.'
+	@$(INSTALL) .
+	@touch $@
+
+$(VENV)/dev.stamp: $(PINS) | $(BIN)/pip
+	@echo 'Installing the pinned packages into $(VENV); this takes a minute or two.'
+	@$(INSTALL) '.[dev]'
+	@touch $(VENV)/run.stamp $@
