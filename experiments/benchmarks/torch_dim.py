@@ -1,0 +1,137 @@
+"""The peer of `dim_step`: the same training step in PyTorch.
+
+DIM(L) with InfoNCE on basic32, with the critic of the paper's released code:
+projections of both sides as 1x1 convolutions, LayerNorm, dot product. The loss
+is the cheap form, one logsumexp over the negatives of each image, where the
+released code materialises [N, L, 1 + N * L]; so the comparison favours PyTorch.
+No prior, no probe, no data loading.
+
+Needs torch and nothing else. `dim_step` runs it as a process of its own: after
+one warm-up step it says so in a JSON line; then, for each number of steps on a
+line of standard input, it takes them and answers with seconds a step.
+
+https://github.com/rdevon/DIM, cortex_DIM/nn_modules/mi_networks.py
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Encoder(nn.Module):
+  """basic32: images [N, 3, 32, 32] to a map [N, 128, 8, 8], codes [N, 64]."""
+
+  def __init__(self) -> None:
+    super().__init__()
+    self.local = nn.Sequential(*_conv(3, 64), *_conv(64, 128))
+    self.rest = nn.Sequential(
+      *_conv(128, 256),
+      nn.Flatten(),
+      nn.Linear(256 * 4 * 4, 1024, bias=False),
+      nn.BatchNorm1d(1024),
+      nn.ReLU(),
+      nn.Linear(1024, 64),
+    )
+
+  def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the local map and the codes."""
+    local = self.local(images)
+    return local, self.rest(local)
+
+
+def _conv(inputs: int, outputs: int) -> list[nn.Module]:
+  return [
+    nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False),
+    nn.BatchNorm2d(outputs),
+    nn.ReLU(),
+  ]
+
+
+class Projection(nn.Module):
+  """A map [N, C, H, W] to embeddings [N, H * W, K]."""
+
+  def __init__(self, inputs: int, units: int) -> None:
+    super().__init__()
+    self.branch = nn.Sequential(
+      nn.Conv2d(inputs, units, 1, bias=False),
+      nn.BatchNorm2d(units),
+      nn.ReLU(),
+      nn.Conv2d(units, units, 1),
+    )
+    self.skip = nn.Conv2d(inputs, units, 1, bias=False)
+    with torch.no_grad():
+      self.skip.weight.uniform_(-0.01, 0.01)
+      self.skip.weight[range(inputs), range(inputs)] = 1.0
+    self.norm = nn.LayerNorm(units)
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """Returns one embedding for each position."""
+    y = self.branch(x) + self.skip(x)
+    return self.norm(y.flatten(2).transpose(1, 2))
+
+
+def infonce(scores: torch.Tensor) -> torch.Tensor:
+  """The loss of scores [N, N, L]: image i's code with image j's locals."""
+  n = scores.shape[0]
+  own = torch.eye(n, dtype=torch.bool)
+  positive = scores[own]
+  others = scores.masked_fill(own[:, :, None], -torch.inf).flatten(1)
+  return F.softplus(others.logsumexp(1)[:, None] - positive).mean()
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--batch_size', type=int, default=64)
+  parser.add_argument('--units', type=int, default=2048)
+  parser.add_argument('--threads', type=int, default=2)
+  args = parser.parse_args()
+  torch.set_num_threads(args.threads)
+  torch.manual_seed(0)
+  encoder = Encoder()
+  local_net, code_net = Projection(128, args.units), Projection(64, args.units)
+  players = [encoder, nn.ModuleList([local_net, code_net])]
+  # The released code has one Adam a network.
+  optimizers = [
+    torch.optim.Adam(player.parameters(), lr=1e-4, betas=(0.5, 0.999))
+    for player in players
+  ]
+  images = torch.rand(args.batch_size, 3, 32, 32) * 2 - 1
+
+  def step() -> float:
+    for optimizer in optimizers:
+      optimizer.zero_grad()
+    local, code = encoder(images)
+    local, code = local_net(local), code_net(code[:, :, None, None])
+    scores = torch.einsum('ik,jlk->ijl', code[:, 0], local)
+    loss = infonce(scores)
+    loss.backward()
+    for optimizer in optimizers:
+      optimizer.step()
+    return loss.item()
+
+  first = step()
+  ready = {
+    'loss': first,
+    'parameters': sum(p.numel() for m in players for p in m.parameters()),
+    'threads': torch.get_num_threads(),
+    'versions': {
+      'torch': torch.__version__,
+      'python': sys.version.split()[0],
+    },
+  }
+  print(json.dumps(ready), flush=True)
+  for line in sys.stdin:
+    steps = int(line)
+    start = time.perf_counter()
+    for _ in range(steps):
+      step()
+    print(json.dumps((time.perf_counter() - start) / steps), flush=True)
+
+
+if __name__ == '__main__':
+  main()
