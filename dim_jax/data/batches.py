@@ -1,0 +1,100 @@
+"""Which examples form step t: a pure function of (seed, t)."""
+
+import functools
+import operator
+from typing import Any
+
+import numpy as np
+
+
+def _whole(name: str, value: Any, minimum: int) -> int:
+  """`value` as an int of at least `minimum`, or a ValueError."""
+  try:
+    if isinstance(value, (bool, np.bool_)):
+      raise TypeError
+    whole = operator.index(value)
+  except TypeError:
+    raise ValueError(
+      f'{name} must be a whole number of at least {minimum}; got {value!r}.'
+    ) from None
+  if whole < minimum:
+    raise ValueError(f'{name} must be at least {minimum}; got {whole}.')
+  return whole
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+  """The order of the examples in one epoch.
+
+  Sorts the raw output of a counter-based generator, because NumPy promises
+  that the bits of a bit generator never change, and promises no such thing
+  of `Generator.permutation`.
+
+  Args:
+    seed: in [0, 2**64).
+    epoch: in [0, 2**64).
+    num_examples: n.
+
+  Returns:
+    A read-only permutation of 0..n-1, int32 [n].
+
+  References:
+    Salmon et al., [Parallel random numbers: as easy as 1, 2, 3](
+    https://doi.org/10.1145/2063384.2063405), 2011 (Philox).
+  """
+  key = np.array([seed, epoch], np.uint64)
+  bits = np.random.Philox(key=key).random_raw(num_examples)
+  order = np.argsort(bits, kind='stable').astype(np.int32)
+  order.setflags(write=False)
+  return order
+
+
+def batch_indices(
+  seed: int, step: int, count: int, *, batch_size: int, num_examples: int
+) -> np.ndarray:
+  """The examples of steps `step` to `step + count - 1`.
+
+  Row i depends on (seed, step + i, batch_size, num_examples) and on nothing
+  else: neither on `count` nor on the number of hosts or devices. So a resumed
+  run needs the seed and the step, and no iterator's state. Within an epoch of
+  `num_examples // batch_size` steps no example comes twice; the examples left
+  over (fewer than `batch_size`, different ones in each epoch) are dropped.
+
+  Args:
+    seed: the run's seed, in [0, 2**64).
+    step: the first step, from 0.
+    count: how many steps.
+    batch_size: the global number of examples in a step.
+    num_examples: how many examples the training set has.
+
+  Returns:
+    Positions in the training set, int32 [count, batch_size].
+
+  Raises:
+    ValueError: an argument is not a whole number or out of range.
+  """
+  seed = _whole('seed', seed, 0)
+  step = _whole('step', step, 0)
+  count = _whole('count', count, 0)
+  batch_size = _whole('batch_size', batch_size, 1)
+  num_examples = _whole('num_examples', num_examples, 1)
+  if seed >= 2**64:
+    raise ValueError(f'seed must be below 2**64; got {seed}.')
+  if num_examples >= 2**31:
+    raise ValueError(f'num_examples must be below 2**31; got {num_examples}.')
+  if batch_size > num_examples:
+    raise ValueError(
+      f'batch_size ({batch_size}) is larger than the {num_examples} training '
+      'examples; lower the batch size or take a larger data set.'
+    )
+  steps_per_epoch = num_examples // batch_size
+  indices = np.empty([count, batch_size], np.int32)
+  row = 0
+  while row < count:
+    epoch, first = divmod(step + row, steps_per_epoch)
+    rows = min(steps_per_epoch - first, count - row)
+    order = permutation(seed, epoch, num_examples)
+    order = order[first * batch_size : (first + rows) * batch_size]
+    indices[row : row + rows] = order.reshape(rows, batch_size)
+    row += rows
+  return indices
