@@ -1,0 +1,326 @@
+"""Reads the images of a prepared TFDS split, in chunks and on many cores.
+
+Pillow decodes a 32x32 image in about 0.1 ms, most of which holds the
+interpreter's lock: two threads measured no faster than one. So a large split
+is divided among worker processes, each of which runs this file and writes raw
+arrays to its standard output. (Workers of `multiprocessing` would run the
+caller's script again if it has no `__main__` guard.)
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+_CHUNK = 500  # records read, decoded and reported at a time
+_PER_WORKER = 5000  # below this, a worker's start-up costs more than it saves
+import_lock = threading.Lock()
+
+
+class CorruptError(ValueError):
+  """A file of a data set is damaged."""
+
+
+class Split(NamedTuple):
+  """Where the records of one split lie.
+
+  Attributes:
+    folder: of the prepared data set, ending in its version.
+    name: of the split, 'train' or 'test'.
+    files: of the split, with the number of examples in each.
+    image_shape: [H, W, C] as stored.
+    class_names: one a label.
+  """
+
+  folder: str
+  name: str
+  files: tuple[tuple[str, int], ...]
+  image_shape: tuple[int, int, int]
+  class_names: tuple[str, ...]
+
+  @property
+  def num_examples(self) -> int:
+    """Examples in all files."""
+    return sum(count for _, count in self.files)
+
+  def file_of(self, index: int) -> str:
+    """The file that holds example `index`."""
+    for path, count in self.files:
+      if index < count:
+        return path
+      index -= count
+    return self.files[-1][0]
+
+
+def import_tfds() -> Any:
+  """tensorflow_datasets, imported late (it is slow) and quietly."""
+  with import_lock, warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    import tensorflow_datasets as tfds
+  return tfds
+
+
+def _image(data: bytes, shape: tuple[int, int, int], size: int) -> np.ndarray:
+  from PIL import Image
+
+  with Image.open(io.BytesIO(data)) as file:
+    mode = {1: 'L', 3: 'RGB'}[shape[2]]
+    image = file if file.mode == mode else file.convert(mode)
+    if (image.height, image.width) != shape[:2]:
+      raise ValueError(
+        f'an image of {image.height}x{image.width} instead of '
+        f'{shape[0]}x{shape[1]} pixels'
+      )
+    return resize(np.asarray(image).reshape(shape), size)
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+  """An image uint8 [H, W, C], C in {1, 3}, bilinearly resized (Pillow)."""
+  from PIL import Image
+
+  if image.shape[:2] == (size, size):
+    return image
+  pixels = image[:, :, 0] if image.shape[2] == 1 else image
+  resized = Image.fromarray(pixels).resize(
+    (size, size), Image.Resampling.BILINEAR
+  )
+  return np.asarray(resized).reshape(size, size, image.shape[2])
+
+
+def chunks(
+  split: Split, size: int, first: int, last: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+  """Decodes examples `first` to `last - 1` in this process.
+
+  Yields:
+    images uint8 [n, size, size, C], labels int32 [n], and whether any of them
+    was stored as JPEG.
+
+  Raises:
+    CorruptError: a file is truncated or garbled; names it.
+  """
+  tfds = import_tfds()
+  channels = split.image_shape[2]
+  index = first
+
+  def corrupt(error: Exception) -> CorruptError:
+    reason = ' '.join(str(error).split())[:200] or type(error).__name__
+    return CorruptError(f'{split.file_of(index)} is damaged ({reason})')
+
+  try:
+    builder = tfds.builder_from_directory(split.folder)
+    source = builder.as_data_source(
+      split=split.name, decoders={'image': tfds.decode.SkipDecoding()}
+    )
+  except Exception as error:  # TFDS documents no type for a bad file
+    raise corrupt(error) from error
+  for start in range(first, last, _CHUNK):
+    count = min(_CHUNK, last - start)
+    images = np.empty([count, size, size, channels], np.uint8)
+    labels = np.empty([count], np.int32)
+    jpeg = False
+    index = start
+    # Whatever goes wrong from here on, with whatever type, a record caused it.
+    try:
+      records = source.__getitems__(list(range(start, start + count)))
+      for i, record in enumerate(records):
+        index = start + i
+        data, labels[i] = record['image'], record['label']
+        jpeg = jpeg or data[:3] == b'\xff\xd8\xff'
+        images[i] = _image(data, split.image_shape, size)
+        if not 0 <= labels[i] < len(split.class_names):
+          raise ValueError(f'a label {labels[i]}')
+    except Exception as error:
+      raise corrupt(error) from error
+    yield images, labels, jpeg
+
+
+class _Worker:
+  """Decodes one range of a split in a process, into slices of arrays."""
+
+  def __init__(self, split: Split, size: int, first: int, last: int):
+    self._range = first, last
+    self._errors = tempfile.TemporaryFile()  # a pipe that fills would block
+    self._thread: threading.Thread | None = None
+    task = json.dumps([split, size, first, last])
+    # -P: the modules beside this file must not hide others of the same name.
+    self.process = subprocess.Popen(
+      [sys.executable, '-P', __file__, task],
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=self._errors,
+    )
+    self.jpeg = False
+    self.complete = False
+    self.error = ''
+
+  def start(
+    self,
+    images: np.ndarray,
+    labels: np.ndarray,
+    advance: Callable[[int], None],
+  ) -> None:
+    """Begins to fill this worker's slices, in a thread of the parent."""
+    self._thread = threading.Thread(
+      target=self._read, args=(images, labels, advance), daemon=True
+    )
+    self._thread.start()
+
+  def _read(
+    self,
+    images: np.ndarray,
+    labels: np.ndarray,
+    advance: Callable[[int], None],
+  ) -> None:
+    first, last = self._range
+    flag = np.zeros([1], np.uint8)
+    for start in range(first, last, _CHUNK):
+      stop = min(start + _CHUNK, last)
+      for array in (images[start:stop], labels[start:stop], flag):
+        if not _read_into(self.process.stdout, array):
+          return
+      self.jpeg = self.jpeg or bool(flag[0])
+      advance(stop - start)
+    self.complete = True
+
+  def wait(self) -> None:
+    if self._thread is not None:
+      self._thread.join()
+
+  def close(self) -> None:
+    """Ends the process where it still runs, and keeps its last words."""
+    if not (self.complete or self._thread is None or self._thread.is_alive()):
+      # It closed its output: leave it a moment to say why.
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        self.process.wait(5)
+    self.process.kill()
+    self.process.wait()
+    self.wait()
+    if self.process.stdout is not None:
+      self.process.stdout.close()
+    self._errors.seek(0)
+    lines = self._errors.read().decode(errors='replace').strip().splitlines()
+    self.error = lines[-1] if lines else ''
+    self._errors.close()
+
+
+def _read_into(pipe: Any, array: np.ndarray) -> bool:
+  """Fills a contiguous array from a pipe; False where the pipe ended."""
+  view = array.reshape(-1).view(np.uint8).data
+  done = 0
+  while done < len(view):
+    count = pipe.readinto(view[done:])
+    if not count:
+      return False
+    done += count
+  return True
+
+
+def _cores() -> int:
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def decode(
+  split: Split,
+  size: int,
+  advance: Callable[[int], None],
+  workers: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, bool]:
+  """Decodes a whole split.
+
+  Args:
+    split: the split.
+    size: height and width of the images returned.
+    advance: called with the number of examples just done, from any thread.
+    workers: processes; None takes one a core where the split is large enough,
+      1 decodes in this process.
+
+  Returns:
+    images uint8 [n, size, size, C], labels int32 [n], and whether any image
+    was stored as JPEG.
+
+  Raises:
+    CorruptError: a file is truncated or garbled; names it.
+    RuntimeError: a worker died (memory, a signal).
+  """
+  count = split.num_examples
+  images = np.empty([count, size, size, split.image_shape[2]], np.uint8)
+  labels = np.empty([count], np.int32)
+  if workers is None:
+    workers = min(_cores(), count // _PER_WORKER) if sys.executable else 1
+  if workers <= 1:
+    jpeg, start = False, 0
+    for some_images, some_labels, some_jpeg in chunks(split, size, 0, count):
+      stop = start + len(some_labels)
+      images[start:stop], labels[start:stop] = some_images, some_labels
+      jpeg = jpeg or some_jpeg
+      advance(stop - start)
+      start = stop
+    return images, labels, jpeg
+
+  edges = np.linspace(0, count, workers + 1).astype(int).tolist()
+  pool: list[_Worker] = []
+  try:
+    for first, last in itertools.pairwise(edges):
+      pool.append(_Worker(split, size, first, last))
+    for worker in pool:
+      worker.start(images, labels, advance)
+    for worker in pool:
+      worker.wait()
+  finally:
+    for worker in pool:
+      worker.close()
+  for worker in pool:
+    if worker.error.startswith(_CORRUPT):
+      raise CorruptError(worker.error.removeprefix(_CORRUPT))
+  for worker in pool:
+    if not worker.complete:
+      raise RuntimeError(
+        f'A process that decodes {split.folder} ended early (exit status '
+        f'{worker.process.returncode}): {worker.error or "killed?"}'
+      )
+  return images, labels, any(worker.jpeg for worker in pool)
+
+
+_CORRUPT = 'corrupt: '
+
+
+def _work(task: str, output: BinaryIO) -> int:
+  """The worker: decodes the range that `task` names, as JSON."""
+  fields, size, first, last = json.loads(task)
+  folder, name, files, shape, class_names = fields
+  split = Split(
+    folder=folder,
+    name=name,
+    files=tuple((path, count) for path, count in files),
+    image_shape=tuple(shape),
+    class_names=tuple(class_names),
+  )
+  try:
+    for images, labels, jpeg in chunks(split, size, first, last):
+      output.write(images.tobytes())
+      output.write(labels.tobytes())
+      output.write(bytes([jpeg]))
+    output.flush()
+  except CorruptError as error:
+    print(f'{_CORRUPT}{error}', file=sys.stderr)
+    return 1
+  except BrokenPipeError:  # the parent has gone
+    return 1
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(_work(sys.argv[1], sys.stdout.buffer))

@@ -1,0 +1,487 @@
+"""Loads data sets as arrays: decoded once, cached, never with TensorFlow."""
+
+import contextlib
+import difflib
+import hashlib
+import logging
+import os
+import pathlib
+import re
+import shlex
+import sys
+import threading
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dim_jax.data import decode
+
+_logger = logging.getLogger(__name__)
+
+NAMES = ('digits', 'mnist', 'cifar10', 'cifar100')
+SPLITS = ('train', 'validation', 'test')
+
+_DIGITS_TEST = 0.2  # of each class
+_SPLIT_SEED = 0  # of digits' test set and of every validation set
+_CACHE_FORMAT = 1  # raise it when what the cached arrays mean changes
+_STALE_SECONDS = 24 * 3600  # a temporary file this old has lost its writer
+
+
+class Dataset(NamedTuple):
+  """One split of a data set, in memory.
+
+  Attributes:
+    images: uint8 [n, H, W, C], C is 1 or 3.
+    labels: int32 [n], positions in `class_names`.
+    class_names: one a class.
+    name: of the data set.
+    note: what a reader of a result must know about the pixels, such as that
+      they were compressed as JPEG or resized; '' for the original pixels.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  class_names: tuple[str, ...]
+  name: str
+  note: str
+
+
+class _Arrays(NamedTuple):
+  """A stored split before the validation set is taken out of it."""
+
+  images: np.ndarray
+  labels: np.ndarray
+  class_names: tuple[str, ...]
+  note: str
+
+
+def load(
+  name: str,
+  split: str,
+  *,
+  image_size: int | None = None,
+  data_dir: str | os.PathLike[str] | None = None,
+  cache_dir: str | os.PathLike[str] | None = None,
+  validation: float = 0.1,
+  progress: bool = True,
+) -> Dataset:
+  """Loads a split of a data set.
+
+  'digits' comes with scikit-learn and needs no files: 1,797 images of 8x8
+  pixels with 17 grey levels, from the test part of the UCI "Optical
+  Recognition of Handwritten Digits". They are enlarged to `image_size`
+  (32 unless told). A fixed 20 % of each class, 359 images, is the test set;
+  1,438 images are left for training and validation. The split is ours: it
+  knows nothing of the writers, so numbers compare only within this library.
+
+  'mnist', 'cifar10' and 'cifar100' are read from a prepared TFDS folder in
+  the array_record format. The first load decodes them into a cache; later
+  ones read that. Nothing touches the network.
+
+  The validation set is a fixed random part of the training set and the same
+  for every run, whatever its seed; 'train' is the rest. At the default of
+  0.1: digits 1,294 and 144, mnist 54,000 and 6,000, cifar 45,000 and 5,000.
+
+  Args:
+    name: digits, mnist, cifar10 or cifar100.
+    split: train, validation or test.
+    image_size: height and width to resize to (Pillow, bilinear); None keeps
+      the stored size (28 for mnist, 32 for the others).
+    data_dir: the folder of prepared TFDS data sets; None takes
+      $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+    cache_dir: where decoded arrays are kept; None takes $DIM_JAX_CACHE, or
+      else ~/.cache/dim_jax.
+    validation: the part of the training set kept for validation, in [0, 1);
+      0 gives all of it to 'train'.
+    progress: shows the progress of a first load on standard error.
+
+  Returns:
+    The split. Its order is that of the source.
+
+  Raises:
+    ValueError: an argument that is not accepted, or a damaged file.
+    FileNotFoundError: the data set is not prepared; says how to prepare it.
+
+  References:
+    [TFDS catalogue](https://www.tensorflow.org/datasets/catalog/overview);
+    [digits](https://archive.ics.uci.edu/dataset/80).
+  """
+  check_choice('data set', name, NAMES, '--config.data.name')
+  check_choice('split', split, SPLITS, 'split')
+  if image_size is not None:
+    image_size = _check_image_size(image_size)
+  _check_validation(validation, split)
+  stored = 'test' if split == 'test' else 'train'
+  if name == 'digits':
+    arrays = _digits(stored, image_size or 32)
+  else:
+    arrays = _prepared(name, stored, image_size, data_dir, cache_dir, progress)
+  images, labels, class_names, note = arrays
+  if split != 'test' and validation > 0:
+    held_out = validation_mask(len(labels), validation)
+    kept = held_out if split == 'validation' else ~held_out
+    if not kept.any():
+      raise ValueError(
+        f'validation={validation} of {len(labels)} examples leaves none for '
+        f'{split!r}.'
+      )
+    images, labels = images[kept], labels[kept]
+  return Dataset(images, labels, class_names, name, note)
+
+
+def validation_mask(num_examples: int, validation: float) -> np.ndarray:
+  """Which training examples are the validation set; bool [num_examples].
+
+  A larger fraction contains a smaller one's examples.
+  """
+  rank = _random_ranks(num_examples, stream=0)
+  return rank < round(validation * num_examples)
+
+
+def _random_ranks(num_examples: int, stream: int) -> np.ndarray:
+  """A fixed permutation of 0..n-1, the same with every version of NumPy."""
+  key = np.array([_SPLIT_SEED, stream], np.uint64)
+  bits = np.random.Philox(key=key).random_raw(num_examples)
+  ranks = np.empty([num_examples], np.int64)
+  ranks[np.argsort(bits, kind='stable')] = np.arange(num_examples)
+  return ranks
+
+
+def check_choice(
+  kind: str, value: Any, accepted: tuple[str, ...], option: str
+) -> None:
+  """A ValueError with a suggestion where `value` is not accepted."""
+  if isinstance(value, str) and value in accepted:
+    return
+  close = difflib.get_close_matches(str(value).lower(), accepted, 1, 0.45)
+  hint = f' Did you mean {close[0]!r}?' if close else ''
+  raise ValueError(
+    f'Unknown {kind} {value!r}.{hint} Accepted ({option}): '
+    f'{", ".join(accepted)}.'
+  )
+
+
+def _check_image_size(image_size: Any) -> int:
+  whole = isinstance(image_size, (int, np.integer))
+  if not whole or isinstance(image_size, bool) or image_size < 1:
+    raise ValueError(
+      'image_size (--config.data.image_size) must be a whole number of pixels '
+      f'of at least 1, or None for the stored size; got {image_size!r}.'
+    )
+  return int(image_size)
+
+
+def _check_validation(validation: Any, split: str) -> None:
+  number = isinstance(validation, (int, float, np.number))
+  if not number or isinstance(validation, bool) or not 0 <= validation < 1:
+    raise ValueError(
+      'validation must be a fraction of the training set, at least 0 and '
+      f'below 1; got {validation!r}.'
+    )
+  if split == 'validation' and validation == 0:
+    raise ValueError(
+      "The split 'validation' is empty with validation=0; set it above 0 "
+      '(default 0.1).'
+    )
+
+
+# --- digits -------------------------------------------------------------------
+
+
+def _digits(stored: str, image_size: int) -> _Arrays:
+  with decode.import_lock:
+    from sklearn import datasets as sklearn_datasets
+
+  digits = sklearn_datasets.load_digits()
+  labels = digits.target.astype(np.int32)
+  small = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+  # Stratified: within each class, the first fifth of a fixed random order.
+  rank = _random_ranks(len(labels), stream=1)
+  test = np.zeros([len(labels)], bool)
+  for label in range(10):
+    members = np.flatnonzero(labels == label)
+    members = members[np.argsort(rank[members])]
+    test[members[: round(_DIGITS_TEST * len(members))]] = True
+  kept = test if stored == 'test' else ~test
+  images = np.stack([decode.resize(image, image_size) for image in small[kept]])
+  return _Arrays(
+    images,
+    labels[kept],
+    tuple(str(name) for name in digits.target_names),
+    _resize_note((8, 8, 1), image_size),
+  )
+
+
+def _resize_note(shape: tuple[int, ...], size: int) -> str:
+  if shape[:2] == (size, size):
+    return ''
+  return f'resized from {shape[0]}x{shape[1]} to {size}x{size}'
+
+
+# --- prepared TFDS data sets --------------------------------------------------
+
+
+def default_data_dir() -> str:
+  """The folder of prepared data sets where none is named."""
+  return os.environ.get('TFDS_DATA_DIR') or os.path.join(
+    '~', 'tensorflow_datasets'
+  )
+
+
+def _prepared(
+  name: str,
+  stored: str,
+  image_size: int | None,
+  data_dir: str | os.PathLike[str] | None,
+  cache_dir: str | os.PathLike[str] | None,
+  progress: bool,
+) -> _Arrays:
+  root = pathlib.Path(data_dir or default_data_dir()).expanduser()
+  folder = _newest(name, root)
+  split = _describe(name, stored, root, folder)
+  size = image_size or split.image_shape[0]
+  cache = pathlib.Path(
+    cache_dir or os.environ.get('DIM_JAX_CACHE') or '~/.cache/dim_jax'
+  ).expanduser()
+  path = cache / (
+    f'{name}-{folder.name}-{stored}-{size}-{_fingerprint(folder, split)}.npz'
+  )
+  shape = (split.num_examples, size, size, split.image_shape[2])
+  arrays = _read_cache(path, shape, split.class_names)
+  if arrays is not None:
+    return arrays
+  try:
+    with _progress(f'decoding {name} {stored}', shape[0], progress) as advance:
+      images, labels, jpeg = decode.decode(split, size, advance)
+  except decode.CorruptError as error:
+    raise ValueError(
+      f'{error}. Delete {folder} and prepare it again: {_command(name, root)}'
+    ) from error
+  notes = [
+    'JPEG-recompressed copy, not the original pixels' if jpeg else '',
+    _resize_note(split.image_shape, size),
+  ]
+  note = '; '.join(filter(None, notes))
+  arrays = _Arrays(images, labels, split.class_names, note)
+  _write_cache(path, arrays)
+  return arrays
+
+
+def _command(name: str, root: pathlib.Path) -> str:
+  return (
+    "pip install 'dim_jax[prepare]' && python -m dim_jax.data.prepare "
+    f'{name} --data_dir={shlex.quote(os.fspath(root))}'
+  )
+
+
+def _newest(name: str, root: pathlib.Path) -> pathlib.Path:
+  """The folder of the newest prepared version of a data set.
+
+  Looks for itself: TFDS would ask its bucket about what is not here.
+  """
+  found: list[tuple[tuple[int, ...], pathlib.Path]] = []
+  for info in root.glob(f'{name}/*/dataset_info.json'):
+    if re.fullmatch(r'\d+\.\d+\.\d+', info.parent.name):
+      version = tuple(int(part) for part in info.parent.name.split('.'))
+      found.append((version, info.parent))
+  if found:
+    return max(found)[1]
+  here = sorted({path.parts[-3] for path in root.glob('*/*/dataset_info.json')})
+  there = f'it holds {", ".join(here)}' if here else 'it holds none'
+  if not root.is_dir():
+    there = 'no such folder'
+  raise FileNotFoundError(
+    f'The data set {name!r} is not prepared in {root} ({there}). Point '
+    'TFDS_DATA_DIR or --config.data.data_dir at a folder that has it, or '
+    f"prepare it: {_command(name, root)}; or take 'digits', which needs no "
+    'files.'
+  )
+
+
+def _describe(
+  name: str, stored: str, root: pathlib.Path, folder: pathlib.Path
+) -> decode.Split:
+  """What TFDS's own metadata say of a split, checked against its files."""
+  tfds = decode.import_tfds()
+  again = f'Prepare it again: {_command(name, root)}'
+  try:
+    info = tfds.builder_from_directory(folder).info
+    kind = info.file_format.value
+    shape = tuple(info.features['image'].shape)
+    class_names = tuple(info.features['label'].names)
+    part = info.splits[stored]
+    files = tuple(
+      (os.fspath(path), int(count))
+      for path, count in zip(part.filepaths, part.shard_lengths, strict=True)
+    )
+  except Exception as error:  # TFDS documents no type for bad metadata
+    reason = ' '.join(str(error).split())[:200] or type(error).__name__
+    raise ValueError(
+      f'The metadata of {name} in {folder} cannot be read ({reason}). {again}'
+    ) from error
+  if kind != 'array_record':
+    raise ValueError(
+      f'{folder} is prepared as {kind}; only array_record can be read without '
+      f'TensorFlow. Prepare it again, in another folder: '
+      f'{_command(name, root.parent / "array_record")}'
+    )
+  for path, _ in files:
+    if not os.path.exists(path):
+      raise FileNotFoundError(
+        f'{path} is missing, though {folder} lists it. Delete {folder}. {again}'
+      )
+  if len(shape) != 3 or shape[2] not in (1, 3) or None in shape:
+    raise ValueError(
+      f'{folder} holds images of shape {shape}; one fixed [H, W, C] with C 1 '
+      f'or 3 is accepted. {again}'
+    )
+  return decode.Split(
+    folder=os.fspath(folder),
+    name=stored,
+    files=files,
+    image_shape=shape,
+    class_names=class_names,
+  )
+
+
+# --- the cache ----------------------------------------------------------------
+
+
+def _fingerprint(folder: pathlib.Path, split: decode.Split) -> str:
+  """Changes when the source files do."""
+  digest = hashlib.sha256(f'format {_CACHE_FORMAT}'.encode())
+  for path, _ in split.files:
+    status = os.stat(path)
+    digest.update(
+      f'{os.path.basename(path)} {status.st_size} {status.st_mtime_ns}'.encode()
+    )
+  for metadata in sorted([*folder.glob('*.json'), *folder.glob('*.txt')]):
+    digest.update(metadata.read_bytes())
+  return digest.hexdigest()[:16]
+
+
+def _read_cache(
+  path: pathlib.Path, shape: tuple[int, ...], class_names: tuple[str, ...]
+) -> _Arrays | None:
+  """The cached arrays; None where there are none or they are damaged.
+
+  A zip file, so that its checksums show any damage, not only a short file.
+  """
+  try:
+    # np.load(path) would leave the file open where it is no zip file.
+    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
+      images, labels = file['images'], file['labels']
+      note = str(file['note'])
+    if images.shape != shape or images.dtype != np.uint8:
+      raise ValueError(f'images {images.dtype}{images.shape}')
+    if labels.shape != shape[:1] or labels.dtype != np.int32:
+      raise ValueError(f'labels {labels.dtype}{labels.shape}')
+  except FileNotFoundError:
+    return None
+  except (
+    OSError,
+    EOFError,
+    KeyError,
+    ValueError,
+    NotImplementedError,  # a garbled zip header asks for unknown features
+    zipfile.BadZipFile,
+  ) as error:
+    reason = ' '.join(str(error).split())[:200] or type(error).__name__
+    _logger.warning(
+      'The cache %s cannot be used (%s); decoding again.', path, reason
+    )
+    return None
+  return _Arrays(images, labels, class_names, note)
+
+
+def _write_cache(path: pathlib.Path, arrays: _Arrays) -> None:
+  """Writes beside the cache and renames, so that no reader sees a part."""
+  # Unique, so that concurrent writers do not meet; open() and not mkstemp, so
+  # that the umask decides who else may read it.
+  temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path.parent)
+    try:
+      with open(temporary, 'xb') as file:
+        np.savez(
+          file,
+          images=arrays.images,
+          labels=arrays.labels,
+          note=np.array(arrays.note),
+        )
+      os.replace(temporary, path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+      raise
+  except OSError as error:
+    _logger.warning(
+      'Cannot write the cache %s (%s); the images will be decoded again next '
+      'time. Set DIM_JAX_CACHE to a folder that can be written.',
+      path,
+      error,
+    )
+
+
+def _remove_stale(folder: pathlib.Path) -> None:
+  """Removes what killed writers left."""
+  for path in folder.glob('*.npz.*.tmp'):
+    with contextlib.suppress(OSError):
+      if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+        path.unlink()
+
+
+# --- progress -----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _progress(
+  what: str, total: int, show: bool
+) -> Iterator[Callable[[int], None]]:
+  """Shows progress on standard error: a bar on a terminal, else lines.
+
+  Yields:
+    A function that takes the number of examples just done; any thread may
+    call it.
+  """
+  if not show:
+    yield lambda count: None
+  elif sys.stderr.isatty():
+    import rich.console
+    import rich.progress
+
+    with rich.progress.Progress(
+      rich.progress.TextColumn('{task.description}'),
+      rich.progress.BarColumn(),
+      rich.progress.MofNCompleteColumn(),
+      rich.progress.TimeRemainingColumn(),
+      console=rich.console.Console(stderr=True),
+      transient=True,
+    ) as bar:
+      task = bar.add_task(what, total=total)
+      yield lambda count: bar.advance(task, count)
+  else:
+    lock = threading.Lock()
+    began = said = time.monotonic()
+    done = 0
+    print(f'{what}: {total:,} images', file=sys.stderr, flush=True)
+
+    def advance(count: int) -> None:
+      nonlocal done, said
+      with lock:
+        done += count
+        now = time.monotonic()
+        if now - said >= 5 or done == total:
+          said = now
+          print(
+            f'{what}: {done:,} of {total:,} images, {now - began:.0f} s',
+            file=sys.stderr,
+            flush=True,
+          )
+
+    yield advance

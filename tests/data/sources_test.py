@@ -1,0 +1,550 @@
+"""Tests of the data sets: what they hold, the cache, and every error."""
+
+import io
+import logging
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dim_jax.data import decode, prepare, sources
+
+_REAL = os.environ.get('TFDS_DATA_DIR')
+_LABELS = [str(i) for i in range(10)]
+
+
+def _needs(name):
+  there = _REAL and any(pathlib.Path(_REAL).glob(f'{name}/*/*.array_record*'))
+  return pytest.mark.skipif(
+    not there, reason=f'TFDS_DATA_DIR names no folder with {name} prepared'
+  )
+
+
+def _pixels(n, channels, seed):
+  rng = np.random.default_rng(seed)
+  images = rng.integers(0, 256, [n, 12, 12, channels], np.uint8)
+  return images, rng.integers(0, 10, [n])
+
+
+def _write(root, name, channels, kind='PNG', file_format='array_record', n=40):
+  """Prepares a tiny data set as TFDS would, without TensorFlow."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    import tensorflow_datasets as tfds
+
+    def encode(image):
+      file = io.BytesIO()
+      Image.fromarray(image.squeeze()).save(file, kind)
+      return io.BytesIO(file.getvalue())
+
+    def info(self):
+      return tfds.core.DatasetInfo(
+        builder=self,
+        features=tfds.features.FeaturesDict(
+          {
+            'image': tfds.features.Image(shape=(12, 12, channels)),
+            'label': tfds.features.ClassLabel(names=_LABELS),
+          }
+        ),
+      )
+
+    def generate(self, seed):
+      images, labels = _pixels(n, channels, seed)
+      for i in range(n):
+        yield i, {'image': encode(images[i]), 'label': int(labels[i])}
+
+    def split_generators(self, unused_manager):
+      return {'train': generate(self, 0), 'test': generate(self, 1)}
+
+    with tfds.core.registered.skip_registration():
+      builder = type(
+        name.capitalize(),
+        (tfds.core.GeneratorBasedBuilder,),
+        {
+          '__module__': __name__,
+          'name': name,
+          'VERSION': tfds.core.Version('1.2.0'),
+          '_info': info,
+          '_split_generators': split_generators,
+          '_generate_examples': generate,
+        },
+      )
+    builder(data_dir=root, file_format=file_format).download_and_prepare()
+  return pathlib.Path(root) / name / '1.2.0'
+
+
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+  root = tmp_path_factory.mktemp('prepared')
+  _write(root, 'mnist', 1)
+  _write(root, 'cifar10', 3, kind='JPEG')
+  return root
+
+
+@pytest.fixture
+def root(written, tmp_path):
+  """A copy that a test may damage."""
+  return pathlib.Path(shutil.copytree(written, tmp_path / 'prepared'))
+
+
+def _load(root, name='mnist', split='test', **settings):
+  settings.setdefault('cache_dir', pathlib.Path(root).parent / 'cache')
+  settings.setdefault('progress', False)
+  return sources.load(name, split, data_dir=root, **settings)
+
+
+def _cache_file(root):
+  (path,) = (pathlib.Path(root).parent / 'cache').iterdir()
+  return path
+
+
+def _in_any_order(images, labels):
+  return sorted(
+    (image.tobytes(), int(label))
+    for image, label in zip(images, labels, strict=True)
+  )
+
+
+def _equal(a, b):
+  np.testing.assert_array_equal(a.images, b.images)
+  np.testing.assert_array_equal(a.labels, b.labels)
+  assert a[2:] == b[2:]
+
+
+# --- digits -------------------------------------------------------------------
+
+
+def test_digits_sizes():
+  sizes = {}
+  for split in sources.SPLITS:
+    data = sources.load('digits', split)
+    sizes[split] = len(data.labels)
+    assert data.images.shape == (sizes[split], 32, 32, 1)
+    assert data.images.dtype == np.uint8
+    assert data.labels.dtype == np.int32
+    assert data.class_names == tuple(_LABELS)
+    assert data.note == 'resized from 8x8 to 32x32'
+    assert np.bincount(data.labels, minlength=10).min() > 0
+  assert sizes == {'train': 1294, 'validation': 144, 'test': 359}
+
+
+def test_digits_test_set_is_a_fifth_of_each_class():
+  test = sources.load('digits', 'test')
+  train = sources.load('digits', 'train', validation=0)
+  tests, trains = np.bincount(test.labels), np.bincount(train.labels)
+  np.testing.assert_array_equal(tests, np.rint(0.2 * (tests + trains)))
+
+
+def test_digits_splits_are_disjoint_and_complete():
+  from sklearn import datasets as sklearn_datasets
+
+  digits = sklearn_datasets.load_digits()
+  expected = _in_any_order(
+    np.rint(digits.images * (255 / 16)).astype(np.uint8), digits.target
+  )
+  parts = [
+    sources.load('digits', split, image_size=8) for split in sources.SPLITS
+  ]
+  images = np.concatenate([part.images for part in parts])
+  labels = np.concatenate([part.labels for part in parts])
+  assert images.max() == 255
+  assert _in_any_order(images, labels) == expected
+  assert parts[0].note == ''
+
+
+def test_validation_set_is_fixed_and_grows_with_the_fraction():
+  small = sources.validation_mask(1000, 0.1)
+  large = sources.validation_mask(1000, 0.3)
+  assert small.sum() == 100
+  assert large.sum() == 300
+  assert (large | ~small).all()
+  np.testing.assert_array_equal(small, sources.validation_mask(1000, 0.1))
+
+
+# --- prepared sets, tiny ------------------------------------------------------
+
+
+def test_pixels_and_labels_are_those_written(root):
+  for split, seed in (('train', 0), ('test', 1)):
+    data = _load(root, split=split, validation=0)
+    assert _in_any_order(data.images, data.labels) == _in_any_order(
+      *_pixels(40, 1, seed)
+    )
+    assert data.note == ''
+    assert data.name == 'mnist'
+
+
+def test_train_and_validation_make_the_training_set(root):
+  whole = _load(root, split='train', validation=0)
+  parts = [_load(root, split=s, validation=0.25) for s in sources.SPLITS[:2]]
+  assert [len(part.labels) for part in parts] == [30, 10]
+  assert _in_any_order(
+    np.concatenate([part.images for part in parts]),
+    np.concatenate([part.labels for part in parts]),
+  ) == _in_any_order(whole.images, whole.labels)
+
+
+def test_jpeg_is_noted_decoded_or_cached(root):
+  for _ in range(2):
+    data = _load(root, 'cifar10', image_size=16)
+    assert data.images.shape == (40, 16, 16, 3)
+    assert data.note == (
+      'JPEG-recompressed copy, not the original pixels; '
+      'resized from 12x12 to 16x16'
+    )
+
+
+def test_resize_is_pillows_bilinear(root):
+  small = _load(root, 'cifar10')
+  large = _load(root, 'cifar10', image_size=20)
+  expected = [
+    np.asarray(Image.fromarray(image).resize((20, 20), Image.BILINEAR))
+    for image in small.images
+  ]
+  np.testing.assert_array_equal(large.images, np.stack(expected))
+
+
+def test_processes_decode_as_one_does(root):
+  split = sources._describe('cifar10', 'test', root, root / 'cifar10/1.2.0')
+  done = []
+  alone = decode.decode(split, 14, done.append, workers=1)
+  pooled = decode.decode(split, 14, done.append, workers=3)
+  np.testing.assert_array_equal(pooled[0], alone[0])
+  np.testing.assert_array_equal(pooled[1], alone[1])
+  assert pooled[2] is alone[2] is True
+  assert sum(done) == 80
+
+
+def test_newest_version_is_read(root):
+  shutil.copytree(root / 'mnist/1.2.0', root / 'mnist/1.10.0')
+  (root / 'mnist/1.11.0.incompleteABC').mkdir()
+  assert sources._newest('mnist', root).name == '1.10.0'
+
+
+# --- the cache ----------------------------------------------------------------
+
+
+def test_cache_is_used(root, monkeypatch):
+  first = _load(root)
+  monkeypatch.setattr(decode, 'decode', None)  # a call would raise
+  _equal(_load(root), first)
+
+
+def test_cache_folder_comes_from_the_environment(root, tmp_path, monkeypatch):
+  monkeypatch.setenv('DIM_JAX_CACHE', os.fspath(tmp_path / 'elsewhere'))
+  _load(root, cache_dir=None)
+  assert [p.suffix for p in (tmp_path / 'elsewhere').iterdir()] == ['.npz']
+
+
+@pytest.mark.parametrize('damage', ['half', 'empty', 'garbled', 'other'])
+def test_damaged_cache_is_rebuilt(root, damage, caplog):
+  first = _load(root)
+  path = _cache_file(root)
+  content = path.read_bytes()
+  middle = len(content) // 2
+  if damage == 'other':
+    np.savez(path, images=first.images[:3], labels=first.labels[:3], note='')
+  else:
+    garbled = bytes(255 - byte for byte in content[middle : middle + 8])
+    path.write_bytes(
+      {
+        'half': content[:middle],
+        'empty': b'',
+        'garbled': content[:middle] + garbled + content[middle + 8 :],
+      }[damage]
+    )
+  with caplog.at_level(logging.WARNING):
+    _equal(_load(root), first)
+  assert 'decoding again' in caplog.text
+  caplog.clear()
+  _equal(_load(root), first)
+  assert not caplog.text
+
+
+def test_changed_source_is_decoded_again(root):
+  before = _load(root)
+  shutil.rmtree(root / 'mnist')
+  _write(root, 'mnist', 1, n=41)
+  after = _load(root)
+  assert (len(before.labels), len(after.labels)) == (40, 41)
+
+
+def test_a_killed_writers_file_does_no_harm(root):
+  first = _load(root)
+  path = _cache_file(root)
+  fresh = path.with_name(f'{path.name}.aaaa.tmp')
+  stale = path.with_name(f'{path.name}.bbbb.tmp')
+  fresh.write_bytes(path.read_bytes()[:50])
+  stale.write_bytes(b'')
+  long_ago = time.time() - 2 * 24 * 3600
+  os.utime(stale, (long_ago, long_ago))
+  path.unlink()
+  _equal(_load(root), first)
+  assert fresh.exists()  # its writer may be alive
+  assert not stale.exists()
+
+
+def test_a_failed_write_leaves_nothing_and_only_warns(
+  root, monkeypatch, caplog
+):
+  def full(*unused_args, **unused_kwargs):
+    raise OSError(28, 'No space left on device')
+
+  expected = _load(root)
+  _cache_file(root).unlink()
+  monkeypatch.setattr(np, 'savez', full)
+  with caplog.at_level(logging.WARNING):
+    _equal(_load(root), expected)
+  assert 'No space left' in caplog.text
+  assert 'DIM_JAX_CACHE' in caplog.text
+  assert not list((root.parent / 'cache').iterdir())
+
+
+def test_unwritable_cache_only_warns(root, tmp_path, caplog):
+  blocked = tmp_path / 'file'  # permissions would not stop a root user
+  blocked.write_text('')
+  with caplog.at_level(logging.WARNING):
+    data = _load(root, cache_dir=blocked / 'cache')
+  assert len(data.labels) == 40
+  assert 'DIM_JAX_CACHE' in caplog.text
+
+
+def test_threads_may_load_at_once(root):
+  results = []
+  threads = [
+    threading.Thread(target=lambda: results.append(_load(root)))
+    for _ in range(4)
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(results) == 4
+  for result in results:
+    _equal(result, results[0])
+  assert _cache_file(root).suffix == '.npz'  # and no temporary file
+
+
+_SCRIPT = """
+import hashlib, sys
+from dim_jax.data import sources
+data = sources.load({name!r}, 'test', data_dir={root!r}, cache_dir={cache!r})
+print(hashlib.sha256(data.images.tobytes() + data.labels.tobytes()).hexdigest())
+banned = [m for m in ('tensorflow', 'tensorflow.compat') if m in sys.modules]
+sys.exit(f'imported {{banned}}' if banned else 0)
+"""
+
+
+def _start(root, name='mnist'):
+  script = _SCRIPT.format(
+    name=name, root=str(root), cache=str(pathlib.Path(root).parent / 'cache')
+  )
+  return subprocess.Popen(
+    [sys.executable, '-c', script],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, sys.path))},
+  )
+
+
+def test_processes_may_load_at_once_and_import_no_tensorflow(root):
+  runs = [_start(root), _start(root), _start(root, 'digits')]
+  answers = [run.communicate(timeout=60) for run in runs]
+  assert [run.returncode for run in runs] == [0, 0, 0], answers
+  assert answers[0][0] == answers[1][0] != answers[2][0]
+  # Plain lines where standard error is no terminal, and nothing else.
+  lines = answers[0][1].splitlines()
+  assert all(line.startswith('decoding mnist test: ') for line in lines), lines
+  assert _cache_file(root).suffix == '.npz'
+
+
+# --- errors -------------------------------------------------------------------
+
+
+def _message(error):
+  text = str(error.value)
+  assert '\n' not in text
+  return text
+
+
+@pytest.mark.parametrize(
+  ('name', 'split', 'settings', 'words'),
+  [
+    ('cifar', 'train', {}, ["'cifar'", "Did you mean 'cifar10'", 'digits']),
+    ('imagenet', 'train', {}, ["'imagenet'", 'mnist, cifar10, cifar100']),
+    (None, 'train', {}, ['None', 'digits']),
+    ('digits', 'val', {}, ["'val'", "Did you mean 'validation'", 'train']),
+    ('digits', 'train', {'image_size': 0}, ['image_size', 'got 0']),
+    ('digits', 'train', {'image_size': -8}, ['image_size', 'got -8']),
+    ('digits', 'train', {'image_size': 8.5}, ['image_size', 'got 8.5']),
+    ('digits', 'train', {'validation': 1.0}, ['validation', 'got 1.0']),
+    ('digits', 'train', {'validation': -0.1}, ['validation', 'got -0.1']),
+    ('digits', 'train', {'validation': 'x'}, ['validation', "got 'x'"]),
+    ('digits', 'validation', {'validation': 0}, ['empty', '0.1']),
+    ('digits', 'validation', {'validation': 1e-5}, ['1e-05', '1438']),
+  ],
+)
+def test_bad_arguments(name, split, settings, words):
+  with pytest.raises(ValueError) as error:
+    sources.load(name, split, **settings)
+  for word in words:
+    assert word in _message(error)
+
+
+def test_not_prepared_fails_at_once_and_says_how(root):
+  began = time.monotonic()
+  with pytest.raises(FileNotFoundError) as error:
+    _load(root, 'cifar100')
+  assert time.monotonic() - began < 5
+  message = _message(error)
+  assert f'{root} (it holds cifar10, mnist)' in message
+  for word in (
+    "'cifar100'",
+    'TFDS_DATA_DIR',
+    '--config.data.data_dir',
+    "pip install 'dim_jax[prepare]'",
+    f'python -m dim_jax.data.prepare cifar100 --data_dir={root}',
+  ):
+    assert word in message
+
+
+def test_no_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', os.fspath(tmp_path / 'absent'))
+  with pytest.raises(FileNotFoundError, match=r'absent \(no such folder'):
+    sources.load('mnist', 'test')
+
+
+def _damage(path, kind):
+  content = bytearray(path.read_bytes())
+  if kind == 'half':
+    del content[len(content) // 2 :]
+  elif kind == 'empty':
+    content.clear()
+  else:
+    # The records come first; the rest of the 64 KiB block is padding.
+    content[1000:1200] = bytes(200)
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+@pytest.mark.parametrize('kind', ['half', 'empty', 'garbled'])
+def test_damaged_record_file_is_named(root, kind, workers, monkeypatch):
+  (path,) = (root / 'mnist/1.2.0').glob('*-test.array_record*')
+  _damage(path, kind)
+  whole = decode.decode
+  monkeypatch.setattr(
+    decode, 'decode', lambda *args: whole(*args, workers=workers)
+  )
+  with pytest.raises(ValueError, match='is damaged') as error:
+    _load(root)
+  message = _message(error)
+  assert str(path) in message
+  assert 'prepare it again' in message
+  assert 'dim_jax.data.prepare mnist' in message
+  assert not (root.parent / 'cache').exists()
+
+
+def test_undecodable_image_is_reported(root, monkeypatch):
+  def truncated(data, shape, size, whole=decode._image):
+    return whole(data[: len(data) // 2], shape, size)
+
+  monkeypatch.setattr(decode, '_image', truncated)
+  with pytest.raises(ValueError, match=r'mnist-test.* is damaged .*image'):
+    _load(root)
+
+
+def test_a_worker_that_dies_is_reported(root, monkeypatch):
+  split = sources._describe('mnist', 'test', root, root / 'mnist/1.2.0')
+  monkeypatch.setattr(decode.sys, 'executable', shutil.which('false'))
+  with pytest.raises(RuntimeError, match=r'ended early \(exit status 1'):
+    decode.decode(split, 12, lambda count: None, workers=2)
+
+
+def test_missing_shard_is_named(root):
+  (path,) = (root / 'mnist/1.2.0').glob('*-train.array_record*')
+  path.unlink()
+  with pytest.raises(FileNotFoundError) as error:
+    _load(root, split='train')
+  assert f'{path} is missing' in _message(error)
+
+
+def test_unreadable_metadata_is_reported(root):
+  (root / 'mnist/1.2.0/dataset_info.json').write_text('{"name": "mn')
+  with pytest.raises(ValueError) as error:
+    _load(root)
+  assert 'metadata of mnist' in _message(error)
+
+
+def test_other_file_format_is_refused(root):
+  path = root / 'mnist/1.2.0/dataset_info.json'
+  path.write_text(path.read_text().replace('array_record', 'tfrecord'))
+  with pytest.raises(ValueError) as error:
+    _load(root)
+  assert 'prepared as tfrecord; only array_record' in _message(error)
+
+
+# --- preparing ----------------------------------------------------------------
+
+
+def test_prepare_without_tensorflow_says_what_to_install(tmp_path, monkeypatch):
+  monkeypatch.setattr(prepare.importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(ModuleNotFoundError) as error:
+    prepare.prepare('mnist', os.fspath(tmp_path))
+  assert 'tensorflow' in _message(error)
+  assert "pip install 'dim_jax[prepare]'" in _message(error)
+
+
+def test_prepare_refuses_unknown_names(tmp_path):
+  with pytest.raises(ValueError, match="Did you mean 'mnist'"):
+    prepare.prepare('mnst', os.fspath(tmp_path))
+  with pytest.raises(ValueError, match='needs no files'):
+    prepare.prepare('digits', os.fspath(tmp_path))
+
+
+def test_prepare_without_network_fails_at_once(tmp_path, monkeypatch):
+  def unknown(host, port):
+    raise OSError(f'{host}:{port} not known')
+
+  monkeypatch.setattr(prepare.importlib.util, 'find_spec', lambda name: True)
+  monkeypatch.setattr(prepare.urllib.request, 'getproxies', dict)
+  monkeypatch.setattr(prepare.socket, 'getaddrinfo', unknown)
+  with pytest.raises(ConnectionError, match=r'Cannot reach .*cs\.toronto\.edu'):
+    prepare.prepare('cifar10', os.fspath(tmp_path))
+
+
+# --- the real ones ------------------------------------------------------------
+
+
+@_needs('mnist')
+def test_real_mnist(tmp_path):
+  data = sources.load('mnist', 'test', cache_dir=tmp_path, progress=False)
+  assert data.images.shape == (10000, 28, 28, 1)
+  assert data.note == ''
+  # The test split's own statistics; 0.1307 and 0.3081 are the training set's.
+  np.testing.assert_allclose(data.images.mean() / 255, 0.1325, atol=1e-4)
+  np.testing.assert_array_equal(
+    np.bincount(data.labels),
+    [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
+  )
+
+
+@_needs('cifar10')
+def test_real_cifar10(tmp_path):
+  data = sources.load('cifar10', 'test', cache_dir=tmp_path, progress=False)
+  assert data.images.shape == (10000, 32, 32, 3)
+  np.testing.assert_array_equal(np.bincount(data.labels), [1000] * 10)
+  # The published mean of the original test images; JPEG moves it little.
+  np.testing.assert_allclose(
+    data.images.mean(axis=(0, 1, 2)) / 255, [0.4942, 0.4851, 0.4504], atol=1e-3
+  )
+  assert data.class_names[0] == 'airplane'
+  assert data.class_names[9] == 'truck'
