@@ -1,0 +1,260 @@
+"""What a run is made of, and its JSON form.
+
+A run is a config: a dataclass that holds the objective's own config, the data,
+the optimizers and the length. It is loaded from a Python file, overridden with
+`--config.a.b=value`, and saved as JSON beside the run.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import json
+import os
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dim_jax.objective import Objective
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataConfig:
+  """Where the examples come from."""
+
+  name: str = 'digits'
+  """One of digits, mnist, cifar10, cifar100."""
+  image_size: int | None = 32
+  """Images are resized to so many pixels a side; None keeps their own size."""
+  data_dir: str | None = None
+  """Folder of prepared TFDS data sets; None means TFDS_DATA_DIR, else TFDS's
+  default."""
+  validation: float = 0.1
+  """Fraction of the training set held out for monitoring and selection."""
+  flip: bool = False
+  """Mirror training images at random."""
+  crop_padding: int = 0
+  """Pad training images by this many pixels, then crop at random."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class OptimizerConfig:
+  """Adam for one player."""
+
+  learning_rate: float = 1e-4
+  b1: float = 0.5
+  """Decay of the first moment (0.5 in the Deep InfoMax code)."""
+  b2: float = 0.999
+  weight_decay: float = 0.0
+  """Decoupled, as in AdamW."""
+  clip: float | None = None
+  """Largest global norm of this player's gradient."""
+  every: int = 1
+  """The player moves at every this many steps."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class ExperimentConfig:
+  """A run: `experiments.train` does what it says, from the seed alone."""
+
+  objective: Any
+  """The objective's own config; its type chooses the objective."""
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  optimizer: OptimizerConfig = dataclasses.field(
+    default_factory=OptimizerConfig
+  )
+  """For every player that `players` does not name."""
+  players: dict[str, OptimizerConfig] = dataclasses.field(default_factory=dict)
+  """Optimizers of single players, such as 'probe'."""
+  batch_size: int = 64
+  """Global: over all processes and devices."""
+  steps: int = 1000
+  seed: int = 0
+  log_every: int = 100
+  """Steps between two lines of metrics; they run as one compiled scan."""
+  checkpoint_every: int = 1000
+  """Steps between two checkpoints, a multiple of `log_every`."""
+  keep: int = 2
+  """How many of the latest checkpoints stay on disk."""
+  parallel: str = 'jit'
+  """'jit' shards over a mesh of all devices; 'pmap' maps over local ones."""
+  tensorboard: bool = False
+  """Write TensorBoard events too (extra `[tensorboard]`)."""
+  paper: dict[str, Any] | None = None
+  """The published row that this run reproduces: its source, row, probe, and
+  accuracy in percent by tap. Reports print the gap to it."""
+
+  def __post_init__(self):
+    for name in ('batch_size', 'steps', 'log_every', 'checkpoint_every'):
+      value = getattr(self, name)
+      if not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} must be a whole number >= 1, got {value!r}.')
+    if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+      raise ValueError(
+        f'seed must be a whole number in 0..2**31-1, got {self.seed!r}.'
+      )
+
+
+def check(config: ExperimentConfig) -> None:
+  """Raises ValueError where a field's value cannot be used.
+
+  Args:
+    config: the config, with its overrides applied.
+  """
+  # Overrides set fields after construction, so its checks run once more.
+  config.__post_init__()
+  if config.checkpoint_every % config.log_every:
+    raise ValueError(
+      f'checkpoint_every ({config.checkpoint_every}) must be a multiple of '
+      f'log_every ({config.log_every}): a checkpoint ends a logged interval.'
+    )
+  if config.parallel not in ('jit', 'pmap'):
+    raise ValueError(f"parallel is 'jit' or 'pmap', got {config.parallel!r}.")
+  for player, optimizer in {'': config.optimizer, **config.players}.items():
+    where = f'players.{player}' if player else 'optimizer'
+    if optimizer.learning_rate <= 0:
+      raise ValueError(
+        f'{where}.learning_rate must be > 0, got {optimizer.learning_rate}.'
+      )
+    if optimizer.every < 1:
+      raise ValueError(f'{where}.every must be >= 1, got {optimizer.every}.')
+
+
+def make_objective(
+  config: ExperimentConfig, axis_name: str | None = None
+) -> Objective:
+  """Builds the objective that the type of `config.objective` chooses.
+
+  Args:
+    config: the run's config.
+    axis_name: the pmapped axis, for the pmap form.
+
+  Returns:
+    The objective.
+  """
+  module = importlib.import_module(type(config.objective).__module__)
+  return module.make(config.objective, axis_name=axis_name)
+
+
+def check_path(config: Any, path: str) -> None:
+  """Raises ValueError where `path`, such as 'data.name', is no field.
+
+  Args:
+    config: a dataclass or dictionary.
+    path: field names joined by dots.
+  """
+  for i, name in enumerate(names := path.split('.')):
+    if isinstance(config, dict):
+      accepted = list(config)
+    elif dataclasses.is_dataclass(config):
+      accepted = [f.name for f in dataclasses.fields(config)]
+    else:
+      accepted = []
+    if name not in accepted:
+      close = difflib.get_close_matches(name, accepted, 1)
+      hint = f' Did you mean {close[0]!r}?' if close else ''
+      raise ValueError(
+        f'No field {".".join(names[: i + 1])!r}: {type(config).__name__} has '
+        f'{accepted}.{hint}'
+      )
+    config = config[name] if isinstance(config, dict) else getattr(config, name)
+
+
+def to_json(config: Any) -> Any:
+  """The config as JSON data; dataclasses carry their type as 'module:name'."""
+  if dataclasses.is_dataclass(config) and not isinstance(config, type):
+    # A Flax module's own fields, less the two that Linen adds.
+    skip = ('parent', 'name') if isinstance(config, nn.Module) else ()
+    kind = type(config)
+    return {'type': f'{kind.__module__}:{kind.__qualname__}'} | {
+      f.name: to_json(getattr(config, f.name))
+      for f in dataclasses.fields(config)
+      if f.name not in skip and f.init
+    }
+  if isinstance(config, dict):
+    return {key: to_json(value) for key, value in config.items()}
+  if isinstance(config, list | tuple):
+    return [to_json(value) for value in config]
+  if config is None or isinstance(config, bool | int | float | str):
+    return config
+  if config in (jnp.float32, jnp.bfloat16):
+    return jnp.dtype(config).name
+  raise ValueError(
+    f'A config holds dataclasses, Flax modules, dictionaries, sequences, '
+    f'numbers, strings, dtypes and None; got {type(config).__name__}: '
+    f'{config!r}.'
+  )
+
+
+def from_json(data: Any) -> Any:
+  """The inverse of `to_json`; sequences come back as tuples."""
+  if isinstance(data, list):
+    return tuple(from_json(value) for value in data)
+  if not isinstance(data, dict):
+    return data
+  fields = {k: from_json(v) for k, v in data.items() if k != 'type'}
+  if 'type' not in data:
+    return fields
+  module, _, name = data['type'].partition(':')
+  try:
+    kind = getattr(importlib.import_module(module), name)
+  except (ImportError, AttributeError) as error:
+    raise ValueError(
+      f'The config names {data["type"]!r}, which does not import here '
+      f'({error}); make its module importable (PYTHONPATH).'
+    ) from error
+  if not dataclasses.is_dataclass(kind):
+    raise ValueError(f'{data["type"]!r} is no dataclass or Flax module.')
+  accepted = [f.name for f in dataclasses.fields(kind)]
+  if unknown := sorted(set(fields) - set(accepted)):
+    raise ValueError(f'No field {unknown[0]!r}: {name} has {accepted}.')
+  make: Any = kind
+  return make(**fields)
+
+
+def save(
+  config: ExperimentConfig,
+  run_dir: str | os.PathLike,
+  image_shape: tuple[int, ...],
+) -> None:
+  """Writes `config.json` into the run's folder, whole or not at all.
+
+  Args:
+    config: the run's config.
+    run_dir: its folder.
+    image_shape: [H, W, C] of its images, without which no network can be built
+      again.
+  """
+  path = os.path.join(run_dir, 'config.json')
+  data = to_json(config) | {'image_shape': list(image_shape)}
+  with open(path + '.tmp', 'w') as file:
+    json.dump(data, file, indent=2)
+    file.write('\n')
+  os.replace(path + '.tmp', path)
+
+
+def load(
+  run_dir: str | os.PathLike,
+) -> tuple[ExperimentConfig, tuple[int, ...]]:
+  """Reads what `save` wrote.
+
+  Args:
+    run_dir: the run's folder.
+
+  Returns:
+    The config, and [H, W, C] of the run's images.
+
+  Raises:
+    FileNotFoundError: the folder is not a run.
+    ValueError: the file names a type or field that does not exist here.
+  """
+  path = os.path.join(run_dir, 'config.json')
+  if not os.path.exists(path):
+    raise FileNotFoundError(
+      f'{os.fspath(run_dir)!r} is not a run: it has no config.json. Give the '
+      f'--workdir of a run of experiments.train.'
+    )
+  with open(path) as file:
+    data = json.load(file)
+  image_shape = tuple(data.pop('image_shape'))
+  return from_json(data), image_shape

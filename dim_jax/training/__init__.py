@@ -1,0 +1,1 @@
+"""Trains any `Objective`: steps, the loop, devices, checkpoints, metrics."""

@@ -1,0 +1,97 @@
+"""Devices and hosts: the mesh, and the arrays that are spread over it."""
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def initialize() -> None:
+  """Joins the other processes where a cluster launched this one.
+
+  Call it before anything else touches JAX. On a TPU pod, Slurm or Open MPI the
+  cluster is detected; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID describe it. A single process is left alone.
+  """
+  if 'JAX_COORDINATOR_ADDRESS' in os.environ:
+    jax.distributed.initialize(
+      os.environ['JAX_COORDINATOR_ADDRESS'],
+      int(os.environ['JAX_NUM_PROCESSES']),
+      int(os.environ['JAX_PROCESS_ID']),
+    )
+  elif len(os.environ.get('TPU_WORKER_HOSTNAMES', '').split(',')) > 1 or (
+    int(os.environ.get('SLURM_NTASKS', '1')) > 1
+    or int(os.environ.get('OMPI_COMM_WORLD_SIZE', '1')) > 1
+  ):
+    jax.distributed.initialize()
+
+
+def make_mesh(devices: int | None = None) -> Mesh:
+  """One axis, 'data', over the first `devices` devices; all of them if None."""
+  chosen = jax.devices()[:devices]
+  return jax.make_mesh(
+    (len(chosen),), ('data',), axis_types=(AxisType.Auto,), devices=chosen
+  )
+
+
+def shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
+  """(replicated, split along the first axis over 'data')."""
+  return (
+    NamedSharding(mesh, PartitionSpec()),
+    NamedSharding(mesh, PartitionSpec('data')),
+  )
+
+
+def columns(mesh: Mesh) -> NamedSharding:
+  """Split along the second axis: [steps, batch] indices."""
+  return NamedSharding(mesh, PartitionSpec(None, 'data'))
+
+
+def put_columns(indices: np.ndarray, mesh: Mesh) -> jax.Array:
+  """[steps, batch] indices, known to every process, as a global array."""
+  return jax.make_array_from_callback(
+    indices.shape, columns(mesh), lambda i: indices[i]
+  )
+
+
+def check_batch_size(batch_size: int, devices: int) -> None:
+  """Raises ValueError where the global batch does not divide over devices."""
+  if batch_size % devices:
+    raise ValueError(
+      f'batch_size {batch_size} does not divide over {devices} devices in '
+      f'{jax.process_count()} processes: use a multiple of {devices}.'
+    )
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+  """Host arrays, the same in every process, as global arrays on every device.
+
+  Args:
+    tree: host arrays, or arrays that this process can read.
+    mesh: the devices.
+  """
+  sharding, _ = shardings(mesh)
+
+  def put(x: Any) -> jax.Array:
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+      x.dtype, jax.dtypes.prng_key
+    ):
+      data = put(jax.random.key_data(x))
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    if jax.process_count() == 1:
+      return jax.device_put(x, sharding)
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+  return jax.tree.map(put, tree)
+
+
+def any_process(flag: bool) -> bool:
+  """Whether `flag` is set in any process; every process must ask."""
+  if jax.process_count() == 1:
+    return flag
+  from jax.experimental import multihost_utils
+
+  return bool(multihost_utils.process_allgather(np.asarray(flag)).any())

@@ -1,0 +1,22 @@
+"""DIM(L) with InfoNCE on scikit-learn's digits: the demo.
+
+python -m experiments.train --config=experiments/configs/dim_digits.py \
+      --workdir=runs/digits
+"""
+
+from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.objectives import dim
+
+
+def get_config() -> ExperimentConfig:
+  """A small encoder, about half a minute on two CPU cores."""
+  return ExperimentConfig(
+    objective=dim.Config(encoder='small32', bound='infonce', critic_units=256),
+    data=DataConfig(name='digits', image_size=32),
+    optimizer=OptimizerConfig(learning_rate=1e-3),
+    players={'probe': OptimizerConfig(learning_rate=1e-3)},
+    batch_size=64,
+    steps=300,
+    log_every=20,
+    checkpoint_every=100,
+  )

@@ -1,0 +1,95 @@
+"""Configs: their JSON form, and what a wrong one is told."""
+
+import pytest
+
+from dim_jax import config as config_lib
+from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.networks import encoders
+from dim_jax.objectives import dim
+
+
+def make_config():
+  return ExperimentConfig(
+    objective=dim.Config(
+      encoder=encoders.small32(code=16, dtype='float32'), bound='jsd'
+    ),
+    data=DataConfig(name='mnist', image_size=None),
+    players={'probe': OptimizerConfig(clip=1.0)},
+  )
+
+
+def test_json_round_trip_keeps_types_and_modules(tmp_path):
+  config = make_config()
+  config_lib.save(config, tmp_path, (28, 28, 1))
+  loaded, image_shape = config_lib.load(tmp_path)
+  assert loaded == config
+  assert isinstance(loaded.objective, dim.Config)
+  assert isinstance(loaded.objective.encoder, encoders.ConvEncoder)
+  assert image_shape == (28, 28, 1)
+
+
+def test_json_of_an_unknown_field_names_the_accepted_ones():
+  data = config_lib.to_json(make_config())
+  data['data']['nmae'] = 'mnist'
+  with pytest.raises(
+    ValueError, match=r"No field 'nmae': DataConfig has \['na"
+  ):
+    config_lib.from_json(data)
+
+
+def test_json_of_a_type_that_is_gone():
+  data = config_lib.to_json(make_config())
+  data['objective']['type'] = 'dim_jax.objectives.dim:Gone'
+  with pytest.raises(ValueError, match='does not import here'):
+    config_lib.from_json(data)
+
+
+def test_what_has_no_json_form_is_refused():
+  with pytest.raises(ValueError, match=r'got (ABCMeta|type|ModuleMeta)'):
+    config_lib.to_json({'encoder': encoders.ConvEncoder})
+
+
+def test_folder_that_is_no_run(tmp_path):
+  with pytest.raises(FileNotFoundError, match='is not a run: it has no config'):
+    config_lib.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('path', 'message'),
+  [
+    ('batchsize', r"No field 'batchsize': .*Did you mean 'batch_size'"),
+    ('data.nam', r"No field 'data.nam': DataConfig has .*mean 'name'"),
+    ('players.critic.b1', r"No field 'players.critic': dict has \['probe'\]"),
+    ('steps.x', r"No field 'steps.x': int has \[\]"),
+  ],
+)
+def test_wrong_path_names_what_is_accepted(path, message):
+  with pytest.raises(ValueError, match=message):
+    config_lib.check_path(make_config(), path)
+
+
+def test_right_paths_pass():
+  config_lib.check_path(make_config(), 'players.probe.learning_rate')
+  config_lib.check_path(make_config(), 'objective.bound')
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('batch_size', 0, 'batch_size must be a whole number >= 1, got 0'),
+    ('steps', 1.5, 'steps must be a whole number >= 1, got 1.5'),
+    ('log_every', 300, r'checkpoint_every \(1000\) must be a multiple of'),
+    ('parallel', 'pjit', "parallel is 'jit' or 'pmap', got 'pjit'"),
+    (
+      'players',
+      {'probe': OptimizerConfig(learning_rate=0)},
+      r'players.probe.learning_rate must be > 0, got 0',
+    ),
+    ('optimizer', OptimizerConfig(every=0), r'optimizer.every must be >= 1'),
+  ],
+)
+def test_wrong_values_name_the_field(field, value, message):
+  config = make_config()
+  setattr(config, field, value)
+  with pytest.raises(ValueError, match=message):
+    config_lib.check(config)

@@ -1,0 +1,127 @@
+"""The command: a run from its config to a loaded encoder, and its refusals."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import dim_jax
+from dim_jax.data import sources
+from dim_jax.training import metrics
+from experiments import train
+from experiments.configs import dim_digits
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def make_config():
+  config = dim_digits.get_config()
+  config.objective.critic_units = 16
+  config.steps, config.log_every, config.checkpoint_every = 4, 2, 4
+  config.batch_size = 16
+  return config
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  run_dir = tmp_path_factory.mktemp('runs') / 'digits'
+  train.train(make_config(), str(run_dir), devices=1, show_progress=False)
+  return run_dir
+
+
+def test_run_writes_config_metrics_and_an_encoder_that_loads(run):
+  lines = metrics.read(run / 'metrics.jsonl')
+  assert [line['step'] for line in lines] == [2, 4]
+  assert [line['images'] for line in lines] == [32, 64]
+  for name in (
+    'mi/local',
+    'mi/local_ceiling',
+    'prior/adversary',
+    'prior/encoder',
+    'prior/gradient_penalty',
+    'probe/y_accuracy',
+    'encoder/std',
+    'encoder/effective_rank',
+    'images_per_s',
+  ):
+    assert np.isfinite(lines[-1][name]), name
+  encoder = dim_jax.load(run)
+  assert encoder.step == 4
+  images = sources.load('digits', 'test', image_size=32).images[:5]
+  taps = encoder(images, batch_size=2)
+  assert {tap: x.shape for tap, x in taps.items()} == {
+    'local': (5, 8, 8, 64),
+    'conv': (5, 4, 4, 128),
+    'fc': (5, 256),
+    'y': (5, 64),
+  }
+  # Padding the last batch changes nothing, and floats are uint8 / 127.5 - 1.
+  whole = encoder(images.astype(np.float32) / 127.5 - 1)
+  np.testing.assert_allclose(taps['y'], whole['y'], atol=1e-5)
+
+
+def test_step_zero_is_the_encoder_before_training(run):
+  images = sources.load('digits', 'test', image_size=32).images[:2]
+  first, again = dim_jax.load(run, step=0), dim_jax.load(run, step=0)
+  assert first.step == 0
+  np.testing.assert_array_equal(first(images)['y'], again(images)['y'])
+  assert (
+    np.abs(first(images)['y'] - dim_jax.load(run)(images)['y']).max() > 1e-3
+  )
+
+
+def test_loading_what_is_not_there(run, tmp_path):
+  with pytest.raises(FileNotFoundError, match='is not a run'):
+    dim_jax.load(tmp_path)
+  with pytest.raises(
+    FileNotFoundError, match=r'No checkpoint of step 3 .*; there are \[4\]'
+  ):
+    dim_jax.load(run, step=3)
+
+
+def test_wrong_images_are_named(run):
+  encoder = dim_jax.load(run)
+  with pytest.raises(ValueError, match=r'got shape \(32, 32, 1\)'):
+    encoder(np.zeros((32, 32, 1), np.uint8))
+  with pytest.raises(ValueError, match='got int64'):
+    encoder(np.zeros((1, 32, 32, 1), np.int64))
+  with pytest.raises(ValueError, match='28x28'):
+    encoder(np.zeros((1, 28, 28, 1), np.uint8))
+
+
+def test_another_config_on_the_same_folder_is_refused(run):
+  config = make_config()
+  config.objective.bound = 'jsd'
+  with pytest.raises(
+    ValueError, match=r"objective.bound = 'infonce', this one has 'jsd'"
+  ):
+    train.train(config, str(run), devices=1, show_progress=False)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config.data.nmae=mnist'], "No field 'data.nmae': DataConfig has"),
+    (['--config.data.name=mnits'], "'mnits'"),
+    (['--config.steps=many'], 'config.steps'),
+    (['--config.batch_size=0'], 'batch_size must be a whole number >= 1'),
+  ],
+)
+def test_a_users_mistake_is_one_line(arguments, message, tmp_path):
+  command = [
+    sys.executable,
+    '-m',
+    'experiments.train',
+    '--config=experiments/configs/dim_digits.py',
+    f'--workdir={tmp_path / "run"}',
+    *arguments,
+  ]
+  result = subprocess.run(
+    command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
+  )
+  assert result.returncode != 0
+  assert message in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1, result.stderr

@@ -1,0 +1,264 @@
+"""The loop: what a killed run resumes to, and what it refuses."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dim_jax.data import augment, batches
+from dim_jax.objective import Objective
+from dim_jax.training import checkpoint, loop, metrics, parallel
+from dim_jax.training import step as step_lib
+
+
+def noisy_regression():
+  """A linear model with noise, a running mean, and a value that is a metric."""
+
+  def init(rng, batch):
+    size = batch['image'][0].size
+    return {'encoder': 0.1 * jax.random.normal(rng, (size, 3))}, jnp.zeros(3)
+
+  def encode(params, model_state, batch):
+    del model_state
+    x = batch['image'].reshape(batch['image'].shape[0], -1) / 255.0
+    return {'y': x @ params['encoder']}
+
+  def loss(params, model_state, batch, rng):
+    y = encode(params, None, batch)['y']
+    y = y + 0.01 * jax.random.normal(rng, y.shape)
+    target = jax.nn.one_hot(batch['label'], 3)
+    value = ((y - target) ** 2).sum(1).mean()
+    state = 0.9 * model_state + 0.1 * y.mean(0)
+    return value, ({'mi/local': -value}, state)
+
+  return Objective(init, loss, encode)
+
+
+def make_data(count=40):
+  rng = np.random.default_rng(0)
+  return {
+    'image': rng.integers(0, 256, (count, 4, 4, 1), dtype=np.uint8),
+    'label': rng.integers(0, 3, count).astype(np.int32),
+  }
+
+
+def augmentation(rng, images, positions):
+  return augment.random_flip(augment.example_keys(rng, positions), images)
+
+
+def fit(run_dir, steps=12, **changes):
+  objective = noisy_regression()
+  arguments = {
+    'run_dir': run_dir,
+    'batch_size': 8,
+    'steps': steps,
+    'log_every': 2,
+    'checkpoint_every': 4,
+    'devices': 1,
+    'augment': augmentation,
+    'show_progress': False,
+  }
+  return loop.fit(
+    objective, optax.adam(1e-2), make_data(), **(arguments | changes)
+  )
+
+
+def numbers(run_dir):
+  """The metrics, less the times."""
+  lines = metrics.read(os.path.join(run_dir, 'metrics.jsonl'))
+  timing = ('seconds', 'images_per_s')
+  return [{k: v for k, v in ln.items() if k not in timing} for ln in lines]
+
+
+def logged_steps(run_dir):
+  return [line['step'] for line in numbers(run_dir)]
+
+
+def assert_same(a, b):
+  def equal(x, y):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      x, y = jax.random.key_data(x), jax.random.key_data(y)
+    np.testing.assert_array_equal(x, y)
+
+  jax.tree.map(equal, a, b)
+
+
+class Killed(Exception):
+  pass
+
+
+def test_killed_run_resumes_to_the_same_bits(tmp_path):
+  whole = fit(tmp_path / 'whole')
+  calls = 0
+
+  def kill(params, model_state):
+    nonlocal calls
+    del params, model_state
+    calls += 1
+    # The fifth interval ends at step 10, two steps after a checkpoint.
+    if calls == 6:
+      raise Killed
+    return {}
+
+  with pytest.raises(Killed):
+    fit(tmp_path / 'cut', monitor=kill)
+  # A kill may also cut a line short.
+  with open(tmp_path / 'cut' / 'metrics.jsonl', 'a') as file:
+    file.write('{"step": 12, "ima')
+  assert logged_steps(tmp_path / 'cut') == [2, 4, 6, 8, 10]
+  resumed = fit(tmp_path / 'cut')
+  assert_same(whole, resumed)
+  assert numbers(tmp_path / 'cut') == numbers(tmp_path / 'whole')
+  assert [ln['step'] for ln in numbers(tmp_path / 'cut')] == [
+    2,
+    4,
+    6,
+    8,
+    10,
+    12,
+  ]
+
+
+def test_sigterm_saves_and_the_same_call_continues(tmp_path):
+  whole = fit(tmp_path / 'whole')
+
+  def terminate(params, model_state):
+    del params, model_state
+    os.kill(os.getpid(), signal.SIGTERM)
+    return {}
+
+  before = signal.getsignal(signal.SIGTERM)
+  with pytest.raises(SystemExit) as stop:
+    fit(tmp_path / 'cut', monitor=terminate)
+  assert stop.value.code == 128 + 15
+  assert signal.getsignal(signal.SIGTERM) == before
+  with checkpoint.Checkpoints(tmp_path / 'cut') as checkpoints:
+    assert checkpoints.steps == [2]
+  assert_same(whole, fit(tmp_path / 'cut'))
+
+
+def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
+  fit(tmp_path, steps=4, devices=8)
+  after_eight = numbers(tmp_path)
+  fit(tmp_path, steps=8, devices=1)
+  moved = fit(tmp_path, steps=12, devices=8)
+  stayed = fit(tmp_path / 'one', steps=12)
+  assert numbers(tmp_path)[:2] == after_eight
+  # Sums over devices round otherwise than sums over one.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    (moved.params, moved.model_state),
+    (stayed.params, stayed.model_state),
+  )
+  assert len(moved.params['encoder'].sharding.device_set) == 8
+
+
+def test_scan_equals_single_steps(tmp_path):
+  scanned = fit(tmp_path, steps=6, augment=None)
+  objective, optimizer = noisy_regression(), optax.adam(1e-2)
+  data = make_data()
+  state = step_lib.init_state(objective, optimizer, data, jax.random.key(0))
+  for step in range(6):
+    rows = batches.batch_indices(0, step, 1, batch_size=8, num_examples=40)[0]
+    state, _ = step_lib.train_step(
+      state,
+      {name: values[rows] for name, values in data.items()},
+      objective=objective,
+      optimizer=optimizer,
+    )
+  np.testing.assert_allclose(
+    scanned.params['encoder'], state.params['encoder'], rtol=1e-5, atol=1e-7
+  )
+
+
+def test_finished_run_is_left_alone(tmp_path):
+  first = fit(tmp_path, steps=4)
+  written = (tmp_path / 'metrics.jsonl').read_text()
+  assert_same(first, fit(tmp_path, steps=4))
+  assert (tmp_path / 'metrics.jsonl').read_text() == written
+
+
+def test_nothing_is_transferred_without_being_asked(tmp_path):
+  objective, optimizer = noisy_regression(), optax.adam(1e-2)
+  mesh = parallel.make_mesh(1)
+  data = make_data()
+  state = step_lib.init_state(objective, optimizer, data, jax.random.key(0))
+  state = parallel.replicate(state, mesh)
+  resident = parallel.replicate(data, mesh)
+  chunk = loop.make_chunk(objective, optimizer, mesh)
+  indices = batches.batch_indices(0, 0, 2, batch_size=8, num_examples=40)
+  state, _ = chunk(state, resident, parallel.put_columns(indices, mesh))
+  indices = parallel.put_columns(indices, mesh)
+  with jax.transfer_guard('disallow'):
+    state, _ = chunk(state, resident, indices)
+  assert int(state.step) == 4
+
+
+def test_non_finite_metric_stops_the_run_and_names_it(tmp_path):
+  objective = noisy_regression()
+
+  def loss(params, model_state, batch, rng):
+    value, (terms, state) = objective.loss(params, model_state, batch, rng)
+    return value, (terms | {'mi/global': jnp.log(value - value - 1.0)}, state)
+
+  with pytest.raises(
+    FloatingPointError, match=r'Between steps 0 and 2, mi/global became'
+  ):
+    loop.fit(
+      objective._replace(loss=loss),
+      optax.adam(1e-2),
+      make_data(),
+      run_dir=tmp_path,
+      batch_size=8,
+      steps=4,
+      log_every=2,
+      devices=1,
+      show_progress=False,
+    )
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+  fit(tmp_path, steps=4)
+  with pytest.raises(ValueError, match=r'Checkpoint 4 .* does not fit'):
+    loop.fit(
+      noisy_regression(),
+      optax.sgd(1e-2, momentum=0.9),
+      make_data(),
+      run_dir=tmp_path,
+      batch_size=8,
+      steps=8,
+      log_every=2,
+      devices=1,
+      show_progress=False,
+    )
+
+
+def test_plain_lines_tell_of_progress(tmp_path, capsys):
+  fit(tmp_path, steps=4, show_progress=True)
+  lines = capsys.readouterr().out.strip().splitlines()
+  assert lines[0].startswith('step 2/4')
+  assert 'images/s' in lines[0] and 'ETA' in lines[0]
+  assert 'mi/local' in lines[0]
+
+
+def test_collapse_monitor_on_known_features():
+  # Four images whose features are +-e1 and +-e2: two equal singular values,
+  # so an effective rank of 2; each dimension has variance 2/4.
+  features = jnp.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
+  objective = Objective(None, None, lambda *_: {'y': features})
+  values = metrics.collapse_monitor(objective, {})(None, None)
+  np.testing.assert_allclose(values['encoder/effective_rank'], 2, rtol=1e-4)
+  expected = (2 * np.sqrt(0.5) + 0) / 3
+  np.testing.assert_allclose(values['encoder/std'], expected, rtol=1e-6)
+
+
+def test_metrics_file_with_a_broken_line_is_named(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(json.dumps({'step': 1}) + '\noops\n' + '{"step": 3}\n')
+  with pytest.raises(ValueError, match=r"line 2 is not JSON: 'oops'"):
+    metrics.read(path)
