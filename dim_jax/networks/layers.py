@@ -1,8 +1,8 @@
 """Layers with PyTorch's default initialisation, and one convolution.
 
 `Conv` and `Conv1D` hold the usual parameters (a kernel laid out HWIO) and
-choose their lowering by backend. XLA on CPU runs a convolution's gradients inside a
-loop body 10 to 30 times slower than outside it
+choose their lowering by backend. XLA on CPU runs a convolution's gradients
+inside a loop body 10 to 30 times slower than outside it
 (https://github.com/jax-ml/jax/issues/12868), and `fit` runs its steps inside
 `lax.scan`. So on CPU a convolution is patches and one matrix product, built
 from pads, slices and reshapes alone, whose gradients are again pads, slices and
@@ -217,18 +217,14 @@ def _convolve_patches(
   size, features = kernel.shape[0], kernel.shape[-1]
   spatial = x.shape[1:-1]
   outputs = tuple((n + 2 * padding - size) // strides + 1 for n in spatial)
-  # What the windows reach: the padded tail beyond it is never read, and may be
-  # cut, hence `lax.pad`, which takes negative amounts.
-  reach = tuple((n - 1) * strides + size for n in outputs)
-  x = lax.pad(
-    x,
-    jnp.zeros((), x.dtype),
-    [(0, 0, 0)]
-    + [
-      (padding, r - n - padding, 0) for n, r in zip(spatial, reach, strict=True)
-    ]
-    + [(0, 0, 0)],
-  )
+  # What the windows reach. The padded tail beyond is never read, so it may be
+  # cut: the high padding may be negative.
+  pads = [
+    (padding, (m - 1) * strides + size - n - padding, 0)
+    for n, m in zip(spatial, outputs, strict=True)
+  ]
+  none = (0, 0, 0)
+  x = lax.pad(x, jnp.zeros((), x.dtype), [none, *pads, none])
   if strides > 1 and size % strides == 0:
     # A strided convolution is an unstrided one over blocks of stride^2 pixels.
     # Its slices are fewer and contiguous, above all in the backward pass, where
@@ -237,22 +233,20 @@ def _convolve_patches(
     x = _space_to_depth(x, strides)
     kernel = _space_to_depth(kernel[None], strides, kernel=True)[0]
     size, strides = size // strides, 1
-  columns = [
-    lax.slice(
-      x,
-      (0, *offset, 0),
-      (
-        x.shape[0],
-        *(
-          a + (n - 1) * strides + 1
-          for a, n in zip(offset, outputs, strict=True)
-        ),
-        x.shape[-1],
-      ),
-      (1, *(strides for _ in outputs), 1),
+  columns = []
+  for starts in itertools.product(range(size), repeat=len(outputs)):
+    stops = [
+      start + (n - 1) * strides + 1
+      for start, n in zip(starts, outputs, strict=True)
+    ]
+    columns.append(
+      lax.slice(
+        x,
+        (0, *starts, 0),
+        (x.shape[0], *stops, x.shape[-1]),
+        (1, *(strides for _ in outputs), 1),
+      )
     )
-    for offset in itertools.product(range(size), repeat=len(outputs))
-  ]
   patches = columns[0] if len(columns) == 1 else jnp.concatenate(columns, -1)
   return patches @ kernel.reshape(-1, features)
 

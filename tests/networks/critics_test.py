@@ -1,0 +1,341 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from dim_jax.networks import critics
+
+N, M, L, C, D = 4, 2, 3, 6, 5
+
+
+@pytest.fixture(autouse=True)
+def _exact_products():
+  # Accelerators multiply float32 at a lower precision unless told.
+  with jax.default_matmul_precision('highest'):
+    yield
+
+
+def _features(n=N, m=M, locations=L, channels=C, size=D, seed=0):
+  keys = jax.random.split(jax.random.key(seed))
+  return (
+    jax.random.normal(keys[0], (n, locations, channels)),
+    jax.random.normal(keys[1], (n, m, size)),
+  )
+
+
+def _variables(critic, local, glob, seed=1):
+  """Initial variables, with every zero, one and average made to count."""
+  variables = critic.init(jax.random.key(seed), local, glob)
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: (
+      x
+      if x.ndim > 1
+      else x + jnp.asarray(rng.uniform(0, 0.5, x.shape), jnp.float32)
+    ),
+    variables,
+  )
+
+
+def _batch_norm(x, params, stats=None):
+  """Batch normalisation and ReLU, by the batch's statistics unless given."""
+  if stats is None:
+    stats = {'mean': x.mean((0, 1)), 'var': x.var((0, 1))}
+  scale = params['scale'] / jnp.sqrt(stats['var'] + 1e-5)
+  x = (x - stats['mean'][None, None]) * scale[None, None]
+  return nn.relu(x + params['bias'][None, None])
+
+
+def _projection(params, x):
+  """The paper's block, on [n, L, C], with the batch's statistics."""
+  hidden = _batch_norm(x @ params['hidden']['kernel'], params['hidden_norm'])
+  y = hidden @ params['output']['kernel'] + params['output']['bias'][None, None]
+  y = y + x @ params['skip']['kernel']
+  y = (y - y.mean(-1, keepdims=True)) / jnp.sqrt(
+    y.var(-1, keepdims=True) + 1e-5
+  )
+  scale, bias = params['norm']['scale'], params['norm']['bias']
+  return y * scale[None, None] + bias[None, None]
+
+
+def _train_scores(critic, variables, local, glob):
+  scores, _ = critic.apply(
+    variables, local, glob, train=True, mutable=['batch_stats']
+  )
+  return scores
+
+
+@pytest.mark.parametrize('name', sorted(critics.CRITICS))
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_scores_are_float32_of_all_pairs(name, dtype):
+  critic = critics.CRITICS[name](units=8, dtype=dtype)
+  local, glob = _features()
+  variables = _variables(critic, local, glob)
+  scores = critic.apply(variables, local.astype(dtype), glob.astype(dtype))
+  assert scores.shape == (N * M, N, L)
+  assert scores.dtype == jnp.float32
+  params = jax.tree.leaves(variables['params'])
+  assert {p.dtype for p in params} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize('name', sorted(critics.CRITICS))
+def test_a_score_sees_its_own_pair_only(name):
+  """Anchor i * M + m is global m of image i; running statistics couple none."""
+  critic = critics.CRITICS[name](units=8)
+  local, glob = _features()
+  variables = _variables(critic, local, glob)
+  scores = critic.apply(variables, local, glob)
+  i, m, j, p = 2, 1, 3, 0
+  alone = critic.apply(
+    variables, local[j : j + 1, p : p + 1], glob[i : i + 1, m : m + 1]
+  )
+  np.testing.assert_allclose(alone[0, 0, 0], scores[i * M + m, j, p], rtol=1e-4)
+  # The rows differ, or the equality above would mean little.
+  assert np.unique(np.round(scores, 5)).size == scores.size
+
+
+def test_projection_critic_is_the_papers():
+  critic = critics.ProjectionCritic(units=8)
+  local, glob = _features()
+  variables = _variables(critic, local, glob)
+  params = variables['params']
+  expected = jnp.einsum(
+    'imk,jlk->imjl',
+    _projection(params['global'], glob),
+    _projection(params['local'], local),
+  ).reshape(N * M, N, L)
+  scores = _train_scores(critic, variables, local, glob)
+  np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_first_projection_scores_have_the_spread_of_the_released_code():
+  # Two vectors of norm sqrt(K) at random angles: standard deviation sqrt(K).
+  units = 256
+  critic = critics.ProjectionCritic(units=units)
+  local, glob = _features(n=16, m=1, locations=4, channels=32, size=32)
+  scores = _train_scores(
+    critic, critic.init(jax.random.key(0), local, glob), local, glob
+  )
+  assert 0.5 < np.std(scores) / math.sqrt(units) < 2
+
+
+def test_skip_connections_start_as_a_noisy_copy():
+  init = critics.noisy_identity()
+  kernel = np.asarray(init(jax.random.key(0), (5, 8)))
+  np.testing.assert_array_equal(np.diag(kernel), 1)
+  noise = kernel[~np.eye(5, 8, dtype=bool)]
+  assert 0.008 < np.abs(noise).max() <= 0.01
+  assert noise.min() < 0 < noise.max()
+  # Fewer units than inputs: PyTorch's default.
+  kernel = np.asarray(init(jax.random.key(0), (100, 50)))
+  assert 0.095 < np.abs(kernel).max() <= 0.1
+  local, glob = _features()
+  params = critics.FactoredCritic(units=8).init(jax.random.key(0), local, glob)
+  np.testing.assert_array_equal(np.diag(params['params']['skip']), 1)
+
+
+def _unfactored(variables, local, glob):
+  """<W2 h(l) + Ws l + b, g> / sqrt(units), summed before the dot product."""
+  params = variables['params']
+  units = params['bias'].size
+  hidden = _batch_norm(
+    local @ params['hidden']['kernel'], params['hidden_norm']
+  )
+  embedded = (
+    hidden @ params['output']
+    + local @ params['skip']
+    + params['bias'][None, None]
+  )
+  glob = _projection(params['global'], glob).reshape(-1, units)
+  return jnp.einsum('ak,jlk->ajl', glob, embedded) / math.sqrt(units)
+
+
+def test_factored_critic_equals_the_unfactored_evaluation():
+  critic = critics.FactoredCritic(units=32)
+  local, glob = _features(locations=8)
+  variables = _variables(critic, local, glob)
+  weights = jax.random.normal(jax.random.key(3), (N * M, N, 8))
+
+  def run(evaluate):
+    def loss(params, local, glob):
+      scores = evaluate({**variables, 'params': params}, local, glob)
+      return (weights * scores).sum(), scores
+
+    (_, scores), gradients = jax.jit(
+      jax.value_and_grad(loss, (0, 1, 2), has_aux=True)
+    )(variables['params'], local, glob)
+    return scores, gradients
+
+  factored = run(lambda v, x, y: _train_scores(critic, v, x, y))
+  expected = run(_unfactored)
+
+  def compare(path, a, b):
+    # Relative to the array: single entries cancel. Biases before a batch
+    # normalisation do not exist, so no gradient is zero as a whole.
+    error = np.linalg.norm(a - b) / np.linalg.norm(b)
+    assert error < 1e-5, (path, error)
+
+  jax.tree_util.tree_map_with_path(compare, factored, expected)
+
+
+def test_factored_critic_skips_the_large_product():
+  """Compiled operations, forward and backward."""
+  n, locations, channels, units = 4, 64, 8, 128
+  critic = critics.FactoredCritic(units=units)
+  local, glob = _features(n, 1, locations, channels, 8)
+  variables = critic.init(jax.random.key(0), local, glob)
+
+  def flops(evaluate):
+    def loss(params):
+      return evaluate({**variables, 'params': params}, local, glob).mean()
+
+    compiled = jax.jit(jax.grad(loss)).lower(variables['params']).compile()
+    return compiled.cost_analysis()['flops']
+
+  factored = flops(lambda v, x, y: _train_scores(critic, v, x, y))
+  unfactored = flops(_unfactored)
+  # W2 meets n * L locals, forward and once backward for each of its operands;
+  # the factored form spends the products with n globals and hidden scores.
+  large = 3 * 2 * n * locations * units**2
+  assert unfactored > large
+  assert factored < 0.25 * unfactored
+  assert unfactored - factored > 0.9 * large
+
+
+def test_concat_critic_equals_tiling_and_concatenating():
+  critic = critics.ConcatCritic(units=8)
+  local, glob = _features()
+  variables = _variables(critic, local, glob)
+  params = variables['params']
+
+  def evaluate(params, local, glob):
+    tiled = jnp.broadcast_to(glob.reshape(N * M, 1, 1, D), (N * M, N, L, D))
+    pairs = jnp.broadcast_to(local[None], (N * M, N, L, C))
+    x = jnp.concatenate([tiled, pairs], -1)
+    shape = (1, 1, 1, -1)
+    x = nn.relu(x @ params['kernel'] + params['bias'].reshape(shape))
+    fc = params['fc_1']
+    x = nn.relu(x @ fc['kernel'] + fc['bias'].reshape(shape))
+    score = params['score']
+    return (x @ score['kernel'] + score['bias'].reshape(shape))[..., 0]
+
+  def run(evaluate):
+    def loss(params, local, glob):
+      scores = evaluate(params, local, glob)
+      return jnp.sin(scores).sum(), scores
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(
+      params, local, glob
+    )
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    run(lambda p, x, y: critic.apply({'params': p}, x, y)),
+    run(evaluate),
+  )
+
+
+def test_concat_critic_is_the_papers_global_critic():
+  # Code 64 and basic32's last map of 4096, then 512, 512 and 1.
+  critic = critics.ConcatCritic()
+  shapes = jax.eval_shape(
+    critic.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((2, 1, 4096), jnp.float32),
+    jax.ShapeDtypeStruct((2, 1, 64), jnp.float32),
+  )
+  count = (64 + 4096) * 512 + 512 + 512 * 512 + 512 + 512 + 1
+  assert sum(p.size for p in jax.tree.leaves(shapes)) == count
+
+
+def test_adversary_is_the_papers():
+  adversary = critics.Adversary()
+  x = jax.random.uniform(jax.random.key(0), (3, 64))
+  variables = adversary.init(jax.random.key(1), x)
+  params = variables['params']
+  assert list(variables) == ['params']
+  shapes = [params[k]['kernel'].shape for k in ('fc_0', 'fc_1', 'score')]
+  assert shapes == [(64, 1000), (1000, 200), (200, 1)]
+  scores = adversary.apply(variables, x)
+  assert scores.shape == (3,)
+  for name in ('fc_0', 'fc_1', 'score'):
+    x = x @ params[name]['kernel'] + params[name]['bias'][None]
+    x = x if name == 'score' else nn.relu(x)
+  np.testing.assert_allclose(scores, x[:, 0], rtol=1e-4, atol=1e-5)
+  half = critics.Adversary(dtype=jnp.bfloat16).apply(
+    variables, x[:, :1] + jnp.zeros((3, 64))
+  )
+  assert half.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('name', sorted(critics.CRITICS))
+def test_pmap_scores_all_pairs_of_all_devices(name):
+  """Scores, gradients and statistics are those of one device."""
+  devices = jax.local_device_count()
+  if devices == 1:
+    pytest.skip('needs several devices')
+  make = critics.CRITICS[name]
+  local, glob = _features(n=2 * devices)
+  variables = _variables(make(units=8), local, glob)
+  params = variables['params']
+  state = {k: v for k, v in variables.items() if k != 'params'}
+  weights = jax.random.normal(
+    jax.random.key(3), (2 * devices * M, 2 * devices, L)
+  )
+
+  def step(critic, params, local, glob):
+    def loss(params):
+      scores, updated = critic.apply(
+        {'params': params, **state},
+        local,
+        glob,
+        train=True,
+        mutable=['batch_stats'],
+      )
+      return (weights * scores).sum(), (scores, updated)
+
+    return jax.grad(loss, has_aux=True)(params)
+
+  def parallel(params, local, glob):
+    gradients, rest = step(make(units=8, axis_name='data'), params, local, glob)
+    return jax.lax.pmean(gradients, 'data'), rest
+
+  expected = jax.jit(lambda *args: step(make(units=8), *args))(
+    params, local, glob
+  )
+  split = [x.reshape(devices, 2, *x.shape[1:]) for x in (local, glob)]
+  actual = jax.pmap(parallel, axis_name='data', in_axes=(None, 0, 0))(
+    params, *split
+  )
+
+  def compare(path, a, b):
+    for device in range(devices):
+      error = np.abs(a[device] - b).max()
+      assert error <= 1e-5 + 1e-4 * np.abs(b).max(), (path, device, error)
+
+  jax.tree_util.tree_map_with_path(compare, actual, expected)
+
+
+@pytest.mark.parametrize('name', sorted(critics.CRITICS))
+@pytest.mark.parametrize(
+  ('local', 'glob', 'match'),
+  [
+    ((N, 2, 2, C), (N, M, D), r'local.*\[n, L, C\].*\(4, 2, 2, 6\)'),
+    ((N, L, C), (N, D), r'global.*\[n, M, D\].*\(4, 5\)'),
+    ((N, L, C), (N - 1, M, D), 'same images; got 4 and 3'),
+  ],
+)
+def test_wrong_shapes(name, local, glob, match):
+  critic = critics.CRITICS[name](units=8)
+  with pytest.raises(ValueError, match=match):
+    critic.init(jax.random.key(0), jnp.zeros(local), jnp.zeros(glob))
+
+
+def test_wrong_settings_and_vectors():
+  with pytest.raises(ValueError, match=r'depth.*got 0'):
+    critics.ConcatCritic(depth=0).init(jax.random.key(0), *_features())
+  with pytest.raises(ValueError, match=r'\[N, D\].*\(4, 2, 5\)'):
+    critics.Adversary().init(jax.random.key(0), jnp.zeros((N, M, D)))

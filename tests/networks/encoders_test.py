@@ -1,0 +1,324 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax.networks import encoders, layers
+
+
+@pytest.fixture(autouse=True)
+def _exact_products():
+  # Accelerators multiply float32 at a lower precision unless told.
+  with jax.default_matmul_precision('highest'):
+    yield
+
+
+def _tiny(**overrides):
+  """An encoder of 8x8 images that compiles fast."""
+  return encoders.ConvEncoder(
+    **{
+      'image_size': 8,
+      'convs': (
+        encoders.ConvLayer(4, 3, 1, 1, pool=True),
+        encoders.ConvLayer(6, 3, 1, 1),
+      ),
+      'fcs': (16,),
+      'local': 0,
+      'code': 5,
+      **overrides,
+    }
+  )
+
+
+def _images(size, channels=3, n=4):
+  return jax.random.uniform(
+    jax.random.key(0), (n, size, size, channels), minval=-1
+  )
+
+
+def _shapes(encoder, channels, **settings):
+  """Shapes of the outputs and variables; nothing is allocated."""
+  size = encoder.image_size
+  images = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
+
+  def init(images):
+    return encoder.init_with_output(jax.random.key(0), images, **settings)
+
+  return jax.eval_shape(init, images)
+
+
+# Weights, then scale and shift of the batch normalisation after them; the last
+# term is the code with its bias.
+BASIC28 = (
+  (5 * 5 * 1 * 64 + 2 * 64)
+  + (5 * 5 * 64 * 128 + 2 * 128)
+  + (7 * 7 * 128 * 1024 + 2 * 1024)
+  + (1024 * 64 + 64)
+)
+BASIC32 = (
+  (4 * 4 * 3 * 64 + 2 * 64)
+  + (4 * 4 * 64 * 128 + 2 * 128)
+  + (4 * 4 * 128 * 256 + 2 * 256)
+  + (4 * 4 * 256 * 1024 + 2 * 1024)
+  + (1024 * 64 + 64)
+)
+BASIC64 = (
+  (4 * 4 * 3 * 64 + 2 * 64)
+  + (4 * 4 * 64 * 128 + 2 * 128)
+  + (4 * 4 * 128 * 256 + 2 * 256)
+  + (4 * 4 * 256 * 512 + 2 * 512)
+  + (4 * 4 * 512 * 1024 + 2 * 1024)
+  + (1024 * 64 + 64)
+)
+ALEX64 = (
+  (3 * 3 * 3 * 96 + 2 * 96)
+  + (3 * 3 * 96 * 192 + 2 * 192)
+  + (3 * 3 * 192 * 384 + 2 * 384)
+  + (3 * 3 * 384 * 384 + 2 * 384)
+  + (3 * 3 * 384 * 192 + 2 * 192)
+  + (7 * 7 * 192 * 4096 + 2 * 4096)
+  + (4096 * 4096 + 2 * 4096)
+  + (4096 * 64 + 64)
+)
+SMALL32 = (
+  (4 * 4 * 3 * 32 + 2 * 32)
+  + (4 * 4 * 32 * 64 + 2 * 64)
+  + (4 * 4 * 64 * 128 + 2 * 128)
+  + (4 * 4 * 128 * 256 + 2 * 256)
+  + (256 * 64 + 64)
+)
+
+
+@pytest.mark.parametrize(
+  ('name', 'channels', 'count', 'millions', 'local', 'conv', 'fc'),
+  [
+    ('basic28', 1, BASIC28, 6.70, (7, 7, 128), (7, 7, 128), 1024),
+    ('basic32', 3, BASIC32, 4.92, (8, 8, 128), (4, 4, 256), 1024),
+    ('basic64', 3, BASIC64, 11.21, (8, 8, 256), (4, 4, 512), 1024),
+    ('alex64', 3, ALEX64, 58.42, (15, 15, 384), (7, 7, 192), 4096),
+    ('small32', 3, SMALL32, 0.71, (8, 8, 64), (4, 4, 128), 256),
+  ],
+)
+def test_architectures_are_the_papers(
+  name, channels, count, millions, local, conv, fc
+):
+  taps, variables = _shapes(encoders.make(name), channels)
+  assert sum(p.size for p in jax.tree.leaves(variables['params'])) == count
+  assert round(count / 1e6, 2) == millions
+  assert {tap: value.shape for tap, value in taps.items()} == {
+    'local': (2, *local),
+    'conv': (2, *conv),
+    'fc': (2, fc),
+    'y': (2, 64),
+  }
+
+
+def test_maps_of_alex64():
+  encoder = encoders.alex64()
+
+  def convolutions(images):
+    _, variables = encoder.init_with_output(
+      jax.random.key(0), images, capture_intermediates=True, mutable=True
+    )
+    return [
+      variables['intermediates'][f'conv_{i}']['__call__'][0] for i in range(5)
+    ]
+
+  images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  # 64, pooled to 31, pooled to 15; the last of them is pooled to 7.
+  assert [x.shape[1:] for x in jax.eval_shape(convolutions, images)] == [
+    (64, 64, 96),
+    (31, 31, 192),
+    (15, 15, 384),
+    (15, 15, 384),
+    (15, 15, 192),
+  ]
+
+
+def _batch_norm(x, params, stats):
+  """Batch normalisation of [N, C, ...] by running statistics, and ReLU."""
+  shape = (1, -1) + (1,) * (x.ndim - 2)
+  mean, var = (np.reshape(stats[k], shape) for k in ('mean', 'var'))
+  scale, bias = (np.reshape(params[k], shape) for k in ('scale', 'bias'))
+  return np.maximum((x - mean) / np.sqrt(var + 1e-5) * scale + bias, 0)
+
+
+def _conv(x, weight, strides, padding):
+  """A PyTorch convolution: x [N, C, H, W], weight [O, C, K, K]."""
+  x = np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)])
+  size = weight.shape[-1]
+  windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), (2, 3))
+  windows = windows[:, :, ::strides, ::strides]
+  return np.einsum('nchwij,ocij->nohw', windows, weight, optimize=True)
+
+
+def test_basic32_equals_an_independent_forward_pass():
+  """PyTorch's layouts and order of flattening, in NumPy, float64."""
+  encoder = encoders.basic32(stochastic=True)
+  images = _images(32, n=2)
+  variables = jax.jit(encoder.init)(jax.random.key(1), images)
+  # Normalisation that does something.
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda x: (
+      x
+      if x.ndim > 1
+      else jnp.asarray(rng.uniform(0.5, 1.5, x.shape), jnp.float32)
+    ),
+    variables,
+  )
+  taps = jax.jit(encoder.apply)(variables, images)
+
+  params, stats = jax.tree.map(
+    lambda x: np.asarray(x, np.float64),
+    (variables['params'], variables['batch_stats']),
+  )
+  expected = {}
+  x = np.asarray(images, np.float64).transpose(0, 3, 1, 2)
+  for i in range(3):
+    x = _conv(x, params[f'conv_{i}']['kernel'].transpose(3, 2, 0, 1), 2, 1)
+    name = f'conv_{i}_norm'
+    x = _batch_norm(x, params[name], stats[name])
+    if i == 1:
+      expected['local'] = x.transpose(0, 2, 3, 1)
+  expected['conv'] = x.transpose(0, 2, 3, 1)
+  x = x.reshape(2, -1) @ params['fc_0']['kernel']
+  x = expected['fc'] = _batch_norm(x, params['fc_0_norm'], stats['fc_0_norm'])
+  expected['y'] = x @ params['y']['kernel'] + params['y']['bias']
+  raw = x @ params['log_variance']['kernel'] + params['log_variance']['bias']
+  expected['log_variance'] = 10 * np.tanh(raw / 10)
+
+  assert set(taps) == set(expected)
+  for tap, value in expected.items():
+    np.testing.assert_allclose(
+      taps[tap], value, rtol=1e-4, atol=1e-4 * np.abs(value).max(), err_msg=tap
+    )
+
+
+def test_max_pooling_precedes_the_local_tap():
+  encoder = _tiny()
+  images = _images(8)
+  variables = encoder.init(jax.random.key(0), images)
+  taps = encoder.apply(variables, images)
+  convolved = layers.convolve(
+    images, variables['params']['conv_0']['kernel'], padding=1
+  )
+  x = np.maximum(np.asarray(convolved) / math.sqrt(1 + 1e-5), 0)
+  windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))
+  expected = windows[:, ::2, ::2].max((-2, -1))
+  assert expected.shape == (4, 3, 3, 4)
+  np.testing.assert_allclose(taps['local'], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_lowering_does_not_change_the_features():
+  images = _images(8)
+  variables = _tiny().init(jax.random.key(0), images)
+  patches, native = (
+    _tiny(lowering=lowering).apply(variables, images, train=True, mutable=True)
+    for lowering in layers.LOWERINGS
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+    patches,
+    native,
+  )
+
+
+def test_an_image_is_encoded_alone_as_in_a_batch():
+  encoder = _tiny()
+  images = _images(8)
+  variables = encoder.init(jax.random.key(0), images)
+  for settings, independent in (({}, True), ({'train': True}, False)):
+    together, alone = (
+      encoder.apply(variables, x, **settings, mutable=['batch_stats'])
+      for x in (images, images[:2])
+    )
+    same = np.allclose(together[0]['y'][:2], alone[0]['y'], atol=1e-5)
+    assert same == independent
+    moved = jax.tree.map(
+      lambda a, b: bool((a != b).any()),
+      together[1]['batch_stats'],
+      variables['batch_stats'],
+    )
+    assert all(jax.tree.leaves(moved)) != independent
+    assert any(jax.tree.leaves(moved)) != independent
+
+
+def test_log_variance_is_bounded_and_keeps_its_gradient():
+  encoder = _tiny(stochastic=True)
+  images = _images(8)
+  params = encoder.init(jax.random.key(0), images)
+
+  def rate(shift):
+    bias = params['params']['log_variance']['bias'] + shift
+    layer = {**params['params']['log_variance'], 'bias': bias}
+    shifted = params | {'params': params['params'] | {'log_variance': layer}}
+    log_variance = encoder.apply(shifted, images)['log_variance']
+    return jnp.exp(log_variance).sum(), log_variance
+
+  for shift in (-1e4, 0.0, 1e4):
+    (value, log_variance), slope = jax.value_and_grad(rate, has_aux=True)(shift)
+    assert np.isfinite(value)
+    assert np.isfinite(slope)
+    assert np.abs(log_variance).max() <= encoders.LOG_VARIANCE_BOUND
+  # Twice the bound, where a clip would have no slope.
+  assert jax.grad(lambda s: rate(s)[0])(20.0) > 1.0
+
+
+def test_bfloat16_keeps_parameters_statistics_and_code_in_float32():
+  images = _images(8)
+  variables = _tiny(stochastic=True).init(jax.random.key(0), images)
+  exact, _ = _tiny(stochastic=True).apply(
+    variables, images, train=True, mutable=['batch_stats']
+  )
+  encoder = _tiny(stochastic=True, dtype=jnp.bfloat16)
+  initial = encoder.init(jax.random.key(0), images)
+  taps, state = encoder.apply(
+    variables, images, train=True, mutable=['batch_stats']
+  )
+  float32 = {jnp.dtype('float32')}
+  assert {x.dtype for x in jax.tree.leaves((initial, state))} == float32
+  assert {tap: str(value.dtype) for tap, value in taps.items()} == {
+    'local': 'bfloat16',
+    'conv': 'bfloat16',
+    'fc': 'bfloat16',
+    'y': 'float32',
+    'log_variance': 'float32',
+  }
+  error = np.abs(taps['y'] - exact['y']).mean()
+  assert 0 < error < 0.1 * np.abs(exact['y']).mean()
+
+
+@pytest.mark.parametrize(
+  ('shape', 'dtype', 'match'),
+  [
+    (
+      (2, 28, 28, 3),
+      jnp.float32,
+      r'basic32.*32x32.*28x28.*--config.data.image_size=32',
+    ),
+    ((2, 32, 16, 3), jnp.float32, '32x16'),
+    ((32, 32, 3), jnp.float32, r'basic32.*\[N, H, W, C\].*\(32, 32, 3\)'),
+    ((2, 32, 32, 3), jnp.uint8, 'uint8.*normalise_images'),
+  ],
+)
+def test_wrong_images(shape, dtype, match):
+  encoder = encoders.basic32()
+  with pytest.raises(ValueError, match=match):
+    jax.eval_shape(
+      encoder.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, dtype)
+    )
+
+
+def test_make_overrides_fields_and_names_what_it_accepts():
+  encoder = encoders.make('basic32', code=10, stochastic=True)
+  taps, _ = _shapes(encoder, 3)
+  assert taps['y'].shape == taps['log_variance'].shape == (2, 10)
+  with pytest.raises(ValueError, match=r"'resnet'.*basic28, basic32, basic64"):
+    encoders.make('resnet')
+  with pytest.raises(ValueError, match=r"'codes'.*code"):
+    encoders.make('basic32', codes=10)
+  with pytest.raises(ValueError, match=r'local=3.*0\.\.2'):
+    _shapes(encoders.basic32(local=3), 3)

@@ -1,0 +1,235 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax.networks import layers
+
+
+@pytest.fixture(autouse=True)
+def _exact_products():
+  # Accelerators multiply float32 at a lower precision unless told.
+  with jax.default_matmul_precision('highest'):
+    yield
+
+
+def _value_and_gradients(x, kernel, **settings):
+  """A random projection of the output, with gradients of both inputs."""
+
+  def loss(x, kernel):
+    y = layers.convolve(x, kernel, **settings)
+    weights = jax.random.normal(jax.random.key(2), y.shape)
+    return (y * weights).sum(), y
+
+  (_, y), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, kernel)
+  return y, gradients
+
+
+def _operations(jaxpr) -> set[str]:
+  """Names of all primitives, those of nested calls included."""
+  names = set()
+  for equation in jaxpr.eqns:
+    names.add(equation.primitive.name)
+    for value in equation.params.values():
+      if hasattr(value, 'eqns'):
+        names |= _operations(value)
+      elif hasattr(value, 'jaxpr'):
+        names |= _operations(value.jaxpr)
+  return names
+
+
+# Both parities of both sizes, against both strides.
+@pytest.mark.parametrize('size', [1, 3, 4, 5])
+def test_patches_equal_the_native_operation(size):
+  x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
+  kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 4))
+  settings = [(s, p) for s in (1, 2) for p in (0, 1, 2)]
+
+  # `convolve` would send a 1x1 kernel to the same product in both cases.
+  def native(x, kernel, strides, padding):
+    return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      (strides, strides),
+      [(padding, padding)] * 2,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+  @jax.jit
+  def run(x, kernel):
+    results = []
+    for s, p in settings:
+      patches = _value_and_gradients(
+        x, kernel, strides=s, padding=p, lowering='patches'
+      )
+      value, pull = jax.vjp(
+        lambda x, k, s=s, p=p: native(x, k, s, p), x, kernel
+      )
+      weights = jax.random.normal(jax.random.key(2), value.shape)
+      results.append((patches, (value, pull(weights))))
+    return results
+
+  for setting, (patches, expected) in zip(
+    settings, run(x, kernel), strict=True
+  ):
+    jax.tree.map(
+      lambda a, b, setting=setting: np.testing.assert_allclose(
+        a, b, rtol=1e-5, atol=1e-4, err_msg=str(setting)
+      ),
+      patches,
+      expected,
+    )
+
+
+def test_patches_in_one_dimension_equal_the_native_operation():
+  x = jax.random.normal(jax.random.key(0), (2, 11, 3))
+
+  @jax.jit
+  def run(x, kernels):
+    return [
+      [
+        _value_and_gradients(x, k, strides=s, padding=p, lowering=lowering)
+        for lowering in layers.LOWERINGS
+      ]
+      for k, s, p in zip(kernels, (1, 2, 4), (1, 0, 2), strict=True)
+    ]
+
+  kernels = [jax.random.normal(jax.random.key(1), (n, 3, 4)) for n in (3, 5, 8)]
+  for patches, native in run(x, kernels):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4),
+      patches,
+      native,
+    )
+
+
+@pytest.mark.parametrize(
+  ('size', 'strides', 'lowering', 'native'),
+  [
+    (4, 2, 'patches', False),
+    (5, 2, 'patches', False),
+    (3, 1, 'patches', False),
+    (3, 1, 'native', True),
+    (1, 1, 'native', False),
+    (1, 2, 'native', False),
+  ],
+)
+def test_operations_of_the_gradient(size, strides, lowering, native):
+  # In a loop body on CPU, one native convolution costs more than all the rest.
+  jaxpr = jax.make_jaxpr(
+    lambda x, k: _value_and_gradients(
+      x, k, strides=strides, padding=1, lowering=lowering
+    )
+  )(jnp.zeros((1, 8, 8, 2)), jnp.zeros((size, size, 2, 3)))
+  names = _operations(jaxpr.jaxpr)
+  assert ('conv_general_dilated' in names) == native
+  assert ('dot_general' in names) != native
+
+
+def test_lowering_follows_the_backend(monkeypatch):
+  def operations():
+    # A new function each time, or the first trace would be found again.
+    jaxpr = jax.make_jaxpr(lambda x, k: layers.convolve(x, k))(
+      jnp.zeros((1, 8, 8, 2)), jnp.zeros((3, 3, 2, 3))
+    )
+    return _operations(jaxpr.jaxpr)
+
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  assert 'conv_general_dilated' not in operations()
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert 'conv_general_dilated' in operations()
+
+
+def test_conv_holds_the_usual_parameters():
+  conv = layers.Conv(5, kernel_size=4, strides=2, padding=1, use_bias=True)
+  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+  y, variables = conv.init_with_output(jax.random.key(1), x)
+  params = variables['params']
+  assert jax.tree.map(jnp.shape, params) == {
+    'kernel': (4, 4, 3, 5),
+    'bias': (5,),
+  }
+  expected = layers.convolve(x, params['kernel'], strides=2, padding=1)
+  np.testing.assert_allclose(
+    y - expected, np.broadcast_to(params['bias'], y.shape), atol=1e-5
+  )
+
+
+def test_conv1d_holds_the_usual_parameters():
+  conv = layers.Conv1D(5, kernel_size=8, strides=4, padding=2)
+  x = jax.random.normal(jax.random.key(0), (2, 16, 3))
+  y, variables = conv.init_with_output(jax.random.key(1), x)
+  assert jax.tree.map(jnp.shape, variables['params']) == {'kernel': (8, 3, 5)}
+  assert y.shape == (2, 4, 5)
+
+
+def test_conv_computes_in_bfloat16_with_float32_parameters():
+  conv = layers.Conv(5, use_bias=True, dtype=jnp.bfloat16)
+  y, variables = conv.init_with_output(
+    jax.random.key(0), jnp.ones((1, 4, 4, 2))
+  )
+  assert y.dtype == jnp.bfloat16
+  assert {p.dtype for p in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+
+def test_initial_parameters_are_pytorchs():
+  # PyTorch: weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)), with fan_in
+  # 4 * 4 * 8 = 128 of this convolution, and 128 of this linear map.
+  key = jax.random.key(0)
+  bound = 1 / math.sqrt(128)
+  for module, x in (
+    (layers.Conv(500, kernel_size=4, use_bias=True), jnp.ones((1, 4, 4, 8))),
+    (layers.Dense(500), jnp.ones((1, 128))),
+  ):
+    params = module.init(key, x)['params']
+    for name, tolerance in (('kernel', 0.01), ('bias', 0.1)):
+      values = np.asarray(params[name])
+      assert bound * 0.98 < np.abs(values).max() <= bound
+      np.testing.assert_allclose(
+        values.std(), bound / math.sqrt(3), rtol=tolerance
+      )
+
+
+def test_batch_norm_moves_running_statistics_as_pytorch_does():
+  x = np.asarray(3 + 2 * jax.random.normal(jax.random.key(0), (64, 5)))
+  norm = layers.batch_norm(True)
+  variables = norm.init(jax.random.key(0), x)
+  y, state = norm.apply(variables, x, mutable=['batch_stats'])
+  mean, variance = np.mean(x, 0), np.var(x, 0)
+  np.testing.assert_allclose(
+    y, (x - mean) / np.sqrt(variance + 1e-5), rtol=1e-4, atol=1e-4
+  )
+  stats = state['batch_stats']
+  np.testing.assert_allclose(stats['mean'], 0.1 * mean, rtol=1e-4)
+  np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * variance, rtol=1e-4)
+
+
+def test_images_are_normalised_once():
+  images = jnp.asarray([0, 51, 255], jnp.uint8).reshape(1, 1, 3, 1)
+  once = layers.normalise_images(images)
+  np.testing.assert_allclose(once.ravel(), [-1, -0.6, 1], atol=1e-6)
+  np.testing.assert_array_equal(layers.normalise_images(once), once)
+  assert layers.normalise_images(images, jnp.bfloat16).dtype == jnp.bfloat16
+  with pytest.raises(ValueError, match=r'int32.*uint8'):
+    layers.normalise_images(images.astype(jnp.int32))
+
+
+@pytest.mark.parametrize(
+  ('shape', 'settings', 'match'),
+  [
+    ((8, 8, 2), {}, r'\[N, H, W, C\].*\(8, 8, 2\)'),
+    ((1, 8, 8, 3), {}, 'takes 2 channels.*has 3'),
+    ((1, 2, 8, 2), {}, 'window of 3 does not fit'),
+    ((1, 8, 8, 2), {'lowering': 'fft'}, "'fft'.*'patches'"),
+  ],
+)
+def test_errors_name_what_came_and_what_is_accepted(shape, settings, match):
+  with pytest.raises(ValueError, match=match):
+    layers.convolve(jnp.zeros(shape), jnp.zeros((3, 3, 2, 4)), **settings)
+
+
+def test_conv_names_itself_on_a_wrong_rank():
+  with pytest.raises(ValueError, match=r'Conv1D takes.*\[N, T, C\].*\(8, 2\)'):
+    layers.Conv1D(3).init(jax.random.key(0), jnp.zeros((8, 2)))
