@@ -156,7 +156,12 @@ def main(argv: list[str]) -> None:
   try:
     parallel.initialize()
     train(_CONFIG.value, str(_WORKDIR.value), devices=_DEVICES.value)
-  except (ValueError, FileNotFoundError, FloatingPointError) as error:
+  except (
+    ValueError,
+    FileNotFoundError,
+    FloatingPointError,
+    RuntimeError,
+  ) as error:
     if os.environ.get('DIM_JAX_TRACEBACK'):
       raise
     sys.exit(f'Error: {error}')

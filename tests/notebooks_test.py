@@ -1,0 +1,47 @@
+"""Notebooks run from top to bottom, and are committed without outputs."""
+
+import json
+import pathlib
+import warnings
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / 'notebooks').iterdir())
+# Small settings, in place of the first code cell's.
+SETTINGS = {'deep_infomax': {'STEPS': 2}}
+
+
+@pytest.fixture(autouse=True)
+def interactive_defaults():
+  """A notebook's user promotes ranks as NumPy does."""
+  with jax.numpy_rank_promotion('allow'):
+    yield
+  plt.close('all')
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(path, capsys):
+  cells = json.loads(path.read_text())['cells']
+  code = [cell for cell in cells if cell['cell_type'] == 'code']
+  for cell in code:
+    assert cell['outputs'] == [] and cell['execution_count'] is None
+  settings = SETTINGS[path.stem]
+  first, *rest = (''.join(cell['source']) for cell in code)
+  namespace: dict = {}
+  exec(first, namespace)
+  # A setting that the notebook no longer has would change nothing.
+  assert settings.keys() <= namespace.keys()
+  namespace |= settings
+  with warnings.catch_warnings():
+    # The test's backend draws no window, and says so.
+    warnings.filterwarnings('ignore', 'FigureCanvasAgg is non-interactive')
+    for source in rest:
+      exec(compile(source, path.name, 'exec'), namespace)
+  printed = capsys.readouterr().out
+  # The first result of the page: InfoNCE meets the truth, 0.830 nats.
+  truth, infonce = (float(line.split()[1]) for line in printed.splitlines()[:2])
+  np.testing.assert_allclose(truth, -0.5 * np.log(1 - 0.9**2), atol=5e-4)
+  np.testing.assert_allclose(infonce, truth, atol=0.1)
