@@ -18,25 +18,29 @@ def _exact_products():
     yield
 
 
-def _features(n=N, m=M, locations=L, channels=C, size=D, seed=0):
-  keys = jax.random.split(jax.random.key(seed))
-  return (
-    jax.random.normal(keys[0], (n, locations, channels)),
-    jax.random.normal(keys[1], (n, m, size)),
-  )
+def _normal(rng, *shape):
+  return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
 
-def _variables(critic, local, glob, seed=1):
-  """Initial variables, with every zero, one and average made to count."""
-  variables = critic.init(jax.random.key(seed), local, glob)
-  rng = np.random.default_rng(seed)
+def _features(n=N, m=M, locations=L, channels=C, size=D):
+  rng = np.random.default_rng(0)
+  return _normal(rng, n, locations, channels), _normal(rng, n, m, size)
+
+
+def _variables(module, *inputs):
+  """Variables in which every scale, shift and average counts.
+
+  From NumPy: XLA takes longer to compile the samplers than all else here.
+  """
+  rng = np.random.default_rng(1)
+
+  def fill(x):
+    if x.ndim == 1:
+      return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), jnp.float32)
+    return _normal(rng, *x.shape) / math.sqrt(x.shape[0])
+
   return jax.tree.map(
-    lambda x: (
-      x
-      if x.ndim > 1
-      else x + jnp.asarray(rng.uniform(0, 0.5, x.shape), jnp.float32)
-    ),
-    variables,
+    fill, jax.eval_shape(module.init, jax.random.key(0), *inputs)
   )
 
 
@@ -62,10 +66,14 @@ def _projection(params, x):
 
 
 def _train_scores(critic, variables, local, glob):
-  scores, _ = critic.apply(
-    variables, local, glob, train=True, mutable=['batch_stats']
-  )
-  return scores
+
+  @jax.jit
+  def apply(variables, local, glob):
+    return critic.apply(
+      variables, local, glob, train=True, mutable=['batch_stats']
+    )
+
+  return apply(variables, local, glob)[0]
 
 
 @pytest.mark.parametrize('name', sorted(critics.CRITICS))
@@ -73,8 +81,10 @@ def _train_scores(critic, variables, local, glob):
 def test_scores_are_float32_of_all_pairs(name, dtype):
   critic = critics.CRITICS[name](units=8, dtype=dtype)
   local, glob = _features()
-  variables = _variables(critic, local, glob)
-  scores = critic.apply(variables, local.astype(dtype), glob.astype(dtype))
+  variables = jax.eval_shape(critic.init, jax.random.key(0), local, glob)
+  scores = jax.eval_shape(
+    critic.apply, variables, local.astype(dtype), glob.astype(dtype)
+  )
   assert scores.shape == (N * M, N, L)
   assert scores.dtype == jnp.float32
   params = jax.tree.leaves(variables['params'])
@@ -87,9 +97,9 @@ def test_a_score_sees_its_own_pair_only(name):
   critic = critics.CRITICS[name](units=8)
   local, glob = _features()
   variables = _variables(critic, local, glob)
-  scores = critic.apply(variables, local, glob)
+  scores = jax.jit(critic.apply)(variables, local, glob)
   i, m, j, p = 2, 1, 3, 0
-  alone = critic.apply(
+  alone = jax.jit(critic.apply)(
     variables, local[j : j + 1, p : p + 1], glob[i : i + 1, m : m + 1]
   )
   np.testing.assert_allclose(alone[0, 0, 0], scores[i * M + m, j, p], rtol=1e-4)
@@ -117,7 +127,7 @@ def test_first_projection_scores_have_the_spread_of_the_released_code():
   critic = critics.ProjectionCritic(units=units)
   local, glob = _features(n=16, m=1, locations=4, channels=32, size=32)
   scores = _train_scores(
-    critic, critic.init(jax.random.key(0), local, glob), local, glob
+    critic, jax.jit(critic.init)(jax.random.key(0), local, glob), local, glob
   )
   assert 0.5 < np.std(scores) / math.sqrt(units) < 2
 
@@ -133,7 +143,8 @@ def test_skip_connections_start_as_a_noisy_copy():
   kernel = np.asarray(init(jax.random.key(0), (100, 50)))
   assert 0.095 < np.abs(kernel).max() <= 0.1
   local, glob = _features()
-  params = critics.FactoredCritic(units=8).init(jax.random.key(0), local, glob)
+  critic = critics.FactoredCritic(units=8)
+  params = jax.jit(critic.init)(jax.random.key(0), local, glob)
   np.testing.assert_array_equal(np.diag(params['params']['skip']), 1)
 
 
@@ -157,7 +168,7 @@ def test_factored_critic_equals_the_unfactored_evaluation():
   critic = critics.FactoredCritic(units=32)
   local, glob = _features(locations=8)
   variables = _variables(critic, local, glob)
-  weights = jax.random.normal(jax.random.key(3), (N * M, N, 8))
+  weights = _normal(np.random.default_rng(2), N * M, N, 8)
 
   def run(evaluate):
     def loss(params, local, glob):
@@ -186,7 +197,7 @@ def test_factored_critic_skips_the_large_product():
   n, locations, channels, units = 4, 64, 8, 128
   critic = critics.FactoredCritic(units=units)
   local, glob = _features(n, 1, locations, channels, 8)
-  variables = critic.init(jax.random.key(0), local, glob)
+  variables = _variables(critic, local, glob)
 
   def flops(evaluate):
     def loss(params):
@@ -253,22 +264,20 @@ def test_concat_critic_is_the_papers_global_critic():
 
 def test_adversary_is_the_papers():
   adversary = critics.Adversary()
-  x = jax.random.uniform(jax.random.key(0), (3, 64))
-  variables = adversary.init(jax.random.key(1), x)
+  x = _normal(np.random.default_rng(0), 3, 64)
+  variables = _variables(adversary, x)
   params = variables['params']
   assert list(variables) == ['params']
   shapes = [params[k]['kernel'].shape for k in ('fc_0', 'fc_1', 'score')]
   assert shapes == [(64, 1000), (1000, 200), (200, 1)]
-  scores = adversary.apply(variables, x)
+  half = critics.Adversary(dtype=jnp.bfloat16)
+  assert jax.eval_shape(half.apply, variables, x).dtype == jnp.float32
+  scores = jax.jit(adversary.apply)(variables, x)
   assert scores.shape == (3,)
   for name in ('fc_0', 'fc_1', 'score'):
     x = x @ params[name]['kernel'] + params[name]['bias'][None]
     x = x if name == 'score' else nn.relu(x)
   np.testing.assert_allclose(scores, x[:, 0], rtol=1e-4, atol=1e-5)
-  half = critics.Adversary(dtype=jnp.bfloat16).apply(
-    variables, x[:, :1] + jnp.zeros((3, 64))
-  )
-  assert half.dtype == jnp.float32
 
 
 @pytest.mark.parametrize('name', sorted(critics.CRITICS))
@@ -282,9 +291,7 @@ def test_pmap_scores_all_pairs_of_all_devices(name):
   variables = _variables(make(units=8), local, glob)
   params = variables['params']
   state = {k: v for k, v in variables.items() if k != 'params'}
-  weights = jax.random.normal(
-    jax.random.key(3), (2 * devices * M, 2 * devices, L)
-  )
+  weights = _normal(np.random.default_rng(2), 2 * devices * M, 2 * devices, L)
 
   def step(critic, params, local, glob):
     def loss(params):

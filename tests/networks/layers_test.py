@@ -15,13 +15,17 @@ def _exact_products():
     yield
 
 
+def _normal(*shape):
+  """Fixed random numbers, from NumPy: sampling is slow for XLA to compile."""
+  return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
 def _value_and_gradients(x, kernel, **settings):
   """A random projection of the output, with gradients of both inputs."""
 
   def loss(x, kernel):
     y = layers.convolve(x, kernel, **settings)
-    weights = jax.random.normal(jax.random.key(2), y.shape)
-    return (y * weights).sum(), y
+    return (y * _normal(*y.shape)).sum(), y
 
   (_, y), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, kernel)
   return y, gradients
@@ -43,8 +47,8 @@ def _operations(jaxpr) -> set[str]:
 # Both parities of both sizes, against both strides.
 @pytest.mark.parametrize('size', [1, 3, 4, 5])
 def test_patches_equal_the_native_operation(size):
-  x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
-  kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 4))
+  x = _normal(2, 7, 8, 3)
+  kernel = _normal(size, size, 3, 4)
   settings = [(s, p) for s in (1, 2) for p in (0, 1, 2)]
 
   # `convolve` would send a 1x1 kernel to the same product in both cases.
@@ -67,8 +71,8 @@ def test_patches_equal_the_native_operation(size):
       value, pull = jax.vjp(
         lambda x, k, s=s, p=p: native(x, k, s, p), x, kernel
       )
-      weights = jax.random.normal(jax.random.key(2), value.shape)
-      results.append((patches, (value, pull(weights))))
+      expected = (value, pull(_normal(*value.shape)))
+      results.append((patches, expected))
     return results
 
   for setting, (patches, expected) in zip(
@@ -84,7 +88,7 @@ def test_patches_equal_the_native_operation(size):
 
 
 def test_patches_in_one_dimension_equal_the_native_operation():
-  x = jax.random.normal(jax.random.key(0), (2, 11, 3))
+  x = _normal(2, 11, 3)
 
   @jax.jit
   def run(x, kernels):
@@ -96,7 +100,7 @@ def test_patches_in_one_dimension_equal_the_native_operation():
       for k, s, p in zip(kernels, (1, 2, 4), (1, 0, 2), strict=True)
     ]
 
-  kernels = [jax.random.normal(jax.random.key(1), (n, 3, 4)) for n in (3, 5, 8)]
+  kernels = [_normal(n, 3, 4) for n in (3, 5, 8)]
   for patches, native in run(x, kernels):
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4),
@@ -144,7 +148,7 @@ def test_lowering_follows_the_backend(monkeypatch):
 
 def test_conv_holds_the_usual_parameters():
   conv = layers.Conv(5, kernel_size=4, strides=2, padding=1, use_bias=True)
-  x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+  x = _normal(2, 8, 8, 3)
   y, variables = conv.init_with_output(jax.random.key(1), x)
   params = variables['params']
   assert jax.tree.map(jnp.shape, params) == {
@@ -159,7 +163,7 @@ def test_conv_holds_the_usual_parameters():
 
 def test_conv1d_holds_the_usual_parameters():
   conv = layers.Conv1D(5, kernel_size=8, strides=4, padding=2)
-  x = jax.random.normal(jax.random.key(0), (2, 16, 3))
+  x = _normal(2, 16, 3)
   y, variables = conv.init_with_output(jax.random.key(1), x)
   assert jax.tree.map(jnp.shape, variables['params']) == {'kernel': (8, 3, 5)}
   assert y.shape == (2, 4, 5)
@@ -193,7 +197,7 @@ def test_initial_parameters_are_pytorchs():
 
 
 def test_batch_norm_moves_running_statistics_as_pytorch_does():
-  x = np.asarray(3 + 2 * jax.random.normal(jax.random.key(0), (64, 5)))
+  x = 3 + 2 * _normal(64, 5)
   norm = layers.batch_norm(True)
   variables = norm.init(jax.random.key(0), x)
   y, state = norm.apply(variables, x, mutable=['batch_stats'])
