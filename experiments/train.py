@@ -8,6 +8,7 @@ The same command on the same --workdir continues a run that was interrupted.
 
 import dataclasses
 import os
+import runpy
 import sys
 
 import jax
@@ -132,16 +133,26 @@ def _check_same(
 
 def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; a wrong `--config.a.b` names what is accepted."""
+  words = [arg.lstrip('-').partition('=') for arg in argv[1:]]
+  files = [value for name, _, value in words if name == 'config']
+  if files and not os.path.isfile(files[-1]):
+    sys.exit(
+      f'Error: no file {files[-1]!r} for --config; experiments/configs/ has '
+      f'one for each experiment.'
+    )
   try:
     return flags.FLAGS(argv)
   except KeyError:
-    for arg in argv[1:]:
-      if arg.lstrip('-').startswith('config.'):
-        path = arg.lstrip('-').removeprefix('config.').split('=')[0]
+    # What ml_collections raises for a field that does not exist.
+    if not files:
+      raise
+    config = runpy.run_path(files[-1])['get_config']()
+    for name, _, _ in words:
+      if name.startswith('config.'):
         try:
-          config_lib.check_path(flags.FLAGS['config'].value, path)
-        except ValueError as error:
-          sys.exit(f'Error: {error}')
+          config_lib.check_path(config, name.removeprefix('config.'))
+        except ValueError as unknown:
+          sys.exit(f'Error: {unknown}')
     raise
   except flags.Error as error:
     sys.exit(f'Error: {error}')

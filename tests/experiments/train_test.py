@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -65,12 +66,16 @@ def test_run_writes_config_metrics_and_an_encoder_that_loads(run):
 
 def test_step_zero_is_the_encoder_before_training(run):
   images = sources.load('digits', 'test', image_size=32).images[:2]
-  first, again = dim_jax.load(run, step=0), dim_jax.load(run, step=0)
-  assert first.step == 0
-  np.testing.assert_array_equal(first(images)['y'], again(images)['y'])
-  assert (
-    np.abs(first(images)['y'] - dim_jax.load(run)(images)['y']).max() > 1e-3
-  )
+  untrained = dim_jax.load(run, step=0)
+  assert untrained.step == 0
+  _, model_state = untrained.variables
+  # Running statistics that no step has moved: means of 0, variances of 1.
+  statistics = jax.tree_util.tree_leaves_with_path(model_state['encoder'])
+  for path, value in statistics:
+    fresh = 0.0 if path[-1].key == 'mean' else 1.0
+    np.testing.assert_array_equal(value, fresh)
+  change = untrained(images)['y'] - dim_jax.load(run)(images)['y']
+  assert np.abs(change).max() > 1e-3
 
 
 def test_loading_what_is_not_there(run, tmp_path):
