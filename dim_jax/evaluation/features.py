@@ -1,0 +1,156 @@
+"""Features of a frozen encoder at every tap, with signs of their collapse.
+
+An encoder is a pure function `encode(variables, batch) -> {tap: features}`. Its
+variables are an input that is neither differentiated, donated nor returned, so
+nothing that happens here can change them.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Encode = Callable[[Any, dict[str, Any]], dict[str, jax.Array]]
+
+
+def extract(
+  encode: Encode,
+  variables: Any,
+  images: np.ndarray,
+  *,
+  taps: Sequence[str] | None = None,
+  batch_size: int = 256,
+  progress: Callable[[int], None] | None = None,
+) -> dict[str, np.ndarray]:
+  """Flattened features at all taps, from one compiled pass over the images.
+
+  The last batch is padded to the size of the others and its padding cut off
+  again: one compilation, and no example dropped.
+
+  Args:
+    encode: the encoder, `encode(variables, batch) -> {tap: [N, ...]}`.
+    variables: what it needs; only read.
+    images: uint8, shape [n, H, W, C].
+    taps: which taps to keep; all of them if None.
+    batch_size: images in one dispatch.
+    progress: called with the number of images done after each batch.
+
+  Returns:
+    For each tap, float32 of shape [n, D], in the order of the images.
+
+  Raises:
+    ValueError: there are no images, they have another rank, or a tap is not
+      one of the encoder's.
+  """
+  if images.ndim != 4 or not len(images):
+    raise ValueError(
+      f'images must be [n, H, W, C] with n >= 1, got shape {images.shape}.'
+    )
+  if batch_size < 1:
+    raise ValueError(f'batch_size must be >= 1, got {batch_size}.')
+  size = min(batch_size, len(images))
+  labels = np.full([size], -1, np.int32)
+
+  @jax.jit
+  def compiled(variables, part):
+    found = encode(variables, {'image': part, 'label': labels})
+    wanted = list(found) if taps is None else list(taps)
+    if unknown := [tap for tap in wanted if tap not in found]:
+      raise ValueError(
+        f'No tap {unknown[0]!r}: the encoder has {sorted(found)}.'
+      )
+    # Only what is returned is computed: an unwanted tap costs nothing.
+    return {
+      tap: found[tap].reshape(size, -1).astype(jnp.float32) for tap in wanted
+    }
+
+  features: dict[str, np.ndarray] = {}
+  for start in range(0, len(images), size):
+    part = images[start : start + size]
+    padding = [(0, size - len(part))] + [(0, 0)] * 3
+    for tap, rows in compiled(variables, np.pad(part, padding)).items():
+      if tap not in features:
+        features[tap] = np.empty([len(images), rows.shape[1]], np.float32)
+      features[tap][start : start + len(part)] = np.asarray(rows)[: len(part)]
+    if progress is not None:
+      progress(start + len(part))
+  return features
+
+
+def pixels(images: np.ndarray) -> np.ndarray:
+  """The raw images as features, the control row of every table.
+
+  Args:
+    images: uint8, shape [n, H, W, C].
+
+  Returns:
+    float32 in [-1, 1], shape [n, H*W*C].
+  """
+  flat = np.asarray(images).reshape(len(images), -1).astype(np.float32)
+  flat /= 127.5
+  flat -= 1.0
+  return flat
+
+
+def effective_rank(features: jax.Array | np.ndarray) -> jax.Array:
+  """How many dimensions the features use, from 1 to min(n - 1, D).
+
+  exp(-sum p log p), where p are the singular values of the centred features,
+  normalised to sum to one. r equal singular values give r. Constant features
+  give 0.
+
+  Args:
+    features: shape [n, D].
+
+  Returns:
+    A scalar, float32.
+
+  References:
+    Roy and Vetterli, "The effective rank: a measure of effective
+    dimensionality", EUSIPCO 2007,
+    https://ieeexplore.ieee.org/document/7098875
+  """
+  features = jnp.asarray(features, jnp.float32)
+  centred = features - jnp.mean(features, axis=0, keepdims=True)
+  values = jnp.linalg.svd(centred, compute_uv=False)
+  total = jnp.sum(values)
+  share = values / jnp.where(total > 0, total, 1.0)
+  entropy = jnp.sum(jax.scipy.special.entr(share))
+  return jnp.where(total > 0, jnp.exp(entropy), 0.0)
+
+
+def deviation(features: jax.Array | np.ndarray) -> jax.Array:
+  """Standard deviation of each dimension: near zero everywhere = collapse.
+
+  Args:
+    features: shape [n, D].
+
+  Returns:
+    Shape [D], float32, in the features' own unit.
+  """
+  return jnp.std(jnp.asarray(features, jnp.float32), axis=0)
+
+
+def fingerprint(variables: Any) -> str:
+  """A hash of every bit of a pytree, to show that it did not change.
+
+  Args:
+    variables: any pytree of arrays.
+
+  Returns:
+    SHA-256 over the leaves' paths, shapes, dtypes and bytes, as 64 hex digits.
+  """
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(
+      leaf.dtype, jax.dtypes.prng_key
+    ):
+      leaf = jax.random.key_data(leaf)
+    array = np.asarray(leaf)
+    name = f'{jax.tree_util.keystr(path)} {array.shape} {array.dtype}\n'
+    digest.update(name.encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()

@@ -1,0 +1,292 @@
+"""Tests of the probes, against scikit-learn and against known answers."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from dim_jax.evaluation import probe
+
+_QUICK = probe.Protocol(
+  seeds=2,
+  linear_l2=(1e-3, 1e-1),
+  few_l2=(1e-2, 1.0),
+  few_labels=3,
+  few_draws=4,
+  mlp_epochs=2,
+  mlp_decay_epochs=(1,),
+  mlp_units=8,
+  svm_c=(1e-2,),
+)
+
+_FIT = jax.jit(
+  functools.partial(
+    probe.fit_logistic, classes=3, iterations=500, tolerance=1e-6
+  )
+)
+
+
+def _blobs(n=90, dimensions=6, classes=3, distance=6.0, seed=0):
+  """Classes around their own centres, in random order, labels balanced."""
+  random = np.random.default_rng(seed)
+  centres = np.random.default_rng(9).normal(size=[classes, dimensions])
+  labels = random.permutation(np.arange(n) % classes)
+  noise = random.normal(size=[n, dimensions])
+  rows = distance * centres[labels] + noise
+  return probe.Examples(rows.astype(np.float32), labels)
+
+
+def _objective(x, labels, weights, l2, kernel, bias):
+  logits = (x @ kernel + bias).astype(np.float64)
+  top = logits.max(axis=1, keepdims=True)
+  log_sum = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
+  losses = log_sum - logits[np.arange(len(x)), labels]
+  penalty = 0.5 * l2 * np.sum(np.square(kernel, dtype=np.float64))
+  return np.sum(weights * losses) / np.sum(weights) + penalty
+
+
+@pytest.mark.parametrize('l2', [1e-3, 1e-1])
+def test_logistic_regression_equals_scikit_learn(l2):
+  train = _blobs(distance=0.7)
+  weights = (np.arange(90) % 5 > 0).astype(np.float32)
+  params, logits = _FIT(train.features, train.labels, weights, l2)
+  kept = weights > 0
+  reference = LogisticRegression(
+    C=1 / (l2 * kept.sum()), tol=1e-9, max_iter=5000
+  ).fit(train.features[kept].astype(np.float64), train.labels[kept])
+  np.testing.assert_allclose(params['kernel'], reference.coef_.T, atol=2e-3)
+  # A shift of all biases changes nothing.
+  bias = np.asarray(params['bias'])
+  expected = reference.intercept_
+  np.testing.assert_allclose(
+    bias - bias.mean(), expected - expected.mean(), atol=2e-3
+  )
+  ours = _objective(*train, weights, l2, np.asarray(params['kernel']), bias)
+  theirs = _objective(*train, weights, l2, reference.coef_.T, expected)
+  assert ours == pytest.approx(theirs, rel=1e-5)
+  np.testing.assert_allclose(
+    logits, train.features @ np.asarray(params['kernel']) + bias, atol=1e-4
+  )
+
+
+def test_linear_selects_on_its_own_validation_rows():
+  train, test = _blobs(distance=0.5), _blobs(distance=0.5, seed=1)
+  found = probe.linear(train, test, _QUICK)
+  shift, scale = probe.standardisation(train.features)
+  x = (train.features - shift) / scale
+  for seed in range(2):
+    mask = probe.validation_rows(90, 0.1, seed)
+    assert mask.sum() == 9
+    accuracies, machines = [], []
+    for l2 in _QUICK.linear_l2:
+      machine = LogisticRegression(C=1 / (l2 * 81), tol=1e-8, max_iter=5000)
+      machine.fit(x[~mask], train.labels[~mask])
+      machines.append(machine)
+      accuracies.append(machine.score(x[mask], train.labels[mask]))
+    best = max(range(2), key=lambda i: (accuracies[i], i))
+    assert found.chosen[seed] == _QUICK.linear_l2[best]
+    expected = machines[best].score(
+      (test.features - shift) / scale, test.labels
+    )
+    assert found.accuracies[seed] == pytest.approx(expected, abs=0.012)
+
+
+def test_ties_go_to_the_larger_l2():
+  found = probe.linear(_blobs(), _blobs(seed=1), _QUICK)
+  np.testing.assert_array_equal(found.chosen, [1e-1, 1e-1])
+
+
+@pytest.mark.parametrize('name', ['linear', 'linear_few', 'knn', 'svm'])
+def test_separable_classes_are_told_apart(name):
+  found = probe.PROBES[name](_blobs(), _blobs(seed=1), _QUICK)
+  np.testing.assert_array_equal(found.accuracies, 1.0)
+
+
+@pytest.mark.parametrize('name', ['linear', 'linear_few', 'knn'])
+def test_random_labels_give_chance(name):
+  train = _blobs(distance=0.3)
+  shuffled = np.random.default_rng(3).permutation(train.labels)
+  test = _blobs(n=600, distance=0.3, seed=1)
+  mixed = np.random.default_rng(4).permutation(test.labels)
+  found = probe.PROBES[name](
+    train._replace(labels=shuffled), test._replace(labels=mixed), _QUICK
+  )
+  # 600 rows: a standard deviation of 0.019 about 1/3.
+  np.testing.assert_allclose(found.accuracies, 1 / 3, atol=0.08)
+
+
+@pytest.mark.parametrize('name', list(probe.PROBES))
+def test_test_labels_change_the_accuracy_alone(name):
+  train, test = _blobs(distance=1.0), _blobs(distance=1.0, seed=1)
+  other = test._replace(labels=(test.labels + 1) % 3)
+  found = probe.PROBES[name](train, test, _QUICK)
+  again = probe.PROBES[name](train, other, _QUICK)
+  assert not np.array_equal(found.accuracies, again.accuracies)
+  np.testing.assert_array_equal(found.predictions, again.predictions)
+  jax.tree.map(np.testing.assert_array_equal, found.weights, again.weights)
+  if found.chosen is not None:
+    np.testing.assert_array_equal(found.chosen, again.chosen)
+
+
+def test_draws_of_few_labels_are_balanced_and_differ():
+  labels = np.random.default_rng(0).integers(0, 4, 200)
+  draws = [probe.balanced_rows(labels, 5, draw) for draw in range(3)]
+  for rows in draws:
+    np.testing.assert_array_equal(np.bincount(labels[rows]), [5, 5, 5, 5])
+    assert len(np.unique(rows)) == 20
+  assert not np.array_equal(draws[0], draws[1])
+  np.testing.assert_array_equal(draws[0], probe.balanced_rows(labels, 5, 0))
+  with pytest.raises(ValueError, match=r'Class 0 has \d+ training rows'):
+    probe.balanced_rows(labels, 100, 0)
+
+
+@pytest.mark.parametrize('dimensions', [4, 40])
+def test_few_labels_equal_scikit_learn_on_the_draw(dimensions):
+  # 40 dimensions are more than the 9 rows of a draw, 4 are fewer.
+  train = _blobs(dimensions=dimensions, distance=0.6)
+  test = _blobs(dimensions=dimensions, distance=0.6, seed=1)
+  protocol = dataclasses.replace(_QUICK, few_l2=(0.1, 0.2))
+  found = probe.linear_few(train, test, protocol)
+  shift, scale = probe.standardisation(train.features, 'overall')
+  for draw, l2 in enumerate(found.chosen):
+    rows = probe.balanced_rows(train.labels, 3, draw)
+    reference = LogisticRegression(C=1 / (l2 * 9), tol=1e-9, max_iter=5000)
+    reference.fit((train.features[rows] - shift) / scale, train.labels[rows])
+    np.testing.assert_allclose(
+      found.weights['kernel'][draw], reference.coef_.T, atol=2e-3
+    )
+
+
+def test_mlp_learns_what_no_line_divides():
+  random = np.random.default_rng(0)
+
+  def crossed(n):
+    signs = random.choice([-1.0, 1.0], [n, 2])
+    rows = signs + 0.15 * random.normal(size=[n, 2])
+    labels = (signs[:, 0] * signs[:, 1] > 0).astype(np.int64)
+    return probe.Examples(rows.astype(np.float32), labels)
+
+  train, test = crossed(256), crossed(200)
+  protocol = probe.Protocol(
+    seeds=2,
+    mlp_units=32,
+    mlp_epochs=40,
+    mlp_decay_epochs=(30,),
+    mlp_learning_rate=1e-2,
+    linear_l2=(1e-2, 1e-1),
+  )
+  shares = []
+  found = probe.mlp(train, test, protocol, shares.append)
+  assert min(found.accuracies) >= 0.99
+  assert max(probe.linear(train, test, protocol).accuracies) < 0.8
+  assert shares[-1] == 1 and len(shares) == 40
+  kernels = found.weights['params']['Dense_0']['kernel']
+  assert kernels.shape == (2, 2, 32)
+  assert not np.array_equal(kernels[0], kernels[1])
+
+
+def test_mlp_averages_its_last_epochs():
+  train, test = _blobs(distance=1.0), _blobs(distance=1.0, seed=1)
+
+  def accuracies(epochs, average):
+    protocol = probe.Protocol(
+      seeds=1,
+      mlp_units=8,
+      mlp_learning_rate=1e-2,
+      mlp_epochs=epochs,
+      mlp_decay_epochs=(),
+      mlp_average_epochs=average,
+    )
+    return probe.mlp(train, test, protocol).accuracies[0]
+
+  expected = (accuracies(1, 1) + accuracies(2, 1)) / 2
+  assert accuracies(2, 2) == pytest.approx(expected)
+  assert accuracies(1, 1) != accuracies(2, 1)
+
+
+def test_knn_equals_brute_force():
+  train, test = _blobs(n=50, distance=0.8), _blobs(n=23, distance=0.8, seed=1)
+  protocol = probe.Protocol(knn_neighbours=7, knn_temperature=0.2)
+  found = probe.knn(train, test, protocol)
+  x, q = (
+    part.features / np.linalg.norm(part.features, axis=1, keepdims=True)
+    for part in (train, test)
+  )
+  expected = []
+  for row in q @ x.T:
+    nearest = np.argsort(-row)[:7]
+    votes = np.zeros(3)
+    for i in nearest:
+      votes[train.labels[i]] += np.exp(row[i] / 0.2)
+    expected.append(votes.argmax())
+  np.testing.assert_array_equal(found.predictions[0], expected)
+  assert found.accuracies.shape == (1,)
+
+
+def test_standardisation_spares_dead_dimensions():
+  features = np.zeros([4, 3], np.float32)
+  features[:, 0] = [0, 2, 4, 6]
+  features[0, 1] = 1e-6
+  shift, scale = probe.standardisation(features)
+  assert shift[0] == 3 and scale[0] == pytest.approx(np.sqrt(5))
+  floor = 0.01 * np.sqrt(5 / 3)
+  np.testing.assert_allclose(scale[1:], floor, rtol=1e-5)
+  _, overall = probe.standardisation(features, 'overall')
+  np.testing.assert_allclose(overall, 100 * floor, rtol=1e-5)
+  _, scale = probe.standardisation(np.ones([4, 2], np.float32))
+  np.testing.assert_allclose(scale, 0.01, rtol=1e-6)
+
+
+def test_protocol_hash_follows_what_concerns_the_probe():
+  default = probe.Protocol()
+  longer = probe.Protocol(mlp_epochs=7)
+  assert len(default.hash()) == 12
+  assert default.hash() != longer.hash()
+  assert default.hash('mlp') != longer.hash('mlp')
+  assert default.hash('linear') == longer.hash('linear')
+  rows = probe.Protocol(train_rows=10)
+  strict = probe.Protocol(linear_tolerance=1e-6)
+  for name in probe.PROBES:
+    assert rows.hash(name) != default.hash(name)
+    differs = strict.hash(name) != default.hash(name)
+    assert differs == name.startswith('linear')
+  described = default.describe('linear')
+  assert json.loads(json.dumps(described)) == described
+  assert described['linear_l2'] == [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
+  assert 'validation rows' in described['fixed']['selection']
+  assert 'linear_l2' not in default.describe('linear_few')
+  assert not any(k.startswith('mlp_') for k in described)
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    ({'seeds': 0}, 'seeds must be >= 1, got 0'),
+    ({'validation': 1.0}, r'validation is in \(0, 1\), got 1.0'),
+    ({'linear_l2': (1.0, 0.1)}, 'linear_l2 must hold rising'),
+    ({'mlp_epochs': 3, 'mlp_average_epochs': 4}, 'must not exceed'),
+    ({'few_scaling': 'rows'}, "'dimension' or 'overall', got 'rows'"),
+    ({'knn_temperature': 0.0}, 'knn_temperature must be > 0'),
+  ],
+)
+def test_protocol_refuses_what_cannot_be(fields, message):
+  with pytest.raises(ValueError, match=message):
+    probe.Protocol(**fields)
+
+
+@pytest.mark.parametrize('name', list(probe.PROBES))
+def test_bad_examples_are_refused(name):
+  run, good = probe.PROBES[name], _blobs(n=30)
+  with pytest.raises(ValueError, match='unlabelled'):
+    run(good._replace(labels=good.labels - 1), good, _QUICK)
+  with pytest.raises(ValueError, match='30 rows of features, but labels'):
+    run(good._replace(labels=good.labels[:5]), good, _QUICK)
+  with pytest.raises(ValueError, match='6 dimensions, test features 5'):
+    run(good, good._replace(features=good.features[:, :5]), _QUICK)
+  broken = good._replace(features=good.features * np.float32(np.nan))
+  with pytest.raises(ValueError, match='NaN'):
+    run(broken, good, _QUICK)
