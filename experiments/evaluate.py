@@ -1,0 +1,452 @@
+"""Probes a run's frozen encoder beside the untrained one and raw pixels.
+
+  python -m experiments.evaluate runs/digits
+  python -m experiments.evaluate runs/cifar10 --probes=linear,knn \
+      --taps=fc,y --max_train=20000
+
+Results go to RUN/evaluation/probes.json, where a later call with other probes
+or taps adds to them, and features for figures to RUN/evaluation/features.npz.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+
+import dim_jax
+from dim_jax.data import sources
+from dim_jax.evaluation import features as features_lib
+from dim_jax.evaluation import probe as probe_lib
+from dim_jax.objectives import dim
+
+_TAPS = ('conv', 'fc', 'y')
+_SAVED_TAPS = ('fc', 'y')
+_SAVED_IMAGES = 2000
+_RANK_IMAGES = 1000
+_SCORE_IMAGES = 256
+_SCORE_COUNT = 5000
+
+
+def evaluate(
+  run_dir: str,
+  *,
+  probes: Sequence[str] = tuple(probe_lib.PROBES),
+  taps: Sequence[str] = _TAPS,
+  protocol: probe_lib.Protocol | None = None,
+  step: int | None = None,
+  show_progress: bool = True,
+) -> dict[str, Any]:
+  """Runs the probes and writes what they found into the run's folder.
+
+  Args:
+    run_dir: the run.
+    probes: names in `dim_jax.evaluation.probe.PROBES`.
+    taps: taps of the encoder; raw pixels are always probed too.
+    protocol: how to probe; the fields that describe the data are filled in.
+    step: which checkpoint; the newest if None.
+    show_progress: show a bar on standard error.
+
+  Returns:
+    The contents of evaluation/probes.json.
+
+  Raises:
+    FileNotFoundError: the folder is not a run, or has no such checkpoint.
+    ValueError: no such probe or tap, or the data do not allow the protocol.
+    RuntimeError: the encoder's variables changed while they were probed.
+  """
+  for name in probes:
+    if name not in probe_lib.PROBES:
+      raise ValueError(
+        f'No probe {name!r}: there are {", ".join(probe_lib.PROBES)}.'
+      )
+  started = time.time()
+  trained = dim_jax.load(run_dir, step=step)
+  data = trained.config.data
+  train, test = _load_data(data, show_progress)
+  protocol = protocol or probe_lib.Protocol()
+  keep = np.arange(len(train.labels))
+  if protocol.max_examples is not None and protocol.max_examples < len(keep):
+    keep = np.random.default_rng(0).permutation(keep)[: protocol.max_examples]
+    keep.sort()
+  train_images, train_labels = train.images[keep], train.labels[keep]
+  protocol = dataclasses.replace(
+    protocol,
+    dataset=train.name,
+    note=train.note,
+    train_split='train + validation',
+    train_rows=len(train_labels),
+    test_rows=len(test.labels),
+    image_size=int(train.images.shape[1]),
+  )
+  images = np.concatenate([train_images, test.images])
+  results: list[dict[str, Any]] = []
+  collapse: dict[str, Any] = {}
+  saved: dict[str, np.ndarray] = {
+    'images': test.images[:_SAVED_IMAGES],
+    'labels': test.labels[:_SAVED_IMAGES],
+    'class_names': np.asarray(test.class_names),
+  }
+  with rich.progress.Progress(
+    rich.progress.TextColumn('{task.description}'),
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TimeElapsedColumn(),
+    rich.progress.TimeRemainingColumn(),
+    console=rich.console.Console(stderr=True),
+    disable=not show_progress,
+    transient=True,
+  ) as bar:
+    # One source of features at a time: conv maps of a whole data set are big.
+    for source in ('trained', 'untrained', 'raw'):
+      if source == 'raw':
+        found = {'pixels': features_lib.pixels(images)}
+      else:
+        encoder = trained if source == 'trained' else dim_jax.load(run_dir, 0)
+        before = features_lib.fingerprint(encoder.variables)
+        found = _encode(encoder, images, taps, bar, source)
+        scores = _scores(encoder, test.images)
+        prefix = '' if source == 'trained' else 'untrained_'
+        saved |= {prefix + name: values for name, values in scores.items()}
+        for tap in set(_SAVED_TAPS) & set(found):
+          rows = found[tap][len(keep) :][:_SAVED_IMAGES]
+          saved[f'{source}_{tap}'] = rows
+      for tap in list(found):
+        values = found.pop(tap)
+        collapse[f'{source}/{tap}'] = _indicators(values[len(keep) :])
+        results += _run_probes(
+          probe_lib.Examples(values[: len(keep)], train_labels),
+          probe_lib.Examples(values[len(keep) :], test.labels),
+          probes,
+          protocol,
+          {'features': source, 'tap': tap},
+          bar,
+        )
+      if source != 'raw':
+        after = features_lib.fingerprint(encoder.variables)
+        if after != before:
+          raise RuntimeError(
+            f'The {source} encoder changed while it was probed (its variables '
+            f'hash to {after[:12]}, before {before[:12]}): nothing was saved.'
+          )
+  folder = os.path.join(run_dir, 'evaluation')
+  os.makedirs(folder, exist_ok=True)
+  _merge_features(os.path.join(folder, 'features.npz'), saved, trained.step)
+  return _merge_results(
+    os.path.join(folder, 'probes.json'),
+    {
+      'dataset': train.name,
+      'note': train.note,
+      'step': int(trained.step),
+      'protocol': protocol.describe(),
+      'protocol_hash': protocol.hash(),
+      'protocols': {protocol.hash(n): protocol.describe(n) for n in probes},
+      'hardware': _hardware(),
+      'versions': _versions(),
+      'date': datetime.date.today().isoformat(),
+      'seconds': time.time() - started,
+      'paper': trained.config.paper,
+      'chance': float(np.max(np.bincount(test.labels)) / len(test.labels)),
+      'collapse': collapse,
+      'results': results,
+    },
+  )
+
+
+def _load_data(data, show_progress) -> tuple[Any, Any]:
+  """All training rows (train + validation), and the test rows."""
+  # Without a validation set, 'train' is all that is not for testing.
+  train, test = (
+    sources.load(
+      data.name,
+      split,
+      image_size=data.image_size,
+      data_dir=data.data_dir,
+      validation=0.0,
+      progress=show_progress,
+    )
+    for split in ('train', 'test')
+  )
+  return train, test
+
+
+def _encode(encoder, images, taps, bar, source) -> dict[str, np.ndarray]:
+  """One pass over the images, with its progress."""
+  job = bar.add_task(f'{source}: encode', total=len(images))
+  found = features_lib.extract(
+    encoder.encode,
+    encoder.variables,
+    images,
+    taps=taps,
+    progress=lambda done: bar.update(job, completed=done),
+  )
+  bar.remove_task(job)
+  return found
+
+
+def _run_probes(train, test, probes, protocol, row, bar) -> list[dict]:
+  """Every probe on one kind of features."""
+  results = []
+  for name in probes:
+    title = f'{row["features"]} {row["tap"]}: {name}'
+    job = bar.add_task(title, total=100)
+    started = time.time()
+    found = probe_lib.PROBES[name](
+      train,
+      test,
+      protocol,
+      lambda share, job=job: bar.update(job, completed=round(100 * share)),
+    )
+    bar.remove_task(job)
+    spread = len(found.accuracies) > 1
+    result = row | {
+      'probe': name,
+      'mean': float(np.mean(found.accuracies)),
+      'std': float(np.std(found.accuracies, ddof=1)) if spread else 0.0,
+      'values': [float(value) for value in found.accuracies],
+      'protocol_hash': protocol.hash(name),
+      'seconds': time.time() - started,
+    }
+    if found.chosen is not None:
+      key = 'c' if name == 'svm' else 'l2'
+      result[key] = [float(value) for value in found.chosen]
+    results.append(result)
+  return results
+
+
+def _indicators(values: np.ndarray) -> dict[str, float]:
+  """Signs of collapse, on the first test images."""
+  part = values[:_RANK_IMAGES]
+  deviations = np.asarray(features_lib.deviation(part))
+  return {
+    'effective_rank': float(features_lib.effective_rank(part)),
+    'dimensions': int(values.shape[1]),
+    'examples': len(part),
+    'std_mean': float(np.mean(deviations)),
+    'std_min': float(np.min(deviations)),
+  }
+
+
+def _scores(encoder, images) -> dict[str, np.ndarray]:
+  """A sample of the critic's scores of true and false pairs, if it has any."""
+  config = encoder.config.objective
+  if not isinstance(config, dim.Config):
+    return {}
+  batch = {'image': images[:_SCORE_IMAGES]}
+  params, model_state = encoder.variables
+  found = jax.jit(lambda p, s, b: dim.scores(config, p, s, b))(
+    params, model_state, batch
+  )
+  name = 'local' if 'local' in found else 'global'
+  if name not in found:
+    return {}
+  scores = np.asarray(found[name], np.float32)
+  images_of = np.arange(scores.shape[0]) // (scores.shape[0] // scores.shape[1])
+  true = images_of[:, None] == np.arange(scores.shape[1])[None, :]
+  random = np.random.default_rng(0)
+
+  def sample(values):
+    flat = values.reshape(-1)
+    return random.permutation(flat)[:_SCORE_COUNT]
+
+  return {
+    'scores_positive': sample(scores[true]),
+    'scores_negative': sample(scores[~true]),
+  }
+
+
+def _merge_features(path: str, saved: dict[str, Any], step: int) -> None:
+  """Writes the arrays whole or not at all; keeps other taps of this step."""
+  saved = {**saved, 'step': np.asarray(step)}
+  if os.path.exists(path):
+    with np.load(path) as old:
+      same = 'step' in old and old['step'] == step
+      kept = {name: old[name] for name in old.files} if same else {}
+    saved = kept | saved
+  with open(path + '.tmp', 'wb') as file:
+    np.savez(file, **saved)
+  os.replace(path + '.tmp', path)
+
+
+def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
+  """Writes the results whole or not at all, beside what was there.
+
+  A number of the same features, tap and probe is replaced; those of another
+  step are dropped, as they belong to another encoder. Every number names its
+  protocol's hash, and 'protocols' holds the text behind each.
+  """
+  if os.path.exists(path):
+    with open(path) as file:
+      old = json.load(file)
+    if old.get('step') == new['step'] and old['dataset'] == new['dataset']:
+      fresh = {_key(result) for result in new['results']}
+      kept = [r for r in old['results'] if _key(r) not in fresh]
+      new['results'] = kept + new['results']
+      new['collapse'] = old.get('collapse', {}) | new['collapse']
+      new['protocols'] = old.get('protocols', {}) | new['protocols']
+  used = {result.get('protocol_hash') for result in new['results']}
+  new['protocols'] = {k: v for k, v in new['protocols'].items() if k in used}
+  with open(path + '.tmp', 'w') as file:
+    json.dump(new, file, indent=2)
+    file.write('\n')
+  os.replace(path + '.tmp', path)
+  return new
+
+
+def _key(result) -> tuple[str, str, str]:
+  return result['features'], result['tap'], result['probe']
+
+
+def _hardware() -> str:
+  device = jax.devices()[0]
+  count = len(jax.devices())
+  return (
+    f'{count} x {device.device_kind} ({device.platform}), '
+    f'{os.cpu_count()} CPU cores, {platform.machine()}'
+  )
+
+
+def _versions() -> dict[str, str]:
+  names = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
+  found = {name: importlib.metadata.version(name) for name in names}
+  return {'python': platform.python_version()} | found
+
+
+def table(report: dict[str, Any]) -> rich.table.Table:
+  """The results, a row for each tap and kind of features.
+
+  Args:
+    report: what `evaluate` returned.
+
+  Returns:
+    A table of accuracies in percent.
+  """
+  results = report['results']
+  names = [n for n in probe_lib.PROBES if any(r['probe'] == n for r in results)]
+  cells = {
+    _key(r): f'{100 * r["mean"]:.1f}±{100 * r["std"]:.1f}'
+    if len(r['values']) > 1
+    else f'{100 * r["mean"]:.1f}'
+    for r in results
+  }
+  rows = list(dict.fromkeys((r['tap'], r['features']) for r in results))
+  order = {tap: i for i, tap in enumerate(dict.fromkeys(t for t, _ in rows))}
+  kinds = ['trained', 'untrained', 'raw']
+  rows.sort(key=lambda row: (order[row[0]], kinds.index(row[1])))
+  shown = rich.table.Table(
+    title=(
+      f'{report["dataset"]}, step {report["step"]}: '
+      f'test accuracy in % (chance {100 * report["chance"]:.1f})'
+    ),
+    caption=(
+      f'mean ± standard deviation; protocol {report["protocol_hash"]}; rank: '
+      f'effective rank of {_RANK_IMAGES} test features / dimensions'
+    ),
+    box=rich.box.SIMPLE_HEAD,
+    padding=(0, 1, 0, 0),
+    pad_edge=False,
+  )
+  for column in ('tap', 'features'):
+    shown.add_column(column)
+  for name in names:
+    shown.add_column(name, justify='right')
+  shown.add_column('rank', justify='right')
+  for tap, kind in rows:
+    found = report['collapse'].get(f'{kind}/{tap}')
+    rank = (
+      f'{found["effective_rank"]:.0f}/{found["dimensions"]}' if found else ''
+    )
+    values = [cells.get((kind, tap, name), '') for name in names]
+    shown.add_row(tap, kind, *values, rank)
+  return shown
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  default = probe_lib.Protocol()
+  parser = argparse.ArgumentParser(
+    prog='python -m experiments.evaluate',
+    description=(__doc__ or '').splitlines()[0],
+  )
+  add = parser.add_argument
+
+  def names(text):
+    return tuple(filter(None, text.split(',')))
+
+  def whole(text):
+    return tuple(int(part) for part in names(text))
+
+  add('run_dir', metavar='RUN', help='the --workdir of a run')
+  add('--probes', type=names, default=tuple(probe_lib.PROBES))
+  add('--taps', type=names, default=_TAPS)
+  add('--step', type=int, help='a checkpoint; the newest if left out')
+  add('--seeds', type=int, default=default.seeds)
+  add('--max_train', type=int, help='keep so many training rows, at random')
+  add('--few_labels', type=int, default=default.few_labels, help='a class')
+  add('--few_draws', type=int, default=default.few_draws)
+  add('--mlp_epochs', type=int, default=default.mlp_epochs)
+  add(
+    '--mlp_decay_epochs',
+    type=whole,
+    help='rate x 0.1 at these; at a half and three quarters if left out',
+  )
+  add('--mlp_learning_rate', type=float, default=default.mlp_learning_rate)
+  add(
+    '--mlp_average_epochs',
+    type=int,
+    default=default.mlp_average_epochs,
+    help='mean test accuracy over so many last epochs',
+  )
+  add('--svm_max_examples', type=int, default=default.svm_max_examples)
+  return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line and returns its exit status."""
+  args = _parse(argv)
+  try:
+    epochs = args.mlp_epochs
+    protocol = probe_lib.Protocol(
+      seeds=args.seeds,
+      max_examples=args.max_train,
+      few_labels=args.few_labels,
+      few_draws=args.few_draws,
+      mlp_epochs=epochs,
+      mlp_decay_epochs=args.mlp_decay_epochs
+      or tuple(sorted({max(1, epochs // 2), max(1, 3 * epochs // 4)})),
+      mlp_learning_rate=args.mlp_learning_rate,
+      mlp_average_epochs=args.mlp_average_epochs,
+      svm_max_examples=args.svm_max_examples,
+    )
+    report = evaluate(
+      args.run_dir,
+      probes=args.probes,
+      taps=args.taps,
+      protocol=protocol,
+      step=args.step,
+    )
+  except (FileNotFoundError, RuntimeError, ValueError) as error:
+    sys.stderr.write(f'evaluate: {error}\n')
+    return 1
+  console = rich.console.Console()
+  console.print(table(report))
+  if report['note']:
+    console.print(report['note'])
+  console.print(os.path.join(args.run_dir, 'evaluation', 'probes.json'))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
