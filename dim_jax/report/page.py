@@ -1,0 +1,1072 @@
+"""One self-contained HTML page a run, or one that compares several.
+
+It reads a run's folder (config.json, metrics.jsonl, evaluation/) and writes
+index.html with every picture inside it, and beside it the PNG and CSV files. It
+needs no network, no script and no other file, follows the reader's light or
+dark setting, and fits a phone.
+"""
+
+import base64
+import html
+import json
+import math
+import os
+import re
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dim_jax.report import figures
+
+_TSNE_EXAMPLES = 1000
+
+
+class Run(NamedTuple):
+  """What a run's folder holds.
+
+  Attributes:
+    path: the folder.
+    label: its name, unique on the page.
+    config: of config.json.
+    metrics: the lines of metrics.jsonl.
+    probes: of evaluation/probes.json, or None.
+    features: the arrays of evaluation/features.npz, or None.
+  """
+
+  path: str
+  label: str
+  config: dict[str, Any]
+  metrics: list[dict[str, Any]]
+  probes: dict[str, Any] | None
+  features: dict[str, np.ndarray] | None
+
+
+def read(path: str | os.PathLike) -> Run:
+  """Reads a run's folder.
+
+  Args:
+    path: the folder that training wrote.
+
+  Returns:
+    The run, labelled with the folder's name.
+
+  Raises:
+    FileNotFoundError: the folder is not there, or is no run.
+    ValueError: a file of it is damaged.
+  """
+  path = os.fspath(path)
+  config = os.path.join(path, 'config.json')
+  if not os.path.isfile(config):
+    what = 'has no config.json' if os.path.isdir(path) else 'is no folder'
+    raise FileNotFoundError(
+      f'{path!r} is not a run: it {what}. Looked for {config!r}; give the '
+      f'--workdir of a run of experiments.train.'
+    )
+  probes = os.path.join(path, 'evaluation', 'probes.json')
+  features = os.path.join(path, 'evaluation', 'features.npz')
+  return Run(
+    path,
+    os.path.basename(os.path.abspath(path)),
+    _read_json(config),
+    _read_lines(os.path.join(path, 'metrics.jsonl')),
+    _read_json(probes) if os.path.exists(probes) else None,
+    _read_arrays(features) if os.path.exists(features) else None,
+  )
+
+
+def _read_json(path: str) -> dict[str, Any]:
+  with open(path) as file:
+    try:
+      return json.load(file)
+    except ValueError as error:
+      raise ValueError(f'{path!r} is not JSON ({error}).') from error
+
+
+def _read_lines(path: str) -> list[dict[str, Any]]:
+  if not os.path.exists(path):
+    return []
+  with open(path) as file:
+    rows = file.read().splitlines()
+  lines = []
+  for i, row in enumerate(rows):
+    try:
+      lines.append(json.loads(row))
+    except ValueError as error:
+      # A killed run, or one that is writing now, leaves its last line cut.
+      if i < len(rows) - 1:
+        raise ValueError(
+          f'{path!r} line {i + 1} is not JSON: {row[:60]!r}.'
+        ) from error
+  return lines
+
+
+def _read_arrays(path: str) -> dict[str, np.ndarray]:
+  try:
+    with np.load(path) as file:
+      return {name: file[name] for name in file.files}
+  except (OSError, ValueError, EOFError) as error:
+    raise ValueError(f'{path!r} cannot be read ({error}).') from error
+
+
+def write(
+  paths: Sequence[str | os.PathLike],
+  out: str | os.PathLike | None = None,
+  *,
+  command: str | None = None,
+) -> str:
+  """Writes the page, and the PNG and CSV files of its pictures.
+
+  Args:
+    paths: folders of runs. One gives the run's page, several a comparison:
+      curves overlaid, probes in one table.
+    out: the folder to write into. By default RUN/report, and for several runs
+      report/comparison in the first one's.
+    command: what trained the run, for the page of one.
+
+  Returns:
+    The path of index.html.
+
+  Raises:
+    FileNotFoundError: a folder is no run.
+    ValueError: no run is given, or a file of one is damaged.
+  """
+  if not paths:
+    raise ValueError('Give the folder of at least one run.')
+  runs = _with_labels([read(path) for path in paths])
+  if out is None:
+    out = os.path.join(paths[0], 'report')
+    if len(runs) > 1:
+      out = os.path.join(out, 'comparison')
+  os.makedirs(out, exist_ok=True)
+
+  def show(picture: figures.Picture) -> str:
+    return _figure(picture, figures.save(picture, out))
+
+  if len(runs) == 1:
+    title = f'Run {runs[0].label}'
+    body = _one_run(runs[0], show, command)
+  else:
+    title = 'Runs ' + ', '.join(run.label for run in runs)
+    body = _several_runs(runs, show)
+  path = os.path.join(out, 'index.html')
+  # The page appears whole or not at all.
+  with open(path + '.tmp', 'w', encoding='utf-8') as file:
+    file.write(
+      _PAGE.format(title=_escape(title), style=_STYLE, body='\n'.join(body))
+    )
+  os.replace(path + '.tmp', path)
+  return path
+
+
+def _with_labels(runs: Sequence[Run]) -> list[Run]:
+  labels = [run.label for run in runs]
+  if len(set(labels)) < len(labels):
+    labels = [run.path.rstrip(os.sep) for run in runs]
+  if len(set(labels)) < len(labels):
+    raise ValueError(f'The same run is given twice: {labels}.')
+  return [
+    run._replace(label=label) for run, label in zip(runs, labels, strict=True)
+  ]
+
+
+# The page of one run.
+
+_Show = Callable[[figures.Picture], str]
+
+
+def _one_run(run: Run, show: _Show, command: str | None) -> list[str]:
+  parts = [
+    f'<h1>{_escape(run.label)}</h1>',
+    *_findings([run]),
+    _summary(run, command),
+    *_section('Training', _curves([run], show)),
+    *_section('Probes', _probes([run], show)),
+    *_section('Embeddings', _embeddings(run, show)),
+    *_section('Nearest neighbours', _retrieval(run, show)),
+    *_section('Critic scores', _scores(run, show)),
+    *_section('Spectrum', _spectra(run, show)),
+    '<h2>Settings</h2>',
+  ]
+  if run.probes:
+    parts.append(
+      _details(
+        'Protocol of the probes',
+        run.probes.get('protocols') or run.probes.get('protocol', {}),
+      )
+    )
+  parts.append(_details('Config of the run', run.config))
+  return parts
+
+
+def _several_runs(runs: Sequence[Run], show: _Show) -> list[str]:
+  names = ', '.join(_escape(run.label) for run in runs)
+  return [
+    f'<h1>{len(runs)} runs</h1>',
+    f'<p>{names}. Embeddings and neighbours are on each run’s own page.</p>',
+    *_findings(runs),
+    '<h2>What differs</h2>',
+    _differences(runs),
+    *_section('Training', _curves(runs, show)),
+    *_section('Probes', _probes(runs, show)),
+    *_section('Spectrum', _overlaid_spectra(runs, show)),
+  ]
+
+
+def _section(title: str, parts: Iterable[str]) -> list[str]:
+  parts = [part for part in parts if part]
+  return [f'<h2>{title}</h2>', *parts] if parts else []
+
+
+def _say(text: str) -> str:
+  """A sentence in place of what is missing; `code` in backticks."""
+  text = re.sub('`([^`]*)`', r'<code>\1</code>', _escape(text))
+  return f'<p class="missing">{text}</p>'
+
+
+def _evaluate(run: Run) -> str:
+  return f'`python -m experiments.evaluate {run.path}`'
+
+
+# Findings and summary.
+
+
+def _findings(runs: Sequence[Run]) -> list[str]:
+  sentences = []
+  for run in runs:
+    found = [*probe_findings(run.probes), *_curve_findings(run)]
+    if len(runs) > 1 and found:
+      sentences.append(f'{run.label}: {" ".join(found)}')
+    else:
+      sentences += found
+  if not sentences:
+    return []
+  items = ''.join(f'<li>{_escape(text)}</li>' for text in sentences)
+  return [f'<ul class="findings">{items}</ul>']
+
+
+def probe_findings(probes: Mapping[str, Any] | None) -> list[str]:
+  """What the probes say, in sentences made from their numbers.
+
+  Args:
+    probes: a probes.json, or None.
+
+  Returns:
+    A sentence each for the linear probe with all labels and with few.
+  """
+  sentences = []
+  for probe in ('linear', 'linear_few'):
+    mine = [r for r in (probes or {}).get('results', []) if r['probe'] == probe]
+    trained = {r['tap']: r for r in mine if r['features'] == 'trained'}
+    if not trained:
+      continue
+    untrained = {r['tap']: r for r in mine if r['features'] == 'untrained'}
+    raw = next((r for r in mine if r['features'] == 'raw'), None)
+    name = 'with few labels' if probe == 'linear_few' else 'with all labels'
+    text = f'Linear probe {name}: ' + ', '.join(
+      f'{tap} {percent(r)}' for tap, r in trained.items()
+    )
+    if untrained:
+      text += '; the same encoder untrained: ' + ', '.join(
+        f'{tap} {percent(r)}' for tap, r in untrained.items()
+      )
+    if raw:
+      text += f'; raw pixels {percent(raw)}'
+    rivals = {
+      tap: [r for r in (untrained.get(tap), raw) if r] for tap in trained
+    }
+    above = [
+      tap
+      for tap, r in trained.items()
+      if rivals[tap] and all(_clearly_above(r, other) for other in rivals[tap])
+    ]
+    if any(rivals.values()):
+      verdict = ' and '.join(above) if above else 'no tap'
+      text += (
+        f'. Above {"both" if untrained and raw else "that"} by more than the '
+        f'spreads together: {verdict}'
+      )
+    sentences.append(text + '.')
+  return sentences
+
+
+def _clearly_above(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+  gap = _number(a['mean']) - _number(b['mean'])
+  return gap > _number(a['std']) + _number(b['std'])
+
+
+def _curve_findings(run: Run) -> list[str]:
+  sentences = []
+  for key in _keys([run], lambda k: f'{k}_ceiling' in run.metrics[-1]):
+    # The number that stands at the curve's end.
+    values = [_number(line[key]) for line in run.metrics if key in line]
+    average = figures.ema(values, figures.smoothing(len(values)))
+    good = average[np.isfinite(average)]
+    last = float(good[-1]) if len(good) else math.nan
+    ceiling = _number(run.metrics[-1].get(f'{key}_ceiling'))
+    bound = (run.config.get('objective') or {}).get('bound')
+    sentences.append(
+      f'{key} ends at {figures.number(last)} nats of at most '
+      f'{figures.number(ceiling)}{f" ({bound})" if bound else ""}.'
+    )
+  for key in _keys([run], lambda k: True):
+    bad = [
+      line['step']
+      for line in run.metrics
+      if key in line and not math.isfinite(_number(line[key]))
+    ]
+    if bad:
+      sentences.append(
+        f'{key} was not finite at {len(bad)} of {len(run.metrics)} logged '
+        f'steps, first at {bad[0]}.'
+      )
+  return sentences
+
+
+def _summary(run: Run, command: str | None) -> str:
+  config = run.config
+  data, probes = config.get('data') or {}, run.probes or {}
+  rows: list[tuple[str, str]] = []
+  if data:
+    shape = config.get('image_shape')
+    size = f', {"x".join(map(str, shape))} pixels' if shape else ''
+    rows.append(('Data', f'{data.get("name")}{size}'))
+    if probes.get('note'):
+      rows.append(('', str(probes['note'])))
+  rows.append(('Method', _method(config)))
+  optimizer = config.get('optimizer')
+  if isinstance(optimizer, dict):
+    rows.append(('Optimizer', f'Adam: {_scalars(optimizer)}'))
+  if run.metrics:
+    last = run.metrics[-1]
+    of = config.get('steps')
+    text = f'{last["step"]:,}'
+    if of and of != last['step']:
+      text += f' of {of:,} (unfinished, or continuing)'
+    if 'images' in last:
+      text += f', {last["images"]:,} images seen'
+    if 'batch_size' in config:
+      text += f', batch {config["batch_size"]}'
+    rows.append(('Steps', f'{text}, seed {config.get("seed")}'))
+    rates = [
+      _number(line['images_per_s'])
+      for line in run.metrics
+      if 'images_per_s' in line
+    ]
+    if 'seconds' in last:
+      text = _duration(_number(last['seconds']))
+      if rates:
+        text += f', median {statistics.median(rates):,.0f} images/s'
+      rows.append(('Training time', text))
+  if probes:
+    text = f'step {probes.get("step")}'
+    if 'seconds' in probes:
+      text += f', {_duration(_number(probes["seconds"]))}'
+    rows.append(('Evaluated at', text))
+    if probes.get('hardware'):
+      rows.append(('Hardware (evaluation)', str(probes['hardware'])))
+    if probes.get('versions'):
+      versions = probes['versions']
+      rows.append(
+        ('Versions', ', '.join(f'{k} {versions[k]}' for k in versions))
+      )
+  items = ''.join(
+    f'<dt>{_escape(key)}</dt><dd>{_escape(value)}</dd>' for key, value in rows
+  )
+  train = command or (
+    f'python -m experiments.train --config=CONFIG --workdir={run.path}'
+  )
+  text = '\n'.join(
+    [
+      train,
+      f'python -m experiments.evaluate {run.path}',
+      f'python -m experiments.report {run.path}',
+    ]
+  )
+  note = ''
+  if not command:
+    note = (
+      '<p class="note">CONFIG: a file that makes the config shown at the end '
+      'of this page.</p>'
+    )
+  return f'<dl>{items}</dl><pre>{_escape(text)}</pre>{note}'
+
+
+_METHOD = (
+  'encoder',
+  'bound',
+  'critic',
+  'critic_units',
+  'local_weight',
+  'global_weight',
+  'prior_weight',
+  'prior',
+)
+
+
+def _method(config: Mapping[str, Any]) -> str:
+  objective = config.get('objective') or {}
+  module = str(objective.get('type', '')).partition(':')[0]
+  known = {k: objective[k] for k in _METHOD if k in objective}
+  text = _scalars(known or objective)
+  return f'{module.rpartition(".")[2]}: {text}' if module else text
+
+
+def _scalars(values: Mapping[str, Any]) -> str:
+  return ', '.join(
+    f'{key.replace("_", " ")} {_plain(value)}'
+    for key, value in values.items()
+    if key != 'type' and value is not None and not isinstance(value, list)
+  )
+
+
+def _plain(value: Any) -> str:
+  if isinstance(value, dict):
+    return str(value.get('type', '...')).rpartition(':')[2]
+  return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+  if not math.isfinite(seconds):
+    return 'unknown'
+  if seconds < 120:
+    return f'{seconds:.0f} s'
+  minutes = round(seconds / 60)
+  if minutes < 120:
+    return f'{minutes} min'
+  return f'{minutes // 60} h {minutes % 60} min'
+
+
+def _differences(runs: Sequence[Run]) -> str:
+  flat = [dict(_flatten(run.config)) for run in runs]
+  # The paper's numbers are no setting; the table of probes has them.
+  keys = dict.fromkeys(
+    key for values in flat for key in values if not key.startswith('paper')
+  )
+  rows = []
+  for key in keys:
+    values = [_plain(v[key]) if key in v else '–' for v in flat]
+    if len(set(values)) > 1:
+      rows.append([key, *values])
+  ends = [str(r.metrics[-1]['step']) if r.metrics else '–' for r in runs]
+  if len(set(ends)) > 1:
+    rows.append(['last logged step', *ends])
+  if not rows:
+    return '<p>Nothing: the configs are equal.</p>'
+  return _table(['setting', *(run.label for run in runs)], rows)
+
+
+def _flatten(
+  value: Any, path: tuple[str, ...] = ()
+) -> Iterable[tuple[str, Any]]:
+  if isinstance(value, dict) and value:
+    for key, part in value.items():
+      yield from _flatten(part, (*path, key))
+  else:
+    yield '.'.join(path), value
+
+
+# Curves.
+
+
+def _keys(runs: Sequence[Run], accept: Callable[[str], bool]) -> list[str]:
+  keys = dict.fromkeys(
+    key for run in runs for line in run.metrics for key in line
+  )
+  return [
+    key
+    for key in keys
+    if '/' in key and not key.endswith('_ceiling') and accept(key)
+  ]
+
+
+def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
+  """Panels of curves: the terms in each, with their unit and title."""
+  found: list[dict[str, Any]] = []
+  taken: set[str] = set()
+
+  def add(
+    name: str, title: str, unit: str, accept: Callable[[str], bool], **more: Any
+  ) -> None:
+    keys = _keys(runs, lambda key: key not in taken and accept(key))
+    taken.update(keys)
+    if keys:
+      found.append(
+        {'name': name, 'title': title, 'unit': unit, 'keys': keys} | more
+      )
+
+  bounds = sorted(
+    {
+      str(bound)
+      for run in runs
+      if (bound := (run.config.get('objective') or {}).get('bound'))
+    }
+  )
+  add(
+    'mi',
+    'Mutual information',
+    'nats',
+    lambda key: key.startswith('mi/'),
+    caption=f'Estimator: {", ".join(bounds)}; higher is better.'
+    if bounds
+    else '',
+  )
+  add('kl', 'Prior: KL', 'nats', lambda key: key == 'prior/kl')
+  add('prior', 'Prior matching', 'nats', lambda key: key.startswith('prior/'))
+  add(
+    'probe',
+    'Online probe',
+    'accuracy, %',
+    lambda key: key.startswith('probe/') and key.endswith('_accuracy'),
+    scale=100.0,
+    caption='On training batches, by a linear probe that sends no gradient to '
+    'the encoder; the table below is what counts.',
+  )
+  # The probe's losses say what its accuracies say.
+  taken.update(_keys(runs, lambda key: key.startswith('probe/')))
+  add(
+    'rank',
+    'Collapse: effective rank',
+    'effective rank',
+    lambda key: key == 'encoder/effective_rank',
+    caption='Of the code on held-out images; near 1, all images differ along '
+    'one direction only.',
+  )
+  add(
+    'std',
+    'Collapse: spread of the code',
+    'standard deviation',
+    lambda key: key == 'encoder/std',
+    caption='Over held-out images, mean over dimensions; near 0, all images '
+    'look alike.',
+  )
+  while rest := _keys(runs, lambda key: key not in taken):
+    player = rest[0].split('/')[0]
+    add(
+      re.sub(r'\W+', '_', player),
+      player,
+      'value',
+      lambda key, player=player: key.split('/')[0] == player,  # type: ignore[misc]
+    )
+  return found
+
+
+def _line(run: Run, key: str, label: str) -> figures.Line | None:
+  lines = [line for line in run.metrics if key in line]
+  if not lines:
+    return None
+  ceiling = None
+  if f'{key}_ceiling' in lines[-1]:
+    ceiling = [_number(line.get(f'{key}_ceiling')) for line in lines]
+  return figures.Line(
+    label,
+    [line['step'] for line in lines],
+    [_number(line[key]) for line in lines],
+    ceiling,
+  )
+
+
+def _term(key: str) -> str:
+  return key.split('/', 1)[1].removesuffix('_accuracy').replace('_', ' ')
+
+
+def _curves(runs: Sequence[Run], show: _Show) -> list[str]:
+  parts = [
+    _say(
+      f'{run.label} has no metrics yet: continue its training, '
+      f'`python -m experiments.train ... --workdir={run.path}`.'
+    )
+    for run in runs
+    if not run.metrics
+  ]
+  sizes = {run.config.get('batch_size') for run in runs}
+  xlabel = 'step'
+  if len(sizes) == 1 and (size := sizes.pop()):
+    xlabel = f'step ({size} images each)'
+  pictures = []
+  for family in _families(runs):
+    settings = {
+      'unit': family['unit'],
+      'xlabel': xlabel,
+      'scale': family.get('scale', 1.0),
+      'caption': family.get('caption', ''),
+    }
+    if len(runs) == 1:
+      lines = [_line(runs[0], key, _term(key)) for key in family['keys']]
+      panels = [(family['name'], family['title'], lines)]
+    else:
+      panels = [
+        (
+          f'{family["name"]}_{re.sub(r"[^A-Za-z0-9]+", "_", _term(key))}',
+          f'{family["title"]}: {_term(key)}'
+          if len(family['keys']) > 1
+          else family['title'],
+          [_line(run, key, run.label) for run in runs],
+        )
+        for key in family['keys']
+      ]
+    for name, title, lines in panels:
+      drawn = [line for line in lines if line]
+      pictures.append(show(figures.curves(name, title, drawn, **settings)))
+  return [*parts, _grid(pictures)]
+
+
+# Probes.
+
+
+def percent(result: Mapping[str, Any]) -> str:
+  """A result of probes.json as percent, with its spread where it has one."""
+  mean, std = _number(result['mean']), _number(result['std'])
+  if not math.isfinite(mean):
+    return 'not finite'
+  text = f'{100 * mean:.1f}'
+  if len(result['values']) > 1:
+    text += f' ± {100 * std:.1f}' if math.isfinite(std) else ' ± ?'
+  # Unbreakable, or a phone parts the number from its unit.
+  return f'{text} %'.replace(' ', '\u00a0')
+
+
+def probe_table(
+  runs: Sequence[tuple[str, Mapping[str, Any]]],
+) -> tuple[list[str], list[list[str]]]:
+  """The probes of runs as a table, the paper's row beside them.
+
+  Args:
+    runs: (label, probes.json) of each; with one, its label is left out.
+
+  Returns:
+    Header and rows. A row is (features, tap, [run], one cell a probe, [the
+    paper's number, gap]): accuracies in percent, and the gap is ours minus the
+    paper's, in points. The last row has the protocols' hashes.
+  """
+  several = len(runs) > 1
+  results = [(label, r) for label, p in runs for r in p['results']]
+  names = list(dict.fromkeys(r['probe'] for _, r in results))
+  counts = {
+    probe: {len(r['values']) for _, r in results if r['probe'] == probe}
+    for probe in names
+  }
+  papers = {label: p['paper'] for label, p in runs if p.get('paper')}
+  # The paper says which probe it used; the evaluation may not have run it.
+  papers = {k: v for k, v in papers.items() if v.get('probe') in names}
+  header = ['features', 'tap', *(['run'] if several else [])]
+  for probe in names:
+    n = f' (n={min(counts[probe])})' if len(counts[probe]) == 1 else ''
+    header.append(f'{_probe_title(probe, [p for _, p in runs])}{n}')
+  if papers:
+    probes = ', '.join(
+      dict.fromkeys(figures.probe_name(p['probe']) for p in papers.values())
+    )
+    header += [f'paper ({probes})', 'gap, points']
+  rows = []
+  for features, tap in dict.fromkeys(
+    (r['features'], r['tap']) for _, r in results
+  ):
+    for label, _ in runs:
+      cells = {
+        r['probe']: r
+        for owner, r in results
+        if (owner, r['features'], r['tap']) == (label, features, tap)
+      }
+      if not cells:
+        continue
+      row = [features, tap, *([label] if several else [])]
+      for probe in names:
+        text = percent(cells[probe]) if probe in cells else '–'
+        if probe in cells and len(counts[probe]) > 1:
+          text += f' (n={len(cells[probe]["values"])})'
+        row.append(text.replace('\u00a0%', ''))
+      if papers:
+        paper = papers.get(label, {})
+        published = paper.get(tap) if features == 'trained' else None
+        ours = cells.get(paper.get('probe', ''))
+        if published is None:
+          row += ['', '']
+        elif ours is None:
+          row += [f'{published:.2f}', '–']
+        else:
+          gap = 100 * _number(ours['mean']) - published
+          sign = f'{gap:+.1f}'.replace('-', '−')
+          row += [f'{published:.2f}', sign if math.isfinite(gap) else '–']
+      rows.append(row)
+  last = ['protocol', '', *([''] if several else [])]
+  last += [' / '.join(_hashes(probe, [p for _, p in runs])) for probe in names]
+  rows.append(last + [''] * (len(header) - len(last)))
+  return header, rows
+
+
+def _probe_title(probe: str, probes: Sequence[Mapping[str, Any]]) -> str:
+  counts = {(p.get('protocol') or {}).get('few_labels') for p in probes}
+  if probe == 'linear_few' and len(counts) == 1 and (count := counts.pop()):
+    return f'linear, {count} labels a class'
+  return figures.probe_name(probe)
+
+
+def _hashes(probe: str, probes: Sequence[Mapping[str, Any]]) -> list[str]:
+  """The protocols behind a probe's numbers; one, if they compare."""
+  return list(
+    dict.fromkeys(
+      str(r.get('protocol_hash') or p.get('protocol_hash', '–'))
+      for p in probes
+      for r in p['results']
+      if r['probe'] == probe
+    )
+  )
+
+
+def _probes(runs: Sequence[Run], show: _Show) -> list[str]:
+  parts = [
+    _say(f'{run.label} is not evaluated yet: run {_evaluate(run)}.')
+    for run in runs
+    if run.probes is None
+  ]
+  done = [(run, run.probes) for run in runs if run.probes is not None]
+  if not done:
+    return parts
+  header, rows = probe_table([(run.label, probes) for run, probes in done])
+  parts.append(_table(header, rows, text_columns=3 if len(done) > 1 else 2))
+  notes = [
+    'Test accuracy in percent, mean ± standard deviation over n seeds (over n '
+    'draws of labelled examples for the probe with few labels).'
+  ]
+  for run, probes in done:
+    who = f'{run.label}: ' if len(done) > 1 else ''
+    note = f' {probes["note"]}' if probes.get('note') else ''
+    chance = ''
+    if 'chance' in probes:
+      chance = f' Always the commonest class: {100 * probes["chance"]:.1f} %.'
+    notes.append(
+      f'{who}{probes.get("dataset")}, step {probes.get("step")}.{chance}{note}'
+    )
+    if paper := probes.get('paper'):
+      ran = any(r['probe'] == paper.get('probe') for r in probes['results'])
+      notes.append(
+        f'{who}Paper: {paper.get("row")}, {paper.get("source")}, '
+        f'{figures.probe_name(str(paper.get("probe")))} probe'
+        + ('.' if ran else '; that probe was not run here, so no gap is given.')
+      )
+  names = dict.fromkeys(r['probe'] for _, p in done for r in p['results'])
+  notes += [
+    f'The {figures.probe_name(name)} numbers come from different protocols: '
+    f'they do not compare.'
+    for name in names
+    if len(_hashes(name, [p for _, p in done])) > 1
+  ]
+  parts += [f'<p class="note">{_escape(note)}</p>' for note in notes]
+  if len(done) == 1:
+    parts.append(_grid([show(figures.probes(done[0][1]['results']))]))
+  return parts
+
+
+# Features.
+
+
+def _taps(run: Run, prefix: str = 'trained_') -> list[str]:
+  return [
+    key.removeprefix(prefix)
+    for key in run.features or {}
+    if key.startswith(prefix) and 'scores' not in key
+  ]
+
+
+def _code(run: Run) -> str:
+  taps = _taps(run)
+  return 'y' if 'y' in taps else taps[-1]
+
+
+def _both(run: Run, tap: str) -> dict[str, np.ndarray]:
+  """Features of a tap by 'trained' and 'untrained'; those that are there."""
+  features = run.features or {}
+  return {
+    kind: features[f'{kind}_{tap}'].reshape(len(features['labels']), -1)
+    for kind in ('trained', 'untrained')
+    if f'{kind}_{tap}' in features
+  }
+
+
+def _bad(features: np.ndarray) -> str:
+  """Why nothing can be drawn of the features; empty if it can."""
+  if len(features) < 10:
+    return 'there are fewer than ten images'
+  if not np.isfinite(features).all():
+    return 'they are not all finite'
+  if np.ptp(features, axis=0).max() <= 1e-6 * np.abs(features).max():
+    return 'they are the same for all images: the encoder has collapsed'
+  return ''
+
+
+def _class_names(run: Run) -> list[str]:
+  features = run.features or {}
+  count = int(features['labels'].max()) + 1
+  names = [str(name) for name in features.get('class_names', [])]
+  return names + [str(k) for k in range(len(names), count)]
+
+
+def _embeddings(run: Run, show: _Show) -> list[str]:
+  if not run.features or not _taps(run):
+    return [
+      _say(
+        f'No features are stored yet, so there are no embeddings, neighbours '
+        f'or spectra: run {_evaluate(run)}.'
+      )
+    ]
+  tap, parts, pictures = _code(run), [], []
+  labels, names = run.features['labels'], _class_names(run)
+  usable = {}
+  for kind, x in _both(run, tap).items():
+    if reason := _bad(x):
+      parts.append(_say(f'The {kind} {tap} features are not drawn: {reason}.'))
+    else:
+      usable[kind] = x
+  for kind, x in usable.items():
+    pictures.append(
+      show(
+        figures.principal_components(
+          x, labels, names, name=f'pca_{kind}', title=f'{kind} {tap}'
+        )
+      )
+    )
+  for kind, x in usable.items():
+    pictures.append(
+      show(
+        figures.tsne(
+          x[:_TSNE_EXAMPLES],
+          labels[:_TSNE_EXAMPLES],
+          names,
+          name=f'tsne_{kind}',
+          title=f'{kind} {tap}',
+        )
+      )
+    )
+  return [*parts, _grid(pictures)]
+
+
+def _retrieval(run: Run, show: _Show) -> list[str]:
+  if not run.features or 'images' not in run.features or not _taps(run):
+    return []
+  tap = _code(run)
+  usable = {
+    f'{kind} {tap}': x for kind, x in _both(run, tap).items() if not _bad(x)
+  }
+  if not usable:
+    return []
+  picture = figures.retrieval(
+    run.features['images'],
+    run.features['labels'],
+    _class_names(run),
+    usable,
+    title=f'By the code, {tap}',
+  )
+  return [_grid([show(picture)])]
+
+
+def _scores(run: Run, show: _Show) -> list[str]:
+  pictures = []
+  for kind, prefix in (('trained', ''), ('untrained', 'untrained_')):
+    found = [
+      (run.features or {}).get(f'{prefix}scores_{sign}')
+      for sign in ('positive', 'negative')
+    ]
+    positive, negative = found
+    if positive is None or negative is None:
+      continue
+    if np.isfinite(positive).any() and np.isfinite(negative).any():
+      pictures.append(
+        show(
+          figures.scores(
+            positive.ravel(),
+            negative.ravel(),
+            name=f'scores_{kind}',
+            title=kind,
+          )
+        )
+      )
+  return [_grid(pictures)] if pictures else []
+
+
+def _spectra(run: Run, show: _Show) -> list[str]:
+  pictures = []
+  for tap in _taps(run):
+    usable = {k: x for k, x in _both(run, tap).items() if not _bad(x)}
+    if usable:
+      pictures.append(
+        show(
+          figures.spectrum(
+            usable, name=f'spectrum_{tap}', title=f'Spectrum of {tap}'
+          )
+        )
+      )
+  return [_grid(pictures)] if pictures else []
+
+
+def _overlaid_spectra(runs: Sequence[Run], show: _Show) -> list[str]:
+  taps = dict.fromkeys(tap for run in runs for tap in _taps(run))
+  pictures = []
+  for tap in taps:
+    usable = {
+      run.label: _both(run, tap)['trained']
+      for run in runs
+      if tap in _taps(run) and not _bad(_both(run, tap)['trained'])
+    }
+    if usable:
+      pictures.append(
+        show(
+          figures.spectrum(
+            usable, name=f'spectrum_{tap}', title=f'Spectrum of trained {tap}'
+          )
+        )
+      )
+  return [_grid(pictures)] if pictures else []
+
+
+# HTML.
+
+
+def _escape(text: Any) -> str:
+  return html.escape(str(text))
+
+
+def _number(value: Any) -> float:
+  return math.nan if value is None else float(value)
+
+
+def _grid(parts: Sequence[str]) -> str:
+  return f'<div class="grid">{"".join(parts)}</div>' if parts else ''
+
+
+def _figure(picture: figures.Picture, paths: Mapping[str, str]) -> str:
+  uris = {
+    kind: f'data:{"text/csv" if kind == "csv" else "image/png"};base64,'
+    + _base64(path)
+    for kind, path in paths.items()
+  }
+  return (
+    f'<figure id="{_escape(picture.name)}"><h3>{_escape(picture.title)}</h3>'
+    f'<picture><source media="(prefers-color-scheme: dark)" '
+    f'srcset="{uris["dark"]}"><img src="{uris["light"]}" '
+    f'alt="{_escape(picture.alt)}"></picture>'
+    f'<figcaption>{_escape(picture.caption)} '
+    f'<a download="{_escape(picture.name)}.csv" href="{uris["csv"]}">'
+    f'Numbers (CSV)</a></figcaption></figure>'
+  )
+
+
+def _base64(path: str) -> str:
+  with open(path, 'rb') as file:
+    return base64.b64encode(file.read()).decode('ascii')
+
+
+def _table(
+  header: Sequence[str],
+  rows: Sequence[Sequence[str]],
+  text_columns: int = 99,
+) -> str:
+  def cells(row: Sequence[str], tag: str) -> str:
+    return ''.join(
+      f'<{tag}{"" if i < text_columns else " class=n"}>{_escape(cell)}</{tag}>'
+      for i, cell in enumerate(row)
+    )
+
+  body, before = [], rows[0][0] if rows else ''
+  for row in rows:
+    rule = ' class="rule"' if row[0] != before else ''
+    before = row[0]
+    body.append(f'<tr{rule}>{cells(row, "td")}</tr>')
+  return (
+    f'<div class="table" tabindex="0"><table><thead><tr>{cells(header, "th")}'
+    f'</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+  )
+
+
+def _details(title: str, value: Any) -> str:
+  text = _escape(json.dumps(value, indent=2))
+  return (
+    f'<details><summary>{_escape(title)}</summary><pre>{text}</pre></details>'
+  )
+
+
+_STYLE = """
+:root {
+  color-scheme: light dark;
+  --ground: #ffffff; --ink: #1d2126; --faint: #5d656e; --line: #d5d9de;
+  --box: #f4f5f7; --link: #0060a0;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ground: #16191d; --ink: #e6e8eb; --faint: #9aa2ab; --line: #363c44;
+    --box: #20242a; --link: #7cc4f0;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0 auto; padding: 1rem; max-width: 76rem;
+  background: var(--ground); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word;
+}
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.5rem 0 1rem; }
+h2 {
+  font-size: 1.25rem; margin: 2.5rem 0 0.75rem; padding-top: 0.75rem;
+  border-top: 1px solid var(--line);
+}
+h3 { font-size: 1rem; margin: 0 0 0.4rem; }
+p, li { max-width: 48rem; }
+a { color: var(--link); }
+.findings {
+  margin: 0 0 1.5rem; padding: 0.8rem 1rem 0.8rem 2rem;
+  background: var(--box); border-radius: 6px;
+}
+dl {
+  display: grid; grid-template-columns: max-content 1fr;
+  gap: 0.2rem 1.2rem; margin: 0 0 1rem;
+}
+dt { color: var(--faint); }
+dd { margin: 0; min-width: 0; }
+pre {
+  overflow-x: auto; padding: 0.7rem 0.9rem; background: var(--box);
+  border-radius: 6px; font-size: 0.85rem; line-height: 1.45;
+}
+code { font-size: 0.9em; background: var(--box); padding: 0.1em 0.3em; }
+.grid {
+  display: grid; gap: 2rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr));
+}
+figure { margin: 0; min-width: 0; }
+img { display: block; width: 100%; max-width: 40rem; height: auto; }
+figcaption, .note { font-size: 0.9rem; color: var(--faint); }
+figcaption { margin-top: 0.4rem; }
+.note { margin: 0.4rem 0; }
+.missing { padding: 0.6rem 0.9rem; border-left: 3px solid var(--line); }
+.table { overflow-x: auto; margin-bottom: 0.8rem; }
+table {
+  border-collapse: collapse; font-variant-numeric: tabular-nums;
+  white-space: nowrap;
+}
+th, td { padding: 0.3rem 0.9rem 0.3rem 0; text-align: left; }
+th {
+  font-weight: 600; border-bottom: 1px solid var(--faint);
+  white-space: normal; vertical-align: bottom; max-width: 9rem;
+}
+.n { text-align: right; }
+.rule td { border-top: 1px solid var(--line); }
+summary { cursor: pointer; padding: 0.3rem 0; }
+@media (max-width: 40rem) {
+  dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: 0.5rem; }
+}
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,319 @@
+"""The page: complete in itself, right in its numbers, calm about gaps."""
+
+import html.parser
+import json
+import math
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dim_jax.report import page
+
+
+def _result(features, tap, probe, *values):
+  return {
+    'features': features,
+    'tap': tap,
+    'probe': probe,
+    'mean': float(np.mean(values)),
+    'std': float(np.std(values)),
+    'values': list(values),
+  }
+
+
+_PROBES = {
+  'dataset': 'digits',
+  'note': 'A JPEG copy.',
+  'step': 40,
+  'protocol': {'few_labels': 5},
+  'protocol_hash': '0123456789ab',
+  'hardware': 'one abacus',
+  'versions': {'jax': '1.2.3'},
+  'seconds': 3.0,
+  'chance': 0.125,
+  'paper': {
+    'source': 'Hjelm et al. 2019, table 1',
+    'row': 'DIM(L) infoNCE',
+    'probe': 'mlp',
+    'y': 69.13,
+  },
+  'results': [
+    _result('trained', 'y', 'linear', 0.90, 0.92),
+    _result('trained', 'y', 'mlp', 0.75, 0.75),
+    _result('trained', 'y', 'linear_few', 0.5, 0.7),
+    _result('untrained', 'y', 'linear', 0.80, 0.82),
+    _result('untrained', 'y', 'mlp', 0.625, 0.625),
+    _result('untrained', 'y', 'linear_few', 0.5, 0.5),
+    _result('raw', 'pixels', 'linear', 0.85, 0.85),
+    _result('raw', 'pixels', 'mlp', 0.5, 0.5),
+    _result('raw', 'pixels', 'linear_few', 0.55, 0.55),
+  ],
+}
+
+
+def _make_run(folder, *, nan=False, evaluation=True, **objective):
+  folder.mkdir(parents=True)
+  config = {
+    'type': 'dim_jax.config:ExperimentConfig',
+    'objective': {
+      'type': 'dim_jax.objectives.dim:Config',
+      'encoder': 'small32',
+      'bound': 'infonce',
+    }
+    | objective,
+    'data': {'name': 'digits'},
+    'batch_size': 64,
+    'steps': 40,
+    'seed': 0,
+    'image_shape': [8, 8, 1],
+  }
+  (folder / 'config.json').write_text(json.dumps(config))
+  lines = [
+    {
+      'step': 20 * (t + 1),
+      'images': 1280 * (t + 1),
+      'seconds': 60.0 * (t + 1),
+      'images_per_s': 100.0 * (t + 1),
+      'mi/local': math.nan if nan and t == 0 else 1.0 + t,
+      'mi/local_ceiling': 8.0,
+      'prior/encoder': 0.7,
+      'encoder/std': 1.0,
+      'encoder/effective_rank': 4.0,
+      'probe/y_accuracy': 0.5,
+      'probe/y_loss': 1.0,
+    }
+    for t in range(2)
+  ]
+  # The last line is cut, as a killed run leaves it.
+  text = '\n'.join(json.dumps(line) for line in lines) + '\n{"step": 60, "im'
+  (folder / 'metrics.jsonl').write_text(text)
+  if evaluation:
+    (folder / 'evaluation').mkdir()
+    (folder / 'evaluation/probes.json').write_text(json.dumps(_PROBES))
+    random = np.random.default_rng(0)
+    labels = np.arange(24) % 3
+    np.savez(
+      folder / 'evaluation/features.npz',
+      images=random.integers(0, 255, (24, 8, 8, 1)).astype(np.uint8),
+      labels=labels,
+      class_names=np.array(['ant', 'bee', 'cow']),
+      trained_y=random.normal(size=(24, 4)).astype(np.float32),
+      untrained_y=np.ones((24, 4), np.float32),
+      scores_positive=random.normal(size=30).astype(np.float32),
+      scores_negative=random.normal(size=30).astype(np.float32),
+    )
+  return folder
+
+
+class _Parser(html.parser.HTMLParser):
+  """Collects tags with attributes, and the cells of tables."""
+
+  def __init__(self, path):
+    super().__init__()
+    self.tags, self.rows, self._cell = [], [], False
+    with open(path, encoding='utf-8') as file:
+      self.text = file.read()
+    self.feed(self.text)
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append((tag, dict(attrs)))
+    if tag == 'tr':
+      self.rows.append([])
+    if tag in ('td', 'th'):
+      self.rows[-1].append('')
+      self._cell = True
+
+  def handle_endtag(self, tag):
+    if tag in ('td', 'th'):
+      self._cell = False
+
+  def handle_data(self, data):
+    if self._cell:
+      self.rows[-1][-1] += data
+
+  def of(self, tag):
+    return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope='module')
+def full(tmp_path_factory):
+  run = _make_run(tmp_path_factory.mktemp('runs') / 'full', nan=True)
+  return run, _Parser(page.write([run], command='train it'))
+
+
+def test_page_needs_nothing_else(full):
+  _, parsed = full
+  assert not parsed.of('script') and not parsed.of('link')
+  addresses = [
+    attrs[name]
+    for _, attrs in parsed.tags
+    for name in ('src', 'href', 'srcset')
+    if name in attrs
+  ]
+  assert addresses and all(a.startswith('data:') for a in addresses)
+  assert 'url(' not in parsed.text and '@import' not in parsed.text
+
+
+def test_every_figure_has_both_variants_and_its_files(full):
+  run, parsed = full
+  names = [attrs['id'] for attrs in parsed.of('figure')]
+  assert names == [
+    'mi', 'prior', 'probe', 'rank', 'std', 'probes', 'pca_trained',
+    'tsne_trained', 'neighbours', 'scores_trained', 'spectrum_y',
+  ]  # fmt: skip
+  images, sources = parsed.of('img'), parsed.of('source')
+  assert len(images) == len(sources) == len(names)
+  for image, source in zip(images, sources, strict=True):
+    assert image['src'] != source['srcset']
+    assert source['media'] == '(prefers-color-scheme: dark)'
+    assert len(image['alt']) > 20
+  for name in names:
+    for ending in ('.png', '-dark.png', '.csv'):
+      assert (run / 'report' / f'{name}{ending}').stat().st_size > 0
+
+
+def test_table_and_gap(full):
+  _, parsed = full
+  # 75.00 - 69.13 = 5.87; linear: mean 0.91, deviation 0.01.
+  assert parsed.rows == [
+    ['features', 'tap', 'linear (n=2)', 'MLP (n=2)',
+     'linear, 5 labels a class (n=2)', 'paper (MLP)', 'gap, points'],
+    ['trained', 'y', '91.0\xa0±\xa01.0', '75.0\xa0±\xa00.0',
+     '60.0\xa0±\xa010.0', '69.13', '+5.9'],
+    ['untrained', 'y', '81.0\xa0±\xa01.0', '62.5\xa0±\xa00.0',
+     '50.0\xa0±\xa00.0', '', ''],
+    ['raw', 'pixels', '85.0\xa0±\xa00.0', '50.0\xa0±\xa00.0',
+     '55.0\xa0±\xa00.0', '', ''],
+    ['protocol', '', *['0123456789ab'] * 3, '', ''],
+  ]  # fmt: skip
+  assert 'A JPEG copy.' in parsed.text
+  assert 'Always the commonest class: 12.5 %.' in parsed.text
+
+
+def test_findings_come_from_the_numbers():
+  linear, few = page.probe_findings(_PROBES)
+  # 91 +- 1 clears 81 +- 1 and 85 +- 0; 60 +- 10 clears neither 50 nor 55.
+  assert linear.endswith('together: y.') and '91.0' in linear
+  assert few.endswith('together: no tap.')
+  assert page.probe_findings(None) == []
+
+
+def test_what_is_not_finite_or_collapsed_is_said(full):
+  _, parsed = full
+  assert 'mi/local was not finite at 1 of 2 logged steps' in parsed.text
+  assert 'mi/local ends at 2.00 nats of at most 8.00 (infonce)' in parsed.text
+  assert 'untrained y features are not drawn: they are the same' in parsed.text
+
+
+def test_summary(full):
+  _, parsed = full
+  text = re.sub('<[^>]*>', ' ', parsed.text)
+  for part in (
+    '40, 2,560 images seen, batch 64, seed 0',
+    '2 min, median 150 images/s',
+    'one abacus',
+    'jax 1.2.3',
+    'train it',
+  ):
+    assert part in text
+
+
+def test_missing_evaluation_says_what_to_run(tmp_path):
+  run = _make_run(tmp_path / 'bare', evaluation=False)
+  parsed = _Parser(page.write([run]))
+  assert f'python -m experiments.evaluate {run}' in parsed.text
+  assert 'is not evaluated yet' in parsed.text
+  assert [f['id'] for f in parsed.of('figure')] == [
+    'mi', 'prior', 'probe', 'rank', 'std',
+  ]  # fmt: skip
+
+
+def test_several_runs(tmp_path):
+  runs = [
+    _make_run(tmp_path / 'a'),
+    _make_run(tmp_path / 'b', evaluation=False, bound='jsd'),
+  ]
+  path = page.write(runs, tmp_path / 'out')
+  parsed = _Parser(path)
+  assert path == str(tmp_path / 'out/index.html')
+  assert ['objective.bound', 'infonce', 'jsd'] in parsed.rows
+  assert 'b is not evaluated yet' in parsed.text
+  lines = (tmp_path / 'out/mi_local.csv').read_text().splitlines()
+  assert lines[1:] == [
+    'a,20,1.0,1.0,8.0',
+    'a,40,2.0,2.0,8.0',
+    'b,20,1.0,1.0,8.0',
+    'b,40,2.0,2.0,8.0',
+  ]
+
+
+def test_table_of_several_runs():
+  other = json.loads(json.dumps(_PROBES)) | {
+    'protocol_hash': 'ffffffffffff',
+    'paper': None,
+    'results': [_result('trained', 'y', 'mlp', 0.65, 0.65, 0.65)],
+  }
+  header, rows = page.probe_table([('a', _PROBES), ('b', other)])
+  # The seeds differ between the runs, so each cell says its own.
+  assert header[:5] == ['features', 'tap', 'run', 'linear (n=2)', 'MLP']
+  assert rows[0][2:5] == ['a', '91.0\xa0±\xa01.0', '75.0\xa0±\xa00.0 (n=2)']
+  assert rows[1] == [
+    'trained', 'y', 'b', '–', '65.0\xa0±\xa00.0 (n=3)', '–', '', '',
+  ]  # fmt: skip
+  assert rows[-1][4] == '0123456789ab / ffffffffffff'
+
+
+def test_not_a_run(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r'it has no config\.json'):
+    page.write([tmp_path])
+  with pytest.raises(FileNotFoundError, match='it is no folder'):
+    page.write([tmp_path / 'nowhere'])
+  with pytest.raises(ValueError, match='at least one run'):
+    page.write([])
+
+
+def test_damaged_metrics_name_the_line(tmp_path):
+  run = _make_run(tmp_path / 'run', evaluation=False)
+  (run / 'metrics.jsonl').write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
+  with pytest.raises(ValueError, match="line 2 is not JSON: 'rubbish'"):
+    page.read(run)
+
+
+def test_command_says_a_mistake_in_one_line(tmp_path):
+  found = subprocess.run(
+    [sys.executable, '-m', 'experiments.report', str(tmp_path)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert found.returncode == 1
+  assert found.stderr.startswith('Error: ')
+  assert found.stderr.count('\n') == 1
+
+
+def test_train_command_makes_the_config(tmp_path):
+  from dim_jax import config as config_lib
+  from experiments import report
+  from experiments.configs import dim_digits_jsd
+
+  config = dim_digits_jsd.get_config()
+  config.objective.critic_units = 32
+  config_lib.save(config, tmp_path, (32, 32, 1))
+  command = report.train_command(str(tmp_path))
+  assert command == (
+    'python -m experiments.train '
+    '--config=experiments/configs/dim_digits_jsd.py '
+    f'--workdir={tmp_path} --config.objective.critic_units=32'
+  )
+
+
+def test_plotting_libraries_are_not_imported_before_they_are_needed():
+  code = (
+    'import sys, dim_jax.report.page; '
+    "sys.exit(bool({'matplotlib', 'sklearn'} & set(sys.modules)))"
+  )
+  found = subprocess.run([sys.executable, '-c', code], check=False)
+  assert found.returncode == 0
