@@ -1,0 +1,94 @@
+"""Writes the page of a run, or one that compares several.
+
+  python -m experiments.report runs/digits
+  python -m experiments.report runs/infonce runs/jsd --out=report
+
+One run gives RUN/report/index.html, several give report/comparison/index.html
+in the first; --out names another folder. The PNG and CSV files of every picture
+lie beside the page, which holds all that it shows.
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import sys
+from typing import Any
+
+from absl import app, flags
+
+from dim_jax import config as config_lib
+from dim_jax.report import page
+
+_OUT = flags.DEFINE_string('out', None, 'Folder to write into.')
+
+
+_CONFIGS = pathlib.Path(__file__).parent / 'configs'
+
+
+def train_command(run_dir: str) -> str | None:
+  """The command that trains what the run's config says, in a new folder.
+
+  Args:
+    run_dir: the run.
+
+  Returns:
+    The config file that needs the fewest overrides, with them; None if none of
+    experiments/configs comes to this config by flags.
+  """
+  path = os.path.join(run_dir, 'config.json')
+  if not os.path.exists(path):
+    return None
+  with open(path) as file:
+    saved = _flatten(json.load(file))
+  saved.pop('image_shape', None)
+  best: tuple[str, dict[str, Any]] | None = None
+  for source in sorted(_CONFIGS.glob('*.py')):
+    module = importlib.import_module(f'experiments.configs.{source.stem}')
+    base = _flatten(config_lib.to_json(module.get_config()))
+    changed = {k: v for k, v in saved.items() if base.get(k, _NONE) != v}
+    # A flag sets a number, a word or a truth value that the file has too.
+    if saved.keys() != base.keys() or not all(
+      isinstance(v, bool | int | float | str) and not k.endswith('type')
+      for k, v in changed.items()
+    ):
+      continue
+    if best is None or len(changed) < len(best[1]):
+      best = source.stem, changed
+  if best is None:
+    return None
+  overrides = ''.join(f' --config.{k}={v}' for k, v in best[1].items())
+  return (
+    f'python -m experiments.train --config=experiments/configs/{best[0]}.py '
+    f'--workdir={run_dir}{overrides}'
+  )
+
+
+_NONE = object()
+
+
+def _flatten(value: Any, path: str = '') -> dict[str, Any]:
+  """Leaves by their path, 'data.name'."""
+  if not isinstance(value, dict) or not value:
+    return {path: value}
+  leaves: dict[str, Any] = {}
+  for key, part in value.items():
+    leaves |= _flatten(part, f'{path}.{key}' if path else key)
+  return leaves
+
+
+def main(argv: list[str]) -> None:
+  """Runs `page.write`, with a user's mistakes as one line each."""
+  if len(argv) < 2:
+    sys.exit('Error: give at least one run: python -m experiments.report RUN')
+  try:
+    command = train_command(argv[1]) if len(argv) == 2 else None
+    print(page.write(argv[1:], _OUT.value, command=command))
+  except (ValueError, OSError) as error:
+    if os.environ.get('DIM_JAX_TRACEBACK'):
+      raise
+    sys.exit(f'Error: {error}')
+
+
+if __name__ == '__main__':
+  app.run(main)
