@@ -872,7 +872,7 @@ def _draw_retrieval(
   count = max(row[2] for row in rows)
   # In units of an image: the query, a margin for the rows' names, the
   # neighbours; and a gap between queries.
-  size, start, step, gap = 1.7, 3.7, 1.14, 0.45
+  size, start, step, gap = 1.7, 3.95, 1.14, 0.45
   block = max(len(keys) * step, size + 0.5) + gap
   wide, high = start + count * step, len(queries) * block - gap
   figure, axes = _figure(theme, WIDTH, WIDTH * high / wide)
