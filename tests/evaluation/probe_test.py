@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from dim_jax.evaluation import probe
 
@@ -73,21 +74,27 @@ def test_logistic_regression_equals_scikit_learn(l2):
   )
 
 
-def test_linear_selects_on_its_own_validation_rows():
+@pytest.mark.parametrize('selection', ['loss', 'accuracy'])
+def test_linear_selects_on_its_own_validation_rows(selection):
   train, test = _blobs(distance=0.5), _blobs(distance=0.5, seed=1)
-  found = probe.linear(train, test, _QUICK)
+  protocol = dataclasses.replace(_QUICK, linear_selection=selection)
+  found = probe.linear(train, test, protocol)
   shift, scale = probe.standardisation(train.features)
   x = (train.features - shift) / scale
   for seed in range(2):
     mask = probe.validation_rows(90, 0.1, seed)
     assert mask.sum() == 9
-    accuracies, machines = [], []
+    merits, machines = [], []
     for l2 in _QUICK.linear_l2:
       machine = LogisticRegression(C=1 / (l2 * 81), tol=1e-8, max_iter=5000)
       machine.fit(x[~mask], train.labels[~mask])
       machines.append(machine)
-      accuracies.append(machine.score(x[mask], train.labels[mask]))
-    best = max(range(2), key=lambda i: (accuracies[i], i))
+      if selection == 'accuracy':
+        merits.append(machine.score(x[mask], train.labels[mask]))
+      else:
+        loss = log_loss(train.labels[mask], machine.predict_proba(x[mask]))
+        merits.append(-loss)
+    best = max(range(2), key=lambda i: (merits[i], i))
     assert found.chosen[seed] == _QUICK.linear_l2[best]
     expected = machines[best].score(
       (test.features - shift) / scale, test.labels
@@ -96,7 +103,8 @@ def test_linear_selects_on_its_own_validation_rows():
 
 
 def test_ties_go_to_the_larger_l2():
-  found = probe.linear(_blobs(), _blobs(seed=1), _QUICK)
+  protocol = dataclasses.replace(_QUICK, linear_selection='accuracy')
+  found = probe.linear(_blobs(), _blobs(seed=1), protocol)
   np.testing.assert_array_equal(found.chosen, [1e-1, 1e-1])
 
 
@@ -256,7 +264,7 @@ def test_protocol_hash_follows_what_concerns_the_probe():
     assert differs == name.startswith('linear')
   described = default.describe('linear')
   assert json.loads(json.dumps(described)) == described
-  assert described['linear_l2'] == [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0]
+  assert described['linear_l2'] == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
   assert 'validation rows' in described['fixed']['selection']
   assert 'linear_l2' not in default.describe('linear_few')
   assert not any(k.startswith('mlp_') for k in described)
@@ -269,6 +277,7 @@ def test_protocol_hash_follows_what_concerns_the_probe():
     ({'validation': 1.0}, r'validation is in \(0, 1\), got 1.0'),
     ({'linear_l2': (1.0, 0.1)}, 'linear_l2 must hold rising'),
     ({'mlp_epochs': 3, 'mlp_average_epochs': 4}, 'must not exceed'),
+    ({'linear_selection': 'f1'}, "'loss' or 'accuracy', got 'f1'"),
     ({'few_scaling': 'rows'}, "'dimension' or 'overall', got 'rows'"),
     ({'knn_temperature': 0.0}, 'knn_temperature must be > 0'),
   ],
