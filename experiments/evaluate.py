@@ -353,7 +353,7 @@ def table(report: dict[str, Any]) -> rich.table.Table:
     ),
     caption=(
       f'mean ± standard deviation; protocol {report["protocol_hash"]}; rank: '
-      f'effective rank of {_RANK_IMAGES} test features / dimensions'
+      f'effective rank of at most {_RANK_IMAGES} test rows / dimensions'
     ),
     box=rich.box.SIMPLE_HEAD,
     padding=(0, 1, 0, 0),
