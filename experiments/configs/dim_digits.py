@@ -16,7 +16,7 @@ def get_config() -> ExperimentConfig:
     optimizer=OptimizerConfig(learning_rate=1e-3),
     players={'probe': OptimizerConfig(learning_rate=1e-3)},
     batch_size=64,
-    steps=300,
+    steps=500,
     log_every=20,
     checkpoint_every=100,
   )
