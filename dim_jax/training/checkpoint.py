@@ -17,13 +17,22 @@ class Checkpoints:
   Use as a context manager.
   """
 
-  def __init__(self, run_dir: str | os.PathLike, keep: int = 2):
-    """Opens, or prepares, `run_dir`/checkpoints; relative paths are fine."""
+  def __init__(
+    self, run_dir: str | os.PathLike, keep: int = 2, *, owner: bool = False
+  ):
+    """Opens, or prepares, `run_dir`/checkpoints; relative paths are fine.
+
+    Args:
+      run_dir: the run's folder.
+      keep: how many checkpoints stay.
+      owner: whether this process is the run's trainer, which clears away what
+        a killed write left behind; a reader must leave a live write alone.
+    """
     self.directory = os.path.join(os.path.abspath(run_dir), 'checkpoints')
     self._checkpointer = ocp.training.Checkpointer(
       self.directory,
       preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-      cleanup_tmp_directories=True,
+      cleanup_tmp_directories=owner,
     )
 
   def __enter__(self) -> 'Checkpoints':

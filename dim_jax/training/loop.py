@@ -179,7 +179,7 @@ def fit(
   is_writer = jax.process_index() == 0
   events = metrics.TensorBoard(run_dir) if tensorboard and is_writer else None
   with (
-    checkpoint.Checkpoints(run_dir, keep) as checkpoints,
+    checkpoint.Checkpoints(run_dir, keep, owner=True) as checkpoints,
     metrics.Progress(steps, batch_size, show_progress) as progress,
     _Preemption() as preemption,
   ):

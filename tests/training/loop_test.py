@@ -262,3 +262,17 @@ def test_metrics_file_with_a_broken_line_is_named(tmp_path):
   path.write_text(json.dumps({'step': 1}) + '\noops\n' + '{"step": 3}\n')
   with pytest.raises(ValueError, match=r"line 2 is not JSON: 'oops'"):
     metrics.read(path)
+
+
+def test_a_reader_leaves_a_live_write_alone_and_the_trainer_clears_it(tmp_path):
+  fit(tmp_path, steps=4)
+  folder = tmp_path / 'checkpoints'
+  # What Orbax names a checkpoint until it is whole.
+  partial = folder / '8.orbax-checkpoint-tmp'
+  (folder / '4').rename(partial)
+  with checkpoint.Checkpoints(tmp_path) as reader:
+    assert reader.latest is None
+  assert partial.exists()
+  # A killed write is no checkpoint: the run begins again, to the same bits.
+  assert_same(fit(tmp_path, steps=4), fit(tmp_path / 'whole', steps=4))
+  assert not partial.exists()
