@@ -5,10 +5,9 @@ import os
 # Eight simulated devices, so that every sharded path runs on a laptop.
 # JAX_PLATFORMS=cuda (or tpu) runs the suite on real devices instead.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-_DEVICES = '--xla_force_host_platform_device_count'
-_flags = os.environ.get('XLA_FLAGS', '')
-if _DEVICES not in _flags:
-  os.environ['XLA_FLAGS'] = f'{_flags} {_DEVICES}=8'.strip()
+os.environ.setdefault('XLA_FLAGS', '')
+if 'xla_force_host_platform_device_count' not in os.environ['XLA_FLAGS']:
+  os.environ['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=8'
 # Figures never open a window.
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
