@@ -32,6 +32,7 @@ from dim_jax.data import sources
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probe as probe_lib
 from dim_jax.objectives import dim
+from dim_jax.training import parallel
 
 _TAPS = ('conv', 'fc', 'y')
 _SAVED_TAPS = ('fc', 'y')
@@ -58,7 +59,7 @@ def evaluate(
     taps: taps of the encoder; raw pixels are always probed too.
     protocol: how to probe; the fields that describe the data are filled in.
     step: which checkpoint; the newest if None.
-    show_progress: show a bar on standard error.
+    show_progress: show a bar on standard error, and a line a probe.
 
   Returns:
     The contents of evaluation/probes.json.
@@ -224,6 +225,11 @@ def _run_probes(train, test, probes, protocol, row, bar) -> list[dict]:
       key = 'c' if name == 'svm' else 'l2'
       result[key] = [float(value) for value in found.chosen]
     results.append(result)
+    if not bar.disable:
+      bar.console.print(
+        f'{title}: {100 * result["mean"]:.1f} %  {result["seconds"]:.0f} s',
+        highlight=False,
+      )
   return results
 
 
@@ -449,4 +455,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
+  parallel.cache_compilations()
   sys.exit(main())

@@ -166,6 +166,7 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   try:
     parallel.initialize()
+    parallel.cache_compilations()
     train(_CONFIG.value, str(_WORKDIR.value), devices=_DEVICES.value)
   except (
     ValueError,

@@ -28,6 +28,23 @@ def initialize() -> None:
     jax.distributed.initialize()
 
 
+def cache_compilations() -> None:
+  """Keeps compiled programs on disk, so that a second start skips compiling.
+
+  They go to JAX_COMPILATION_CACHE_DIR, else to 'xla' in the project's cache
+  (DIM_JAX_CACHE, else ~/.cache/dim_jax). Setting JAX_COMPILATION_CACHE_DIR to
+  nothing turns it off.
+  """
+  folder = os.environ.get('JAX_COMPILATION_CACHE_DIR')
+  if folder is None:
+    root = os.environ.get('DIM_JAX_CACHE', '~/.cache/dim_jax')
+    folder = os.path.join(os.path.expanduser(root), 'xla')
+  if folder:
+    jax.config.update('jax_compilation_cache_dir', folder)
+    # By default only what took a second to compile is kept.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+
+
 def make_mesh(devices: int | None = None) -> Mesh:
   """One axis, 'data', over the first `devices` devices; all of them if None."""
   chosen = jax.devices()[:devices]
