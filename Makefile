@@ -28,7 +28,7 @@ help:
 
 demo: $(VENV)/run.stamp
 	$(BIN)/python -m experiments.train --config=experiments/configs/dim_digits.py --workdir=$(DEMO)
-	$(BIN)/python -m experiments.evaluate $(DEMO) --probes=linear,linear_few,mlp,knn --mlp_epochs=30
+	$(BIN)/python -m experiments.evaluate $(DEMO) --probes=linear,linear_few,mlp,knn --mlp_epochs=60
 	$(BIN)/python -m experiments.report $(DEMO)
 	@echo 'The page: $(CURDIR)/$(DEMO)/report/index.html'
 
