@@ -17,7 +17,8 @@ from ml_collections import config_flags
 
 from dim_jax import config as config_lib
 from dim_jax.data import augment, sources
-from dim_jax.training import loop, metrics, parallel
+from dim_jax.evaluation import features
+from dim_jax.training import loop, parallel
 from dim_jax.training import step as step_lib
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The run, a file.')
@@ -86,7 +87,7 @@ def train(
     form=config.parallel,
     devices=devices,
     augment=_augment(config.data),
-    monitor=metrics.collapse_monitor(objective, held_out),
+    monitor=features.collapse_monitor(objective.encode, held_out),
     tensorboard=config.tensorboard,
     show_progress=show_progress,
   )

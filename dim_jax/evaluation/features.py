@@ -6,7 +6,7 @@ nothing that happens here can change them.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -132,6 +132,35 @@ def deviation(features: jax.Array | np.ndarray) -> jax.Array:
     Shape [D], float32, in the features' own unit.
   """
   return jnp.std(jnp.asarray(features, jnp.float32), axis=0)
+
+
+def collapse_monitor(
+  encode: Callable[..., dict[str, jax.Array]],
+  batch: Mapping[str, Any],
+  tap: str = 'y',
+) -> Callable[[Any, Any], dict[str, jax.Array]]:
+  """Signs of collapse on a fixed batch, for `fit` to log while it trains.
+
+  Args:
+    encode: (params, model_state, batch) -> {tap: features}, an objective's.
+    batch: held-out images, always the same.
+    tap: the features to watch.
+
+  Returns:
+    A compiled function of (params, model_state) that gives 'encoder/std', the
+    `deviation` averaged over dimensions, and 'encoder/effective_rank'.
+  """
+
+  @jax.jit
+  def monitor(params: Any, model_state: Any) -> dict[str, jax.Array]:
+    features = encode(params, model_state, batch)[tap]
+    features = features.reshape(features.shape[0], -1)
+    return {
+      'encoder/std': deviation(features).mean(),
+      'encoder/effective_rank': effective_rank(features),
+    }
+
+  return monitor
 
 
 def fingerprint(variables: Any) -> str:

@@ -4,14 +4,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from rich import console, progress
-
-from dim_jax.objective import Objective, PyTree
 
 _SHOWN = ('mi/local', 'mi/global', 'probe/y_accuracy', 'encoder/effective_rank')
 
@@ -145,42 +142,6 @@ class TensorBoard:
       if name != 'step':
         self._writer.add_scalar(name, value, line['step'])
     self._writer.flush()
-
-
-def collapse_monitor(
-  objective: Objective, batch: Mapping[str, Any], tap: str = 'y'
-) -> Callable[[PyTree, PyTree], dict[str, jax.Array]]:
-  """Indicators of collapse on a fixed batch, for `fit` to log.
-
-  'encoder/std' is the standard deviation of the tap over images, averaged over
-  its dimensions: 0 means that all images look the same.
-  'encoder/effective_rank' is exp of the entropy of the normalised singular
-  values of the centred features (Roy and Vetterli 2007): between 1 and the
-  number of dimensions.
-
-  Args:
-    objective: the method.
-    batch: held-out images, always the same.
-    tap: the feature to watch.
-
-  Returns:
-    A compiled function of (params, model_state).
-  """
-
-  @jax.jit
-  def monitor(params: PyTree, model_state: PyTree) -> dict[str, jax.Array]:
-    features = objective.encode(params, model_state, batch)[tap]
-    features = features.reshape(features.shape[0], -1).astype(jnp.float32)
-    centred = features - features.mean(0, keepdims=True)
-    values = jnp.linalg.svd(centred, compute_uv=False)
-    share = values / jnp.maximum(values.sum(), jnp.finfo(jnp.float32).tiny)
-    entropy = jax.scipy.special.entr(share).sum()
-    return {
-      'encoder/std': features.std(0).mean(),
-      'encoder/effective_rank': jnp.exp(entropy),
-    }
-
-  return monitor
 
 
 class Clock:

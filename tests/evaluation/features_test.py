@@ -132,3 +132,14 @@ def test_pixels_run_from_minus_one_to_one():
   np.testing.assert_allclose(
     features.pixels(images), [[-1, 1], [-0.6, 0.6]], atol=1e-6
   )
+
+
+def test_collapse_monitor_on_known_features():
+  # Four images whose features are +-e1 and +-e2: two equal singular values,
+  # so an effective rank of 2; each dimension has variance 2/4.
+  x = jnp.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
+  monitor = features.collapse_monitor(lambda *_: {'y': x}, {})
+  values = monitor(None, None)
+  np.testing.assert_allclose(values['encoder/effective_rank'], 2, rtol=1e-4)
+  expected = (2 * np.sqrt(0.5) + 0) / 3
+  np.testing.assert_allclose(values['encoder/std'], expected, rtol=1e-6)

@@ -247,17 +247,6 @@ def test_plain_lines_tell_of_progress(tmp_path, capsys):
   assert 'mi/local' in lines[0]
 
 
-def test_collapse_monitor_on_known_features():
-  # Four images whose features are +-e1 and +-e2: two equal singular values,
-  # so an effective rank of 2; each dimension has variance 2/4.
-  features = jnp.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
-  objective = Objective(None, None, lambda *_: {'y': features})
-  values = metrics.collapse_monitor(objective, {})(None, None)
-  np.testing.assert_allclose(values['encoder/effective_rank'], 2, rtol=1e-4)
-  expected = (2 * np.sqrt(0.5) + 0) / 3
-  np.testing.assert_allclose(values['encoder/std'], expected, rtol=1e-6)
-
-
 def test_metrics_file_with_a_broken_line_is_named(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_text(json.dumps({'step': 1}) + '\noops\n' + '{"step": 3}\n')
