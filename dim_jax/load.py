@@ -92,7 +92,7 @@ def load(run_dir: str | os.PathLike, step: int | None = None) -> Encoder:
   Raises:
     FileNotFoundError: the folder is no run, or has no such checkpoint.
   """
-  # Both pull in a good second of imports, which `import dim_jax` should not.
+  # Orbax is slow to import, and `import dim_jax` should not be.
   from dim_jax.training import checkpoint
   from dim_jax.training import step as step_lib
 

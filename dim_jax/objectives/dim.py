@@ -61,7 +61,9 @@ class Config:
   prior_weight: float = 0.1
   """gamma: of matching the code's distribution to the prior."""
   bound: str = 'infonce'
-  """The MI bound: a name of `BOUNDS`."""
+  """A name of `BOUNDS`. Of the f-divergences among them, chi_squared and
+  reverse_kl train an encoder but are no bounds on MI; reports then name the
+  estimator of 'mi/local'."""
   critic: str = 'factored'
   """The local critic: 'projection' is the paper's, 'factored' the same function
   but for where it normalises, and several times faster; or 'concat'."""

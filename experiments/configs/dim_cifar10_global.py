@@ -6,6 +6,7 @@
 
 The global critic is the paper's: the last map and the code, concatenated,
 through two hidden layers of 512.
+No result of this run has been measured yet.
 """
 
 from dim_jax.config import ExperimentConfig

@@ -5,6 +5,7 @@
       --workdir=runs/dim_cifar10_local_dv
 
 All but the bound is as in dim_cifar10_local_infonce.py.
+No result of this run has been measured yet.
 """
 
 from dim_jax.config import ExperimentConfig

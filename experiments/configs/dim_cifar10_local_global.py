@@ -6,6 +6,7 @@
 
 The paper states no gamma for this row; 0.1 is DIM(L)'s. Its extended comparison
 reports the row by a linear SVM, which evaluation measures as 'svm'.
+No result of this run has been measured yet.
 """
 
 from dim_jax.config import ExperimentConfig

@@ -4,9 +4,11 @@
       --config=experiments/configs/dim_cifar10_local_infonce.py \
       --workdir=runs/dim_cifar10_local_infonce
 
-The paper's 1000 epochs are meant for an accelerator; `--config.steps=8000` is
-about an hour on two CPU cores. The critic is `factored`, the paper's is
-`--config.objective.critic=projection`. The published numbers hold out no
+The paper's 1000 epochs are meant for an accelerator. Measured on two shared
+CPU cores, with `--config.objective.critic_units=512` and a JPEG-recompressed
+copy of the data: 5,500 steps in 62 minutes, MLP probe conv / fc / y 61.2 / 57.2
+/ 50.4 % (experiments/results/dim_cifar10_local_infonce.json). The critic is
+`factored`, the paper's `--config.objective.critic=projection`. The published numbers hold out no
 validation images; here a tenth of the training set is.
 """
 

@@ -5,6 +5,8 @@
       --workdir=runs/dim_cifar10_local_jsd
 
 All but the bound is as in dim_cifar10_local_infonce.py.
+Measured as there: 5,500 steps in 61 minutes, MLP probe conv / fc / y 59.1 /
+56.5 / 49.9 % (experiments/results/dim_cifar10_local_jsd.json).
 """
 
 from dim_jax.config import ExperimentConfig

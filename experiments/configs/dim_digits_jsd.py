@@ -1,7 +1,9 @@
 """DIM(L) with the JSD bound on scikit-learn's digits.
 
-python -m experiments.train --config=experiments/configs/dim_digits_jsd.py \
+  python -m experiments.train --config=experiments/configs/dim_digits_jsd.py \
       --workdir=runs/digits_jsd
+
+No result of this run has been measured yet.
 """
 
 from dim_jax.config import ExperimentConfig

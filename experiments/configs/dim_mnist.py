@@ -1,7 +1,9 @@
 """DIM(L) with InfoNCE on MNIST, with the encoder for 28x28 images.
 
-python -m experiments.train --config=experiments/configs/dim_mnist.py \
+  python -m experiments.train --config=experiments/configs/dim_mnist.py \
       --workdir=runs/mnist
+
+No result of this run has been measured yet.
 """
 
 from dim_jax.config import DataConfig, ExperimentConfig

@@ -1,7 +1,9 @@
 """DIM(L) with the JSD bound on MNIST.
 
-python -m experiments.train --config=experiments/configs/dim_mnist_jsd.py \
+  python -m experiments.train --config=experiments/configs/dim_mnist_jsd.py \
       --workdir=runs/mnist_jsd
+
+No result of this run has been measured yet.
 """
 
 from dim_jax.config import ExperimentConfig

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -266,3 +268,35 @@ def test_a_reader_leaves_a_live_write_alone_and_the_trainer_clears_it(tmp_path):
   # A killed write is no checkpoint: the run begins again, to the same bits.
   assert_same(fit(tmp_path, steps=4), fit(tmp_path / 'whole', steps=4))
   assert not partial.exists()
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
+  written = []
+
+  class Writer:
+    def __init__(self, folder):
+      assert folder == str(tmp_path / 'tensorboard')
+
+    def add_scalar(self, name, value, step):
+      written.append((step, name, value))
+
+    def flush(self):
+      pass
+
+  monkeypatch.setitem(
+    sys.modules, 'tensorboardX', types.SimpleNamespace(SummaryWriter=Writer)
+  )
+  fit(tmp_path, steps=4, tensorboard=True)
+  lines = metrics.read(tmp_path / 'metrics.jsonl')
+  assert written == [
+    (line['step'], name, value)
+    for line in lines
+    for name, value in line.items()
+    if name != 'step'
+  ]
+
+
+def test_tensorboard_without_its_extra_names_the_install(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorboardX', None)
+  with pytest.raises(ValueError, match=r"pip install 'dim_jax\[tensorboard\]'"):
+    fit(tmp_path, steps=4, tensorboard=True)
