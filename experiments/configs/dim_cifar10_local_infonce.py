@@ -8,8 +8,8 @@ The paper's 1000 epochs are meant for an accelerator. Measured on two shared
 CPU cores, with `--config.objective.critic_units=512` and a JPEG-recompressed
 copy of the data: 5,500 steps in 62 minutes, MLP probe conv / fc / y 61.2 / 57.2
 / 50.4 % (experiments/results/dim_cifar10_local_infonce.json). The critic is
-`factored`, the paper's `--config.objective.critic=projection`. The published numbers hold out no
-validation images; here a tenth of the training set is.
+`factored`, the paper's `--config.objective.critic=projection`. The published
+numbers hold out no validation images; here a tenth of the training set is.
 """
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
