@@ -1,11 +1,12 @@
-"""Writes the page of a run, or one that compares several.
+"""Writes the page of a run or a sweep, or one that compares several runs.
 
   python -m experiments.report runs/digits
   python -m experiments.report runs/infonce runs/jsd --out=report
 
-One run gives RUN/report/index.html, several give report/comparison/index.html
-in the first; --out names another folder. The PNG and CSV files of every picture
-lie beside the page, which holds all that it shows.
+One run or sweep gives its folder's report/index.html, several runs give
+report/comparison/index.html in the first; --out names another folder. The PNG
+and CSV files of every picture lie beside the page, which holds all that it
+shows.
 """
 
 import importlib

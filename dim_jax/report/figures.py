@@ -285,7 +285,7 @@ def curves(
 def _draw_curves(
   rows: list[tuple[Any, ...]], unit: str, xlabel: str, theme: Theme
 ) -> Any:
-  figure, axes = _figure(theme, WIDTH, 3.3)
+  figure, axes = blank(theme, WIDTH, 3.3)
   labels, ceilings = [], []
   bottom = axes.get_xaxis_transform()
   for k, name in enumerate(dict.fromkeys(row[0] for row in rows)):
@@ -315,7 +315,7 @@ def _draw_curves(
       )
     good = mean[np.isfinite(mean)]
     at = good[-1] if len(good) else np.nan
-    text = f'{_short(name)} {number(at) if len(good) else "(no number)"}'
+    text = f'{shorten(name)} {number(at) if len(good) else "(no number)"}'
     labels.append((at, text, colour, 'bold'))
     if tops[0] is not None:
       top = np.asarray(tops, float)
@@ -329,16 +329,21 @@ def _draw_curves(
     shared = len(same) == len(ceilings)
     colour = theme.faint if shared else theme.colours[k % len(theme.colours)]
     axes.plot(x, top, color=colour, linestyle=(0, (5, 3)), linewidth=1.4)
-    owner = '' if shared else f' of {_short(name)}'
+    owner = '' if shared else f' of {shorten(name)}'
     labels.append((last, f'ceiling{owner} {number(last)}', colour, 'normal'))
+  if max(row[1] for row in rows) >= 100_000:
+    # Six digits at every tick would touch.
+    axes.xaxis.set_major_formatter(
+      lambda step, _: f'{step / 1000:g}k' if step else '0'
+    )
   axes.set_xlabel(xlabel)
   axes.set_ylabel(unit)
   axes.margins(x=0.01, y=0.08)
-  _label_right(figure, axes, labels)
+  label_right(figure, axes, labels)
   return figure
 
 
-def _label_right(
+def label_right(
   figure: Any,
   axes: Any,
   labels: Sequence[tuple[float, str, str, str]],
@@ -409,8 +414,8 @@ def probes(
       r['probe'],
       r['tap'],
       r['features'],
-      100 * _float(r['mean']),
-      100 * _float(r['std']),
+      100 * real(r['mean']),
+      100 * real(r['std']),
       len(r['values']),
     )
     for r in results
@@ -439,7 +444,7 @@ def _draw_probes(rows: list[tuple[Any, ...]], theme: Theme) -> Any:
     if features != 'raw' and tap not in taps:
       taps.append(tap)
   count = sum(len(taps) or 1 for taps in groups.values())
-  figure, axes = _figure(
+  figure, axes = blank(
     theme, WIDTH, 1.3 + 0.3 * count + 0.25 * len(groups), rows=len(groups)
   )
   panels = np.atleast_1d(axes)
@@ -646,9 +651,7 @@ def _draw_map(
   axes_names: tuple[str, ...] | None,
   theme: Theme,
 ) -> Any:
-  from matplotlib import patheffects
-
-  figure, axes = _figure(theme, WIDTH, WIDTH - 0.4)
+  figure, axes = blank(theme, WIDTH, WIDTH - 0.4)
   colours = class_colours(classes)
   x, y = (np.array([row[i] for row in rows]) for i in (3, 4))
   label = np.array([row[1] for row in rows])
@@ -670,34 +673,69 @@ def _draw_map(
   axes.set_yticks([])
   # More names than this would hide the points; the CSV has them.
   if classes <= 20:
-    texts = []
-    for k in sorted(set(label.tolist())):
-      mine = np.flatnonzero(label == k)
-      # The example nearest the median: a median may lie in another class.
-      distance = (x[mine] - np.median(x[mine])) ** 2
-      distance += (y[mine] - np.median(y[mine])) ** 2
-      at = mine[distance.argmin()]
-      name = next(row[2] for row in rows if row[1] == k)
-      texts.append(
-        axes.text(
-          x[at],
-          y[at],
-          name,
-          ha='center',
-          va='center',
-          fontsize=12 if len(name) > 2 else 16,
-          fontweight='bold',
-          color=_readable(colours[k], theme),
-          path_effects=[
-            patheffects.withStroke(linewidth=3.5, foreground=theme.ground)
-          ],
-        )
-      )
-    _push_apart(figure, axes, texts)
+    name_groups(
+      figure,
+      axes,
+      x,
+      y,
+      label,
+      {row[1]: row[2] for row in rows},
+      theme,
+      colours,
+    )
   return figure
 
 
-def _readable(
+def name_groups(
+  figure: Any,
+  axes: Any,
+  x: np.ndarray,
+  y: np.ndarray,
+  label: np.ndarray,
+  names: Mapping[int, str],
+  theme: Theme,
+  colours: Sequence[tuple[float, float, float]],
+) -> None:
+  """Writes each class's name amid its points, moved apart where they overlap.
+
+  Args:
+    figure: what is drawn on.
+    axes: with their limits as they stay.
+    x: shape [n].
+    y: shape [n].
+    label: each point's class, shape [n].
+    names: the classes' names.
+    theme: of the picture.
+    colours: the classes' colours.
+  """
+  from matplotlib import patheffects
+
+  texts = []
+  for k in sorted(set(label.tolist())):
+    mine = np.flatnonzero(label == k)
+    # The example nearest the median: a median may lie in another class.
+    distance = (x[mine] - np.median(x[mine])) ** 2
+    distance += (y[mine] - np.median(y[mine])) ** 2
+    at = mine[distance.argmin()]
+    texts.append(
+      axes.text(
+        x[at],
+        y[at],
+        names[k],
+        ha='center',
+        va='center',
+        fontsize=12 if len(names[k]) > 2 else 16,
+        fontweight='bold',
+        color=readable(colours[k], theme),
+        path_effects=[
+          patheffects.withStroke(linewidth=3.5, foreground=theme.ground)
+        ],
+      )
+    )
+  push_apart(figure, axes, texts)
+
+
+def readable(
   colour: tuple[float, float, float], theme: Theme
 ) -> tuple[float, ...]:
   """A class colour, darker on white and lighter on black, for text."""
@@ -706,7 +744,7 @@ def _readable(
   return tuple((1 - share) * c + share * other for c in colour)
 
 
-def _push_apart(figure: Any, axes: Any, texts: Sequence[Any]) -> None:
+def push_apart(figure: Any, axes: Any, texts: Sequence[Any]) -> None:
   """Moves overlapping texts apart, within the axes."""
   figure.draw_without_rendering()
   frame = axes.get_window_extent()
@@ -875,7 +913,7 @@ def _draw_retrieval(
   size, start, step, gap = 1.7, 3.95, 1.14, 0.45
   block = max(len(keys) * step, size + 0.5) + gap
   wide, high = start + count * step, len(queries) * block - gap
-  figure, axes = _figure(theme, WIDTH, WIDTH * high / wide)
+  figure, axes = blank(theme, WIDTH, WIDTH * high / wide)
   axes.set_axis_off()
   axes.set_xlim(-0.05, wide)
   axes.set_ylim(high, 0)
@@ -924,7 +962,7 @@ def _draw_retrieval(
     axes.text(
       size / 2,
       top + size + 0.08,
-      _short(name, 14),
+      shorten(name, 14),
       ha='center',
       va='top',
       fontsize=9,
@@ -1006,7 +1044,7 @@ def auc(positive: np.ndarray, negative: np.ndarray) -> float:
 
 
 def _draw_scores(rows: list[tuple[Any, ...]], theme: Theme) -> Any:
-  figure, axes = _figure(theme, WIDTH, 3.0)
+  figure, axes = blank(theme, WIDTH, 3.0)
   centres = {}
   looks = {'positive': theme.colours[0], 'negative': theme.colours[1]}
   for kind, colour in looks.items():
@@ -1096,7 +1134,7 @@ def effective_rank(values: np.ndarray) -> float:
 def _draw_spectrum(
   rows: list[tuple[Any, ...]], ranks: Mapping[str, float], theme: Theme
 ) -> Any:
-  figure, axes = _figure(theme, WIDTH, 3.3)
+  figure, axes = blank(theme, WIDTH, 3.3)
   labels = []
   for k, (label, rank) in enumerate(ranks.items()):
     colour = theme.colours[k % len(theme.colours)]
@@ -1106,13 +1144,13 @@ def _draw_spectrum(
     y = np.where(y > 1e-6, y, np.nan)
     axes.semilogy(x, y, color=colour, linewidth=2.2)
     good = y[np.isfinite(y)]
-    text = f'{_short(label)}\neff. rank {rank:.1f}'
+    text = f'{shorten(label)}\neff. rank {rank:.1f}'
     at = float(good[-1]) if len(good) else math.nan
     labels.append((at, text, colour, 'bold'))
   axes.set_xlabel('index of the singular value')
   axes.set_ylabel('relative to the largest')
   axes.margins(x=0.01)
-  _label_right(figure, axes, labels, gap=28)
+  label_right(figure, axes, labels, gap=28)
   return figure
 
 
@@ -1141,10 +1179,21 @@ def _settings(theme: Theme) -> dict[str, Any]:
   }
 
 
-def _figure(
-  theme: Theme, width: float, height: float, rows: int = 1
+def blank(
+  theme: Theme, width: float, height: float, rows: int = 1, **grid: Any
 ) -> tuple[Any, Any]:
-  """A figure outside pyplot: no global state, no window, nothing to close."""
+  """A figure outside pyplot: no global state, no window, nothing to close.
+
+  Args:
+    theme: its colours.
+    width: in inches.
+    height: in inches.
+    rows: how many axes, one above another.
+    **grid: more for `Figure.subplots`, such as height_ratios.
+
+  Returns:
+    The figure, and its axes or array of axes.
+  """
   import matplotlib
   from matplotlib import figure as figure_lib
   from matplotlib.backends import backend_agg
@@ -1152,10 +1201,10 @@ def _figure(
   with matplotlib.rc_context(_settings(theme)):
     figure = figure_lib.Figure((width, height), layout='constrained')
     backend_agg.FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, 1, sharex=False)
+    return figure, figure.subplots(rows, 1, **grid)
 
 
-def _short(text: str, length: int = 22) -> str:
+def shorten(text: str, length: int = 22) -> str:
   """The text, its middle left out where it is too long for a margin."""
   if len(text) <= length:
     return text
@@ -1163,7 +1212,8 @@ def _short(text: str, length: int = 22) -> str:
   return f'{text[: length - 1 - half]}…{text[-half:]}'
 
 
-def _float(value: float | None) -> float:
+def real(value: float | None) -> float:
+  """The number; NaN where JSON has none."""
   return math.nan if value is None else float(value)
 
 

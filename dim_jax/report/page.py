@@ -1,9 +1,9 @@
-"""One self-contained HTML page a run, or one that compares several.
+"""One self-contained HTML page a run or sweep, or one that compares runs.
 
-It reads a run's folder (config.json, metrics.jsonl, evaluation/) and writes
-index.html with every picture inside it, and beside it the PNG and CSV files. It
-needs no network, no script and no other file, follows the reader's light or
-dark setting, and fits a phone.
+It reads a run's folder (config.json, metrics.jsonl, evaluation/) or a sweep's
+(sweep.json) and writes index.html with every picture inside it, and beside it
+the PNG and CSV files. It needs no network, no script and no other file, follows
+the reader's light or dark setting, and fits a phone.
 """
 
 import base64
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dim_jax.report import figures
+from dim_jax.report import bottleneck, figures
 
 _TSNE_EXAMPLES = 1000
 
@@ -33,6 +33,8 @@ class Run(NamedTuple):
     metrics: the lines of metrics.jsonl.
     probes: of evaluation/probes.json, or None.
     features: the arrays of evaluation/features.npz, or None.
+    classification: of evaluation/classification.json, or None.
+    classified: the arrays of evaluation/classification.npz, or None.
   """
 
   path: str
@@ -41,6 +43,8 @@ class Run(NamedTuple):
   metrics: list[dict[str, Any]]
   probes: dict[str, Any] | None
   features: dict[str, np.ndarray] | None
+  classification: dict[str, Any] | None = None
+  classified: dict[str, np.ndarray] | None = None
 
 
 def read(path: str | os.PathLike) -> Run:
@@ -64,15 +68,24 @@ def read(path: str | os.PathLike) -> Run:
       f'{path!r} is not a run: it {what}. Looked for {config!r}; give the '
       f'--workdir of a run of experiments.train.'
     )
-  probes = os.path.join(path, 'evaluation', 'probes.json')
-  features = os.path.join(path, 'evaluation', 'features.npz')
+
+  def json_of(name: str) -> dict[str, Any] | None:
+    file = os.path.join(path, 'evaluation', name)
+    return _read_json(file) if os.path.exists(file) else None
+
+  def arrays_of(name: str) -> dict[str, np.ndarray] | None:
+    file = os.path.join(path, 'evaluation', name)
+    return _read_arrays(file) if os.path.exists(file) else None
+
   return Run(
     path,
     os.path.basename(os.path.abspath(path)),
     _read_json(config),
     _read_lines(os.path.join(path, 'metrics.jsonl')),
-    _read_json(probes) if os.path.exists(probes) else None,
-    _read_arrays(features) if os.path.exists(features) else None,
+    json_of('probes.json'),
+    arrays_of('features.npz'),
+    json_of('classification.json'),
+    arrays_of('classification.npz'),
   )
 
 
@@ -120,7 +133,7 @@ def write(
 
   Args:
     paths: folders of runs. One gives the run's page, several a comparison:
-      curves overlaid, probes in one table.
+      curves overlaid, probes in one table. Or the folder of one sweep.
     out: the folder to write into. By default RUN/report, and for several runs
       report/comparison in the first one's.
     command: what trained the run, for the page of one.
@@ -130,11 +143,18 @@ def write(
 
   Raises:
     FileNotFoundError: a folder is no run.
-    ValueError: no run is given, or a file of one is damaged.
+    ValueError: no run is given, a file of one is damaged, or a sweep is given
+      with others.
   """
   if not paths:
     raise ValueError('Give the folder of at least one run.')
-  runs = _with_labels([read(path) for path in paths])
+  sweeps = [path for path in paths if os.path.isfile(_sweep_file(path))]
+  if sweeps and len(paths) > 1:
+    raise ValueError(
+      f'A sweep has a page of its own: give {os.fspath(sweeps[0])!r} alone, '
+      f'got {len(paths)} folders.'
+    )
+  runs = [] if sweeps else _with_labels([read(path) for path in paths])
   if out is None:
     out = os.path.join(paths[0], 'report')
     if len(runs) > 1:
@@ -144,7 +164,11 @@ def write(
   def show(picture: figures.Picture) -> str:
     return _figure(picture, figures.save(picture, out))
 
-  if len(runs) == 1:
+  if sweeps:
+    label = os.path.basename(os.path.abspath(sweeps[0]))
+    title = f'Sweep {label}'
+    body = _sweep(label, sweeps[0], show)
+  elif len(runs) == 1:
     title = f'Run {runs[0].label}'
     body = _one_run(runs[0], show, command)
   else:
@@ -182,6 +206,10 @@ def _one_run(run: Run, show: _Show, command: str | None) -> list[str]:
     *_findings([run]),
     _summary(run, command),
     *_section('Training', _curves([run], show)),
+    *_section('Classification', _classification([run], show)),
+    *_section('Rate and hardest images', _remembered(run, show)),
+    *_section('Attacks', _attacks([run], show)),
+    *_section('Out-of-distribution data', _ood([run])),
     *_section('Probes', _probes([run], show)),
     *_section('Embeddings', _embeddings(run, show)),
     *_section('Nearest neighbours', _retrieval(run, show)),
@@ -209,6 +237,9 @@ def _several_runs(runs: Sequence[Run], show: _Show) -> list[str]:
     '<h2>What differs</h2>',
     _differences(runs),
     *_section('Training', _curves(runs, show)),
+    *_section('Classification', _classification(runs, show)),
+    *_section('Attacks', _attacks(runs, show)),
+    *_section('Out-of-distribution data', _ood(runs)),
     *_section('Probes', _probes(runs, show)),
     *_section('Spectrum', _overlaid_spectra(runs, show)),
   ]
@@ -229,17 +260,36 @@ def _evaluate(run: Run) -> str:
   return f'`python -m experiments.evaluate {run.path}`'
 
 
+def _is_classifier(run: Run) -> bool:
+  """Whether it is `experiments.classify` that evaluates the run first."""
+  return run.classification is not None or _module(run.config) == 'vib'
+
+
+def _module(config: Mapping[str, Any]) -> str:
+  """Name of the objective's module, such as 'dim'."""
+  objective = config.get('objective') or {}
+  return str(objective.get('type', '')).partition(':')[0].rpartition('.')[2]
+
+
 # Findings and summary.
 
 
 def _findings(runs: Sequence[Run]) -> list[str]:
   sentences = []
   for run in runs:
-    found = [*probe_findings(run.probes), *_curve_findings(run)]
+    found = [
+      *classification_findings(run.classification),
+      *probe_findings(run.probes),
+      *_curve_findings(run),
+    ]
     if len(runs) > 1 and found:
       sentences.append(f'{run.label}: {" ".join(found)}')
     else:
       sentences += found
+  return _bullets(sentences)
+
+
+def _bullets(sentences: Sequence[str]) -> list[str]:
   if not sentences:
     return []
   items = ''.join(f'<li>{_escape(text)}</li>' for text in sentences)
@@ -326,7 +376,8 @@ def _curve_findings(run: Run) -> list[str]:
 
 def _summary(run: Run, command: str | None) -> str:
   config = run.config
-  data, probes = config.get('data') or {}, run.probes or {}
+  data = config.get('data') or {}
+  probes = run.classification or run.probes or {}
   rows: list[tuple[str, str]] = []
   if data:
     shape = config.get('image_shape')
@@ -377,10 +428,13 @@ def _summary(run: Run, command: str | None) -> str:
   train = command or (
     f'python -m experiments.train --config=CONFIG --workdir={run.path}'
   )
+  steps = ['classify'] if _is_classifier(run) else []
+  if not steps or run.probes:
+    steps.append('evaluate')
   text = '\n'.join(
     [
       train,
-      f'python -m experiments.evaluate {run.path}',
+      *(f'python -m experiments.{step} {run.path}' for step in steps),
       f'python -m experiments.report {run.path}',
     ]
   )
@@ -393,24 +447,38 @@ def _summary(run: Run, command: str | None) -> str:
   return f'<dl>{items}</dl><pre>{_escape(text)}</pre>{note}'
 
 
-_METHOD = (
-  'encoder',
-  'bound',
-  'critic',
-  'critic_units',
-  'local_weight',
-  'global_weight',
-  'prior_weight',
-  'prior',
-)
+# What a summary says of an objective, by its module.
+_METHOD = {
+  'dim': (
+    'encoder',
+    'bound',
+    'critic',
+    'critic_units',
+    'local_weight',
+    'global_weight',
+    'prior_weight',
+    'prior',
+  ),
+  'vib': (
+    'encoder',
+    'covariance',
+    'code',
+    'beta',
+    'marginal',
+    'samples',
+    'dropout',
+    'label_smoothing',
+    'confidence_penalty',
+  ),
+}
 
 
 def _method(config: Mapping[str, Any]) -> str:
   objective = config.get('objective') or {}
-  module = str(objective.get('type', '')).partition(':')[0]
-  known = {k: objective[k] for k in _METHOD if k in objective}
+  module = _module(config)
+  known = {k: objective[k] for k in _METHOD.get(module, ()) if k in objective}
   text = _scalars(known or objective)
-  return f'{module.rpartition(".")[2]}: {text}' if module else text
+  return f'{module}: {text}' if module else text
 
 
 def _scalars(values: Mapping[str, Any]) -> str:
@@ -512,6 +580,33 @@ def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
     if bounds
     else '',
   )
+  add(
+    'cross_entropy',
+    'Cross-entropy',
+    'nats',
+    lambda key: key == 'decoder/cross_entropy',
+    caption='On training batches, with sampled codes.',
+  )
+  add(
+    'accuracy',
+    'Accuracy',
+    'accuracy, %',
+    lambda key: key == 'decoder/accuracy',
+    scale=100.0,
+    caption='On training batches, with sampled codes.',
+  )
+  add(
+    'rate',
+    'Rate',
+    'nats',
+    lambda key: key == 'encoder/rate',
+    caption='An upper bound on I(Z;X): the code’s divergence from its '
+    'marginal, summed over dimensions.',
+  )
+  # A constant says less than the config does.
+  if not _moves(runs, 'encoder/beta'):
+    taken.add('encoder/beta')
+  add('beta', 'Price of the rate', 'beta', lambda key: key == 'encoder/beta')
   add('kl', 'Prior: KL', 'nats', lambda key: key == 'prior/kl')
   add('prior', 'Prior matching', 'nats', lambda key: key.startswith('prior/'))
   add(
@@ -550,6 +645,12 @@ def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
       lambda key, player=player: key.split('/')[0] == player,  # type: ignore[misc]
     )
   return found
+
+
+def _moves(runs: Sequence[Run], key: str) -> bool:
+  return any(
+    len({line[key] for line in run.metrics if key in line}) > 1 for run in runs
+  )
 
 
 def _line(run: Run, key: str, label: str) -> figures.Line | None:
@@ -719,7 +820,7 @@ def _probes(runs: Sequence[Run], show: _Show) -> list[str]:
   parts = [
     _say(f'{run.label} is not evaluated yet: run {_evaluate(run)}.')
     for run in runs
-    if run.probes is None
+    if run.probes is None and not _is_classifier(run)
   ]
   done = [(run, run.probes) for run in runs if run.probes is not None]
   if not done:
@@ -757,6 +858,548 @@ def _probes(runs: Sequence[Run], show: _Show) -> list[str]:
   if len(done) == 1:
     parts.append(_grid([show(figures.probes(done[0][1]['results']))]))
   return parts
+
+
+# Classification.
+
+# Fields of a result, and what they are called at the head of a column.
+_COSTS = {
+  'cross_entropy_bits': 'cross-entropy, bits',
+  'rate_bits': 'rate, bits (≥ I(Z;X))',
+  'izy_bits': 'I(Z;Y) ≥, bits',
+}
+
+
+def _error_fields(
+  classifications: Sequence[Mapping[str, Any]],
+) -> dict[str, str]:
+  """Fields of error rates, and their columns' titles; 'error_mean' is last."""
+  results = [r for c in classifications for r in c['results']]
+  counts = {
+    k: v for r in results for k, v in bottleneck.sample_errors(r).items()
+  }
+  fields = {
+    counts[k]: f'error %, {k} sample{"" if k == 1 else "s"}'
+    for k in sorted(counts)
+  }
+  if any('error_mean' in r for r in results):
+    fields['error_mean'] = 'error %, z = mean'
+  return fields
+
+
+def _weights(name: Any) -> str:
+  return 'average (EMA)' if name == 'average' else str(name)
+
+
+def _fixed(value: Any, digits: int, signed: bool = False) -> str:
+  number = _number(value)
+  if not math.isfinite(number):
+    return '–'
+  return f'{number:{"+" if signed else ""}.{digits}f}'.replace('-', '−')
+
+
+def error_table(
+  runs: Sequence[tuple[str, Mapping[str, Any]]],
+) -> tuple[list[str], list[list[str]]]:
+  """Errors of classifiers, by weights and split, the paper's row below.
+
+  Args:
+    runs: (label, classification.json) of each; with one, its label is left out.
+
+  Returns:
+    Header and rows. A row is (weights, split, [run], errors in percent by
+    samples of the code, cross-entropy, rate and the bound on I(Z;Y) in bits).
+    A run whose `paper` has a field of the results, such as 'error_12', gets the
+    paper's row and, in points or bits, what ours on test lies above it.
+  """
+  several = len(runs) > 1
+  errors = _error_fields([c for _, c in runs])
+  fields = [(name, 2) for name in errors]
+  fields += [
+    (name, 3 if name != 'rate_bits' else 1)
+    for name in _COSTS
+    if any(name in r for _, c in runs for r in c['results'])
+  ]
+  header = ['weights', 'split', *(['run'] if several else [])]
+  header += [errors.get(name) or _COSTS[name] for name, _ in fields]
+  rows = []
+  for weights, split in dict.fromkeys(
+    (r['weights'], r['split']) for _, c in runs for r in c['results']
+  ):
+    for label, classification in runs:
+      for r in classification['results']:
+        if (r['weights'], r['split']) == (weights, split):
+          rows.append(
+            [
+              _weights(weights),
+              split,
+              *([label] if several else []),
+              *(_fixed(r.get(name), digits) for name, digits in fields),
+            ]
+          )
+  for label, classification in runs:
+    paper = classification.get('paper') or {}
+    ours = _headline(classification)
+    if ours is None or not any(name in paper for name, _ in fields):
+      continue
+    owner = [label] if several else []
+    rows.append(
+      [
+        'paper',
+        str(paper.get('row', '')),
+        *owner,
+        *(
+          _fixed(paper[name], digits) if name in paper else ''
+          for name, digits in fields
+        ),
+      ]
+    )
+    rows.append(
+      [
+        'gap',
+        f'{_weights(ours["weights"])} − paper',
+        *owner,
+        *(
+          _fixed(_number(ours.get(name)) - _number(paper[name]), digits, True)
+          if name in paper
+          else ''
+          for name, digits in fields
+        ),
+      ]
+    )
+  return header, rows
+
+
+def _headline(classification: Mapping[str, Any]) -> Mapping[str, Any] | None:
+  """The result on test, of the averaged weights if there are any."""
+  test = [r for r in classification['results'] if r['split'] == 'test']
+  average = [r for r in test if r['weights'] == 'average']
+  return next(iter(average or test), None)
+
+
+def classification_findings(
+  classification: Mapping[str, Any] | None,
+) -> list[str]:
+  """What a classification.json says, in sentences made from its numbers.
+
+  Args:
+    classification: a classification.json, or None.
+
+  Returns:
+    A sentence each on the error, the rate, and the strongest attacks.
+  """
+  ours = _headline(classification) if classification else None
+  if classification is None or ours is None:
+    return []
+  fields = bottleneck.sample_errors(ours)
+  # Without noise in the code all samples are the same.
+  if classification.get('bottleneck') == 'none' and fields:
+    fields = {1: fields[min(fields)]}
+  sentences = []
+  parts = [
+    f'{_fixed(ours[name], 2)} %'
+    + (
+      f' with {count} sample{"" if count == 1 else "s"}'
+      if len(fields) > 1
+      else ''
+    )
+    for count, name in sorted(fields.items(), reverse=True)
+  ]
+  if parts:
+    text = (
+      f'Test error, {_weights(ours["weights"])} weights: {", ".join(parts)}'
+    )
+    share = _number(ours[fields[max(fields)]]) / 100
+    if (n := ours.get('examples')) and 0 <= share <= 1:
+      error = 100 * math.sqrt(share * (1 - share) / n)
+      text += f' (one standard error at {n:,} examples: {error:.2f} points)'
+    sentences.append(text + '.')
+  rate = _number(ours.get('rate_bits'))
+  if classification.get('bottleneck') != 'none' and math.isfinite(rate):
+    text = (
+      f'The rate is {figures.number(rate)} bits a test image, an upper bound '
+      f'on I(Z;X)'
+    )
+    most = _of_split(classification.get('log2_examples'), 'test')
+    if math.isfinite(most) and rate > most:
+      text += (
+        f'; a loose one, for on these images I(Z;X) is at most log₂ N = '
+        f'{most:.1f} bits'
+      )
+    sentences.append(text + '.')
+  for norm in dict.fromkeys(
+    a['norm'] for a in classification.get('attacks', [])
+  ):
+    mine = [
+      a
+      for a in classification['attacks']
+      if a['norm'] == norm
+      and not a.get('targeted')
+      and math.isfinite(_number(a['accuracy']))
+    ]
+    if not mine:
+      continue
+    worst = min(mine, key=lambda a: _number(a['accuracy']))
+    size = ''
+    if worst.get('epsilon') is not None:
+      size = f' of at most {worst["epsilon"]:g}'
+    sentences.append(
+      f'Least accuracy under untargeted {bottleneck.norm_name(norm)} attacks: '
+      f'{_fixed(worst["accuracy"], 1)} % '
+      f'({bottleneck.attack_name(worst)}{size}, {worst["mode"]}).'
+    )
+  return sentences
+
+
+def _of_split(value: Any, split: str) -> float:
+  """A number that is given for each split, or for all."""
+  return _number(value.get(split) if isinstance(value, dict) else value)
+
+
+def _done(runs: Sequence[Run]) -> list[tuple[str, dict[str, Any]]]:
+  return [
+    (run.label, run.classification)
+    for run in runs
+    if run.classification is not None
+  ]
+
+
+def _classification(runs: Sequence[Run], show: _Show) -> list[str]:
+  parts = [
+    _say(
+      f'{run.label} is not evaluated yet: run '
+      f'`python -m experiments.classify {run.path}`.'
+    )
+    for run in runs
+    if run.classification is None and _is_classifier(run)
+  ]
+  done = _done(runs)
+  if not done:
+    return parts
+  several = len(done) > 1
+  header, rows = error_table(done)
+  text_columns = 3 if several else 2
+  parts.append(_table(header, rows, text_columns))
+  notes = [
+    'A prediction averages the probabilities of its samples of the code. The '
+    'rate is an upper bound on I(Z;X); H(Y) minus the cross-entropy is a lower '
+    'bound on I(Z;Y).'
+  ]
+  for label, c in done:
+    who = f'{label}: ' if several else ''
+    entropy = _of_split(c.get('label_entropy_bits'), 'test')
+    text = f'{who}{c.get("dataset")}, step {c.get("step")}.'
+    if math.isfinite(entropy):
+      text += f' H(Y) on test: {entropy:.3f} bits.'
+    notes.append(f'{text} {c.get("note") or ""}'.strip())
+    if paper := c.get('paper'):
+      notes.append(f'{who}Paper: {paper.get("row")}, {paper.get("source")}.')
+  parts += [f'<p class="note">{_escape(note)}</p>' for note in notes]
+
+  parts.append('<h3>Calibration</h3>')
+  header = ['weights', 'split', *(['run'] if several else [])]
+  header += ['NLL, nats', 'Brier score', 'calibration error (ECE)', 'bins']
+  rows = [
+    [
+      _weights(r['weights']),
+      r['split'],
+      *([label] if several else []),
+      _fixed(_likelihood(r), 4),
+      _fixed(r.get('brier'), 4),
+      _fixed(r.get('ece'), 4),
+      str(r.get('ece_bins', '–')),
+    ]
+    for weights, split in dict.fromkeys(
+      (r['weights'], r['split']) for _, c in done for r in c['results']
+    )
+    for label, c in done
+    for r in c['results']
+    if (r['weights'], r['split']) == (weights, split)
+  ]
+  parts.append(_table(header, rows, text_columns))
+  parts.append(
+    '<p class="note">Of the averaged prediction; lower is better.</p>'
+  )
+  arrays = runs[0].classified if len(runs) == 1 else None
+  if arrays and {'probabilities', 'labels'} <= arrays.keys():
+    bins = int((_headline(done[0][1]) or {}).get('ece_bins') or 15)
+    p = arrays['probabilities']
+    if len(p) and np.isfinite(p).all():
+      picture = bottleneck.reliability(p, arrays['labels'], bins)
+      parts.append(_grid([show(picture)]))
+  return parts
+
+
+def _likelihood(result: Mapping[str, Any]) -> Any:
+  """nll_S with the most samples."""
+  found = {
+    int(name.removeprefix('nll_')): value
+    for name, value in result.items()
+    if re.fullmatch(r'nll_\d+', name)
+  }
+  return found[max(found)] if found else None
+
+
+def _remembered(run: Run, show: _Show) -> list[str]:
+  arrays = run.classified or {}
+  if (
+    not {'images', 'labels', 'probabilities', 'cross_entropy'} <= arrays.keys()
+  ):
+    return []
+  labels = arrays['labels']
+  names = [str(name) for name in arrays.get('class_names', [])]
+  names += [str(k) for k in range(len(names), arrays['probabilities'].shape[1])]
+  kind = (run.classification or {}).get('bottleneck')
+  parts, pictures = [], []
+  rate = arrays.get('rate') if kind != 'none' else None
+  if rate is not None and not np.isfinite(rate).all():
+    parts.append(_say('The rate is not drawn: it is not all finite.'))
+    rate = None
+  if rate is not None:
+    widths = arrays.get('rate_by_dimension')
+    pictures.append(show(bottleneck.remembered(rate, widths, labels, names)))
+  if {'means', 'chols', 'entropy', 'extent'} <= arrays.keys():
+    means = arrays['means']
+    pictures.append(
+      show(
+        bottleneck.ellipses(
+          means,
+          arrays['chols'],
+          labels[: len(means)],
+          names,
+          arrays['entropy'],
+          arrays['extent'].tolist(),
+        )
+      )
+    )
+  pictures.append(
+    show(
+      bottleneck.hardest(
+        arrays['images'],
+        labels,
+        arrays['probabilities'],
+        arrays['cross_entropy'],
+        rate,
+        names,
+      )
+    )
+  )
+  return [*parts, _grid(pictures)]
+
+
+def _attacks(runs: Sequence[Run], show: _Show) -> list[str]:
+  done = [(label, c) for label, c in _done(runs) if c.get('attacks')]
+  if not done:
+    return []
+  several = len(done) > 1
+  header = [*(['run'] if several else []), 'attack', 'mode', 'norm', 'at most']
+  text_columns = len(header)
+  header += ['accuracy, %', 'success, %', 'zero gradients, %']
+  header += ['mean L0', 'mean L2', 'mean L∞', 'n']
+  rows = [
+    [
+      *([label] if several else []),
+      bottleneck.attack_name(a) + (', targeted' if a.get('targeted') else ''),
+      str(a['mode']),
+      bottleneck.norm_name(a['norm']),
+      '–' if a.get('epsilon') is None else f'{a["epsilon"]:g}',
+      _fixed(a.get('accuracy'), 1),
+      _fixed(a.get('success'), 1),
+      _fixed(100 * _number(a.get('zero_gradients')), 1),
+      _fixed(a.get('l0'), 0),
+      _fixed(a.get('l2'), 2),
+      _fixed(a.get('linf'), 3),
+      str(a.get('examples', '–')),
+    ]
+    for label, c in done
+    for a in c['attacks']
+  ]
+  table = _table(header, rows, text_columns)
+  if len(rows) > 12:
+    table = (
+      f'<details><summary>All {len(rows)} attacks</summary>{table}</details>'
+    )
+  parts = [
+    table,
+    '<p class="note">Norms are of pixels from 0 to 1. A model resists no '
+    'better than its worst row says. Where transferred examples do more harm '
+    'than white-box ones, or many gradients are exactly zero, the gradients '
+    'are hidden: the attack is weak, not the model strong.</p>',
+  ]
+  classes = {
+    run.classified['probabilities'].shape[1]
+    for run in runs
+    if run.classified and 'probabilities' in run.classified
+  }
+  chance = 100 / classes.pop() if len(classes) == 1 else None
+  picture = bottleneck.attack_curve(
+    {label: c['attacks'] for label, c in done}, chance
+  )
+  return [_grid([show(picture)] if picture else []), *parts]
+
+
+def _ood(runs: Sequence[Run]) -> list[str]:
+  done = [(label, c) for label, c in _done(runs) if c.get('ood')]
+  if not done:
+    return []
+  several = len(done) > 1
+  header = ['other data', *(['run'] if several else []), 'score']
+  text_columns = len(header)
+  header += ['AUROC', 'AUPR', 'FPR at 95 % TPR']
+  rows = [
+    [
+      name,
+      *([label] if several else []),
+      str(o['score']).replace('_', ' '),
+      _fixed(o.get('auroc'), 3),
+      _fixed(o.get('aupr'), 3),
+      _fixed(o.get('fpr95'), 3),
+    ]
+    for name in dict.fromkeys(o['dataset'] for _, c in done for o in c['ood'])
+    for label, c in done
+    for o in c['ood']
+    if o['dataset'] == name
+  ]
+  return [
+    _table(header, rows, text_columns),
+    '<p class="note">How well a score of an image tells other data from test '
+    'images. AUROC: 0.5 is a guess, 1 is perfect.</p>',
+  ]
+
+
+# Sweeps.
+
+
+def _sweep_file(path: str | os.PathLike) -> str:
+  return os.path.join(path, 'sweep.json')
+
+
+def _sweep(label: str, path: str | os.PathLike, show: _Show) -> list[str]:
+  sweep = _read_json(_sweep_file(path))
+  rows = sweep.get('rows') or []
+  # The averaged weights are the ones to report.
+  rows = [r for r in rows if r.get('weights') == 'average'] or rows
+  if not rows:
+    raise ValueError(f'{_sweep_file(path)!r} has no rows.')
+  settings: list[tuple[str, str]] = [('Data', str(sweep.get('dataset')))]
+  if sweep.get('note'):
+    settings.append(('', str(sweep['note'])))
+  settings.append(('Code', f'{sweep.get("code")} dimensions'))
+  settings.append(
+    ('Betas', ', '.join(f'{b:g}' for b in sweep.get('betas', [])))
+  )
+  settings.append(('Seeds', ', '.join(map(str, sweep.get('seeds', [])))))
+  if 'seconds' in sweep:
+    settings.append(('Time', _duration(_number(sweep['seconds']))))
+  if sweep.get('memory_bytes'):
+    gigabytes = _number(sweep['memory_bytes']) / 1e9
+    settings.append(('Memory', f'{gigabytes:.2f} GB'))
+  items = ''.join(
+    f'<dt>{_escape(key)}</dt><dd>{_escape(value)}</dd>'
+    for key, value in settings
+  )
+  commands = [f'python -m experiments.report {os.fspath(path)}']
+  if sweep.get('command'):
+    commands.insert(0, str(sweep['command']))
+  header, table = sweep_table(rows)
+  entropy = _of_split(sweep.get('label_entropy_bits'), 'test')
+  examples = _of_split(sweep.get('log2_examples'), 'train')
+  pictures = [
+    bottleneck.beta_sweep(
+      rows,
+      classes=sweep.get('classes'),
+      label_entropy_bits=entropy if math.isfinite(entropy) else None,
+      log2_examples=examples if math.isfinite(examples) else None,
+    )
+  ]
+  if math.isfinite(entropy):
+    pictures.append(
+      bottleneck.information_plane(
+        rows, entropy, examples if math.isfinite(examples) else None
+      )
+    )
+  shown = {k: v for k, v in sweep.items() if k != 'rows'}
+  return [
+    f'<h1>{_escape(label)}</h1>',
+    *_bullets(_sweep_findings(rows)),
+    f'<dl>{items}</dl><pre>{_escape(chr(10).join(commands))}</pre>',
+    *_section('Error and information', [_grid([show(p) for p in pictures])]),
+    *_section(
+      'Numbers',
+      [
+        _table(header, table, 2),
+        '<p class="note">Mean ± standard deviation over n seeds. The rate is '
+        'an upper bound on I(Z;X).</p>',
+      ],
+    ),
+    '<h2>Settings</h2>',
+    _details('Settings of the sweep', shown),
+  ]
+
+
+def sweep_table(
+  rows: Sequence[Mapping[str, Any]],
+) -> tuple[list[str], list[list[str]]]:
+  """A sweep's means and deviations over seeds.
+
+  Args:
+    rows: the rows of a sweep.json, of one kind of weights.
+
+  Returns:
+    Header and rows. A row is (split, beta, n, errors, rate, bound on I(Z;Y)).
+  """
+  counts = bottleneck.sample_errors(rows[0])
+  fields = {
+    name: f'error %, {k} sample{"" if k == 1 else "s"}'
+    for k, name in counts.items()
+  }
+  fields |= {'rate_bits': 'rate, bits', 'izy_bits': 'I(Z;Y) ≥, bits'}
+  found = {
+    (name, split, beta): (mean, std, n)
+    for name, split, beta, mean, std, n in bottleneck.over_seeds(
+      rows, [*fields]
+    )
+  }
+  keys = dict.fromkeys((split, beta) for _, split, beta in found)
+  table: list[list[str]] = []
+  for split, beta in keys:
+    cells = [found[name, split, beta] for name in fields]
+    row = [split, f'{beta:g}', f'{cells[0][2]}']
+    for (mean, std, _), name in zip(cells, fields, strict=True):
+      text = _fixed(mean, 3 if name == 'izy_bits' else 2)
+      if math.isfinite(std):
+        text += f' ± {_fixed(std, 3 if name == "izy_bits" else 2)}'
+      row.append(text.replace(' ', '\u00a0'))
+    table.append(row)
+  return ['split', 'beta', 'n', *fields.values()], table
+
+
+def _sweep_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+  counts = bottleneck.sample_errors(rows[0])
+  if not counts:
+    return []
+  count = max(counts)
+  found = [
+    row
+    for row in bottleneck.over_seeds(rows, [counts[count], 'rate_bits'])
+    if row[1] == 'test' and math.isfinite(row[3])
+  ]
+  errors = [row for row in found if row[0] == counts[count]]
+  rates = {row[2]: row[3] for row in found if row[0] == 'rate_bits'}
+  if not errors:
+    return []
+  best = min(errors, key=lambda row: row[3])
+  spread = f' ± {best[4]:.2f}' if math.isfinite(best[4]) else ''
+  text = (
+    f'Least test error with {count} samples: {best[3]:.2f}{spread} % at beta '
+    f'{best[2]:g}'
+  )
+  if best[2] in rates:
+    text += f', rate {figures.number(rates[best[2]])} bits'
+  return [
+    f'{text}. This beta is chosen on the test set, so its error is a little '
+    f'too low.'
+  ]
 
 
 # Features.
@@ -805,6 +1448,8 @@ def _class_names(run: Run) -> list[str]:
 
 def _embeddings(run: Run, show: _Show) -> list[str]:
   if not run.features or not _taps(run):
+    if _is_classifier(run):
+      return []
     return [
       _say(
         f'No features are stored yet, so there are no embeddings, neighbours '

@@ -266,6 +266,230 @@ def test_table_of_several_runs():
   assert rows[-1][4] == '0123456789ab / ffffffffffff'
 
 
+def _classify(run, *, kind='diagonal', paper=None, error=1.25):
+  """Writes what the evaluation of a classifier does, two images a class."""
+  config = json.loads((run / 'config.json').read_text())
+  config['objective'] = {
+    'type': 'dim_jax.objectives.vib:Config',
+    'covariance': kind,
+    'beta': 0.001,
+  }
+  (run / 'config.json').write_text(json.dumps(config))
+  results = [
+    {
+      'weights': weights,
+      'split': split,
+      'examples': 10_000,
+      'error_1': error + 0.5,
+      'error_12': error + (weights == 'raw'),
+      'error_mean': error + 0.25,
+      'cross_entropy_bits': 0.125,
+      'rate_bits': None if kind == 'none' else 22.0,
+      'izy_bits': 3.125,
+      'nll_12': 0.0625,
+      'brier': 0.03125,
+      'ece': 0.015625,
+      'ece_bins': 5,
+    }
+    for weights in ('average', 'raw')
+    for split in ('train', 'test')
+  ]
+  attacks = [
+    {
+      'attack': 'pgd',
+      'loss': 'margin',
+      'mode': mode,
+      'targeted': False,
+      'norm': 'linf',
+      'epsilon': 0.25,
+      'accuracy': accuracy,
+      'success': 100 - accuracy,
+      'zero_gradients': 0.125,
+      'l0': 30.0,
+      'l2': 1.5,
+      'linf': 0.25,
+      'examples': 100,
+    }
+    for mode, accuracy in (('samples', 40.0), ('mean', 12.5))
+  ]
+  classification = {
+    'dataset': 'digits',
+    'note': 'A JPEG copy.',
+    'step': 40,
+    'samples': 12,
+    'hardware': 'one abacus',
+    'paper': paper,
+    'bottleneck': kind,
+    'label_entropy_bits': {'train': 3.25, 'test': 3.25},
+    'log2_examples': {'train': 15.0, 'test': 13.0},
+    'results': results,
+    'attacks': attacks,
+    'ood': [
+      {
+        'dataset': 'noise',
+        'score': 'max_prob',
+        'auroc': 0.75,
+        'aupr': 0.5,
+        'fpr95': 0.25,
+      }
+    ],
+  }
+  (run / 'evaluation').mkdir(exist_ok=True)
+  (run / 'evaluation/classification.json').write_text(
+    json.dumps(classification)
+  )
+  random = np.random.default_rng(0)
+  labels = np.arange(6) % 3
+  np.savez(
+    run / 'evaluation/classification.npz',
+    images=random.integers(0, 255, (6, 8, 8, 1)).astype(np.uint8),
+    labels=labels,
+    class_names=np.array(['ant', 'bee', 'cow']),
+    rate=np.full(6, np.nan) if kind == 'none' else random.uniform(1, 9, 6),
+    rate_by_dimension=np.ones(2),
+    cross_entropy=random.uniform(0, 1, 6),
+    probabilities=np.eye(3)[labels] * 0.7 + 0.1,
+    means=random.normal(size=(4, 2)),
+    chols=np.broadcast_to(0.1 * np.eye(2), (4, 2, 2)),
+    entropy=np.ones((8, 8)),
+    extent=np.array([-3.0, 3.0, -3.0, 3.0]),
+  )
+  return run
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+  run = _make_run(tmp_path_factory.mktemp('runs') / 'vib', evaluation=False)
+  paper = {'source': 'Alemi et al. 2017', 'row': 'VIB', 'error_12': 1.13}
+  return _Parser(page.write([_classify(run, paper=paper)]))
+
+
+def test_classifier_tables(classifier):
+  rows = classifier.rows
+  cells = ['0.125', '22.0', '3.125']
+  assert rows[:7] == [
+    ['weights', 'split', 'error %, 1 sample', 'error %, 12 samples',
+     'error %, z = mean', 'cross-entropy, bits', 'rate, bits (≥ I(Z;X))',
+     'I(Z;Y) ≥, bits'],
+    ['average (EMA)', 'train', '1.75', '1.25', '1.50', *cells],
+    ['average (EMA)', 'test', '1.75', '1.25', '1.50', *cells],
+    ['raw', 'train', '1.75', '2.25', '1.50', *cells],
+    ['raw', 'test', '1.75', '2.25', '1.50', *cells],
+    ['paper', 'VIB', '', '1.13', '', '', '', ''],
+    ['gap', 'average (EMA) − paper', '', '+0.12', '', '', '', ''],
+  ]  # fmt: skip
+  assert ['raw', 'test', '0.0625', '0.0312', '0.0156', '5'] in rows
+  assert [
+    'PGD margin', 'mean', 'L∞', '0.25', '12.5', '87.5', '12.5', '30', '1.50',
+    '0.250', '100',
+  ] in rows  # fmt: skip
+  assert rows[-1] == ['noise', 'max prob', '0.750', '0.500', '0.250']
+
+
+def test_classifier_findings_and_pictures(classifier):
+  # sqrt(0.0125 * 0.9875 / 10000) = 0.00111.
+  for part in (
+    'Test error, average (EMA) weights: 1.25 % with 12 samples, 1.75 % with 1 '
+    'sample (one standard error at 10,000 examples: 0.11 points).',
+    'The rate is 22.0 bits a test image, an upper bound on I(Z;X); a loose '
+    'one, for on these images I(Z;X) is at most log₂ N = 13.0 bits.',
+    'L∞ attacks: 12.5 % (PGD margin of at most 0.25, mean).',
+    'one abacus',
+    'python -m experiments.classify',
+  ):
+    assert part in classifier.text
+  assert 'experiments.evaluate' not in classifier.text
+  shown = [attrs['id'] for attrs in classifier.of('figure')]
+  assert shown[-5:] == [
+    'reliability', 'remembered', 'ellipses', 'hardest', 'attacks',
+  ]  # fmt: skip
+
+
+def test_classifier_without_a_bottleneck_beside_one(tmp_path):
+  runs = [
+    _classify(_make_run(tmp_path / 'vib', evaluation=False)),
+    _classify(
+      _make_run(tmp_path / 'plain', evaluation=False), kind='none', error=2.0
+    ),
+  ]
+  parsed = _Parser(page.write(runs))
+  assert parsed.rows[parsed.rows.index(
+    ['average (EMA)', 'test', 'vib', '1.75', '1.25', '1.50', '0.125', '22.0',
+     '3.125']
+  ) + 1] == [
+    'average (EMA)', 'test', 'plain', '2.50', '2.00', '2.25', '0.125', '–',
+    '3.125',
+  ]  # fmt: skip
+  assert 'attacks' in [attrs['id'] for attrs in parsed.of('figure')]
+  # Nothing is said of a rate that is not there, nor of samples.
+  findings = page.classification_findings(page.read(runs[1]).classification)
+  assert len(findings) == 2 and 'rate' not in ' '.join(findings)
+
+
+def test_classifier_not_evaluated_says_what_to_run(tmp_path):
+  run = _classify(_make_run(tmp_path / 'vib', evaluation=False))
+  (run / 'evaluation/classification.json').unlink()
+  (run / 'evaluation/classification.npz').unlink()
+  parsed = _Parser(page.write([run]))
+  assert f'python -m experiments.classify {run}' in parsed.text
+  assert 'experiments.evaluate' not in parsed.text
+
+
+def test_sweep(tmp_path):
+  sweep = {
+    'dataset': 'digits',
+    'code': 2,
+    'betas': [0.001, 0.1],
+    'seeds': [0, 1],
+    'label_entropy_bits': {'train': 3.3, 'test': 3.25},
+    'log2_examples': {'train': 15.0, 'test': 13.0},
+    'seconds': 600.0,
+    'command': 'sweep it',
+    'rows': [
+      {
+        'beta': beta,
+        'seed': seed,
+        'split': split,
+        'weights': weights,
+        'error_1': 4.0,
+        'error_12': 2.0 + seed + 10 * beta + 50 * (weights == 'raw'),
+        'rate_bits': 0.01 / beta,
+        'izy_bits': 3.0 - beta,
+        'cross_entropy_bits': 0.25 + beta,
+      }
+      for beta in (0.001, 0.1)
+      for seed in (0, 1)
+      for split in ('train', 'test')
+      for weights in ('average', 'raw')
+    ],
+  }
+  (tmp_path / 'sweep.json').write_text(json.dumps(sweep))
+  path = page.write([tmp_path])
+  assert path == str(tmp_path / 'report/index.html')
+  parsed = _Parser(path)
+  # Of 2.01 and 3.01: deviation sqrt(1/2). Raw weights are left out.
+  assert [
+    'test', '0.001', '2', '4.00\xa0±\xa00.00', '2.51\xa0±\xa00.71',
+    '10.00\xa0±\xa00.00', '2.999\xa0±\xa00.000',
+  ] in parsed.rows  # fmt: skip
+  assert (
+    'Least test error with 12 samples: 2.51 ± 0.71 % at beta 0.001, rate 10.0 '
+    'bits. This beta is chosen on the test set'
+  ) in parsed.text
+  assert 'sweep it' in parsed.text
+  assert [attrs['id'] for attrs in parsed.of('figure')] == [
+    'beta_sweep', 'information_plane',
+  ]  # fmt: skip
+  with pytest.raises(ValueError, match='alone, got 2 folders'):
+    page.write([tmp_path, tmp_path / 'other'])
+
+
+def test_sweep_without_rows(tmp_path):
+  (tmp_path / 'sweep.json').write_text('{"rows": []}')
+  with pytest.raises(ValueError, match=r"sweep\.json' has no rows"):
+    page.write([tmp_path])
+
+
 def test_not_a_run(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'it has no config\.json'):
     page.write([tmp_path])
