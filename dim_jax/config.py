@@ -42,6 +42,10 @@ class OptimizerConfig:
   """Adam for one player."""
 
   learning_rate: float = 1e-4
+  decay: float = 1.0
+  """The learning rate times this at every `decay_every` of the player's moves,
+  in stairs."""
+  decay_every: int = 1
   b1: float = 0.5
   """Decay of the first moment (0.5 in the Deep InfoMax code)."""
   b2: float = 0.999
@@ -66,6 +70,9 @@ class ExperimentConfig:
   """For every player that `players` does not name."""
   players: dict[str, OptimizerConfig] = dataclasses.field(default_factory=dict)
   """Optimizers of single players, such as 'probe'."""
+  average: float | None = None
+  """Decay of a moving average of all parameters (Polyak), which evaluation then
+  uses instead of the last ones."""
   batch_size: int = 64
   """Global: over all processes and devices."""
   steps: int = 1000
@@ -81,8 +88,9 @@ class ExperimentConfig:
   tensorboard: bool = False
   """Write TensorBoard events too (extra `[tensorboard]`)."""
   paper: dict[str, Any] | None = None
-  """The published row that this run reproduces: its source, row, probe, and
-  accuracy in percent by tap. Reports print the gap to it."""
+  """The published row that this run reproduces: its source and row, and a
+  probe's accuracy in percent by tap, or a classifier's errors in percent by
+  name ('error_12'). Reports print the gap to it."""
 
   def __post_init__(self):
     for name in ('batch_size', 'steps', 'log_every', 'checkpoint_every'):
@@ -93,6 +101,19 @@ class ExperimentConfig:
       raise ValueError(
         f'seed must be a whole number in 0..2**31-1, got {self.seed!r}.'
       )
+
+
+@dataclasses.dataclass(kw_only=True)
+class SweepConfig:
+  """Runs that differ in the price of rate and in their seed alone.
+
+  `experiments.sweep` trains all of them in one compiled program.
+  """
+
+  run: ExperimentConfig
+  """What they share; its own beta and seed are not used."""
+  betas: tuple[float, ...]
+  seeds: tuple[int, ...] = (0, 1, 2)
 
 
 def check(config: ExperimentConfig) -> None:
@@ -110,11 +131,18 @@ def check(config: ExperimentConfig) -> None:
     )
   if config.parallel not in ('jit', 'pmap'):
     raise ValueError(f"parallel is 'jit' or 'pmap', got {config.parallel!r}.")
+  if config.average is not None and not 0 <= config.average < 1:
+    raise ValueError(f'average must be in [0, 1), got {config.average}.')
   for player, optimizer in {'': config.optimizer, **config.players}.items():
     where = f'players.{player}' if player else 'optimizer'
     if optimizer.learning_rate <= 0:
       raise ValueError(
         f'{where}.learning_rate must be > 0, got {optimizer.learning_rate}.'
+      )
+    if not 0 < optimizer.decay <= 1 or optimizer.decay_every < 1:
+      raise ValueError(
+        f'{where}.decay must be in (0, 1] and decay_every >= 1, got '
+        f'{optimizer.decay} and {optimizer.decay_every}.'
       )
     if optimizer.every < 1:
       raise ValueError(f'{where}.every must be >= 1, got {optimizer.every}.')

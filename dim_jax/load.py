@@ -78,13 +78,20 @@ class Encoder:
     return {tap: np.concatenate([r[tap] for r in rows]) for tap in rows[0]}
 
 
-def load(run_dir: str | os.PathLike, step: int | None = None) -> Encoder:
+def load(
+  run_dir: str | os.PathLike,
+  step: int | None = None,
+  *,
+  average: bool = True,
+) -> Encoder:
   """Loads a run's encoder, onto whatever devices are here.
 
   Args:
     run_dir: the --workdir of a run.
     step: which checkpoint; the newest if None. 0 gives the encoder as it was
       before training, from the run's own seed.
+    average: use the moving average of the parameters where the run kept one
+      (`config.average`); False gives the last parameters.
 
   Returns:
     The encoder: `load(run_dir)(images)` is a dictionary of taps.
@@ -100,7 +107,9 @@ def load(run_dir: str | os.PathLike, step: int | None = None) -> Encoder:
   objective = config_lib.make_objective(config)
   template = {'image': np.zeros((2, *image_shape), np.uint8)}
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), template)
-  optimizer = step_lib.make_optimizer(config.optimizer, config.players, params)
+  optimizer = step_lib.make_optimizer(
+    config.optimizer, config.players, params, config.average
+  )
   init = functools.partial(step_lib.init_state, objective, optimizer)
   rng = jax.random.key(config.seed)
   if step == 0:
@@ -119,4 +128,6 @@ def load(run_dir: str | os.PathLike, step: int | None = None) -> Encoder:
       jax.eval_shape(init, template, rng),
     )
     state = checkpoints.restore(abstract, step)
-  return Encoder(config, step, (state.params, state.model_state))
+  decay = config.average if average else None
+  params = step_lib.averaged_params(state, decay)
+  return Encoder(config, step, (params, state.model_state))

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import runpy
 import sys
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -49,6 +50,8 @@ def train(
   Returns:
     The final state.
   """
+  if isinstance(config, config_lib.SweepConfig):
+    raise ValueError('this config is a sweep: train it with experiments.sweep.')
   config_lib.check(config)
   if os.path.exists(os.path.join(workdir, 'config.json')):
     _check_same(config, config_lib.load(workdir)[0], workdir)
@@ -63,16 +66,20 @@ def train(
       validation=config.data.validation,
       progress=show_progress,
     )
-    for split in ('train', 'validation')
+    for split in ('train', 'validation')[: 2 if config.data.validation else 1]
   }
   train_set = {'image': data['train'].images, 'label': data['train'].labels}
+  _check_labels(config.objective, data['train'])
   example = {name: values[:2] for name, values in train_set.items()}
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), example)
-  optimizer = step_lib.make_optimizer(config.optimizer, config.players, params)
+  optimizer = step_lib.make_optimizer(
+    config.optimizer, config.players, params, config.average
+  )
   os.makedirs(workdir, exist_ok=True)
   if jax.process_index() == 0:
     config_lib.save(config, workdir, train_set['image'].shape[1:])
-  held_out = {'image': data['validation'].images[:512]}
+  # A run on all training images watches for collapse on some of them.
+  held_out = {'image': data.get('validation', data['train']).images[:512]}
   return loop.fit(
     objective,
     optimizer,
@@ -91,6 +98,17 @@ def train(
     tensorboard=config.tensorboard,
     show_progress=show_progress,
   )
+
+
+def _check_labels(objective: Any, data: sources.Dataset) -> None:
+  """Raises ValueError where the objective has too few classes."""
+  classes = getattr(objective, 'num_classes', 0)
+  highest = int(data.labels.max())
+  if classes and highest >= classes:
+    raise ValueError(
+      f'{data.name} has labels up to {highest}, the objective {classes} '
+      f'classes: set --config.objective.num_classes={highest + 1}.'
+    )
 
 
 def _augment(config: config_lib.DataConfig) -> loop.Augment | None:

@@ -1,9 +1,10 @@
-"""Convolutional encoders of Deep InfoMax, with a named feature at every stage.
+"""Encoders with a named feature at every stage.
 
-Every hidden layer is a linear operation without bias, batch normalisation and
-ReLU, then perhaps max-pooling. The code Y is a plain linear map with bias; a
-sigmoid, where the prior asks for one, belongs to the objective. Maps are
-flattened in the order C, H, W, as PyTorch does, so that weights compare.
+The convolutional ones are those of Deep InfoMax: every hidden layer is a linear
+operation without bias, batch normalisation and ReLU, then perhaps max-pooling.
+The code Y is a plain linear map with bias; a sigmoid, where the prior asks for
+one, belongs to the objective. Maps are flattened in the order C, H, W, as
+PyTorch does, so that weights compare.
 
 Hjelm et al., Learning deep representations by mutual information estimation and
 maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
@@ -11,7 +12,7 @@ Their code: https://github.com/rdevon/DIM
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -232,6 +233,41 @@ def small32(**overrides: Any) -> ConvEncoder:
     fcs=(256,),
     local=1,
   )
+
+
+class MLPEncoder(nn.Module):
+  """Fully connected ReLU layers on the flattened image, of any size.
+
+  Attributes:
+    units: sizes of the hidden layers.
+    dropout: fraction of hidden units dropped in training (a 'dropout' key).
+    kernel_init: of the kernels; biases start at 0.
+    dtype: compute dtype; parameters and 'fc' are float32.
+  """
+
+  units: Sequence[int] = (1024, 1024)
+  dropout: float = 0.0
+  kernel_init: Any = nn.initializers.glorot_uniform()
+  dtype: Any = None
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, train: bool = False
+  ) -> dict[str, jax.Array]:
+    """Returns the tap 'fc', the last hidden layer, shape [N, units].
+
+    Args:
+      images: shape [N, H, W, C].
+      train: whether dropout acts.
+    """
+    x = images.reshape(images.shape[0], -1)
+    for i, units in enumerate(self.units):
+      dense = nn.Dense(
+        units, kernel_init=self.kernel_init, dtype=self.dtype, name=f'fc_{i}'
+      )
+      x = nn.relu(dense(x))
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return {'fc': x.astype(jnp.float32)}
 
 
 ENCODERS: dict[str, Callable[..., ConvEncoder]] = {

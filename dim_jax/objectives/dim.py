@@ -27,6 +27,7 @@ from flax import linen as nn
 from dim_jax.losses import bounds, divergences
 from dim_jax.networks import critics, encoders, layers
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
+from dim_jax.objectives import batch as batch_lib
 
 BOUNDS = {
   bound.__name__: bound
@@ -278,7 +279,9 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     if config.prior == 'kl':
       mean = taps[config.global_tap].astype(jnp.float32)
       log_variance = _tap(taps, 'log_variance', 'prior').astype(jnp.float32)
-      noise = _per_image(noise_rng, mean.shape, axis_name, jax.random.normal)
+      noise = batch_lib.per_image(
+        noise_rng, mean.shape, axis_name, jax.random.normal
+      )
       sample = mean + jnp.exp(0.5 * log_variance) * noise
       taps = taps | {config.global_tap: sample}
       kl = divergences.gaussian_kl(mean, log_variance)
@@ -310,7 +313,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       total -= weights[name] * bound
 
     if adversarial:
-      codes = _gather(_codes(config, taps), axis_name)
+      codes = batch_lib.gather(_codes(config, taps), axis_name)
       prior = divergences.sample_prior(
         prior_rng, config.prior, (codes.shape[0], codes.shape[1])
       )
@@ -422,14 +425,14 @@ def _probe(
 ) -> tuple[jax.Array, Metrics]:
   """Linear classifiers on detached features; labels of -1 do not count."""
   total, metrics = jnp.zeros(()), {}
-  labels = _gather(labels, axis_name)
+  labels = batch_lib.gather(labels, axis_name)
   known = labels >= 0
   count = jnp.maximum(known.sum(), 1)
   for tap, layer in params.items():
     features = jax.lax.stop_gradient(taps[tap]).astype(jnp.float32)
     features = features.reshape(features.shape[0], -1)
     logits = features @ layer['kernel'] + layer['bias'][None]
-    logits = _gather(logits, axis_name)
+    logits = batch_lib.gather(logits, axis_name)
     losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.maximum(labels, 0)
     )
@@ -439,24 +442,6 @@ def _probe(
     metrics[f'probe/{tap}_accuracy'] = hits.sum() / count
     total += loss
   return total, metrics
-
-
-def _gather(x: jax.Array, axis_name: str | None) -> jax.Array:
-  if axis_name is None:
-    return x
-  return jax.lax.all_gather(x, axis_name, tiled=True)
-
-
-def _per_image(
-  rng: jax.Array, shape: tuple[int, ...], axis_name: str | None, draw: Any
-) -> jax.Array:
-  """Draws for the global batch, of which a device keeps its own images'."""
-  if axis_name is None:
-    return draw(rng, shape)
-  devices = jax.lax.axis_size(axis_name)
-  everything = draw(rng, (shape[0] * devices, *shape[1:]))
-  start = jax.lax.axis_index(axis_name) * shape[0]
-  return jax.lax.dynamic_slice_in_dim(everything, start, shape[0])
 
 
 def _sample(
@@ -470,5 +455,5 @@ def _sample(
   def draw(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.randint(rng, shape, 0, features.shape[1])
 
-  rows = _per_image(rng, (features.shape[0], count), axis_name, draw)
+  rows = batch_lib.per_image(rng, (features.shape[0], count), axis_name, draw)
   return jnp.take_along_axis(features, rows[:, :, None], axis=1)

@@ -92,6 +92,6 @@ class Checkpoints:
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(
         f'Checkpoint {step} in {self.directory!r} does not fit this config '
-        f'({str(error).splitlines()[0]}). Resume with the config.json that is '
-        f'beside it, or choose another --workdir.'
+        f'({str(error).splitlines()[0][:200]}). Resume with the config.json '
+        'that is beside it, or choose another --workdir.'
       ) from error

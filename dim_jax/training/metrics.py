@@ -10,7 +10,14 @@ from typing import Any
 import jax
 from rich import console, progress
 
-_SHOWN = ('mi/local', 'mi/global', 'probe/y_accuracy', 'encoder/effective_rank')
+_SHOWN = (
+  'mi/local',
+  'mi/global',
+  'encoder/rate',
+  'decoder/accuracy',
+  'probe/y_accuracy',
+  'encoder/effective_rank',
+)
 
 
 class JsonLines:

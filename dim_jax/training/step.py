@@ -4,6 +4,7 @@ The same `train_step` compiles under jit, where the batch is sharded over a mesh
 and XLA inserts the collectives, and under pmap, where `axis_name` says so.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -37,17 +38,82 @@ class TrainState(NamedTuple):
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def make_optimizer(default: Any, players: Mapping[str, Any], names: Any) -> Any:
+class AverageState(NamedTuple):
+  """Of `polyak_average`.
+
+  Attributes:
+    steps: how many parameters were averaged, int32 [].
+    average: the exponential moving average, which started at zero.
+  """
+
+  steps: jax.Array
+  average: PyTree
+
+
+def polyak_average(decay: float) -> optax.GradientTransformation:
+  """Averages the parameters that the updates lead to; last in a chain.
+
+  Args:
+    decay: of the exponential moving average, a step.
+
+  Returns:
+    A transformation that leaves the updates alone.
+  """
+
+  def init(params: PyTree) -> AverageState:
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return AverageState(jnp.zeros((), jnp.int32), zeros)
+
+  def update(
+    updates: PyTree, state: AverageState, params: PyTree
+  ) -> tuple[PyTree, AverageState]:
+    new = optax.apply_updates(params, updates)
+    average = optax.incremental_update(new, state.average, 1 - decay)
+    return updates, AverageState(state.steps + 1, average)
+
+  return optax.GradientTransformation(init, update)
+
+
+def averaged_params(state: TrainState, decay: float | None) -> PyTree:
+  """The parameters to evaluate with.
+
+  Args:
+    state: of a run.
+    decay: that of its `polyak_average`; None where it has none.
+
+  Returns:
+    The average, corrected for its start at zero (so after one step it is the
+    parameters); the parameters themselves without one, or before any step.
+  """
+  if decay is None:
+    return state.params
+  steps, average = state.opt_state[-1]
+  # Accurate for few steps at a decay near 1, where 1 - decay**steps is not.
+  share = -jnp.expm1(steps * math.log(decay)) if decay else 1.0
+  return jax.tree.map(
+    lambda a, p: jnp.where(steps > 0, a / jnp.where(steps > 0, share, 1.0), p),
+    average,
+    state.params,
+  )
+
+
+def make_optimizer(
+  default: Any,
+  players: Mapping[str, Any],
+  names: Any,
+  average: float | None = None,
+) -> Any:
   """Adam for each player by itself.
 
   Clipping happens inside of the partition: a norm over all players would couple
   them.
 
   Args:
-    default: an OptimizerConfig (learning_rate, b1, b2, weight_decay, clip,
-      every) for the players without one of their own.
+    default: an OptimizerConfig (learning_rate, decay, decay_every, b1, b2,
+      weight_decay, clip, every) for the players without one of their own.
     players: those of single players, by name.
     names: the players, the top-level keys of the parameters.
+    average: decay of a moving average of all parameters; none if None.
 
   Returns:
     An optax transformation of the whole parameter dictionary.
@@ -63,15 +129,23 @@ def make_optimizer(default: Any, players: Mapping[str, Any], names: Any) -> Any:
     raise ValueError(
       f'players names {unknown[0]!r}, but this objective has {names}.'
     )
-  return optax.partition(
+  adam = optax.partition(
     {name: _adam(players.get(name, default)) for name in names},
     {name: name for name in names},
   )
+  if average is None:
+    return adam
+  return optax.chain(adam, polyak_average(average))
 
 
 def _adam(config: Any) -> optax.GradientTransformation:
+  learning_rate = config.learning_rate
+  if config.decay != 1:
+    learning_rate = optax.exponential_decay(
+      learning_rate, config.decay_every, config.decay, staircase=True
+    )
   adam = optax.adamw(
-    config.learning_rate,
+    learning_rate,
     b1=config.b1,
     b2=config.b2,
     weight_decay=config.weight_decay,
