@@ -46,7 +46,7 @@ def evaluate(
   run_dir: str,
   *,
   probes: Sequence[str] = tuple(probe_lib.PROBES),
-  taps: Sequence[str] = _TAPS,
+  taps: Sequence[str] | None = None,
   protocol: probe_lib.Protocol | None = None,
   step: int | None = None,
   show_progress: bool = True,
@@ -56,7 +56,8 @@ def evaluate(
   Args:
     run_dir: the run.
     probes: names in `dim_jax.evaluation.probe.PROBES`.
-    taps: taps of the encoder; raw pixels are always probed too.
+    taps: taps of the encoder, by default those of 'conv', 'fc' and 'y' that it
+      has; raw pixels are always probed too.
     protocol: how to probe; the fields that describe the data are filled in.
     step: which checkpoint; the newest if None.
     show_progress: show a bar on standard error, and a line a probe.
@@ -94,6 +95,11 @@ def evaluate(
     image_size=int(train.images.shape[1]),
   )
   images = np.concatenate([train_images, test.images])
+  if taps is None:
+    found = jax.eval_shape(
+      trained.encode, trained.variables, {'image': images[:2]}
+    )
+    taps = [tap for tap in _TAPS if tap in found]
   results: list[dict[str, Any]] = []
   collapse: dict[str, Any] = {}
   saved: dict[str, np.ndarray] = {
@@ -155,8 +161,8 @@ def evaluate(
       'protocol': protocol.describe(),
       'protocol_hash': protocol.hash(),
       'protocols': {protocol.hash(n): protocol.describe(n) for n in probes},
-      'hardware': _hardware(),
-      'versions': _versions(),
+      'hardware': hardware(),
+      'versions': versions(),
       'date': datetime.date.today().isoformat(),
       'seconds': time.time() - started,
       'paper': trained.config.paper,
@@ -316,7 +322,8 @@ def _key(result) -> tuple[str, str, str]:
   return result['features'], result['tap'], result['probe']
 
 
-def _hardware() -> str:
+def hardware() -> str:
+  """This machine, in words."""
   device = jax.devices()[0]
   count = len(jax.devices())
   return (
@@ -325,7 +332,8 @@ def _hardware() -> str:
   )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+  """Versions of Python and of the packages that decide numbers."""
   names = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
   found = {name: importlib.metadata.version(name) for name in names}
   return {'python': platform.python_version()} | found
@@ -396,7 +404,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
   add('run_dir', metavar='RUN', help='the --workdir of a run')
   add('--probes', type=names, default=tuple(probe_lib.PROBES))
-  add('--taps', type=names, default=_TAPS)
+  add('--taps', type=names, help=f'of {", ".join(_TAPS)} what there is')
   add('--step', type=int, help='a checkpoint; the newest if left out')
   add('--seeds', type=int, default=default.seeds)
   add('--max_train', type=int, help='keep so many training rows, at random')

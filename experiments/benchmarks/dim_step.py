@@ -26,73 +26,19 @@ and, of InfoNCE by itself, its value and gradient from scores [N, N, L]:
 """
 
 import argparse
-import contextlib
 import functools
 import json
 import os
-import pathlib
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from experiments.benchmarks import workers
+
 FORMS = ('step', 'fit')
-
-
-class Worker:
-  """A process that takes steps when asked."""
-
-  def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-    """Starts the process and waits until it has warmed up.
-
-    Args:
-      command: what to run.
-      environment: what to set beside this process's own environment.
-    """
-    self._process = subprocess.Popen(
-      command,
-      cwd=ROOT,
-      env=os.environ | environment,
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    self.ready = self._answer()
-
-  def _answer(self) -> Any:
-    line = self._process.stdout.readline() if self._process.stdout else ''
-    if not line:
-      command = ' '.join(str(a) for a in self._process.args)  # type: ignore[union-attr]
-      sys.exit(f'Error: {command!r} ended with status {self._process.wait()}.')
-    return json.loads(line)
-
-  def ask(self, request: object) -> Any:
-    """Sends one line and returns the answer to it."""
-    if self._process.stdin:
-      print(request, file=self._process.stdin, flush=True)
-    return self._answer()
-
-  def stop(self) -> None:
-    """Lets the process end."""
-    if self._process.stdin:
-      self._process.stdin.close()
-    self._process.wait()
-
-
-@contextlib.contextmanager
-def _working(
-  command: list[str], environment: dict[str, str]
-) -> Iterator[Worker]:
-  worker = Worker(command, environment)
-  try:
-    yield worker
-  finally:
-    worker.stop()
 
 
 class Ours:
@@ -219,27 +165,6 @@ def work(args: argparse.Namespace) -> None:
     print(json.dumps(ours.seconds(form, int(steps))), flush=True)
 
 
-def _start_seconds(command: list[str], environment: dict[str, str]) -> float:
-  start = time.perf_counter()
-  subprocess.run(
-    [*command, '--work=start'],
-    cwd=ROOT,
-    env=os.environ | environment,
-    check=True,
-    stdout=subprocess.DEVNULL,
-  )
-  return time.perf_counter() - start
-
-
-def _processor() -> str:
-  try:
-    text = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
-  except OSError:
-    return platform.processor()
-  names = [x for x in text.splitlines() if x.startswith('model name')]
-  return names[0].split(':')[1].strip() if names else platform.processor()
-
-
 def compare(args: argparse.Namespace) -> dict[str, Any]:
   """Alternates the two sides and returns the fields of the JSON line.
 
@@ -262,13 +187,16 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
       'JAX_COMPILATION_CACHE_DIR': cache,
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     }
-    cold, warm = (_start_seconds(ours_command, cached) for _ in range(2))
+    cold, warm = (
+      workers.start_seconds([*ours_command, '--work=start'], cached)
+      for _ in range(2)
+    )
 
   times: dict[str, list[float]] = {name: [] for name in ('peer', *FORMS)}
   load = os.getloadavg()[0]
   with (
-    _working(peer_command, environment) as peer,
-    _working([*ours_command, '--work=turns'], environment) as ours,
+    workers.working(peer_command, environment) as peer,
+    workers.working([*ours_command, '--work=turns'], environment) as ours,
   ):
     for _ in range(args.turns):
       times['peer'].append(peer.ask(args.steps))
@@ -304,7 +232,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
       'peer': peer.ready['parameters'],
     },
     'machine': {
-      'processor': _processor(),
+      'processor': workers.processor(),
       'cores': os.cpu_count(),
       'threads': args.threads,
       'load_before': round(load, 2),
@@ -334,9 +262,8 @@ def main() -> None:
     '--work', choices=('turns', 'start'), help=argparse.SUPPRESS
   )
   args = parser.parse_args()
-  if args.work and hasattr(os, 'sched_setaffinity'):
-    # XLA takes a thread for each core that it may run on.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+  if args.work:
+    workers.pin(args.threads)
   if args.work == 'turns':
     work(args)
   elif args.work == 'start':

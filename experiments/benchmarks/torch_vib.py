@@ -1,0 +1,102 @@
+"""The VIB step in PyTorch, for `vib_step`: needs torch alone.
+
+The model of the paper on MNIST: 784-1024-1024, a diagonal Gaussian code, a
+linear decoder, Adam, and a moving average of all weights.
+"""
+
+import argparse
+import json
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim import swa_utils
+
+
+class Bottleneck(nn.Module):
+  """The classifier; returns logits [S, N, C] and the rate [N]."""
+
+  def __init__(self, code: int, samples: int) -> None:
+    super().__init__()
+    self.encoder = nn.Sequential(
+      nn.Linear(784, 1024),
+      nn.ReLU(),
+      nn.Linear(1024, 1024),
+      nn.ReLU(),
+      nn.Linear(1024, 2 * code),
+    )
+    self.decoder = nn.Linear(code, 10)
+    self.samples = samples
+    for module in self.modules():
+      if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+  def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns logits [S, N, C] and the rate [N] of flat images."""
+    mean, rho = self.encoder(images).chunk(2, 1)
+    std = F.softplus(rho - 5)
+    noise = torch.randn(self.samples, *mean.shape)
+    rate = (0.5 * (mean.square() + std.square() - 1) - std.log()).sum(1)
+    return self.decoder(mean + std * noise), rate
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--batch_size', type=int, default=100)
+  parser.add_argument('--code', type=int, default=256)
+  parser.add_argument('--samples', type=int, default=1)
+  parser.add_argument('--threads', type=int, default=2)
+  parser.add_argument('--adam', choices=('default', 'fused'), default='default')
+  args = parser.parse_args()
+  torch.set_num_threads(args.threads)
+  torch.manual_seed(0)
+  model = Bottleneck(args.code, args.samples)
+  optimizer = torch.optim.Adam(
+    model.parameters(),
+    lr=1e-4,
+    betas=(0.5, 0.999),
+    fused=True if args.adam == 'fused' else None,
+  )
+  average = swa_utils.AveragedModel(
+    model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.999)
+  )
+  # As ours: the set is resident as bytes, a batch is gathered and scaled.
+  images = torch.randint(0, 256, (60000, 784), dtype=torch.uint8)
+  labels = torch.randint(0, 10, (60000,))
+
+  def step() -> torch.Tensor:
+    rows = torch.randint(0, 60000, (args.batch_size,))
+    x = images[rows].float() / 127.5 - 1
+    y = labels[rows].expand(args.samples, -1).flatten()
+    optimizer.zero_grad()
+    logits, rate = model(x)
+    loss = F.cross_entropy(logits.flatten(0, 1), y) + 1e-3 * rate.mean()
+    loss.backward()
+    optimizer.step()
+    average.update_parameters(model)
+    return loss.detach()
+
+  for _ in range(5):
+    step()
+  ready = {
+    'parameters': sum(p.numel() for p in model.parameters()),
+    'threads': torch.get_num_threads(),
+    'versions': {
+      'torch': torch.__version__,
+      'python': sys.version.split()[0],
+    },
+  }
+  print(json.dumps(ready), flush=True)
+  for line in sys.stdin:
+    steps = int(line)
+    start = time.perf_counter()
+    for _ in range(steps):
+      step()
+    print(json.dumps((time.perf_counter() - start) / steps), flush=True)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,315 @@
+"""Trains a bottleneck at many prices and seeds, in one compiled program.
+
+  python -m experiments.sweep \
+      --config=experiments/configs/vib_digits_sweep.py --workdir=runs/sweep
+
+Writes WORKDIR/sweep.json, both errors and both informations of every run, which
+`experiments.report` draws. The same command continues a sweep that was
+interrupted.
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.console
+import rich.table
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dim_jax import config as config_lib
+from dim_jax.data import sources
+from dim_jax.evaluation import classification
+from dim_jax.objectives import vib
+from dim_jax.training import checkpoint, grid, metrics, parallel
+from dim_jax.training import step as step_lib
+from experiments import classify, evaluate
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'The sweep, a file.')
+_WORKDIR = flags.DEFINE_string('workdir', None, "The sweep's folder.")
+_SAMPLES = flags.DEFINE_integer('samples', 12, 'Posterior samples.')
+
+
+def sweep(
+  config: config_lib.SweepConfig,
+  workdir: str,
+  *,
+  samples: int = 12,
+  show_progress: bool = True,
+) -> dict[str, Any]:
+  """Trains and measures every run of a sweep, or continues it.
+
+  Args:
+    config: the runs.
+    workdir: the sweep's folder.
+    samples: posterior samples of an averaged prediction.
+    show_progress: show a bar, or lines.
+
+  Returns:
+    The contents of sweep.json; 'rows' has one a run and split.
+
+  Raises:
+    ValueError: the config cannot be used, or `workdir` holds another sweep.
+    FloatingPointError: a metric is not finite.
+  """
+  run = config.run
+  _check(config)
+  data = {
+    split: sources.load(
+      run.data.name,
+      split,
+      image_size=run.data.image_size,
+      data_dir=run.data.data_dir,
+      validation=run.data.validation,
+      progress=show_progress,
+    )
+    for split in ('train', 'test')
+  }
+  resident = {
+    'image': jnp.asarray(data['train'].images),
+    'label': jnp.asarray(data['train'].labels),
+  }
+  betas, seeds = zip(
+    *((b, s) for b in config.betas for s in config.seeds), strict=True
+  )
+  objective = vib.make(run.objective)
+  example = {name: values[:2] for name, values in resident.items()}
+  params, _ = jax.eval_shape(objective.init, jax.random.key(0), example)
+  optimizer = step_lib.make_optimizer(
+    run.optimizer, run.players, params, run.average
+  )
+  states = grid.init_states(
+    objective, optimizer, example, seeds, {'beta': betas}
+  )
+  os.makedirs(workdir, exist_ok=True)
+  _claim(config, workdir)
+  chunk: Any = grid.make_chunk(objective, optimizer)
+  compiled: dict[int, Any] = {}
+  memory_bytes = 0
+  started = time.monotonic()
+  with (
+    checkpoint.Checkpoints(workdir, run.keep, owner=True) as checkpoints,
+    metrics.Progress(
+      run.steps, run.batch_size * len(seeds), show_progress
+    ) as progress,
+  ):
+    step = checkpoints.latest or 0
+    if step:
+      states = checkpoints.restore(states)
+      progress.say(f'continuing {workdir} at step {step} of {run.steps}')
+    writer = metrics.JsonLines(workdir)
+    clock = metrics.Clock(writer.truncate(step))
+    while step < run.steps:
+      count = min(run.log_every - step % run.log_every, run.steps - step)
+      indices = grid.batch_indices(
+        seeds,
+        step,
+        count,
+        batch_size=run.batch_size,
+        num_examples=len(data['train'].labels),
+      )
+      if count not in compiled:
+        compiled[count] = chunk.lower(states, resident, indices).compile()
+        memory_bytes = max(memory_bytes, _bytes(compiled[count]))
+      states, values = compiled[count](states, resident, indices)
+      values = {k: np.asarray(v) for k, v in jax.device_get(values).items()}
+      step += count
+      for name, column in values.items():
+        if not np.isfinite(column).all():
+          r = int(np.argmin(np.isfinite(column)))
+          raise FloatingPointError(
+            f'{name} became non-finite between steps {step - count} and {step} '
+            f'at beta {betas[r]}, seed {seeds[r]}. Lower the learning rate, or '
+            'clip (run.optimizer.clip).'
+          )
+      images = count * run.batch_size * len(seeds)
+      line = {
+        'step': step,
+        'seconds': round(clock.seconds(), 3),
+        'images_per_s': round(images / clock.lap(), 1),
+      }
+      writer.write(line | {k: v.tolist() for k, v in values.items()})
+      progress.update(line | {k: float(v.mean()) for k, v in values.items()})
+      if step % run.checkpoint_every == 0 or step == run.steps:
+        checkpoints.save(step, states)
+        clock.lap()
+    trained_s = clock.seconds()
+    rows = _measure(config, states, betas, seeds, data, samples, progress)
+  bits = {row['split']: row['label_entropy_bits'] for row in rows}
+  report = {
+    'dataset': run.data.name,
+    'note': data['test'].note,
+    'classes': run.objective.num_classes,
+    'code': run.objective.code,
+    'steps': run.steps,
+    'betas': list(config.betas),
+    'seeds': list(config.seeds),
+    'samples': samples,
+    'label_entropy_bits': bits,
+    'log2_examples': {
+      split: float(np.log2(len(part.labels))) for split, part in data.items()
+    },
+    'memory_bytes': memory_bytes or None,
+    'training_seconds': trained_s,
+    'seconds': time.monotonic() - started,
+    'hardware': evaluate.hardware(),
+    'versions': evaluate.versions(),
+    'rows': rows,
+  }
+  path = os.path.join(workdir, 'sweep.json')
+  with open(path + '.tmp', 'w') as file:
+    json.dump(report, file, indent=2)
+    file.write('\n')
+  os.replace(path + '.tmp', path)
+  return report
+
+
+def _check(config: config_lib.SweepConfig) -> None:
+  config_lib.check(config.run)
+  objective = config.run.objective
+  if not isinstance(objective, vib.Config) or objective.covariance == 'none':
+    raise ValueError(
+      'a sweep over beta needs a bottleneck: a vib.Config whose covariance is '
+      "'diagonal' or 'full'."
+    )
+  if not config.betas or not config.seeds:
+    raise ValueError(
+      'a sweep needs at least one of betas and of seeds, got '
+      f'{config.betas} and {config.seeds}.'
+    )
+  if min(config.betas) < 0:
+    raise ValueError(f'betas must be >= 0, got {min(config.betas)}.')
+
+
+def _claim(config: config_lib.SweepConfig, workdir: str) -> None:
+  """Writes the sweep's config, or raises where another one's is there."""
+  path = os.path.join(workdir, 'sweep_config.json')
+  data = config_lib.to_json(config)
+  if os.path.exists(path):
+    with open(path) as file:
+      old = json.load(file)
+    if {**old['run'], 'steps': 0} != {**data['run'], 'steps': 0} or any(
+      old[key] != data[key] for key in ('betas', 'seeds')
+    ):
+      raise ValueError(
+        f'{workdir!r} holds another sweep: choose another --workdir, or delete '
+        'that folder.'
+      )
+  with open(path + '.tmp', 'w') as file:
+    json.dump(data, file, indent=2)
+    file.write('\n')
+  os.replace(path + '.tmp', path)
+
+
+def _bytes(compiled: Any) -> int:
+  """What a program allocates at most, its arguments included."""
+  memory = compiled.memory_analysis()
+  return int(
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + memory.temp_size_in_bytes
+    - memory.alias_size_in_bytes
+  )
+
+
+def _measure(
+  config: config_lib.SweepConfig,
+  states: step_lib.TrainState,
+  betas: tuple[float, ...],
+  seeds: tuple[int, ...],
+  data: dict[str, Any],
+  samples: int,
+  progress: metrics.Progress,
+) -> list[dict[str, Any]]:
+  run = config.run
+  functions = classify.measures(run.objective, samples)
+  rows = []
+  for r, (beta, seed) in enumerate(zip(betas, seeds, strict=True)):
+    state = jax.tree.map(lambda x, r=r: x[r], states)
+    params = step_lib.averaged_params(state, run.average)
+    for split, part in data.items():
+      predictions = classification.predict(
+        *functions,
+        (params, state.model_state),
+        part.images,
+        part.labels,
+        jax.random.key(0),
+      )
+      rows.append(
+        {'beta': beta, 'seed': seed, 'split': split, 'weights': 'average'}
+        | classification.summary(predictions, part.labels)
+      )
+    progress.say(
+      f'beta {beta:g}, seed {seed}: test error '
+      f'{rows[-1]["error_1"]:.2f} % (1 sample), '
+      f'{rows[-1][f"error_{samples}"]:.2f} % ({samples}), '
+      f'rate {rows[-1]["rate_bits"]:.2f} bits'
+    )
+  return rows
+
+
+def table(report: dict[str, Any]) -> rich.table.Table:
+  """Means and standard deviations over seeds on the test set.
+
+  Args:
+    report: what `sweep` returned.
+  """
+  samples = report['samples']
+  shown = rich.table.Table(
+    title=f'{report["dataset"]} test, K = {report["code"]}, '
+    f'{len(report["seeds"])} seeds, {report["steps"]:,} steps',
+    title_justify='left',
+  )
+  keys = {
+    'error, 1 sample %': 'error_1',
+    f'error, {samples} samples %': f'error_{samples}',
+    'rate, bits': 'rate_bits',
+    'I(Z;Y) >=, bits': 'izy_bits',
+  }
+  for name in ('beta', *keys):
+    shown.add_column(name, justify='right')
+  for beta in report['betas']:
+    cells = []
+    for key in keys.values():
+      values = [
+        row[key]
+        for row in report['rows']
+        if row['beta'] == beta and row['split'] == 'test'
+      ]
+      cell = f'{np.mean(values):.2f}'
+      if len(values) > 1:
+        cell += f' ± {np.std(values, ddof=1):.2f}'
+      cells.append(cell)
+    shown.add_row(f'{beta:g}', *cells)
+  return shown
+
+
+def main(argv: list[str]) -> None:
+  """Runs `sweep`, with a user's mistakes as one line each."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  try:
+    parallel.cache_compilations()
+    config = _CONFIG.value
+    if not isinstance(config, config_lib.SweepConfig):
+      raise ValueError(
+        f'{type(config).__name__} is one run: train it with experiments.train.'
+      )
+    report = sweep(config, str(_WORKDIR.value), samples=_SAMPLES.value)
+  except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    if os.environ.get('DIM_JAX_TRACEBACK'):
+      raise
+    sys.exit(f'Error: {error}')
+  console = rich.console.Console()
+  console.print(table(report))
+  console.print(os.path.join(str(_WORKDIR.value), 'sweep.json'))
+
+
+if __name__ == '__main__':
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(main)
