@@ -107,7 +107,7 @@ class ExperimentConfig:
 class SweepConfig:
   """Runs that differ in the price of rate and in their seed alone.
 
-  `experiments.sweep` trains all of them in one compiled program.
+  `experiments.train` trains all of them in one compiled program.
   """
 
   run: ExperimentConfig

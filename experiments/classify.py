@@ -35,6 +35,7 @@ from dim_jax.training import parallel
 from experiments import evaluate
 
 ATTACKS = ('fgsm', 'pgd', 'cw')
+LOSSES = ('cross_entropy', 'margin')
 OOD = ('noise', 'inverted', 'shuffled')
 _SAVED_IMAGES = 2000
 _ELLIPSES = 1000
@@ -62,6 +63,7 @@ def classify(
   samples: int = 12,
   step: int | None = None,
   attacks: Sequence[str] = (),
+  losses: Sequence[str] = LOSSES,
   epsilons: Sequence[float] = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3),
   examples: int = 1000,
   surrogate: str | None = None,
@@ -79,6 +81,7 @@ def classify(
     step: which checkpoint; the newest if None.
     attacks: names in ATTACKS. Each is run with fresh posterior samples in every
       gradient, and at the code's mean.
+    losses: what FGSM and PGD ascend, names in LOSSES.
     epsilons: Linf budgets of FGSM and PGD, in pixels of [0, 1].
     examples: how many test images are attacked, the first ones.
     surrogate: another run, whose adversarial images are tried on this one.
@@ -97,6 +100,7 @@ def classify(
   """
   for name, chosen, accepted in (
     ('attack', attacks, ATTACKS),
+    ('loss', losses, LOSSES),
     ('ood data set', ood, OOD),
   ):
     for value in chosen:
@@ -146,12 +150,16 @@ def classify(
         bar.remove_task(job)
         found.setdefault(split, predictions)
         row = {'weights': name, 'split': split}
-        results.append(row | classification.summary(predictions, part.labels))
+        results.append(
+          row
+          | classification.summary(predictions, part.labels, samples=samples)
+        )
     victim = _Victim(config, functions, trained.variables)
     attacked = _attack(
       victim,
       data['test'],
       attacks,
+      losses,
       epsilons,
       examples,
       surrogate,
@@ -250,6 +258,7 @@ def _attack(
   victim: _Victim,
   test: Any,
   attacks: Sequence[str],
+  losses: Sequence[str],
   epsilons: Sequence[float],
   examples: int,
   surrogate: str | None,
@@ -290,7 +299,7 @@ def _attack(
   for mode, logits in modes.items():
     for epsilon in epsilons:
       for name, attack in (('fgsm', robustness.fgsm), ('pgd', robustness.pgd)):
-        for loss in ('cross_entropy', 'margin') if name in attacks else ():
+        for loss in losses if name in attacks else ():
           label: dict[str, Any] = {
             'attack': name,
             'mode': mode,
@@ -480,7 +489,9 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
     'NLL, nats',
     'ECE %',
   ):
-    shown.add_column(name, justify='left' if name in ('weights',) else 'right')
+    shown.add_column(
+      name, justify='left' if name in ('weights', 'split') else 'right'
+    )
   for row in report['results']:
     rate = row['rate_bits']
     shown.add_row(
@@ -562,6 +573,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--samples', type=int, default=12, help='posterior samples')
   add('--step', type=int, help='a checkpoint; the newest if left out')
   add('--attacks', type=names, default=(), help=', '.join(ATTACKS))
+  add('--losses', type=names, default=LOSSES, help='of fgsm and pgd')
   add(
     '--epsilons',
     type=numbers,

@@ -1,38 +1,27 @@
-"""Trains a bottleneck at many prices and seeds, in one compiled program.
+"""A bottleneck at many prices and seeds, trained in one compiled program.
 
-  python -m experiments.sweep \
-      --config=experiments/configs/vib_digits_sweep.py --workdir=runs/sweep
-
-Writes WORKDIR/sweep.json, both errors and both informations of every run, which
-`experiments.report` draws. The same command continues a sweep that was
-interrupted.
+What `experiments.train` does with a `SweepConfig`. It writes
+WORKDIR/sweep.json, both errors and both informations of every run, which
+`experiments.report` draws.
 """
 
 import json
 import os
-import sys
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.console
 import rich.table
-from absl import app, flags, logging
-from ml_collections import config_flags
 
 from dim_jax import config as config_lib
 from dim_jax.data import sources
 from dim_jax.evaluation import classification
 from dim_jax.objectives import vib
-from dim_jax.training import checkpoint, grid, metrics, parallel
+from dim_jax.training import checkpoint, grid, metrics
 from dim_jax.training import step as step_lib
 from experiments import classify, evaluate
-
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'The sweep, a file.')
-_WORKDIR = flags.DEFINE_string('workdir', None, "The sweep's folder.")
-_SAMPLES = flags.DEFINE_integer('samples', 12, 'Posterior samples.')
 
 
 def sweep(
@@ -287,29 +276,3 @@ def table(report: dict[str, Any]) -> rich.table.Table:
       cells.append(cell)
     shown.add_row(f'{beta:g}', *cells)
   return shown
-
-
-def main(argv: list[str]) -> None:
-  """Runs `sweep`, with a user's mistakes as one line each."""
-  del argv
-  logging.set_verbosity(logging.WARNING)
-  try:
-    parallel.cache_compilations()
-    config = _CONFIG.value
-    if not isinstance(config, config_lib.SweepConfig):
-      raise ValueError(
-        f'{type(config).__name__} is one run: train it with experiments.train.'
-      )
-    report = sweep(config, str(_WORKDIR.value), samples=_SAMPLES.value)
-  except (ValueError, FileNotFoundError, FloatingPointError) as error:
-    if os.environ.get('DIM_JAX_TRACEBACK'):
-      raise
-    sys.exit(f'Error: {error}')
-  console = rich.console.Console()
-  console.print(table(report))
-  console.print(os.path.join(str(_WORKDIR.value), 'sweep.json'))
-
-
-if __name__ == '__main__':
-  flags.mark_flags_as_required(['config', 'workdir'])
-  app.run(main)

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 import jax
+import rich.console
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -21,6 +22,7 @@ from dim_jax.data import augment, sources
 from dim_jax.evaluation import features
 from dim_jax.training import loop, parallel
 from dim_jax.training import step as step_lib
+from experiments import sweep
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The run, a file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
@@ -50,8 +52,6 @@ def train(
   Returns:
     The final state.
   """
-  if isinstance(config, config_lib.SweepConfig):
-    raise ValueError('this config is a sweep: train it with experiments.sweep.')
   config_lib.check(config)
   if os.path.exists(os.path.join(workdir, 'config.json')):
     _check_same(config, config_lib.load(workdir)[0], workdir)
@@ -186,7 +186,13 @@ def main(argv: list[str]) -> None:
   try:
     parallel.initialize()
     parallel.cache_compilations()
-    train(_CONFIG.value, str(_WORKDIR.value), devices=_DEVICES.value)
+    config, workdir = _CONFIG.value, str(_WORKDIR.value)
+    if isinstance(config, config_lib.SweepConfig):
+      console = rich.console.Console()
+      console.print(sweep.table(sweep.sweep(config, workdir)))
+      console.print(os.path.join(workdir, 'sweep.json'))
+    else:
+      train(config, workdir, devices=_DEVICES.value)
   except (
     ValueError,
     FileNotFoundError,

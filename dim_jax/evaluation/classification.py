@@ -120,13 +120,19 @@ def cross_entropy(predictions: Predictions, labels: np.ndarray) -> np.ndarray:
 
 
 def summary(
-  predictions: Predictions, labels: np.ndarray, *, bins: int = 15
+  predictions: Predictions,
+  labels: np.ndarray,
+  *,
+  samples: int | None = None,
+  bins: int = 15,
 ) -> dict[str, Any]:
   """A classifier in numbers.
 
   Args:
     predictions: of all images of a split.
     labels: their classes, shape [n].
+    samples: the number S to name the errors by; by default the predictions'
+      own. The one sample of a network without noise stands for any number.
     bins: of the calibration error.
 
   Returns:
@@ -140,7 +146,8 @@ def summary(
     'ece' and 'ece_bins'.
   """
   log_p = _log_probabilities(predictions.logits)
-  samples, n, classes = log_p.shape
+  count, n, classes = log_p.shape
+  samples = samples or count
   average = np.exp(log_p).mean(0)
   entropy = float(
     bottleneck.label_entropy(np.bincount(labels, minlength=classes))
@@ -153,7 +160,7 @@ def summary(
 
   return {
     'examples': n,
-    'samples': samples,
+    'samples': count,
     'error_1': error(log_p),
     f'error_{samples}': error(average),
     'error_mean': error(predictions.at_mean),

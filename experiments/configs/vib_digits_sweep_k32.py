@@ -2,7 +2,7 @@ r"""VIB's figure 1 on digits, K = 32.
 
 Error and rate against beta.
 
-  python -m experiments.sweep \
+  python -m experiments.train \
       --config=experiments/configs/vib_digits_sweep_k32.py \
       --workdir=runs/vib_digits_sweep_k32
 """

@@ -2,7 +2,7 @@ r"""VIB's figure 1 on MNIST, K = 256.
 
 Error and rate against beta.
 
-  python -m experiments.sweep \
+  python -m experiments.train \
       --config=experiments/configs/vib_mnist_sweep_k256.py \
       --workdir=runs/vib_mnist_sweep_k256
 

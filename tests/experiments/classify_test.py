@@ -1,0 +1,220 @@
+"""Runs and sweeps of classifiers, from the command to the files they write."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import dim_jax
+from dim_jax.config import (
+  DataConfig,
+  ExperimentConfig,
+  OptimizerConfig,
+  SweepConfig,
+)
+from dim_jax.objectives import dim, vib
+from experiments import classify, sweep, train
+
+
+def make_config(steps=40, **fields):
+  fields = {'units': (16,), 'code': 2, 'beta': 1e-2} | fields
+  return ExperimentConfig(
+    objective=vib.Config(**fields),
+    data=DataConfig(name='digits', image_size=8),
+    optimizer=OptimizerConfig(learning_rate=1e-2),
+    average=0.9,
+    batch_size=32,
+    steps=steps,
+    log_every=20,
+    checkpoint_every=20,
+  )
+
+
+@pytest.fixture(scope='module')
+def run_dir(tmp_path_factory):
+  folder = str(tmp_path_factory.mktemp('vib'))
+  train.train(make_config(), folder, devices=1, show_progress=False)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def deterministic_dir(tmp_path_factory):
+  folder = str(tmp_path_factory.mktemp('deterministic'))
+  config = make_config(covariance='none')
+  train.train(config, folder, devices=1, show_progress=False)
+  return folder
+
+
+def test_load_gives_the_average_or_the_last_parameters(run_dir):
+  average = dim_jax.load(run_dir)
+  last = dim_jax.load(run_dir, average=False)
+  assert average.step == last.step == 40
+  kernels = [
+    np.asarray(x.variables[0]['decoder']['logits']['kernel'])
+    for x in (average, last)
+  ]
+  assert np.abs(kernels[0] - kernels[1]).max() > 1e-4
+  assert set(average(np.zeros((2, 8, 8, 1), np.uint8))) == {
+    'fc',
+    'y',
+    'std',
+    'logits',
+  }
+
+
+def test_a_run_is_measured(run_dir, deterministic_dir):
+  report = classify.classify(
+    run_dir,
+    samples=3,
+    attacks=('fgsm', 'pgd', 'cw'),
+    losses=('margin',),
+    epsilons=(0.0, 0.1),
+    examples=6,
+    surrogate=deterministic_dir,
+    cw_steps=2,
+    cw_searches=1,
+    ood=('noise', 'inverted'),
+    show_progress=False,
+  )
+  with open(f'{run_dir}/evaluation/classification.json') as file:
+    assert json.load(file) == report
+  rows = {(r['weights'], r['split']): r for r in report['results']}
+  assert set(rows) == {
+    (weights, split)
+    for weights in ('average', 'raw')
+    for split in ('train', 'test')
+  }
+  assert rows['average', 'test']['examples'] == 359
+  # Chance is 90 %.
+  assert rows['average', 'test']['error_3'] < 70
+  for row in rows.values():
+    bits = row['label_entropy_bits'] - row['cross_entropy_bits']
+    assert row['izy_bits'] == pytest.approx(bits)
+  kinds = [(r['attack'], r['mode'], r['loss']) for r in report['attacks']]
+  # Two attacks in two modes and strengths; targeted and untargeted CW in both
+  # modes; and two strengths of transferred images.
+  assert len(kinds) == 8 + 4 + 2
+  assert kinds.count(('pgd', 'transfer', 'margin')) == 2
+  for row in report['attacks']:
+    if row['epsilon'] == 0.0:
+      assert row['accuracy'] == row['accuracy_before']
+  scores = {r['score'] for r in report['ood'] if r['dataset'] == 'noise'}
+  assert scores == {
+    'entropy',
+    'max_prob',
+    'mutual_information',
+    'rate',
+    'combined',
+  }
+  with np.load(f'{run_dir}/evaluation/classification.npz') as saved:
+    assert saved['images'].shape == (359, 8, 8, 1)
+    assert saved['rate_by_dimension'].shape == (2,)
+    nats = saved['rate'].mean()
+    np.testing.assert_allclose(
+      nats / np.log(2), rows['average', 'test']['rate_bits'], rtol=1e-5
+    )
+    np.testing.assert_allclose(
+      saved['rate_by_dimension'].sum(), nats, rtol=1e-4
+    )
+    assert saved['chols'].shape == (359, 2, 2)
+    assert saved['entropy'].shape == (128, 128)
+    assert 0 <= saved['entropy'].min() <= saved['entropy'].max() <= np.log(10)
+
+
+def test_a_deterministic_run_has_one_error_and_no_rate(deterministic_dir):
+  report = classify.classify(
+    deterministic_dir, ood=('shuffled',), show_progress=False
+  )
+  for row in report['results']:
+    assert row['rate_bits'] is None
+    assert row['samples'] == 1
+    assert row['error_1'] == row['error_12'] == row['error_mean']
+  assert {r['score'] for r in report['ood']} == {
+    'entropy',
+    'max_prob',
+    'mutual_information',
+  }
+  classify.table(report)
+
+
+def test_what_cannot_be_classified_is_refused(run_dir, tmp_path, capsys):
+  with pytest.raises(ValueError, match=r"Unknown attack 'pgdd'.*'pgd'"):
+    classify.classify(run_dir, attacks=('pgdd',))
+  with pytest.raises(ValueError, match='made by'):
+    classify.classify(run_dir, surrogate=run_dir)
+  with pytest.raises(ValueError, match='samples must be >= 1, got 0'):
+    classify.classify(run_dir, samples=0)
+  assert classify.main([str(tmp_path)]) == 1
+  assert 'is not a run' in capsys.readouterr().err
+
+
+def test_labels_beyond_the_classes_are_refused_before_training(tmp_path):
+  config = make_config(num_classes=5)
+  with pytest.raises(ValueError, match='labels up to 9, the objective 5'):
+    train.train(config, str(tmp_path), show_progress=False)
+
+
+def test_outliers_are_made_from_the_images():
+  images = np.arange(24, dtype=np.uint8).reshape(2, 2, 3, 2)
+  np.testing.assert_array_equal(
+    classify.outliers('inverted', images), 255 - images
+  )
+  shuffled = classify.outliers('shuffled', images).reshape(2, 6, 2)
+  for mine, original in zip(shuffled, images.reshape(2, 6, 2), strict=True):
+    # Pixels move whole: with both of their channels.
+    assert sorted(map(tuple, mine)) == sorted(map(tuple, original))
+  assert classify.outliers('noise', images).shape == images.shape
+
+
+def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path):
+  def config(steps):
+    return SweepConfig(run=make_config(steps), betas=(1e-3, 10.0), seeds=(0, 1))
+
+  whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
+  expected = sweep.sweep(config(40), whole, samples=3, show_progress=False)
+  sweep.sweep(config(20), parts, samples=3, show_progress=False)
+  found = sweep.sweep(config(40), parts, samples=3, show_progress=False)
+  assert found['rows'] == expected['rows']
+  assert len(found['rows']) == 2 * 2 * 2
+  assert found['memory_bytes'] > 0
+  rates = {
+    beta: [r['rate_bits'] for r in found['rows'] if r['beta'] == beta]
+    for beta in (1e-3, 10.0)
+  }
+  assert max(rates[10.0]) < min(rates[1e-3]) / 3
+  assert sweep.table(found).row_count == 2
+  other = config(40)
+  other.betas = (1e-3, 1.0)
+  with pytest.raises(ValueError, match='holds another sweep'):
+    sweep.sweep(other, parts, show_progress=False)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'betas': ()}, 'at least one of betas'),
+    ({'betas': (-1.0,)}, 'betas must be >= 0, got -1.0'),
+    ({'run': make_config(covariance='none')}, 'needs a bottleneck'),
+    ({'run': ExperimentConfig(objective=dim.Config())}, 'needs a bottleneck'),
+  ],
+)
+def test_what_cannot_be_swept_is_refused(changes, message, tmp_path):
+  fields = {'run': make_config(), 'betas': (0.1,)} | changes
+  with pytest.raises(ValueError, match=message):
+    sweep.sweep(SweepConfig(**fields), str(tmp_path))
+
+
+def test_the_measures_of_a_run_are_those_of_its_objective(run_dir):
+  encoder = dim_jax.load(run_dir)
+  config = encoder.config.objective
+  draw, mean, rate = classify.measures(config, 4)
+  images = np.zeros((3, 8, 8, 1), np.uint8)
+  rng = jax.random.key(0)
+  assert draw(encoder.variables, images, rng).shape == (4, 3, 10)
+  assert mean(encoder.variables, images, rng).shape == (1, 3, 10)
+  np.testing.assert_allclose(
+    rate(encoder.variables, images, np.zeros(3, np.int32), rng),
+    vib.posterior(config, encoder.variables, images).rate(),
+    rtol=1e-6,
+  )
