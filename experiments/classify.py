@@ -439,24 +439,36 @@ def _arrays(
     )
     saved['rate_by_dimension'] = np.asarray(by_dimension.mean(0))
   if config.code == 2:
-    saved |= _plane(config, variables, code)
+    saved |= plane(config, variables, test.images[:_ELLIPSES])
   return saved
 
 
-def _plane(
-  config: vib.Config, variables: Any, code: Any
+def plane(
+  config: vib.Config, variables: Any, images: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Posteriors of a two-dimensional code, over what the decoder says there."""
-  means = code.mean[:_ELLIPSES]
-  scale = code.scale[:_ELLIPSES]
+  """Posteriors of a two-dimensional code, over what the decoder says there.
+
+  Args:
+    config: the run's objective, of K = 2.
+    variables: its (params, model_state).
+    images: uint8, shape [n, H, W, C].
+
+  Returns:
+    'means' [n, 2] and 'chols' [n, 2, 2] of the posteriors; 'entropy' [G, G],
+    nats of the decoder's prediction on a grid, rows along the second
+    coordinate; and its 'extent' (x0, x1, y0, y1).
+  """
+  posterior = jax.jit(functools.partial(vib.posterior, config))
+  means, scale, _ = jax.device_get(posterior(variables, images))
   chols = (
     scale if scale.ndim == 3 else np.einsum('nk,kj->nkj', scale, np.eye(2))
   )
   reach = 3 * np.sqrt(np.square(chols).sum(2))
-  low, high = (
-    np.percentile(means - reach, 1, 0),
-    np.percentile(means + reach, 99, 0),
-  )
+  # A few stray codes would shrink all others to dots.
+  low = np.percentile(means - reach, 0.5, axis=0)
+  high = np.percentile(means + reach, 99.5, axis=0)
+  margin = 0.05 * (high - low)
+  low, high = low - margin, high + margin
   x, y = (np.linspace(low[i], high[i], 128, dtype=np.float32) for i in (0, 1))
   points = jnp.asarray(np.stack(np.meshgrid(x, y), -1))
   log_p = jax.nn.log_softmax(vib.decode(config, variables, points))

@@ -11,7 +11,27 @@ import pytest
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / 'notebooks').iterdir())
 # Small settings, in place of the first code cell's.
-SETTINGS = {'deep_infomax': {'STEPS': 2}}
+SETTINGS = {'deep_infomax': {'STEPS': 2}, 'bottleneck': {'STEPS': 10}}
+
+
+def infonce_meets_the_truth(printed):
+  truth, infonce = (float(line.split()[1]) for line in printed[:2])
+  np.testing.assert_allclose(truth, -0.5 * np.log(1 - 0.9**2), atol=5e-4)
+  np.testing.assert_allclose(infonce, truth, atol=0.1)
+
+
+def rate_is_information_plus_mismatch(printed):
+  assert float(printed[0].split()[-2]) < 1e-3
+  # And both terms reach the encoder.
+  assert [line.split()[0] for line in printed[1:3]] == ['cross-entropy', 'rate']
+  assert min(float(line.split()[-1]) for line in printed[1:3]) > 1e-3
+
+
+# Of each page, its first results.
+CHECKS = {
+  'deep_infomax': infonce_meets_the_truth,
+  'bottleneck': rate_is_information_plus_mismatch,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +60,4 @@ def test_notebook_runs(path, capsys):
     warnings.filterwarnings('ignore', 'FigureCanvasAgg is non-interactive')
     for source in rest:
       exec(compile(source, path.name, 'exec'), namespace)
-  printed = capsys.readouterr().out
-  # The first result of the page: InfoNCE meets the truth, 0.830 nats.
-  truth, infonce = (float(line.split()[1]) for line in printed.splitlines()[:2])
-  np.testing.assert_allclose(truth, -0.5 * np.log(1 - 0.9**2), atol=5e-4)
-  np.testing.assert_allclose(infonce, truth, atol=0.1)
+  CHECKS[path.stem](capsys.readouterr().out.splitlines())

@@ -10,12 +10,12 @@ draw them.
 """
 
 from dim_jax.config import ExperimentConfig
-from experiments.configs import vib_mnist
+from experiments.configs import vib_mnist_short
 
 
 def get_config() -> ExperimentConfig:
-  """As `vib_mnist`, with a code of two dimensions."""
-  config = vib_mnist.get_config()
+  """As `vib_mnist_short`, with a code of two dimensions."""
+  config = vib_mnist_short.get_config()
   config.objective.code = 2
   config.objective.covariance = 'full'
   config.objective.beta = 1e-3

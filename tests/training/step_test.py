@@ -1,5 +1,7 @@
 """One step: its optimizer, and its forms on one device and on eight."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from dim_jax.config import OptimizerConfig
 from dim_jax.objective import Objective
 from dim_jax.objectives import dim
-from dim_jax.training import parallel
+from dim_jax.training import checkpoint, parallel
 from dim_jax.training import step as step_lib
 
 
@@ -87,6 +89,126 @@ def test_unknown_player_is_named():
     step_lib.make_optimizer(
       OptimizerConfig(), {'critc': OptimizerConfig()}, {'a', 'b'}
     )
+
+
+def test_learning_rate_decays_in_stairs():
+  history = run(
+    5, OptimizerConfig(learning_rate=0.1, decay=0.5, decay_every=2), {}
+  )
+  # A constant gradient makes each Adam step one learning rate long.
+  lengths = -np.diff(history[:, 0], prepend=0.0)
+  np.testing.assert_allclose(lengths, [0.1, 0.1, 0.05, 0.05, 0.025], rtol=1e-4)
+
+
+def test_learning_rate_decays_by_the_players_own_moves():
+  slow = OptimizerConfig(learning_rate=0.1, decay=0.5, every=2)
+  history = run(6, OptimizerConfig(learning_rate=0.1), {'b': slow})
+  lengths = -np.diff(history, axis=0, prepend=0.0)
+  np.testing.assert_allclose(lengths[:, 0], 0.1, rtol=1e-4)
+  moves = lengths[:, 1][lengths[:, 1] != 0]
+  np.testing.assert_allclose(moves, [0.1, 0.05, 0.025], rtol=1e-4)
+
+
+def quadratic_objective():
+  """A noisy pull to a target: parameters that move by another step each time.
+
+  No two of its gradients are equal, so that an average is told from its end.
+  """
+
+  def init(rng, batch):
+    del rng, batch
+    return {'a': jnp.ones(2), 'b': {'w': jnp.full((1, 2), -2.0)}}, {}
+
+  def loss(params, model_state, batch, rng):
+    del batch
+    pull = 2 + jax.random.normal(rng, (2,))
+    value = jnp.square(params['a'] - pull).sum()
+    return value + jnp.square(params['b']['w'] - pull[None]).sum(), (
+      {},
+      model_state,
+    )
+
+  return Objective(init, loss, lambda *_: {})
+
+
+@functools.cache
+def averaging_run(decay):
+  """The state before any step, and a compiled step."""
+  objective = quadratic_objective()
+  optimizer = step_lib.make_optimizer(
+    OptimizerConfig(learning_rate=0.3),
+    {'b': OptimizerConfig(learning_rate=0.1, every=2)},
+    {'a', 'b'},
+    decay,
+  )
+  state = step_lib.init_state(objective, optimizer, {}, jax.random.key(0))
+  step = jax.jit(
+    lambda state: step_lib.train_step(
+      state, {}, objective=objective, optimizer=optimizer
+    )[0]
+  )
+  return state, step
+
+
+@pytest.mark.parametrize('decay', [0.8, 0.999])
+def test_average_is_the_explicit_recursion(decay):
+  state, step = averaging_run(decay)
+  plain, plain_step = averaging_run(None)
+  # Nothing is averaged yet: the parameters themselves.
+  before = step_lib.averaged_params(state, decay)
+  jax.tree.map(np.testing.assert_array_equal, before, state.params)
+  expected, weight = jax.tree.map(np.zeros_like, state.params), 0.0
+  for t in range(1, 7):
+    state, plain = step(state), plain_step(plain)
+    expected = jax.tree.map(
+      lambda e, p: decay * e + (1 - decay) * np.asarray(p, np.float64),
+      expected,
+      state.params,
+    )
+    # The weights of t parameters sum to 1 - decay^t, by which it is divided.
+    weight = decay * weight + 1 - decay
+    assert weight == pytest.approx(1 - decay**t)
+    jax.tree.map(
+      lambda a, e, w=weight: np.testing.assert_allclose(
+        a, e / w, rtol=2e-5, atol=1e-5
+      ),
+      step_lib.averaged_params(state, decay),
+      expected,
+    )
+    # Averaging looks on: the run is the one without it.
+    jax.tree.map(np.testing.assert_array_equal, state.params, plain.params)
+    if t == 1:
+      jax.tree.map(
+        lambda a, p: np.testing.assert_allclose(a, p, rtol=2e-5),
+        step_lib.averaged_params(state, decay),
+        state.params,
+      )
+  average = step_lib.averaged_params(state, decay)
+  assert np.abs(average['a'] - state.params['a']).max() > 0.1
+  last = step_lib.averaged_params(state, None)
+  jax.tree.map(np.testing.assert_array_equal, last, state.params)
+
+
+def test_averaged_run_resumes_to_the_same_bits(tmp_path):
+  state, step = averaging_run(0.8)
+  fresh = state
+  for _ in range(2):
+    state = step(state)
+  with checkpoint.Checkpoints(tmp_path, owner=True) as checkpoints:
+    checkpoints.save(2, state)
+    resumed = checkpoints.restore(fresh)
+  for _ in range(3):
+    state, resumed = step(state), step(resumed)
+  whole, again = (
+    s._replace(rng=jax.random.key_data(s.rng)) for s in (state, resumed)
+  )
+  jax.tree.map(np.testing.assert_array_equal, whole, again)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    step_lib.averaged_params(state, 0.8),
+    step_lib.averaged_params(resumed, 0.8),
+  )
+  assert resumed.opt_state[-1].steps == 5
 
 
 def make_dim(axis_name=None):
