@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import rich.box
 import rich.console
 import rich.progress
 import rich.table
@@ -488,17 +489,19 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
   """
   samples = report['samples']
   shown = rich.table.Table(
-    title=f'{report["dataset"]}, step {report["step"]:,}', title_justify='left'
+    title=f'{report["dataset"]}, step {report["step"]:,}',
+    title_justify='left',
+    box=rich.box.SIMPLE,
   )
   for name in (
     'weights',
     'split',
-    'error, 1 sample %',
-    f'error, {samples} samples %',
-    'error, mean %',
-    'rate, bits',
-    'I(Z;Y) >=, bits',
-    'NLL, nats',
+    'error % of 1',
+    f'error % of {samples}',
+    'error % at mean',
+    'rate bits',
+    'I(Z;Y) >= bits',
+    'NLL nats',
     'ECE %',
   ):
     shown.add_column(
@@ -507,7 +510,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
   for row in report['results']:
     rate = row['rate_bits']
     shown.add_row(
-      row['weights'],
+      'EMA' if row['weights'] == 'average' else 'last',
       row['split'],
       f'{row["error_1"]:.2f}',
       f'{row[f"error_{samples}"]:.2f}',
@@ -521,17 +524,19 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
 
 
 def _attack_table(report: Mapping[str, Any]) -> rich.table.Table:
-  shown = rich.table.Table(title='attacks', title_justify='left')
+  shown = rich.table.Table(
+    title='attacks', title_justify='left', box=rich.box.SIMPLE
+  )
   for name in (
     'attack',
     'mode',
     'loss',
-    'epsilon',
-    'accuracy %',
+    'eps',
+    'right %',
     'L0',
     'L2',
     'Linf',
-    'zero gradients',
+    'no grad',
   ):
     shown.add_column(name)
 
@@ -542,7 +547,7 @@ def _attack_table(report: Mapping[str, Any]) -> rich.table.Table:
     shown.add_row(
       row['attack'] + (' targeted' if row['targeted'] else ''),
       row['mode'],
-      row['loss'],
+      'CE' if row['loss'] == 'cross_entropy' else row['loss'],
       text(row['epsilon'], 2),
       text(row['accuracy'], 1),
       text(row['l0'], 0),
@@ -555,7 +560,9 @@ def _attack_table(report: Mapping[str, Any]) -> rich.table.Table:
 
 def _detection_table(report: Mapping[str, Any]) -> rich.table.Table:
   shown = rich.table.Table(
-    title='telling other images from the test set', title_justify='left'
+    title='telling other images from the test set',
+    title_justify='left',
+    box=rich.box.SIMPLE,
   )
   for name in ('images', 'score', 'AUROC', 'AUPR', 'FPR at 95 % TPR'):
     shown.add_column(name)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import rich.box
 import rich.table
 
 from dim_jax import config as config_lib
@@ -253,6 +254,7 @@ def table(report: dict[str, Any]) -> rich.table.Table:
     title=f'{report["dataset"]} test, K = {report["code"]}, '
     f'{len(report["seeds"])} seeds, {report["steps"]:,} steps',
     title_justify='left',
+    box=rich.box.SIMPLE,
   )
   keys = {
     'error, 1 sample %': 'error_1',
