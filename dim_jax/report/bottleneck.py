@@ -195,7 +195,11 @@ def _draw_beta_sweep(
     # Long bars down to 0 must not stretch a logarithmic axis.
     tops = [row[3] + np.nan_to_num(row[4]) for row in panel]
     top = max((value for value in tops if math.isfinite(value)), default=1.0)
-    axes.set_ylim(bottom / 1.25, max(top, bottom) * 1.25)
+    # The levels are seen, too, whatever the rates are.
+    levels = [value for value, _ in lines] if axes is rates else []
+    axes.set_ylim(
+      min([bottom, *levels]) / 1.25, max([top, bottom, *levels]) * 1.25
+    )
     _log_ticks(axes.yaxis)
   for value, text in lines:
     rates.axhline(value, color=theme.faint, linestyle=(0, (5, 3)), zorder=1)

@@ -331,8 +331,8 @@ def _draw_curves(
     axes.plot(x, top, color=colour, linestyle=(0, (5, 3)), linewidth=1.4)
     owner = '' if shared else f' of {shorten(name)}'
     labels.append((last, f'ceiling{owner} {number(last)}', colour, 'normal'))
-  if max(row[1] for row in rows) >= 100_000:
-    # Six digits at every tick would touch.
+  if max(row[1] for row in rows) >= 10_000:
+    # Five digits at every tick would touch.
     axes.xaxis.set_major_formatter(
       lambda step, _: f'{step / 1000:g}k' if step else '0'
     )
