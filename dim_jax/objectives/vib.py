@@ -15,6 +15,7 @@ https://arxiv.org/abs/1612.00410
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -289,12 +290,14 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       values = jnp.where(known, values, 0.0)
       return batch_lib.total(values, axis_name) / count
 
+    def read(z: jax.Array) -> jax.Array:
+      return decoder.apply({'params': params['decoder']}, z)
+
     if stochastic:
       noise = _noise(config, noise_rng, code.mean.shape, axis_name)
-      z = code.place(noise)
+      logits = _read_samples(read, code, noise)
     else:
-      z = code[None]
-    logits = decoder.apply({'params': params['decoder']}, z)
+      logits = read(code[None])
     cross_entropy = mean_of_known(
       losses.distortion(
         logits,
@@ -481,20 +484,38 @@ def _noise(
   axis_name: str | None,
 ) -> jax.Array:
   """Standard normal noise [S, N, K] of this device's examples."""
-  count = config.samples
+  count, (n, size) = config.samples, shape
 
   def draw(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    n, size = shape
-    if not config.share_noise or count > n:
-      return jax.random.normal(rng, (n, count, size))
-    # Sample s of example i is row i + s: independent across an example's
-    # samples, and the draw costs what one sample's does.
     rows = jax.random.normal(rng, shape)
-    rows = jnp.concatenate([rows, rows[: count - 1]])
-    return jnp.stack([rows[s : s + n] for s in range(count)], axis=1)
+    return jnp.concatenate([rows, rows[: count - 1]]) if shared else rows
 
-  noise = batch_lib.per_image(rng, shape, axis_name, draw)
-  return noise.transpose(1, 0, 2)
+  devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+  shared = config.share_noise and 1 < count <= n * devices
+  if not shared:
+    noise = batch_lib.per_image(rng, (n, count * size), axis_name, draw)
+    return noise.reshape(n, count, size).transpose(1, 0, 2)
+  # Sample s of example i is row i + s of the whole batch: independent across an
+  # example's samples, and the draw costs what one sample's does.
+  rows = draw(rng, (n * devices, size))
+  if axis_name is not None:
+    start = jax.lax.axis_index(axis_name) * n
+    rows = jax.lax.dynamic_slice_in_dim(rows, start, n + count - 1)
+  return jnp.stack([rows[s : s + n] for s in range(count)])
+
+
+def _read_samples(
+  read: Callable[[jax.Array], jax.Array],
+  code: bottleneck.Posterior,
+  noise: jax.Array,
+) -> jax.Array:
+  """Logits [S, N, C] of the codes at the noise [S, N, K]."""
+  if jax.default_backend() != 'cpu' or len(noise) > 16:
+    return read(code.place(noise))
+  # One small matrix product a sample: on a CPU, 12 samples of 100 codes of 256
+  # take 1.0 ms forward and backward, as one product 2.6 ms.
+  each = [read(code.place(noise[s : s + 1])) for s in range(len(noise))]
+  return jnp.concatenate(each)
 
 
 def _init_marginal(
