@@ -17,8 +17,6 @@ from dim_jax.data import batches
 from dim_jax.objective import Batch, Objective
 from dim_jax.training import step as step_lib
 
-FORMS = ('vmap', 'map')
-
 Chunk = Callable[
   [step_lib.TrainState, Batch, jax.Array],
   tuple[step_lib.TrainState, dict[str, jax.Array]],
@@ -68,32 +66,18 @@ def init_states(
 
 
 def make_chunk(
-  objective: Objective,
-  optimizer: optax.GradientTransformation,
-  *,
-  form: str | None = None,
+  objective: Objective, optimizer: optax.GradientTransformation
 ) -> Chunk:
-  """Compiles many steps of all runs as one program.
+  """Compiles many steps of all runs as one scan, under `vmap`.
 
   Args:
     objective: the method.
     optimizer: as `make_optimizer` makes it.
-    form: 'vmap' takes each step of all runs at once; 'map' takes all steps of
-      one run, then of the next. None chooses 'map' on a CPU, where it is two to
-      three times faster (one run's parameters fit a cache, and XLA's batched
-      matrix products are slow there), and 'vmap' elsewhere.
 
   Returns:
     `(states, data, indices [R, steps, batch]) -> (states, metrics)`; metrics
     are averages over the steps, shape [R]. The states are donated.
-
-  Raises:
-    ValueError: another form.
   """
-  if form is None:
-    form = 'map' if jax.default_backend() == 'cpu' else 'vmap'
-  if form not in FORMS:
-    raise ValueError(f'form must be one of {FORMS} or None, got {form!r}.')
 
   def one(
     state: step_lib.TrainState, data: Batch, indices: jax.Array
@@ -109,14 +93,7 @@ def make_chunk(
     state, values = jax.lax.scan(body, state, indices)
     return state, jax.tree.map(lambda x: x.mean(0), values)
 
-  def chunk(
-    states: step_lib.TrainState, data: Batch, indices: jax.Array
-  ) -> tuple[step_lib.TrainState, dict[str, jax.Array]]:
-    if form == 'vmap':
-      return jax.vmap(one, in_axes=(0, None, 0))(states, data, indices)
-    return jax.lax.map(lambda run: one(run[0], data, run[1]), (states, indices))
-
-  return jax.jit(chunk, donate_argnums=0)
+  return jax.jit(jax.vmap(one, in_axes=(0, None, 0)), donate_argnums=0)
 
 
 def batch_indices(

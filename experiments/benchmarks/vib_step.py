@@ -18,10 +18,9 @@ are medians over turns, in seconds:
   samples_12_s          one step of ours with 12 posterior samples
   samples_12_own_s      the same where every sample draws its own noise
   compile_s             the first call of the scan less a later one
-  sweep_vmap_step_s     one step of each of 5 x 3 runs (beta x seed) in one
-                        compiled program, divided by 15; _map_ likewise, with
-                        the runs one after another inside of the program
-  sweep_vmap_bytes      what that program allocates at most, states included
+  sweep_step_s          one step of each of 5 x 3 runs (beta x seed) in one
+                        compiled program, divided by 15
+  sweep_bytes           what that program allocates at most, states included
 """
 
 import argparse
@@ -150,25 +149,23 @@ def sweep(args: argparse.Namespace) -> dict[str, float]:
   indices = grid.batch_indices(
     seeds, 0, 10, batch_size=args.batch_size, num_examples=6000
   )
-  found: dict[str, float] = {'sweep_runs': len(runs)}
-  for form in grid.FORMS:
-    chunk: Any = grid.make_chunk(objective, optimizer, form=form)
-    compiled = chunk.lower(states, data, indices).compile()
-    memory = compiled.memory_analysis()
-    times = []
-    for _ in range(4):
-      start = time.perf_counter()
-      states, _ = compiled(states, data, indices)
-      jax.block_until_ready(states)
-      times.append((time.perf_counter() - start) / (10 * len(runs)))
-    found |= {
-      f'sweep_{form}_step_s': round(statistics.median(times[1:]), 5),
-      f'sweep_{form}_bytes': memory.argument_size_in_bytes
-      + memory.output_size_in_bytes
-      + memory.temp_size_in_bytes
-      - memory.alias_size_in_bytes,
-    }
-  return found
+  chunk: Any = grid.make_chunk(objective, optimizer)
+  compiled = chunk.lower(states, data, indices).compile()
+  memory = compiled.memory_analysis()
+  times = []
+  for _ in range(4):
+    start = time.perf_counter()
+    states, _ = compiled(states, data, indices)
+    jax.block_until_ready(states)
+    times.append((time.perf_counter() - start) / (10 * len(runs)))
+  return {
+    'sweep_runs': len(runs),
+    'sweep_step_s': round(statistics.median(times[1:]), 5),
+    'sweep_bytes': memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    + memory.temp_size_in_bytes
+    - memory.alias_size_in_bytes,
+  }
 
 
 def work(args: argparse.Namespace) -> None:

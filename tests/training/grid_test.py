@@ -35,13 +35,13 @@ def make(beta=0.1):
   return objective, optimizer, data, example
 
 
-@pytest.fixture(scope='module', params=grid.FORMS)
-def trained(request):
+@pytest.fixture(scope='module')
+def trained():
   objective, optimizer, data, example = make()
   states = grid.init_states(
     objective, optimizer, example, SEEDS, {'beta': BETAS}
   )
-  chunk = grid.make_chunk(objective, optimizer, form=request.param)
+  chunk = grid.make_chunk(objective, optimizer)
   for start, count in ((0, 3), (3, 2)):
     indices = grid.batch_indices(
       SEEDS, start, count, batch_size=BATCH, num_examples=40
@@ -100,5 +100,3 @@ def test_what_cannot_be_a_grid_is_refused():
     grid.init_states(objective, optimizer, example, [0], {'gamma': [1.0]})
   with pytest.raises(ValueError, match="2 seeds, but 1 values of 'beta'"):
     grid.init_states(objective, optimizer, example, [0, 1], {'beta': [1.0]})
-  with pytest.raises(ValueError, match=r"form must be one of .*'pmap'"):
-    grid.make_chunk(objective, optimizer, form='pmap')
