@@ -5,6 +5,10 @@ r"""VIB on MNIST, K = 256 and beta = 1e-3: the row of the paper's table 1.
       --workdir=runs/vib_mnist
 
 The network is 784-1024-1024-256-10; `vib_mnist_short` takes 25 epochs.
+
+Measured, seed 0, averaged weights: test error with 12 samples 1.28 %, with one
+1.79 %, rate 22.4 bits; 38 minutes on one CPU core
+(experiments/results/vib_mnist.json).
 """
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig

@@ -6,6 +6,11 @@ r"""VIB on MNIST, K = 256 and beta = 1e-3, for 200 epochs with a faster decay.
 
 As `vib_mnist_short`, whose slower decay lets the code go on forgetting for as
 long as it runs, at the cost of its error.
+
+Measured, seeds 0 to 2, averaged weights, after 100 of the 200 epochs, where the
+learning rate is below 2e-7: test error with 12 samples 1.23 +- 0.07 %, with one
+1.81 +- 0.05 %, rate 22.4 +- 0.1 bits; 21 minutes a run on one CPU core
+(experiments/results/vib_mnist_annealed.json).
 """
 
 from dim_jax.config import ExperimentConfig

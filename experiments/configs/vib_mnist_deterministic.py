@@ -6,6 +6,10 @@ r"""VIB's table 1 on MNIST: a deterministic network.
 
 The code is the linear layer of 256 units; --config.objective.code=None would
 leave it out.
+
+Measured, seed 0, averaged weights: test error 1.41 % after 25 epochs with the
+optimizer of `vib_mnist_short`, 5 minutes on one CPU core
+(experiments/results/vib_mnist_deterministic.json).
 """
 
 from dim_jax.config import ExperimentConfig

@@ -7,6 +7,11 @@ r"""VIB's figure 2 on MNIST: K = 2 with full covariance.
 The figure's three panels take three runs: add --config.objective.beta=0.1, or
 =1, and another --workdir. `experiments.classify` and then `experiments.report`
 draw them.
+
+Measured, seed 0, averaged weights, 25 epochs: at beta 1e-3 test error with 12
+samples 2.53 %, with one 2.54 %, rate 114 bits; with 10 epochs at 0.1 8.8 and
+18.4 %, 5.6 bits; at 1 68 and 83 %, 0.1 bits
+(experiments/results/vib_mnist_plane.json).
 """
 
 from dim_jax.config import ExperimentConfig

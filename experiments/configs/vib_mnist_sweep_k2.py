@@ -7,6 +7,10 @@ Error and rate against beta.
       --workdir=runs/vib_mnist_sweep_k2
 
 The paper takes 200 epochs, which --config.run.steps=120000 would.
+
+Measured: from 16.6 % at 1e-5 to 44.0 % at 0.1 with 12 samples, rates from 489
+to 4.9 bits; three epochs are few for two dimensions
+(experiments/results/vib_mnist_sweep.json).
 """
 
 from dim_jax.config import SweepConfig

@@ -7,6 +7,10 @@ Error and rate against beta.
       --workdir=runs/vib_mnist_sweep_k256
 
 The paper takes 200 epochs, which --config.run.steps=120000 would.
+
+Measured: from 2.3 % at 1e-5 to 4.4 % at 0.1 with 12 samples (14.6 % with one),
+rates from 705 to 9.1 bits
+(experiments/results/vib_mnist_sweep.json).
 """
 
 from dim_jax.config import SweepConfig
