@@ -5,6 +5,9 @@ r"""VIB's table 1 on MNIST: a deterministic network with a confidence penalty.
       --workdir=runs/vib_mnist_confidence_penalty
 
 The paper does not list its weight; 1 is the best of Pereyra et al. 2017.
+
+Measured, seed 0, averaged weights: test error 1.26 % after 25 epochs with the
+optimizer of `vib_mnist_short` (experiments/results/vib_mnist_baselines.json).
 """
 
 from dim_jax.config import ExperimentConfig

@@ -5,6 +5,9 @@ r"""VIB's table 1 on MNIST: a deterministic network with dropout.
       --workdir=runs/vib_mnist_dropout
 
 The paper does not give its rate; 0.5 is the usual one.
+
+Measured, seed 0, averaged weights: test error 1.55 % after 25 epochs with the
+optimizer of `vib_mnist_short` (experiments/results/vib_mnist_baselines.json).
 """
 
 from dim_jax.config import ExperimentConfig

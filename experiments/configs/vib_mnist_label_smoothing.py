@@ -5,6 +5,9 @@ r"""VIB's table 1 on MNIST: a deterministic network with label smoothing.
       --workdir=runs/vib_mnist_label_smoothing
 
 The paper does not list its amount; 0.1 is the best of Pereyra et al. 2017.
+
+Measured, seed 0, averaged weights: test error 1.33 % after 25 epochs with the
+optimizer of `vib_mnist_short` (experiments/results/vib_mnist_baselines.json).
 """
 
 from dim_jax.config import ExperimentConfig
