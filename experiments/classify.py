@@ -93,7 +93,8 @@ def classify(
     show_progress: show a bar on standard error.
 
   Returns:
-    The contents of evaluation/classification.json.
+    The contents of evaluation/classification.json; attacks and detection that
+    an earlier call measured on the same checkpoint stay in it.
 
   Raises:
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
@@ -124,7 +125,8 @@ def classify(
     )
     for split in ('train', 'test')
   }
-  _check_labels(config, data)
+  for part in data.values():
+    check_labels(config, part)
   functions = measures(config, samples)
   rng = jax.random.key(seed)
   weights = {'average': trained.variables}
@@ -136,7 +138,7 @@ def classify(
     weights = {'raw': trained.variables}
   results: list[dict[str, Any]] = []
   found: dict[str, classification.Predictions] = {}
-  with _bar(show_progress) as bar:
+  with evaluate.progress_bar(show_progress) as bar:
     for name, variables in weights.items():
       for split, part in data.items():
         job = bar.add_task(f'{name} weights, {split}', total=len(part.labels))
@@ -204,11 +206,36 @@ def classify(
     'attacks': attacked,
     'ood': outliers,
   }
-  with open(path + '.json.tmp', 'w') as file:
-    json.dump(report, file, indent=2)
-    file.write('\n')
-  os.replace(path + '.json.tmp', path + '.json')
+  _keep_older(path + '.json', report)
+  evaluate.write_json(path + '.json', report)
   return report
+
+
+def check_labels(objective: Any, data: sources.Dataset) -> None:
+  """Raises ValueError where an objective has too few classes for the data.
+
+  Args:
+    objective: its config; one without `num_classes` takes any labels.
+    data: a split.
+  """
+  classes = getattr(objective, 'num_classes', 0)
+  highest = int(data.labels.max())
+  if classes and highest >= classes:
+    raise ValueError(
+      f'{data.name} has labels up to {highest}, the objective {classes} '
+      f'classes: set its num_classes to {highest + 1}.'
+    )
+
+
+def _keep_older(path: str, report: dict[str, Any]) -> None:
+  """Keeps attacks and detection of the same step that were not run again."""
+  if not os.path.exists(path):
+    return
+  with open(path) as file:
+    old = json.load(file)
+  if all(old[key] == report[key] for key in ('step', 'dataset', 'samples')):
+    for key in ('attacks', 'ood'):
+      report[key] = report[key] or old[key]
 
 
 class _Victim:
@@ -227,28 +254,6 @@ def _objective(encoder: dim_jax.Encoder, run_dir: str) -> vib.Config:
       'classifier: measure it with experiments.evaluate.'
     )
   return config
-
-
-def _check_labels(config: vib.Config, data: Mapping[str, Any]) -> None:
-  for split, part in data.items():
-    if part.labels.max() >= config.num_classes:
-      raise ValueError(
-        f'{part.name} {split} has labels up to {part.labels.max()}, the run '
-        f'only {config.num_classes} classes (objective.num_classes).'
-      )
-
-
-def _bar(show: bool) -> rich.progress.Progress:
-  return rich.progress.Progress(
-    rich.progress.TextColumn('{task.description}'),
-    rich.progress.BarColumn(),
-    rich.progress.MofNCompleteColumn(),
-    rich.progress.TimeElapsedColumn(),
-    rich.progress.TimeRemainingColumn(),
-    console=rich.console.Console(stderr=True),
-    disable=not show,
-    transient=True,
-  )
 
 
 def _update(bar: rich.progress.Progress, job: Any, done: int) -> None:

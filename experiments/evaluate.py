@@ -107,16 +107,7 @@ def evaluate(
     'labels': test.labels[:_SAVED_IMAGES],
     'class_names': np.asarray(test.class_names),
   }
-  with rich.progress.Progress(
-    rich.progress.TextColumn('{task.description}'),
-    rich.progress.BarColumn(),
-    rich.progress.MofNCompleteColumn(),
-    rich.progress.TimeElapsedColumn(),
-    rich.progress.TimeRemainingColumn(),
-    console=rich.console.Console(stderr=True),
-    disable=not show_progress,
-    transient=True,
-  ) as bar:
+  with progress_bar(show_progress) as bar:
     # One source of features at a time: conv maps of a whole data set are big.
     for source in ('trained', 'untrained', 'raw'):
       if source == 'raw':
@@ -311,15 +302,34 @@ def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
       new['protocols'] = old.get('protocols', {}) | new['protocols']
   used = {result.get('protocol_hash') for result in new['results']}
   new['protocols'] = {k: v for k, v in new['protocols'].items() if k in used}
-  with open(path + '.tmp', 'w') as file:
-    json.dump(new, file, indent=2)
-    file.write('\n')
-  os.replace(path + '.tmp', path)
+  write_json(path, new)
   return new
 
 
 def _key(result) -> tuple[str, str, str]:
   return result['features'], result['tap'], result['probe']
+
+
+def progress_bar(show: bool) -> rich.progress.Progress:
+  """A bar on standard error, as a context manager; nothing unless `show`."""
+  return rich.progress.Progress(
+    rich.progress.TextColumn('{task.description}'),
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TimeElapsedColumn(),
+    rich.progress.TimeRemainingColumn(),
+    console=rich.console.Console(stderr=True),
+    disable=not show,
+    transient=True,
+  )
+
+
+def write_json(path: str, data: Any) -> None:
+  """Writes a file of JSON whole or not at all."""
+  with open(path + '.tmp', 'w') as file:
+    json.dump(data, file, indent=2)
+    file.write('\n')
+  os.replace(path + '.tmp', path)
 
 
 def hardware() -> str:

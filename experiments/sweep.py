@@ -60,6 +60,7 @@ def sweep(
     )
     for split in ('train', 'test')
   }
+  classify.check_labels(run.objective, data['train'])
   resident = {
     'image': jnp.asarray(data['train'].images),
     'label': jnp.asarray(data['train'].labels),
@@ -105,7 +106,7 @@ def sweep(
       )
       if count not in compiled:
         compiled[count] = chunk.lower(states, resident, indices).compile()
-        memory_bytes = max(memory_bytes, _bytes(compiled[count]))
+        memory_bytes = max(memory_bytes, peak_bytes(compiled[count]))
       states, values = compiled[count](states, resident, indices)
       values = {k: np.asarray(v) for k, v in jax.device_get(values).items()}
       step += count
@@ -152,10 +153,7 @@ def sweep(
     'rows': rows,
   }
   path = os.path.join(workdir, 'sweep.json')
-  with open(path + '.tmp', 'w') as file:
-    json.dump(report, file, indent=2)
-    file.write('\n')
-  os.replace(path + '.tmp', path)
+  evaluate.write_json(path, report)
   return report
 
 
@@ -166,6 +164,13 @@ def _check(config: config_lib.SweepConfig) -> None:
     raise ValueError(
       'a sweep over beta needs a bottleneck: a vib.Config whose covariance is '
       "'diagonal' or 'full'."
+    )
+  if config.run.data.flip or config.run.data.crop_padding:
+    raise ValueError('a sweep does not augment: unset data.flip, crop_padding.')
+  if config.run.parallel != 'jit':
+    raise ValueError(
+      f"a sweep runs on one device: parallel is 'jit', got "
+      f'{config.run.parallel!r}.'
     )
   if not config.betas or not config.seeds:
     raise ValueError(
@@ -190,14 +195,11 @@ def _claim(config: config_lib.SweepConfig, workdir: str) -> None:
         f'{workdir!r} holds another sweep: choose another --workdir, or delete '
         'that folder.'
       )
-  with open(path + '.tmp', 'w') as file:
-    json.dump(data, file, indent=2)
-    file.write('\n')
-  os.replace(path + '.tmp', path)
+  evaluate.write_json(path, data)
 
 
-def _bytes(compiled: Any) -> int:
-  """What a program allocates at most, its arguments included."""
+def peak_bytes(compiled: Any) -> int:
+  """What a compiled program allocates at most, its arguments included."""
   memory = compiled.memory_analysis()
   return int(
     memory.argument_size_in_bytes

@@ -10,7 +10,6 @@ import dataclasses
 import os
 import runpy
 import sys
-from typing import Any
 
 import jax
 import rich.console
@@ -22,7 +21,7 @@ from dim_jax.data import augment, sources
 from dim_jax.evaluation import features
 from dim_jax.training import loop, parallel
 from dim_jax.training import step as step_lib
-from experiments import sweep
+from experiments import classify, sweep
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The run, a file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
@@ -69,7 +68,7 @@ def train(
     for split in ('train', 'validation')[: 2 if config.data.validation else 1]
   }
   train_set = {'image': data['train'].images, 'label': data['train'].labels}
-  _check_labels(config.objective, data['train'])
+  classify.check_labels(config.objective, data['train'])
   example = {name: values[:2] for name, values in train_set.items()}
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), example)
   optimizer = step_lib.make_optimizer(
@@ -98,17 +97,6 @@ def train(
     tensorboard=config.tensorboard,
     show_progress=show_progress,
   )
-
-
-def _check_labels(objective: Any, data: sources.Dataset) -> None:
-  """Raises ValueError where the objective has too few classes."""
-  classes = getattr(objective, 'num_classes', 0)
-  highest = int(data.labels.max())
-  if classes and highest >= classes:
-    raise ValueError(
-      f'{data.name} has labels up to {highest}, the objective {classes} '
-      f'classes: set --config.objective.num_classes={highest + 1}.'
-    )
 
 
 def _augment(config: config_lib.DataConfig) -> loop.Augment | None:
@@ -188,6 +176,8 @@ def main(argv: list[str]) -> None:
     parallel.cache_compilations()
     config, workdir = _CONFIG.value, str(_WORKDIR.value)
     if isinstance(config, config_lib.SweepConfig):
+      if _DEVICES.value not in (None, 1):
+        raise ValueError('a sweep runs on one device: leave --devices out.')
       console = rich.console.Console()
       console.print(sweep.table(sweep.sweep(config, workdir)))
       console.print(os.path.join(workdir, 'sweep.json'))

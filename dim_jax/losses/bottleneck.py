@@ -279,7 +279,7 @@ def rate_monte_carlo(
     Nats for each example, shape [N]; single estimates may be negative.
 
   References:
-    Fischer, The Conditional Entropy Bottleneck, 2020, eq. 10 to 14.
+    Fischer, The Conditional Entropy Bottleneck, 2020.
     https://arxiv.org/abs/2002.05379
   """
   chex.assert_rank([log_posterior, log_marginal], 2)
@@ -492,8 +492,8 @@ def izx_in_batch(
     ValueError: there are fewer than two examples.
 
   References:
-    Poole et al., On Variational Bounds of Mutual Information, 2019, eq. 11 and
-    13. https://arxiv.org/abs/1905.06922
+    Poole et al., On Variational Bounds of Mutual Information, 2019.
+    https://arxiv.org/abs/1905.06922
   """
   count = len(z)
   if count < 2:

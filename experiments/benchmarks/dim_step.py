@@ -231,12 +231,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
       'ours': ours.ready['parameters'],
       'peer': peer.ready['parameters'],
     },
-    'machine': {
-      'processor': workers.processor(),
-      'cores': os.cpu_count(),
-      'threads': args.threads,
-      'load_before': round(load, 2),
-    },
+    'machine': workers.machine(args.threads, load),
     'versions': {
       'ours': ours.ready['versions'],
       'peer': peer.ready['versions'],

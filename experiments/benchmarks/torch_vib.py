@@ -16,9 +16,9 @@ from torch.optim import swa_utils
 
 
 class Bottleneck(nn.Module):
-  """The classifier; returns logits [S, N, C] and the rate [N]."""
+  """The classifier; returns logits [1, N, C] and the rate [N]."""
 
-  def __init__(self, code: int, samples: int) -> None:
+  def __init__(self, code: int) -> None:
     super().__init__()
     self.encoder = nn.Sequential(
       nn.Linear(784, 1024),
@@ -28,17 +28,16 @@ class Bottleneck(nn.Module):
       nn.Linear(1024, 2 * code),
     )
     self.decoder = nn.Linear(code, 10)
-    self.samples = samples
     for module in self.modules():
       if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
   def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns logits [S, N, C] and the rate [N] of flat images."""
+    """Returns logits [1, N, C] and the rate [N] of flat images."""
     mean, rho = self.encoder(images).chunk(2, 1)
     std = F.softplus(rho - 5)
-    noise = torch.randn(self.samples, *mean.shape)
+    noise = torch.randn(1, *mean.shape)
     rate = (0.5 * (mean.square() + std.square() - 1) - std.log()).sum(1)
     return self.decoder(mean + std * noise), rate
 
@@ -47,13 +46,12 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--batch_size', type=int, default=100)
   parser.add_argument('--code', type=int, default=256)
-  parser.add_argument('--samples', type=int, default=1)
   parser.add_argument('--threads', type=int, default=2)
   parser.add_argument('--adam', choices=('default', 'fused'), default='default')
   args = parser.parse_args()
   torch.set_num_threads(args.threads)
   torch.manual_seed(0)
-  model = Bottleneck(args.code, args.samples)
+  model = Bottleneck(args.code)
   optimizer = torch.optim.Adam(
     model.parameters(),
     lr=1e-4,
@@ -70,7 +68,7 @@ def main() -> None:
   def step() -> torch.Tensor:
     rows = torch.randint(0, 60000, (args.batch_size,))
     x = images[rows].float() / 127.5 - 1
-    y = labels[rows].expand(args.samples, -1).flatten()
+    y = labels[rows]
     optimizer.zero_grad()
     logits, rate = model(x)
     loss = F.cross_entropy(logits.flatten(0, 1), y) + 1e-3 * rate.mean()

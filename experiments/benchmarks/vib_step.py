@@ -133,6 +133,7 @@ def sweep(args: argparse.Namespace) -> dict[str, float]:
   import numpy as np
 
   from dim_jax.training import grid
+  from experiments import sweep as sweep_lib
 
   random = np.random.default_rng(0)
   data = {
@@ -151,7 +152,6 @@ def sweep(args: argparse.Namespace) -> dict[str, float]:
   )
   chunk: Any = grid.make_chunk(objective, optimizer)
   compiled = chunk.lower(states, data, indices).compile()
-  memory = compiled.memory_analysis()
   times = []
   for _ in range(4):
     start = time.perf_counter()
@@ -161,10 +161,7 @@ def sweep(args: argparse.Namespace) -> dict[str, float]:
   return {
     'sweep_runs': len(runs),
     'sweep_step_s': round(statistics.median(times[1:]), 5),
-    'sweep_bytes': memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    + memory.temp_size_in_bytes
-    - memory.alias_size_in_bytes,
+    'sweep_bytes': sweep_lib.peak_bytes(compiled),
   }
 
 
@@ -246,12 +243,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
       'ours': ours.ready['parameters'],
       'peer': peer.ready['parameters'],
     },
-    'machine': {
-      'processor': workers.processor(),
-      'cores': os.cpu_count(),
-      'threads': args.threads,
-      'load_before': round(load, 2),
-    },
+    'machine': workers.machine(args.threads, load),
     'versions': {
       'ours': ours.ready['versions'],
       'peer': peer.ready['versions'],

@@ -94,6 +94,21 @@ def processor() -> str:
   return names[0].split(':')[1].strip() if names else platform.processor()
 
 
+def machine(threads: int, load: float) -> dict[str, Any]:
+  """What a benchmark says of where it ran.
+
+  Args:
+    threads: of each side.
+    load: the machine's load before it.
+  """
+  return {
+    'processor': processor(),
+    'cores': os.cpu_count(),
+    'threads': threads,
+    'load_before': round(load, 2),
+  }
+
+
 def pin(threads: int) -> None:
   """Keeps this process to so many cores; call it before JAX starts.
 

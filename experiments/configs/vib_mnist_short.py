@@ -8,8 +8,9 @@ r"""VIB on MNIST in 25 epochs, by the author's later recipe in JAX.
 https://github.com/alexalemi/vib_demo
 
 Measured, seeds 0 to 2, averaged weights: test error with 12 samples
-1.18 +- 0.09 %, with one 1.52 +- 0.03 %, rate 30.9 +- 1.8 bits; 5 minutes a run
-on one CPU core (experiments/results/vib_mnist_short.json).
+1.18 +- 0.09 %, with one 1.52 +- 0.03 %, rate 30.9 +- 1.8 bits; 5 to 15
+minutes a run on one shared CPU core
+(experiments/results/vib_mnist_short.json).
 """
 
 from dim_jax.config import ExperimentConfig, OptimizerConfig

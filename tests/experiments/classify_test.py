@@ -1,5 +1,6 @@
 """Runs and sweeps of classifiers, from the command to the files they write."""
 
+import dataclasses
 import json
 
 import jax
@@ -29,6 +30,10 @@ def make_config(steps=40, **fields):
     log_every=20,
     checkpoint_every=20,
   )
+
+
+def change(**fields):
+  return dataclasses.replace(make_config(), **fields)
 
 
 @pytest.fixture(scope='module')
@@ -122,6 +127,22 @@ def test_a_run_is_measured(run_dir, deterministic_dir):
     assert 0 <= saved['entropy'].min() <= saved['entropy'].max() <= np.log(10)
 
 
+def test_attacks_outlive_a_later_call_without_them(run_dir):
+  options = {'samples': 2, 'show_progress': False}
+  first = classify.classify(
+    run_dir,
+    attacks=('fgsm',),
+    losses=('margin',),
+    epsilons=(0.1,),
+    examples=4,
+    **options,
+  )
+  later = classify.classify(run_dir, **options)
+  assert later['attacks'] == first['attacks'] != []
+  # Those of another checkpoint do not.
+  assert classify.classify(run_dir, step=20, **options)['attacks'] == []
+
+
 def test_a_deterministic_run_has_one_error_and_no_rate(deterministic_dir):
   report = classify.classify(
     deterministic_dir, ood=('shuffled',), show_progress=False
@@ -195,6 +216,9 @@ def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path):
   [
     ({'betas': ()}, 'at least one of betas'),
     ({'betas': (-1.0,)}, 'betas must be >= 0, got -1.0'),
+    ({'run': make_config(num_classes=5)}, 'labels up to 9, the objective 5'),
+    ({'run': change(data=DataConfig(flip=True))}, 'does not augment'),
+    ({'run': change(parallel='pmap')}, "parallel is 'jit', got 'pmap'"),
     ({'run': make_config(covariance='none')}, 'needs a bottleneck'),
     ({'run': ExperimentConfig(objective=dim.Config())}, 'needs a bottleneck'),
   ],
