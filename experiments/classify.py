@@ -100,13 +100,13 @@ def classify(
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
     ValueError: it does not classify, or an argument is not accepted.
   """
-  for name, chosen, accepted in (
-    ('attack', attacks, ATTACKS),
-    ('loss', losses, LOSSES),
-    ('ood data set', ood, OOD),
+  for name, option, chosen, accepted in (
+    ('attack', '--attacks', attacks, ATTACKS),
+    ('loss', '--losses', losses, LOSSES),
+    ('kind of outliers', '--ood', ood, OOD),
   ):
     for value in chosen:
-      sources.check_choice(name, value, accepted, f'--{name.split()[0]}')
+      sources.check_choice(name, value, accepted, option)
   if samples < 1:
     raise ValueError(f'samples must be >= 1, got {samples}.')
   if surrogate and 'pgd' not in attacks:

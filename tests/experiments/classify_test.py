@@ -160,7 +160,9 @@ def test_a_deterministic_run_has_one_error_and_no_rate(deterministic_dir):
 
 
 def test_what_cannot_be_classified_is_refused(run_dir, tmp_path, capsys):
-  with pytest.raises(ValueError, match=r"Unknown attack 'pgdd'.*'pgd'"):
+  with pytest.raises(
+    ValueError, match=r"Unknown attack 'pgdd'.*'pgd'.*--attacks"
+  ):
     classify.classify(run_dir, attacks=('pgdd',))
   with pytest.raises(ValueError, match='made by'):
     classify.classify(run_dir, surrogate=run_dir)
