@@ -1,23 +1,26 @@
-"""Reads the images of a prepared TFDS split, in chunks and on many cores.
+"""Decodes images, those of a prepared TFDS split or those in files.
 
-Pillow decodes a 32x32 image in about 0.1 ms, most of which holds the
-interpreter's lock: two threads measured no faster than one. So a large split
-is divided among worker processes, each of which runs this file and writes raw
-arrays to its standard output. (Workers of `multiprocessing` would run the
-caller's script again if it has no `__main__` guard.)
+A split is read in chunks and on many cores. Pillow decodes a 32x32 image in
+about 0.1 ms, most of which holds the interpreter's lock: two threads measured
+no faster than one. So a large split is divided among worker processes, each of
+which runs this file and writes raw arrays to its standard output. (Workers of
+`multiprocessing` would run the caller's script again if it has no `__main__`
+guard.)
 """
 
+import concurrent.futures
 import contextlib
 import io
 import itertools
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -36,10 +39,10 @@ class Split(NamedTuple):
 
   Attributes:
     folder: of the prepared data set, ending in its version.
-    name: of the split, 'train' or 'test'.
+    name: of the split, such as 'train'.
     files: of the split, with the number of examples in each.
     image_shape: [H, W, C] as stored.
-    class_names: one a label.
+    class_names: one a label; () where every label is -1.
   """
 
   folder: str
@@ -138,11 +141,15 @@ def chunks(
         data, labels[i] = record['image'], record['label']
         jpeg = jpeg or data[:3] == b'\xff\xd8\xff'
         images[i] = _image(data, split.image_shape, size)
-        if not 0 <= labels[i] < len(split.class_names):
+        if not _has_name(labels[i], split.class_names):
           raise ValueError(f'a label {labels[i]}')
     except Exception as error:
       raise corrupt(error) from error
     yield images, labels, jpeg
+
+
+def _has_name(label: int, class_names: tuple[str, ...]) -> bool:
+  return 0 <= label < len(class_names) if class_names else label == -1
 
 
 class _Worker:
@@ -293,6 +300,115 @@ def decode(
       )
   return images, labels, any(worker.jpeg for worker in pool)
 
+
+# --- files --------------------------------------------------------------------
+
+
+class Header(NamedTuple):
+  """What the first bytes of an image file say.
+
+  Attributes:
+    height: pixels.
+    width: pixels.
+    gray: whether it has one channel, transparency apart.
+  """
+
+  height: int
+  width: int
+  gray: bool
+
+
+def _each(
+  function: Callable[[pathlib.Path], Any], paths: Sequence[pathlib.Path]
+) -> Iterator[Any]:
+  """`function` of each file, in order, in threads; errors name the file."""
+
+  def named(path: pathlib.Path) -> Any:
+    try:
+      return function(path)
+    except Exception as error:  # Pillow documents no type for a bad file
+      reason = ' '.join(str(error).split())[:200] or type(error).__name__
+      raise CorruptError(
+        f'{path} cannot be decoded ({reason}); repair it or remove it.'
+      ) from error
+
+  # Unlike tiny images, photographs spend most of their time outside the lock.
+  with concurrent.futures.ThreadPoolExecutor(_cores()) as pool:
+    yield from pool.map(named, paths)
+
+
+def _header(path: pathlib.Path) -> Header:
+  from PIL import Image
+
+  with Image.open(path) as image:
+    if image.mode.startswith(('I', 'F')):
+      raise ValueError(
+        f'its pixels are of mode {image.mode!r}, more than 8 bits; convert it '
+        'to 8 bits a channel'
+      )
+    gray = image.mode in ('1', 'L', 'LA', 'La')
+    return Header(image.height, image.width, gray)
+
+
+def headers(paths: Sequence[pathlib.Path]) -> list[Header]:
+  """The sizes and kinds of image files, without decoding them.
+
+  Raises:
+    CorruptError: a file is no image, or has more than 8 bits a channel; names
+      it.
+  """
+  return list(_each(_header, paths))
+
+
+def _file(path: pathlib.Path, size: int | None, gray: bool) -> np.ndarray:
+  from PIL import Image
+
+  with Image.open(path) as file:
+    # Straight to RGB, Pillow would warn of a palette's transparency.
+    image = file.convert('RGBA') if 'transparency' in file.info else file
+    image = image.convert('L' if gray else 'RGB')
+  if size is not None:
+    shorter = min(image.size)
+    width, height = (round(side * size / shorter) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.crop((left, top, left + size, top + size))
+  return np.asarray(image).reshape(image.height, image.width, -1)
+
+
+def files(
+  paths: Sequence[pathlib.Path],
+  size: int | None,
+  gray: bool,
+  advance: Callable[[int], None],
+) -> np.ndarray:
+  """Decodes image files, the first frame of each.
+
+  Args:
+    paths: the files, at least one.
+    size: the shorter side is resized to it (Pillow, bilinear) and the centre
+      [size, size] is kept; None keeps the stored pixels, of one size in all
+      files.
+    gray: whether to return one channel, else red, green and blue.
+    advance: called with the number of files just done.
+
+  Returns:
+    uint8 [n, H, W, C], C is 1 or 3.
+
+  Raises:
+    CorruptError: a file is truncated or garbled; names it.
+  """
+  decoded = _each(lambda path: _file(path, size, gray), paths)
+  images = np.empty([0], np.uint8)
+  for i, image in enumerate(decoded):
+    if i == 0:
+      images = np.empty([len(paths), *image.shape], np.uint8)
+    images[i] = image
+    advance(1)
+  return images
+
+
+# --- the worker ---------------------------------------------------------------
 
 _CORRUPT = 'corrupt: '
 

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +22,15 @@ from dim_jax.data import decode
 
 _logger = logging.getLogger(__name__)
 
-NAMES = ('digits', 'mnist', 'cifar10', 'cifar100')
-SPLITS = ('train', 'validation', 'test')
+NAMES = ('digits', 'mnist', 'cifar10', 'cifar100', 'stl10')
+SPLITS = ('train', 'validation', 'test')  # of every data set
+UNLABELLED = 'unlabelled'  # of stl10 alone
+IMAGE_FILES = tuple(
+  '.bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp'.split()
+)
 
-_DIGITS_TEST = 0.2  # of each class
-_SPLIT_SEED = 0  # of digits' test set and of every validation set
+_TEST = 0.2  # of each class, where the source has no test set
+_SPLIT_SEED = 0  # of that test set and of every validation set
 _CACHE_FORMAT = 1  # raise it when what the cached arrays mean changes
 _STALE_SECONDS = 24 * 3600  # a temporary file this old has lost its writer
 
@@ -36,9 +40,9 @@ class Dataset(NamedTuple):
 
   Attributes:
     images: uint8 [n, H, W, C], C is 1 or 3.
-    labels: int32 [n], positions in `class_names`.
-    class_names: one a class.
-    name: of the data set.
+    labels: int32 [n], positions in `class_names`; -1 without classes.
+    class_names: one a class; () without classes.
+    name: of the data set, or the folder it was read from.
     note: what a reader of a result must know about the pixels, such as that
       they were compressed as JPEG or resized; '' for the original pixels.
   """
@@ -60,7 +64,7 @@ class _Arrays(NamedTuple):
 
 
 def load(
-  name: str,
+  name: str | os.PathLike[str],
   split: str,
   *,
   image_size: int | None = None,
@@ -78,19 +82,34 @@ def load(
   1,438 images are left for training and validation. The split is ours: it
   knows nothing of the writers, so numbers compare only within this library.
 
-  'mnist', 'cifar10' and 'cifar100' are read from a prepared TFDS folder in
-  the array_record format. The first load decodes them into a cache; later
-  ones read that. Nothing touches the network.
+  'mnist', 'cifar10', 'cifar100' and 'stl10' are read from a prepared TFDS
+  folder in the array_record format. The first load decodes them into a cache;
+  later ones read that. Nothing touches the network. Only 'stl10' has the split
+  'unlabelled': 100,000 images of 96x96 (2.8 GB), all of them whatever
+  `validation` is, with labels -1.
+
+  Any other name is a path, if it contains a separator ('./birds') or is an
+  existing directory: a folder of images, cached likewise. It holds
+  train/CLASS/* and test/CLASS/*; or CLASS/*, of which a fixed random 20 % of
+  each class is the test set; or images without classes, in train/ and test/ or
+  all in one place, whose labels are -1. Hidden files and files that are no
+  images by their ending are passed over. Images become gray if all files are
+  gray, else RGB; transparency and the EXIF orientation are ignored. Their
+  order is random but fixed, so that the first n are of all classes.
 
   The validation set is a fixed random part of the training set and the same
   for every run, whatever its seed; 'train' is the rest. At the default of
-  0.1: digits 1,294 and 144, mnist 54,000 and 6,000, cifar 45,000 and 5,000.
+  0.1: digits 1,294 and 144, mnist 54,000 and 6,000, cifar 45,000 and 5,000,
+  stl10 4,500 and 500.
 
   Args:
-    name: digits, mnist, cifar10 or cifar100.
-    split: train, validation or test.
-    image_size: height and width to resize to (Pillow, bilinear); None keeps
-      the stored size (28 for mnist, 32 for the others).
+    name: digits, mnist, cifar10, cifar100, stl10, or the path of a folder of
+      images.
+    split: train, validation or test; for stl10 also unlabelled.
+    image_size: height and width to resize to (Pillow, bilinear). Of the images
+      in a folder the shorter side is resized to it, and the centre square is
+      kept. None keeps the stored size (28 for mnist, 96 for stl10, 32 for the
+      others), which must be the same for all images of a folder.
     data_dir: the folder of prepared TFDS data sets; None takes
       $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
     cache_dir: where decoded arrays are kept; None takes $DIM_JAX_CACHE, or
@@ -100,28 +119,45 @@ def load(
     progress: shows the progress of a first load on standard error.
 
   Returns:
-    The split. Its order is that of the source.
+    The split. Its order is that of the source, but for folders of images.
 
   Raises:
-    ValueError: an argument that is not accepted, or a damaged file.
-    FileNotFoundError: the data set is not prepared; says how to prepare it.
+    ValueError: an argument that is not accepted, a damaged file, or a folder
+      of images that is laid out otherwise.
+    FileNotFoundError: the data set is not prepared (says how to prepare it),
+      or there is no such folder.
 
   References:
     [TFDS catalogue](https://www.tensorflow.org/datasets/catalog/overview);
     [digits](https://archive.ics.uci.edu/dataset/80).
   """
-  check_choice('data set', name, NAMES, '--config.data.name')
-  check_choice('split', split, SPLITS, 'split')
+  folder = _image_folder(name)
+  if folder is None:
+    check_choice(
+      'data set',
+      name,
+      NAMES,
+      '--config.data.name, or the path of a folder of images',
+    )
+  name = os.fspath(name)
+  check_choice('split', split, (*SPLITS, UNLABELLED), 'split')
+  if split == UNLABELLED and (folder is not None or name != 'stl10'):
+    raise ValueError(
+      f'Only stl10 has an unlabelled split; got the data set {name!r}. Take '
+      f'one of its own: {", ".join(SPLITS)}.'
+    )
   if image_size is not None:
     image_size = _check_image_size(image_size)
   _check_validation(validation, split)
-  stored = 'test' if split == 'test' else 'train'
-  if name == 'digits':
+  stored = 'train' if split == 'validation' else split
+  if folder is not None:
+    arrays = _in_folder(folder, stored, image_size, cache_dir, progress)
+  elif name == 'digits':
     arrays = _digits(stored, image_size or 32)
   else:
     arrays = _prepared(name, stored, image_size, data_dir, cache_dir, progress)
   images, labels, class_names, note = arrays
-  if split != 'test' and validation > 0:
+  if stored == 'train' and validation > 0:
     held_out = validation_mask(len(labels), validation)
     kept = held_out if split == 'validation' else ~held_out
     if not kept.any():
@@ -199,13 +235,7 @@ def _digits(stored: str, image_size: int) -> _Arrays:
   digits = sklearn_datasets.load_digits()
   labels = digits.target.astype(np.int32)
   small = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-  # Stratified: within each class, the first fifth of a fixed random order.
-  rank = _random_ranks(len(labels), stream=1)
-  test = np.zeros([len(labels)], bool)
-  for label in range(10):
-    members = np.flatnonzero(labels == label)
-    members = members[np.argsort(rank[members])]
-    test[members[: round(_DIGITS_TEST * len(members))]] = True
+  test = _test_mask(labels)
   kept = test if stored == 'test' else ~test
   images = np.stack([decode.resize(image, image_size) for image in small[kept]])
   return _Arrays(
@@ -216,10 +246,197 @@ def _digits(stored: str, image_size: int) -> _Arrays:
   )
 
 
+def _test_mask(labels: np.ndarray) -> np.ndarray:
+  """Which examples are the test set, a fixed part of each class; bool [n]."""
+  # Stratified: within each class, the first fifth of a fixed random order.
+  rank = _random_ranks(len(labels), stream=1)
+  test = np.zeros([len(labels)], bool)
+  for label in np.unique(labels):
+    members = np.flatnonzero(labels == label)
+    members = members[np.argsort(rank[members])]
+    test[members[: round(_TEST * len(members))]] = True
+  return test
+
+
 def _resize_note(shape: tuple[int, ...], size: int) -> str:
   if shape[:2] == (size, size):
     return ''
   return f'resized from {shape[0]}x{shape[1]} to {size}x{size}'
+
+
+# --- folders of images --------------------------------------------------------
+
+
+class _Files(NamedTuple):
+  """The image files of one part of a folder."""
+
+  paths: list[pathlib.Path]
+  labels: np.ndarray  # int32 [n]
+  class_names: tuple[str, ...]
+
+
+def _image_folder(name: Any) -> pathlib.Path | None:
+  """The folder that `name` is the path of; None where it is a plain name."""
+  if isinstance(name, os.PathLike):
+    return pathlib.Path(name).expanduser()
+  if not isinstance(name, str) or name in NAMES or not name:
+    return None
+  path = pathlib.Path(name).expanduser()
+  separated = any(mark in name for mark in (os.sep, os.altsep) if mark)
+  return path if separated or path.is_dir() else None
+
+
+def _in_folder(
+  root: pathlib.Path,
+  stored: str,
+  image_size: int | None,
+  cache_dir: str | os.PathLike[str] | None,
+  progress: bool,
+) -> _Arrays:
+  parts = _list_folder(root)
+  paths, labels, class_names = parts[stored]
+  # Both parts decide on the number of channels.
+  every = [path for part in parts.values() for path in part.paths]
+  digest = _digest((os.path.abspath(path), path) for path in every)
+  title = re.sub(r'\W+', '_', root.resolve().name)[:50]
+  path = _cache_folder(cache_dir) / (
+    f'{title}-{stored}-{image_size or "stored"}-{digest.hexdigest()[:16]}.npz'
+  )
+  shape = (len(paths), image_size, image_size, None)
+  arrays = _read_cache(path, shape, class_names)
+  if arrays is not None:
+    return arrays
+  headers = decode.headers(every)
+  sizes = [header[:2] for header in headers]
+  if image_size is None:
+    _check_one_size(every, sizes)
+  gray = all(header.gray for header in headers)
+  with _progress(f'decoding {root} {stored}', len(paths), progress) as advance:
+    images = decode.files(paths, image_size, gray, advance)
+  note = ''
+  if image_size is not None and set(sizes) != {(image_size, image_size)}:
+    note = (
+      f'shorter side resized to {image_size} pixels, then the centre '
+      f'{image_size}x{image_size} kept'
+    )
+  arrays = _Arrays(images, labels, class_names, note)
+  _write_cache(path, arrays)
+  return arrays
+
+
+def _check_one_size(
+  paths: list[pathlib.Path], sizes: list[tuple[int, int]]
+) -> None:
+  for path, size in zip(paths, sizes, strict=True):
+    if size != sizes[0]:
+      raise ValueError(
+        f'{paths[0]} is an image of {sizes[0][0]}x{sizes[0][1]} pixels and '
+        f'{path} one of {size[0]}x{size[1]} (height x width). Set '
+        '--config.data.image_size to bring all images to one size.'
+      )
+
+
+def _list_folder(root: pathlib.Path) -> dict[str, _Files]:
+  """The image files of the parts 'train' and 'test', in their final order."""
+  if not root.exists():
+    raise FileNotFoundError(
+      f'There is no folder of images {root}. (A data set is named without a '
+      f'separator: {", ".join(NAMES)}.)'
+    )
+  if not root.is_dir():
+    raise ValueError(f'{root} is a file; a folder of images is accepted.')
+  there = [part for part in ('train', 'test') if (root / part).is_dir()]
+  if len(there) == 1:
+    missing = 'test' if there == ['train'] else 'train'
+    raise ValueError(
+      f'{root} has a folder {there[0]} but none called {missing}. Both are '
+      'needed; or put the folders of the classes straight into one folder, and '
+      'a fifth of each is the test set.'
+    )
+  if there:
+    train, test = (_list_part(root / part) for part in there)
+    if train.class_names != test.class_names:
+      odd = sorted({*train.class_names} ^ {*test.class_names})[0]
+      has, lacks = there if odd in train.class_names else reversed(there)
+      raise ValueError(
+        f'{root / has} has a folder of the class {odd!r}, {root / lacks} has '
+        'none; both need the same classes.'
+      )
+  else:
+    train, test = _divide(root, _list_part(root))
+  return {'train': _shuffle(train), 'test': _shuffle(test)}
+
+
+def _list_part(folder: pathlib.Path) -> _Files:
+  """The images in a folder and its class folders, sorted by name."""
+  loose, classes = _entries(folder)
+  if loose and classes:
+    raise ValueError(
+      f'{folder} holds both images ({loose[0].name}) and folders '
+      f'({classes[0].name}). Put every image into the folder of its class, or '
+      'all into one folder without classes.'
+    )
+  if loose:
+    return _Files(loose, np.full([len(loose)], -1, np.int32), ())
+  if not classes:
+    raise ValueError(
+      f'{folder} holds no images ({", ".join(IMAGE_FILES)}) and no folders of '
+      'images.'
+    )
+  paths: list[pathlib.Path] = []
+  labels: list[int] = []
+  for label, folder_of_class in enumerate(classes):
+    images, _ = _entries(folder_of_class)
+    if not images:
+      raise ValueError(
+        f'The folder of a class {folder_of_class} holds no images '
+        f'({", ".join(IMAGE_FILES)}). Fill it or remove it.'
+      )
+    paths += images
+    labels += [label] * len(images)
+  names = tuple(path.name for path in classes)
+  return _Files(paths, np.array(labels, np.int32), names)
+
+
+def _entries(
+  folder: pathlib.Path,
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+  """The images and the folders in a folder, each sorted by name."""
+  images, folders = [], []
+  for path in sorted(folder.iterdir(), key=lambda path: path.name):
+    if path.name.startswith('.'):
+      continue
+    if path.is_dir():
+      folders.append(path)
+    elif path.suffix.lower() in IMAGE_FILES:
+      images.append(path)
+  return images, folders
+
+
+def _divide(root: pathlib.Path, files: _Files) -> tuple[_Files, _Files]:
+  """Training and test files, where the folder does not tell them apart."""
+  test = _test_mask(files.labels)
+  for label in np.unique(files.labels):
+    members = files.labels == label
+    if not test[members].any():
+      where = root / files.class_names[label] if files.class_names else root
+      raise ValueError(
+        f'Images in {where}: {members.sum()}. At least 3 are needed to take a '
+        f'test set of {_TEST:.0%} from them. Add images, or divide all into '
+        f'{root / "train"} and {root / "test"}.'
+      )
+  return _choose(files, np.flatnonzero(~test)), _choose(
+    files, np.flatnonzero(test)
+  )
+
+
+def _shuffle(files: _Files) -> _Files:
+  return _choose(files, _random_ranks(len(files.paths), stream=2))
+
+
+def _choose(files: _Files, index: np.ndarray) -> _Files:
+  paths = [files.paths[i] for i in index]
+  return files._replace(paths=paths, labels=files.labels[index])
 
 
 # --- prepared TFDS data sets --------------------------------------------------
@@ -244,10 +461,7 @@ def _prepared(
   folder = _newest(name, root)
   split = _describe(name, stored, root, folder)
   size = image_size or split.image_shape[0]
-  cache = pathlib.Path(
-    cache_dir or os.environ.get('DIM_JAX_CACHE') or '~/.cache/dim_jax'
-  ).expanduser()
-  path = cache / (
+  path = _cache_folder(cache_dir) / (
     f'{name}-{folder.name}-{stored}-{size}-{_fingerprint(folder, split)}.npz'
   )
   shape = (split.num_examples, size, size, split.image_shape[2])
@@ -313,6 +527,8 @@ def _describe(
     kind = info.file_format.value
     shape = tuple(info.features['image'].shape)
     class_names = tuple(info.features['label'].names)
+    if stored == UNLABELLED:
+      class_names = ()
     part = info.splits[stored]
     files = tuple(
       (os.fspath(path), int(count))
@@ -351,23 +567,37 @@ def _describe(
 # --- the cache ----------------------------------------------------------------
 
 
+def _cache_folder(cache_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+  return pathlib.Path(
+    cache_dir or os.environ.get('DIM_JAX_CACHE') or '~/.cache/dim_jax'
+  ).expanduser()
+
+
+def _digest(files: Iterable[tuple[str, str | os.PathLike[str]]]) -> Any:
+  """Of the names that files go by, their sizes and times; a hashlib object."""
+  digest = hashlib.sha256(f'format {_CACHE_FORMAT}'.encode())
+  for name, path in files:
+    status = os.stat(path)
+    digest.update(os.fsencode(f'{name} {status.st_size} {status.st_mtime_ns}'))
+  return digest
+
+
 def _fingerprint(folder: pathlib.Path, split: decode.Split) -> str:
   """Changes when the source files do."""
-  digest = hashlib.sha256(f'format {_CACHE_FORMAT}'.encode())
-  for path, _ in split.files:
-    status = os.stat(path)
-    digest.update(
-      f'{os.path.basename(path)} {status.st_size} {status.st_mtime_ns}'.encode()
-    )
+  digest = _digest((os.path.basename(path), path) for path, _ in split.files)
   for metadata in sorted([*folder.glob('*.json'), *folder.glob('*.txt')]):
     digest.update(metadata.read_bytes())
   return digest.hexdigest()[:16]
 
 
 def _read_cache(
-  path: pathlib.Path, shape: tuple[int, ...], class_names: tuple[str, ...]
+  path: pathlib.Path,
+  shape: tuple[int | None, ...],
+  class_names: tuple[str, ...],
 ) -> _Arrays | None:
   """The cached arrays; None where there are none or they are damaged.
+
+  None in `shape` accepts any length of that axis.
 
   A zip file, so that its checksums show any damage, not only a short file.
   """
@@ -376,7 +606,7 @@ def _read_cache(
     with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
       images, labels = file['images'], file['labels']
       note = str(file['note'])
-    if images.shape != shape or images.dtype != np.uint8:
+    if not _fits(images.shape, shape) or images.dtype != np.uint8:
       raise ValueError(f'images {images.dtype}{images.shape}')
     if labels.shape != shape[:1] or labels.dtype != np.int32:
       raise ValueError(f'labels {labels.dtype}{labels.shape}')
@@ -396,6 +626,12 @@ def _read_cache(
     )
     return None
   return _Arrays(images, labels, class_names, note)
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+  return len(shape) == len(wanted) and all(
+    want in (None, length) for length, want in zip(shape, wanted, strict=True)
+  )
 
 
 def _write_cache(path: pathlib.Path, arrays: _Arrays) -> None:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from dim_jax.data import augment
 
@@ -133,6 +134,127 @@ def test_raw_keys_work_like_typed_ones():
   typed = _both(jax.random.key(9), images, _POSITIONS)
   raw = _both(jax.random.PRNGKey(9), images, _POSITIONS)
   np.testing.assert_array_equal(raw, typed)
+
+
+def test_windows_are_slices_with_every_offset():
+  n, height, width, size = 400, 6, 8, 5
+  # Every pixel tells its position, so one pixel tells the offset.
+  row, column = np.mgrid[:height, :width]
+  image = np.stack([row, column], -1).astype(np.uint8)
+  images = np.stack([image] * n)
+  window = jax.jit(augment.random_window, static_argnums=2)
+  cropped = np.asarray(window(_keys(n), images, size))
+  assert cropped.shape == (n, size, size, 2)
+  assert cropped.dtype == np.uint8
+  counts = np.zeros([height - size + 1, width - size + 1], int)
+  for crop in cropped:
+    y, x = crop[0, 0]
+    np.testing.assert_array_equal(crop, image[y : y + size, x : x + size])
+    counts[y, x] += 1
+  # Each of the 2 * 4 offsets: Binomial(400, 1/8), mean 50, standard deviation
+  # 6.6.
+  assert counts.shape == (2, 4)
+  assert counts.min() > 20
+  assert counts.max() < 80
+
+
+def test_windows_depend_on_the_key_alone_and_differ_from_other_draws():
+  n = 400
+  column = np.zeros([n, 6, 7, 1], np.uint8)
+  column[...] = np.arange(7, dtype=np.uint8)[:, None]
+  keys = _keys(n)
+
+  window = jax.jit(augment.random_window, static_argnums=2)
+
+  def offsets(keys, images):
+    return np.asarray(window(keys, images, 5))[:, 0, 0, 0]
+
+  whole = offsets(keys, column)
+  halves = [
+    offsets(keys[:200], column[:200]),
+    offsets(keys[200:], column[200:]),
+  ]
+  np.testing.assert_array_equal(np.concatenate(halves), whole)
+  flipped = np.asarray(jax.jit(augment.random_flip)(keys, column))
+  flips = flipped[:, 0, 0, 0] != 0
+  # Where crops of zeros begin: the first column of the padded image or later.
+  crop = jax.jit(augment.random_crop, static_argnums=2)
+  crops = np.asarray(crop(keys, column + 1, 1))[:, 2, 0, 0]
+  assert set(whole.tolist()) == {0, 1, 2} == set(crops.tolist())
+  for other in (flips, crops):
+    # 4 standard deviations.
+    assert abs(np.corrcoef(whole, other)[0, 1]) < 0.2
+
+
+def test_window_of_the_whole_image_changes_nothing():
+  images = _images(3)
+  window = jax.jit(augment.random_window, static_argnums=2)
+  np.testing.assert_array_equal(window(_keys(3), images, 6), images)
+
+
+def test_center_crop():
+  images = np.arange(2 * 7 * 6).reshape(2, 7, 6, 1)
+  # 7 - 4 leaves one row above and two below, 6 - 4 one column at each side.
+  expected = images[:, 1:5, 1:5]
+  assert expected[0, 0, 0, 0] == 7
+  for kind in (np.asarray, jnp.asarray):
+    cropped = augment.center_crop(kind(images), 4)
+    assert type(cropped) is type(kind(images))
+    np.testing.assert_array_equal(cropped, expected)
+  np.testing.assert_array_equal(augment.center_crop(_images(2), 6), _images(2))
+
+
+def test_grayscale_is_luma():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, [4, 16, 16, 3], np.uint8)
+  images[0, 0, :3] = [[0, 0, 0], [255, 255, 255], [255, 0, 0]]
+  gray = augment.grayscale(images)
+  assert (gray.shape, gray.dtype) == ((4, 16, 16, 1), np.uint8)
+  exact = images @ np.array([0.299, 0.587, 0.114])
+  # Half a level of rounding, and weights in units of 2**-16.
+  assert abs(gray[..., 0] - exact).max() < 0.51
+  # 0.299 * 255 = 76.2.
+  assert gray[0, 0, :3, 0].tolist() == [0, 255, 76]
+  pillow = np.stack([Image.fromarray(image).convert('L') for image in images])
+  assert abs(gray[..., 0].astype(int) - pillow).max() <= 1
+  on_device = jax.jit(augment.grayscale)(images)
+  assert on_device.dtype == np.uint8
+  np.testing.assert_array_equal(on_device, gray)
+
+
+@pytest.mark.parametrize('kind', [np.asarray, jnp.asarray])
+def test_grayscale_keeps_floating_point(kind):
+  images = kind(_images(2, channels=3).astype(np.float32) / 127.5 - 1)
+  gray = augment.grayscale(images)
+  assert type(gray) is type(images)
+  assert gray.dtype == np.float32
+  exact = np.asarray(images, np.float64) @ np.array([0.299, 0.587, 0.114])
+  np.testing.assert_allclose(gray[..., 0], exact, atol=1e-6)
+  assert augment.grayscale(images.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('size', [0, -3, 7, 2.5, None])
+def test_bad_sizes_are_named(size):
+  images = _images(3)[:, :, :5]
+  words = rf'from 1 to 5 for images of 6x5 pixels; got {size}\.'
+  with pytest.raises(ValueError, match=words):
+    augment.center_crop(images, size)
+  with pytest.raises(ValueError, match=words):
+    augment.random_window(_keys(3), images, size)
+
+
+def test_bad_images_are_named():
+  images = _images(3)
+  with pytest.raises(ValueError, match=r'got shape \(3, 6, 6, 2\)'):
+    augment.grayscale(images)
+  with pytest.raises(ValueError, match=r'got shape \(6, 6, 3\)'):
+    augment.grayscale(_images(1, channels=3)[0])
+  with pytest.raises(ValueError, match='got int32'):
+    augment.grayscale(_images(1, channels=3).astype(np.int32))
+  with pytest.raises(ValueError, match=r'got shape \(3, 6, 6\)'):
+    augment.center_crop(images[..., 0], 2)
+  with pytest.raises(ValueError, match='one key an image'):
+    augment.random_window(_keys(2), images, 3)
 
 
 def test_bad_arguments():

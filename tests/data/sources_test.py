@@ -34,7 +34,15 @@ def _pixels(n, channels, seed):
   return images, rng.integers(0, 10, [n])
 
 
-def _write(root, name, channels, kind='PNG', file_format='array_record', n=40):
+def _write(
+  root,
+  name,
+  channels,
+  kind='PNG',
+  file_format='array_record',
+  n=40,
+  unlabelled=False,
+):
   """Prepares a tiny data set as TFDS would, without TensorFlow."""
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -58,11 +66,14 @@ def _write(root, name, channels, kind='PNG', file_format='array_record', n=40):
 
     def generate(self, seed):
       images, labels = _pixels(n, channels, seed)
+      if seed == 2:
+        labels[:] = -1  # as TFDS's stl10 says that there is no label
       for i in range(n):
         yield i, {'image': encode(images[i]), 'label': int(labels[i])}
 
     def split_generators(self, unused_manager):
-      return {'train': generate(self, 0), 'test': generate(self, 1)}
+      splits = ['train', 'test'] + ['unlabelled'] * unlabelled
+      return {split: generate(self, i) for i, split in enumerate(splits)}
 
     with tfds.core.registered.skip_registration():
       builder = type(
@@ -86,6 +97,7 @@ def written(tmp_path_factory):
   root = tmp_path_factory.mktemp('prepared')
   _write(root, 'mnist', 1)
   _write(root, 'cifar10', 3, kind='JPEG')
+  _write(root, 'stl10', 3, unlabelled=True)
   return root
 
 
@@ -229,6 +241,28 @@ def test_newest_version_is_read(root):
   assert sources._newest('mnist', root).name == '1.10.0'
 
 
+def test_stl10_has_unlabelled_images_and_gives_all_of_them(root):
+  for split, seed in (('train', 0), ('test', 1), ('unlabelled', 2)):
+    images, labels = _pixels(40, 3, seed)
+    validation = 0 if split == 'train' else 0.5
+    data = _load(root, 'stl10', split, validation=validation)
+    if split == 'unlabelled':
+      labels[:] = -1
+    assert _in_any_order(data.images, data.labels) == _in_any_order(
+      images, labels
+    )
+    assert data.labels.dtype == np.int32
+    assert data.class_names == (() if split == 'unlabelled' else tuple(_LABELS))
+    assert data.note == ''
+  assert len(_load(root, 'stl10', 'validation').labels) == 4
+
+
+def test_labels_where_there_should_be_none_are_damage(root):
+  split = sources._describe('stl10', 'train', root, root / 'stl10/1.2.0')
+  with pytest.raises(decode.CorruptError, match=r'is damaged \(a label'):
+    decode.decode(split._replace(class_names=()), 12, lambda count: None)
+
+
 # --- the cache ----------------------------------------------------------------
 
 
@@ -367,6 +401,296 @@ def test_processes_may_load_at_once_and_import_no_tensorflow(root):
   assert _cache_file(root).suffix == '.npz'
 
 
+# --- folders of images --------------------------------------------------------
+
+
+def _save(path, shape=(9, 9, 3), seed=0, mode=None, **settings):
+  """Writes an image of random pixels; returns them."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  rng = np.random.default_rng(seed)
+  pixels = rng.integers(0, 256, shape, np.uint8)
+  image = Image.fromarray(pixels)
+  (image.convert(mode) if mode else image).save(path, **settings)
+  return pixels
+
+
+def _classes(root, counts, **settings):
+  """Class folders of so many images; the pixels of each."""
+  return {
+    name: [
+      _save(root / name / f'{i}.png', seed=(100 * k + i), **settings)
+      for i in range(count)
+    ]
+    for k, (name, count) in enumerate(counts.items())
+  }
+
+
+def _folder(root, split='train', **settings):
+  settings.setdefault('cache_dir', root.parent / 'cache')
+  settings.setdefault('validation', 0)
+  return sources.load(str(root), split, progress=False, **settings)
+
+
+def test_folder_with_train_and_test(tmp_path):
+  root = tmp_path / 'birds'
+  written = {
+    'train': _classes(root / 'train', {'owl': 4, 'kite': 2}),
+    'test': _classes(root / 'test', {'owl': 1, 'kite': 3}),
+  }
+  (root / 'train/owl/readme.txt').write_text('no image')
+  (root / 'train/.hidden').mkdir()
+  for split, classes in written.items():
+    data = _folder(root, split)
+    # In alphabetical order, kite is 0 and owl is 1.
+    assert data.class_names == ('kite', 'owl')
+    assert data.labels.dtype == np.int32
+    assert (data.name, data.note) == (str(root), '')
+    assert _in_any_order(data.images, data.labels) == _in_any_order(
+      classes['kite'] + classes['owl'],
+      [0] * len(classes['kite']) + [1] * len(classes['owl']),
+    )
+  parts = [_folder(root, s, validation=0.5) for s in sources.SPLITS[:2]]
+  assert [len(part.labels) for part in parts] == [3, 3]
+
+
+def test_folder_of_classes_is_divided_within_each_class(tmp_path):
+  root = tmp_path / 'birds'
+  written = _classes(root, {'kite': 3, 'owl': 20})
+  train, test = _folder(root), _folder(root, 'test')
+  # A fifth of 3 and of 20, to the nearest whole number.
+  assert np.bincount(test.labels).tolist() == [1, 4]
+  assert np.bincount(train.labels).tolist() == [2, 16]
+  assert _in_any_order(
+    np.concatenate([train.images, test.images]),
+    np.concatenate([train.labels, test.labels]),
+  ) == _in_any_order(
+    written['kite'] + written['owl'],
+    [0] * 3 + [1] * 20,
+  )
+  # Not sorted by class: the two kites are not first, nor last.
+  assert (np.diff(train.labels) != 0).sum() > 1
+  _equal(_folder(root, cache_dir=tmp_path / 'another'), train)
+
+
+@pytest.mark.parametrize('parts', [('',), ('train', 'test')])
+def test_folder_without_classes(tmp_path, parts, monkeypatch):
+  for part in parts:
+    for i in range(10):
+      _save(tmp_path / 'sea' / part / f'{i}.PNG', seed=i)
+  monkeypatch.chdir(tmp_path)
+  sizes = []
+  for split in ('train', 'test'):
+    # An existing directory needs no separator, and a Path is a path.
+    data = sources.load(
+      'sea' if split == 'train' else pathlib.Path('sea'),
+      split,
+      cache_dir='cache',
+      validation=0,
+      progress=False,
+    )
+    assert data.class_names == ()
+    assert (data.labels == -1).all()
+    assert data.name == 'sea'
+    sizes.append(len(data.images))
+  assert sizes == ([8, 2] if parts == ('',) else [10, 10])
+
+
+def test_names_of_data_sets_come_before_directories(tmp_path, monkeypatch):
+  (tmp_path / 'digits').mkdir()
+  monkeypatch.chdir(tmp_path)
+  assert len(sources.load('digits', 'test').labels) == 359
+
+
+def test_folder_resizes_the_shorter_side_and_keeps_the_centre(tmp_path):
+  root = tmp_path / 'mixed'
+  wide = _save(root / 'train/a.png', (10, 16, 3))
+  tall = _save(root / 'test/a.png', (15, 10, 3))
+  # 10 -> 5 makes 16 -> 8, of which columns 1 to 5 are the middle.
+  expected = Image.fromarray(wide).resize((8, 5), Image.BILINEAR)
+  data = _folder(root, image_size=5)
+  np.testing.assert_array_equal(data.images[0], np.asarray(expected)[:, 1:6])
+  # 10 -> 20 makes 15 -> 30, of which rows 5 to 24 are the middle.
+  expected = Image.fromarray(tall).resize((20, 30), Image.BILINEAR)
+  data = _folder(root, 'test', image_size=20)
+  np.testing.assert_array_equal(data.images[0], np.asarray(expected)[5:25])
+  assert data.note == (
+    'shorter side resized to 20 pixels, then the centre 20x20 kept'
+  )
+
+
+def test_folder_keeps_pixels_of_one_size_that_is_not_square(tmp_path):
+  root = tmp_path / 'wide'
+  pixels = [_save(root / f'{i}.png', (4, 7, 3), i) for i in range(3)]
+  images = np.concatenate([_folder(root, s).images for s in ('train', 'test')])
+  assert _in_any_order(images, [0] * 3) == _in_any_order(pixels, [0] * 3)
+
+
+def test_folder_is_gray_if_all_its_images_are(tmp_path):
+  root = tmp_path / 'gray'
+  pixels = _save(root / 'train/a.png', (9, 9))
+  _save(root / 'train/b.png', (9, 9), mode='1')
+  _save(root / 'test/a.png', (9, 9), mode='LA')
+  data = _folder(root)
+  assert data.images.shape == (2, 9, 9, 1)
+  assert any(np.array_equal(image[..., 0], pixels) for image in data.images)
+  # One image in colour, though in the other part, makes all RGB.
+  _save(root / 'test/b.png')
+  data = _folder(root)
+  assert data.images.shape == (2, 9, 9, 3)
+  assert any(
+    np.array_equal(image, np.stack([pixels] * 3, -1)) for image in data.images
+  )
+
+
+def test_folder_takes_what_pillow_converts(tmp_path):
+  root = tmp_path / 'kinds'
+  # Lossy codecs keep one colour nearly; 204 is in Pillow's default palette.
+  pixels = np.full([9, 9, 3], 204, np.uint8)
+  image = Image.fromarray(pixels)
+  (root / 'train').mkdir(parents=True)
+  shutil.copytree(root / 'train', root / 'test')
+  palette = image.convert('P')
+  palette.save(root / 'train/a.png', transparency=bytes([0, 128]))
+  palette.save(root / 'train/b.gif')
+  image.convert('RGBA').save(root / 'train/c.webp')
+  image.convert('CMYK').save(root / 'train/d.jpeg')
+  image.save(root / 'train/e.bmp')
+  image.convert('L').save(root / 'test/f.TIFF')
+  for split, count in (('train', 5), ('test', 1)):
+    images = _folder(root, split).images
+    assert images.shape == (count, 9, 9, 3)
+    assert abs(images.astype(int) - 204).max() <= 2
+
+
+def test_folder_is_cached_until_a_file_changes(tmp_path, monkeypatch):
+  root = tmp_path / 'birds'
+  _classes(root, {'kite': 3, 'owl': 3})
+  for path in root.glob('*/*'):
+    os.utime(path, (0, 0))  # so that only the names tell them apart
+  first = _folder(root, image_size=6)
+  with monkeypatch.context() as patch:
+    patch.setattr(decode, 'headers', None)  # a call would raise
+    patch.setattr(decode, 'files', None)
+    _equal(_folder(root, image_size=6), first)
+    with pytest.raises(TypeError):
+      _folder(root, image_size=7)
+  (root / 'owl').rename(root / 'ape')
+  renamed = _folder(root, image_size=6)
+  assert renamed.class_names == ('ape', 'kite')
+  # The owls, who had been class 1, are now the apes, class 0.
+  tests = _folder(root, 'test', image_size=6)
+  apes = [
+    image.tobytes()
+    for part in (renamed, tests)
+    for image in part.images[part.labels == 0]
+  ]
+  owls = [image.tobytes() for image in first.images[first.labels == 1]]
+  assert len(apes) == 3
+  assert set(owls) < set(apes)
+  _save(root / 'kite/0.png', seed=50)
+  changed = _folder(root, 'test', image_size=6).images.tobytes()
+  changed += _folder(root, image_size=6).images.tobytes()
+  new = Image.fromarray(_save(tmp_path / 'copy.png', seed=50))
+  new = np.asarray(new.resize((6, 6), Image.BILINEAR))
+  assert new.tobytes() in changed
+
+
+def test_folder_shows_progress(tmp_path, capsys):
+  _classes(tmp_path / 'birds', {'kite': 5})
+  sources.load(tmp_path / 'birds', 'train', cache_dir=tmp_path, validation=0)
+  assert '4 of 4 images' in capsys.readouterr().err
+
+
+def _make(root, kind):
+  """Folders that cannot be loaded."""
+  if kind == 'a file':
+    root.write_text('')
+  elif kind == 'empty':
+    root.mkdir()
+  elif kind == 'no images':
+    root.mkdir()
+    (root / 'notes.txt').write_text('')
+  elif kind == 'empty class':
+    _classes(root, {'kite': 3})
+    (root / 'owl').mkdir()
+  elif kind == 'nested':
+    _classes(root / 'birds', {'kite': 3})
+  elif kind == 'one image':
+    _save(root / '0.png')
+  elif kind == 'two of a class':
+    _classes(root, {'kite': 3, 'owl': 2})
+  elif kind == 'mixed':
+    _classes(root, {'kite': 3})
+    _save(root / '0.png')
+  elif kind == 'only train':
+    _classes(root / 'train', {'kite': 3})
+  elif kind == 'empty test':
+    _classes(root / 'train', {'kite': 3})
+    (root / 'test').mkdir()
+  elif kind == 'other classes':
+    _classes(root / 'train', {'kite': 3})
+    _classes(root / 'test', {'kite': 3, 'owl': 1})
+  elif kind == 'sizes':
+    for i in range(3):
+      _save(root / f'{i}.png', (4, 7 if i == 1 else 6, 3))
+  elif kind == '16 bits':
+    for i in range(3):
+      _save(root / f'{i}.png')
+    Image.fromarray(np.full([9, 9], 999, np.uint16)).save(root / '1.png')
+  elif kind in ('truncated', 'no picture'):
+    for i in range(3):
+      _save(root / f'{i}.png', (30, 30, 3))
+    # Both parts' headers are read; only the training part is decoded.
+    paths = sorted(root.iterdir())
+    for path in paths if kind == 'truncated' else paths[1:2]:
+      data = path.read_bytes()
+      path.write_bytes(data[:1000] if kind == 'truncated' else b'GIF? no')
+
+
+@pytest.mark.parametrize(
+  ('kind', 'words'),
+  [
+    ('absent', ['no folder of images {root}.', 'mnist']),
+    ('a file', ['{root} is a file']),
+    ('empty', ['{root} holds no images', '.png', 'no folders']),
+    ('no images', ['{root} holds no images', '.png']),
+    ('empty class', ['{root}/owl holds no images', 'Fill it or remove it']),
+    ('nested', ['{root}/birds holds no images']),
+    ('one image', ['{root}: 1', 'At least 3', '20%', '{root}/train']),
+    ('two of a class', ['{root}/owl: 2', 'At least 3']),
+    ('mixed', ['{root} holds both', '(0.png)', '(kite)']),
+    ('only train', ['{root} has a folder train', 'none called test']),
+    ('empty test', ['{root}/test holds no images']),
+    ('other classes', ["{root}/test has a folder of the class 'owl'"]),
+    ('sizes', ['{root}/1.png', '4x7', '4x6', '--config.data.image_size']),
+    ('16 bits', ['{root}/1.png', "'I;16'", '8 bits']),
+    ('truncated', ['{root}/', '.png cannot be decoded (', 'truncated']),
+    ('no picture', ['{root}/1.png cannot be decoded (', 'identify']),
+  ],
+)
+def test_bad_folders(tmp_path, kind, words):
+  root = tmp_path / 'images'
+  _make(root, kind)
+  wanted = FileNotFoundError if kind == 'absent' else ValueError
+  with pytest.raises(wanted) as error:
+    _folder(root)
+  for word in words:
+    assert word.format(root=root) in _message(error)
+  assert not (tmp_path / 'cache').exists()
+
+
+def test_one_image_has_no_validation_set(tmp_path):
+  root = tmp_path / 'images'
+  for part in ('train', 'test'):
+    _save(root / part / '0.png')
+  with pytest.raises(ValueError, match=r'validation=0.1 of 1 examples leaves'):
+    _folder(root, 'validation', validation=0.1)
+  with pytest.raises(ValueError, match='Only stl10 has an unlabelled split'):
+    _folder(root, 'unlabelled')
+  with pytest.raises(ValueError, match='Only stl10 has an unlabelled split'):
+    sources.load(pathlib.Path('stl10'), 'unlabelled')
+
+
 # --- errors -------------------------------------------------------------------
 
 
@@ -382,6 +706,8 @@ def _message(error):
     ('cifar', 'train', {}, ["'cifar'", "Did you mean 'cifar10'", 'digits']),
     ('imagenet', 'train', {}, ["'imagenet'", 'mnist, cifar10, cifar100']),
     (None, 'train', {}, ['None', 'digits']),
+    ('', 'train', {}, ["''", 'digits', 'path of a folder']),
+    ('digits', 'unlabelled', {}, ['Only stl10', "'digits'", 'validation']),
     ('digits', 'val', {}, ["'val'", "Did you mean 'validation'", 'train']),
     ('digits', 'train', {'image_size': 0}, ['image_size', 'got 0']),
     ('digits', 'train', {'image_size': -8}, ['image_size', 'got -8']),
@@ -406,7 +732,7 @@ def test_not_prepared_fails_at_once_and_says_how(root):
     _load(root, 'cifar100')
   assert time.monotonic() - began < 5
   message = _message(error)
-  assert f'{root} (it holds cifar10, mnist)' in message
+  assert f'{root} (it holds cifar10, mnist, stl10)' in message
   for word in (
     "'cifar100'",
     'TFDS_DATA_DIR',
