@@ -4,7 +4,7 @@ r"""Prepares a data set for `dim_jax.data.load`, with stock TFDS.
     python -m dim_jax.data.prepare cifar10 --data_dir=~/tensorflow_datasets
 
 Downloads the original files and writes them as array_record. This is the only
-module that needs TensorFlow: TFDS writes images with it. Reading needs none.
+module that needs TensorFlow: TFDS writes data sets with it. Reading needs none.
 """
 
 import importlib.util
@@ -18,9 +18,12 @@ from collections.abc import Iterable, Sequence
 
 from absl import app, flags
 
-from dim_jax.data import decode, sources
+from dim_jax.data import decode, sound, sources
 
-PREPARED_NAMES = tuple(name for name in sources.NAMES if name != 'digits')
+PREPARED_NAMES = (
+  *(name for name in sources.NAMES if name != 'digits'),
+  *sound.NAMES,
+)
 _NEEDED = ('tensorflow', 'importlib_resources')
 
 
@@ -28,7 +31,8 @@ def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
   """Downloads and prepares a data set.
 
   Args:
-    name: mnist, cifar10 or cifar100.
+    name: one of PREPARED_NAMES. librispeech needs much room: TFDS downloads
+      all 1,000 hours of it, 60 GB, and stores them uncompressed.
     data_dir: the folder of prepared data sets; None takes $TFDS_DATA_DIR, or
       else ~/tensorflow_datasets.
 
@@ -37,7 +41,7 @@ def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
 
   Raises:
     ValueError: an unknown name.
-    ModuleNotFoundError: TensorFlow is not installed.
+    ModuleNotFoundError: TensorFlow, or pydub for sound, is not installed.
     FileExistsError: this version is already there, in whatever format.
     ConnectionError: the network does not know the host of the original files.
   """
@@ -45,7 +49,9 @@ def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
     raise ValueError("'digits' comes with scikit-learn and needs no files.")
   sources.check_choice('data set', name, PREPARED_NAMES, 'to prepare')
   root = pathlib.Path(data_dir or sources.default_data_dir()).expanduser()
-  missing = [m for m in _NEEDED if importlib.util.find_spec(m) is None]
+  # TFDS decodes sound with pydub (and the program ffmpeg, where it is FLAC).
+  needed = (*_NEEDED, 'pydub') if name in sound.NAMES else _NEEDED
+  missing = [m for m in needed if importlib.util.find_spec(m) is None]
   if missing:
     raise ModuleNotFoundError(
       f'Preparing {name} needs {" and ".join(missing)}, which training does '
