@@ -21,10 +21,12 @@ gradient flows through them; without indices each anchor is contrasted with the
 targets of all others of its offset.
 
 An index counts the rows of z without its features, all [N * H * W] or [N * L]
-of them. With indices, memory beside z and its gradient grows with the sum of
-R_s * (C + K), never with that of R_s * K * C: negatives are gathered one an
-anchor at a time, in the backward pass again, and only those that are scored.
-Without, each offset takes one product of all anchors with all targets, the form
+of them. With indices for each offset, memory beside z and its gradient grows
+with the sum of R_s * (C + K), never with that of R_s * K * C: negatives are
+gathered one an anchor at a time, in the backward pass again, and only those
+that are scored. In sequences all contexts that predict a frame may share its
+negatives: then only N * L * K rows are gathered, once for all offsets. Without
+indices, each offset takes one product of all anchors with all targets, the form
 that suits accelerators, and R_s^2 scores.
 
 Losses are nats, to be minimised: ln(K + 1) where all scores are equal. So
@@ -134,7 +136,7 @@ def sequence_infonce(
   z: jax.Array,
   c: jax.Array,
   weights: jax.Array,
-  negative_indices: Sequence[jax.Array] | None = None,
+  negative_indices: jax.Array | Sequence[jax.Array] | None = None,
   *,
   start: int | jax.Array = 0,
   window: int | None = None,
@@ -152,11 +154,13 @@ def sequence_infonce(
     z: features to predict, shape [N, L, C].
     c: contexts, shape [N, L, D].
     weights: W_s for each offset, shape [S, C, D].
-    negative_indices: for each offset s the negatives of every anchor, S integer
-      arrays of shape [N, T - s, K], see `sequence_negatives`; an index is
-      sequence * L + frame, of any frame, within a window or not. One that is
-      out of range makes the loss NaN. If None, the negatives are the R_s - 1
-      targets of all other anchors.
+    negative_indices: integers, see `sequence_negatives`. Either one array of
+      shape [N, T, K]: the negatives of each target frame of the window, for
+      whatever context predicts it. Or for each offset s the negatives of every
+      anchor, S arrays of shape [N, T - s, K]. An index is sequence * L + frame,
+      of any frame, within a window or not. One that is out of range makes the
+      loss NaN. If None, the negatives are the R_s - 1 targets of all other
+      anchors.
     start: the window's first frame, at most L - T, the same in all sequences;
       see `window_start`. If it is traced, a larger one cannot be refused.
     window: T, which leaves R_s = N * (T - s) anchors; all L frames if None.
@@ -179,6 +183,9 @@ def sequence_infonce(
   """
   _check_arrays(z, c, weights, ('N', 'L'))
   lengths, window = _lengths(z.shape, len(weights), start, window)
+  if not isinstance(negative_indices, Sequence | None):
+    _check_negatives([negative_indices], [(len(z), window)])
+    return _contrast_frames(z, c, weights, negative_indices, start)
   _check_negatives(negative_indices, [(len(z), length) for length in lengths])
   z, c, weights = (x.astype(jnp.float32) for x in (z, c, weights))
   contexts = jax.lax.dynamic_slice_in_dim(c, start, window, axis=1)
@@ -259,17 +266,18 @@ def sequence_negatives(
   method: int = 1,
   start: int | jax.Array = 0,
   window: int | None = None,
-) -> tuple[jax.Array, ...]:
+) -> jax.Array | tuple[jax.Array, ...]:
   """Draws negatives for `sequence_infonce`, by the official code's methods.
 
-  0: other anchors' targets at the same offset, uniformly with replacement,
-     drawn for each offset. Never the positive.
-  1: any frame of any sequence. Each of K permutations of all N * L frames gives
-     every anchor one negative, the last R_s entries those of offset s: drawn
-     once for all offsets. One may be the positive itself.
-  2: any frame of the same sequence. Each of K permutations of the L frames,
-     shared by all sequences, gives the anchor of frame t at offset s its entry
-     t + s: drawn once for all offsets. One may be the positive itself.
+  0: other anchors' targets at the same offset, drawn for each offset. Never the
+     positive.
+  1: any frame of any sequence, drawn for each target frame, which all contexts
+     that predict it share. One may be the positive itself.
+  2: the same with frames of the target's own sequence only.
+
+  All are uniform and with replacement. (For methods 1 and 2 the official code
+  permutes the frames K times, which shares the negatives of a frame too, but
+  costs more than the loss.)
 
   Args:
     rng: a key.
@@ -277,11 +285,12 @@ def sequence_negatives(
     num_offsets: S.
     num_negatives: K of each anchor; 10 in the published setting.
     method: 0, 1 or 2.
-    start: as in `sequence_infonce`.
+    start: as in `sequence_infonce`; only method 0 needs it.
     window: as in `sequence_infonce`.
 
   Returns:
-    For each offset s the indices, int32, shape [N, T - s, K], T the window.
+    Indices, int32, shape [N, T, K] with T the window; for method 0 for each
+    offset s an array of shape [N, T - s, K].
 
   Raises:
     ValueError: if the method is unknown, the window is not within the sequence
@@ -295,7 +304,6 @@ def sequence_negatives(
   _check_counts(num_offsets, num_negatives)
   num_sequences, num_frames, _ = shape
   lengths, window = _lengths(shape, num_offsets, start, window)
-
   if method == 0:
     indices = []
     for key, length in zip(
@@ -306,24 +314,12 @@ def sequence_negatives(
       targets = _frame_indices(shape, start + window, length).reshape(-1)
       indices.append(targets[_others(key, anchored, num_negatives)])
     return tuple(indices)
-
+  drawn = (num_sequences, window, num_negatives)
   if method == 1:
-    num_rows = num_sequences * num_frames
-    permutations = _permutations(rng, num_rows, num_negatives)
-    return tuple(
-      permutations[num_rows - num_sequences * length :].reshape(
-        num_sequences, length, num_negatives
-      )
-      for length in lengths
-    )
-
-  # Any T entries of a permutation are as good: no need for a second window.
-  permutations = _permutations(rng, num_frames, num_negatives)[:window]
+    return jax.random.randint(rng, drawn, 0, num_sequences * num_frames)
   first_rows = jnp.arange(num_sequences) * num_frames
-  return tuple(
-    first_rows[:, None, None] + permutations[None, window - length :]
-    for length in lengths
-  )
+  frames = jax.random.randint(rng, drawn, 0, num_frames)
+  return first_rows[:, None, None] + frames
 
 
 def window_start(rng: jax.Array, num_frames: int, window: int) -> jax.Array:
@@ -391,8 +387,8 @@ def _contrast(
     gathered = jnp.take(rows, column, axis=0, mode='fill', fill_value=jnp.nan)
     return jnp.sum(anchors * gathered, axis=1)
 
-  scores = jax.lax.map(scores_with, indices.T).T
-  losses, hits = _measured(scores[:, 0], scores[:, 1:], epsilon)
+  scores = jax.lax.map(scores_with, indices.T)
+  losses, hits = _measured(scores[0], scores[1:], 0, epsilon)
   ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
   spans = [
     slice(end - size, end) for size, end in zip(sizes, ends, strict=True)
@@ -403,6 +399,95 @@ def _contrast(
     accuracy=jnp.stack([jnp.mean(hits[span]) for span in spans]),
     ceiling=_log(len(sizes) * [num_negatives + 1]),
   )
+
+
+def _contrast_frames(
+  z: jax.Array,
+  c: jax.Array,
+  weights: jax.Array,
+  negative_indices: jax.Array,
+  start: int | jax.Array,
+) -> Contrast:
+  """Contrasts each frame with its negatives, for all that predict it.
+
+  Args:
+    z: shape [N, L, C].
+    c: shape [N, L, D].
+    weights: shape [S, C, D].
+    negative_indices: shape [N, T, K].
+    start: of the window of T frames.
+
+  Returns:
+    Every offset's mean.
+  """
+  num_offsets, features, _ = weights.shape
+  num_sequences, num_frames, _ = z.shape
+  window, num_negatives = negative_indices.shape[1:]
+  z, c, weights = (x.astype(jnp.float32) for x in (z, c, weights))
+  contexts = jax.lax.dynamic_slice_in_dim(c, start, window, axis=1)
+  predictions = jnp.einsum(
+    'nd,dc->nc',
+    _rows(contexts),
+    weights.transpose(2, 0, 1).reshape(-1, num_offsets * features),
+    preferred_element_type=jnp.float32,
+  )
+  predictions = _brought(
+    predictions.reshape(num_sequences, window, num_offsets, features)
+  )
+  # The positive goes the way of the negatives, so that a negative which is the
+  # positive scores exactly the same.
+  own = _frame_indices(z.shape, start + window, window)
+  indices = jnp.concatenate([own[:, :, None], negative_indices], axis=2)
+  candidates = jnp.take(_rows(z), indices, axis=0, mode='clip')
+  scores = jnp.einsum(
+    'ntsc,ntkc->ntks',
+    predictions,
+    candidates,
+    preferred_element_type=jnp.float32,
+  )
+  losses, hits = _measured(scores[:, :, 0], scores[:, :, 1:], 2, 0.0)
+  said = jnp.arange(window)[:, None] >= jnp.arange(1, num_offsets + 1)[None]
+  predicted = jnp.broadcast_to(said[None], losses.shape)
+  count = num_sequences * num_frames
+  known = jnp.all((negative_indices >= 0) & (negative_indices < count))
+  loss = jnp.mean(losses, axis=(0, 1), where=predicted)
+  return Contrast(
+    loss=jnp.where(known, loss, jnp.nan),
+    accuracy=jnp.mean(hits, axis=(0, 1), where=predicted),
+    ceiling=_log(num_offsets * [num_negatives + 1]),
+  )
+
+
+@jax.custom_vjp
+def _brought(predictions: jax.Array) -> jax.Array:
+  """Brings what was said of a frame to that frame.
+
+  Args:
+    predictions: of frames t + s, made in frames t, shape [N, T, S, C].
+
+  Returns:
+    The same shape: those of frames t, made in frames t - s; 0 where t < s.
+  """
+  return _shifted(predictions, 1)
+
+
+def _shifted(x: jax.Array, sign: int) -> jax.Array:
+  """Moves x[:, :, s - 1] by s frames, forward or back."""
+  window, num_offsets = x.shape[1:3]
+  steps = jnp.arange(num_offsets)[None]
+  frames = jnp.arange(window)[:, None] - sign * (steps + 1)
+  within = (frames >= 0) & (frames < window)
+  rows = jnp.where(within, frames, 0) * num_offsets + steps
+  flat = x.reshape(len(x), -1, x.shape[-1])
+  moved = jnp.take(flat, rows.reshape(-1), axis=1, mode='clip').reshape(x.shape)
+  return jnp.where(within[None, :, :, None], moved, 0)
+
+
+# By itself, the gradient of a gather adds up row by row, as slow as the scores.
+_brought.defvjp(
+  lambda predictions: (_brought(predictions), None),
+  lambda _, cotangent: (_shifted(cotangent, -1),),
+)
 
 
 def _contrast_all(
@@ -428,9 +513,10 @@ def _contrast_all(
     own = jnp.eye(len(anchor), dtype=bool)
     # A masked sum rather than a gather: it keeps the anchors' sharding.
     positive = jnp.sum(scores, axis=1, where=own)
-    loss, hits = _measured(positive, scores, epsilon, where=~own)
-    losses.append(jnp.mean(loss))
-    accuracies.append(jnp.mean(hits))
+    hardest, log_sum = _log_sum_exp(scores, axis=1)
+    log_posterior = positive - log_sum
+    losses.append(jnp.mean(_loss(log_posterior, epsilon)))
+    accuracies.append(jnp.mean((positive >= hardest).astype(jnp.float32)))
   return Contrast(
     loss=jnp.stack(losses),
     accuracy=jnp.stack(accuracies),
@@ -439,30 +525,42 @@ def _contrast_all(
 
 
 def _measured(
-  positive: jax.Array,
-  negative: jax.Array,
-  epsilon: float,
-  *,
-  where: jax.Array | None = None,
+  positive: jax.Array, negative: jax.Array, axis: int, epsilon: float
 ) -> tuple[jax.Array, jax.Array]:
   """Each anchor's loss and whether it is right.
 
   Args:
-    positive: scores, shape [R].
-    negative: scores, shape [R, M].
+    positive: scores, of any shape.
+    negative: scores, with an axis more, along which they are an anchor's.
+    axis: of the negatives.
     epsilon: added to the positive's probability.
-    where: which negatives are real, bool, shape [R, M]; all of them if None.
 
   Returns:
-    Losses in nats and hits, 0 or 1, float32, shape [R].
+    Losses in nats and hits, 0 or 1, float32, one for each positive.
   """
-  log_sum = jax.nn.logsumexp(negative, axis=1, where=where)
+  hardest, log_sum = _log_sum_exp(negative, axis)
   # log(e^p / (e^p + e^s)) = -log(1 + e^(s - p)), which cancels nothing.
   log_posterior = -jax.nn.softplus(log_sum - positive)
+  hits = (positive >= hardest).astype(jnp.float32)
+  return _loss(log_posterior, epsilon), hits
+
+
+def _log_sum_exp(scores: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+  """The maximum, without a gradient, and log(sum(exp(scores))).
+
+  `jax.nn.logsumexp` does the same for infinite scores too, at a multiple of the
+  cost where the axis is short.
+  """
+  top = jax.lax.stop_gradient(jnp.max(scores, axis=axis, keepdims=True))
+  log_sum = jnp.log(jnp.sum(jnp.exp(scores - top), axis=axis))
+  top = jnp.squeeze(top, axis)
+  return top, top + log_sum
+
+
+def _loss(log_posterior: jax.Array, epsilon: float) -> jax.Array:
   if epsilon:
     log_posterior = jnp.log(jnp.exp(log_posterior) + epsilon)
-  hardest = jnp.max(negative, axis=1, where=where, initial=-jnp.inf)
-  return -log_posterior, (positive >= hardest).astype(jnp.float32)
+  return -log_posterior
 
 
 def _log(counts: Sequence[int]) -> jax.Array:
@@ -497,12 +595,6 @@ def _others(
   own = jnp.arange(num_anchors)[:, None]
   steps = jax.random.randint(rng, (num_anchors, num_negatives), 1, num_anchors)
   return ((own + steps) % num_anchors).reshape(*anchored, num_negatives)
-
-
-def _permutations(rng: jax.Array, size: int, count: int) -> jax.Array:
-  """Independent permutations of 0 to size - 1, one a column: [size, count]."""
-  columns = jnp.broadcast_to(jnp.arange(size)[:, None], (size, count))
-  return jax.random.permutation(rng, columns, axis=0, independent=True)
 
 
 def _heights(

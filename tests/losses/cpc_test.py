@@ -238,6 +238,63 @@ def test_sequence_gradient_is_that_of_the_definition():
   )
 
 
+def of_each_offset(shared):
+  """Indices of each target frame as those of each anchor, for each offset."""
+  return tuple(shared[:, step:] for step in range(1, NUM_OFFSETS + 1))
+
+
+def shared_indices(seed, window=NUM_FRAMES):
+  return np.random.default_rng(seed).integers(
+    0, math.prod(SEQUENCE), (NUM_SEQUENCES, window, NUM_NEGATIVES)
+  )
+
+
+@pytest.mark.parametrize(('start', 'window'), [(0, None), (0, 4), (2, 4)])
+def test_shared_negatives_equal_the_definition(start, window):
+  arrays = arrays_of(seed=24, axes=SEQUENCE)
+  shared = shared_indices(seed=25, window=window or NUM_FRAMES)
+  result = sequence_infonce(
+    *as_float32(*arrays), shared, start=start, window=window
+  )
+  loss, accuracy = sequence_reference(
+    *arrays, of_each_offset(shared), start, window
+  )
+  np.testing.assert_allclose(result.loss, loss, rtol=2e-6)
+  np.testing.assert_allclose(result.accuracy, accuracy, rtol=1e-6)
+  np.testing.assert_allclose(result.ceiling, math.log(5), rtol=1e-6)
+  assert result.loss.dtype == jnp.float32
+
+
+def test_shared_negatives_have_the_gradient_of_each_offsets():
+  arrays = as_float32(*arrays_of(seed=26, axes=SEQUENCE))
+  shared = shared_indices(seed=27, window=4)
+  # What frame 0 of the window has is never used: no context predicts it.
+  shared[0, 0] = 7
+  evaluate = value_and_gradients(
+    functools.partial(cpc.sequence_infonce, start=1, window=4)
+  )
+  check_equal(
+    evaluate(*arrays, shared), evaluate(*arrays, of_each_offset(shared))
+  )
+
+
+def test_shared_negatives_that_are_the_positive_tie():
+  z, c, weights = as_float32(*arrays_of(seed=28, axes=SEQUENCE))
+  own = np.arange(math.prod(SEQUENCE)).reshape(*SEQUENCE, 1)
+  result = sequence_infonce(z, c, weights, np.repeat(own, 3, axis=2))
+  np.testing.assert_allclose(result.loss, NUM_OFFSETS * [math.log(4)])
+  np.testing.assert_array_equal(result.accuracy, 1)
+
+
+def test_a_shared_index_out_of_range_is_not_clipped():
+  arrays = as_float32(*arrays_of(seed=29, axes=SEQUENCE))
+  for wrong in (math.prod(SEQUENCE), -1):
+    shared = shared_indices(seed=30)
+    shared[1, 3, 2] = wrong
+    result = sequence_infonce(*arrays, shared)
+    assert np.all(np.isnan(result.loss))
+
+
 def value_and_gradients(loss):
   """Jitted: arrays and indices to gradients and the contrast."""
 
@@ -540,54 +597,40 @@ def test_method_0_never_draws_the_positive(start, window):
 
 
 @pytest.mark.parametrize('window', [None, 4])
-def test_method_1_permutes_all_frames_once_for_all_offsets(window):
-  shape = (3, 6, 7)
+def test_method_1_draws_uniformly_from_all_frames(window):
+  frames = window or 6
   drawn = sequence_negatives(
-    jax.random.key(4), shape, 2, 5, method=1, window=window
+    jax.random.key(4), (3, 6, 7), 2, 500, method=1, window=window
   )
-  tails = []
-  for step, indices in enumerate(drawn, start=1):
-    assert indices.shape == (3, (window or 6) - step, 5)
-    flat = np.reshape(indices, (-1, 5))
-    # Within a permutation no frame appears twice; permutations differ.
-    for column in flat.T:
-      assert len(np.unique(column)) == len(column)
-      assert 0 <= column.min() and column.max() < 18
-    assert len(np.unique(flat.T, axis=0)) == 5
-    tails.append(flat)
-  # The last R_2 entries of what offset 1 uses.
-  np.testing.assert_array_equal(tails[0][-len(tails[1]) :], tails[1])
-
-
-def test_method_1_draws_every_frame():
-  (indices,) = sequence_negatives(
-    jax.random.key(5), (2, 4, 7), 1, 2000, window=2
-  )
-  # 2 anchors of 2000, from 8 frames: 500 each, standard deviation 21.
-  counts = np.bincount(np.ravel(indices), minlength=8)
-  np.testing.assert_allclose(counts, 500, atol=5 * 21)
+  assert drawn.shape == (3, frames, 500)
+  assert drawn.dtype == jnp.int32
+  # 3 * frames rows of 500, from 18 frames. A count is binomial: its standard
+  # deviation is below the root of its mean.
+  expected = 3 * frames * 500 / 18
+  counts = np.bincount(np.ravel(drawn), minlength=18)
+  assert len(counts) == 18
+  np.testing.assert_allclose(counts, expected, atol=5 * expected**0.5)
+  # Frames draw independently, and each may draw itself.
+  flat = np.reshape(drawn, (-1, 500))
+  assert len(np.unique(flat, axis=0)) == 3 * frames
+  assert all(len(np.unique(row)) == 18 for row in flat)
 
 
 @pytest.mark.parametrize('window', [None, 4])
-def test_method_2_permutes_the_frames_of_each_sequence_alike(window):
-  shape = (3, 6, 7)
+def test_method_2_draws_uniformly_from_the_own_sequence(window):
+  frames = window or 6
   drawn = sequence_negatives(
-    jax.random.key(6), shape, 2, 50, method=2, window=window
+    jax.random.key(6), (3, 6, 7), 2, 500, method=2, window=window
   )
-  for step, indices in enumerate(drawn, start=1):
-    length = (window or 6) - step
-    assert indices.shape == (3, length, 50)
-    sequences, frames = np.divmod(indices, 6)
-    for n in range(3):
-      np.testing.assert_array_equal(sequences[n], n)
-      np.testing.assert_array_equal(frames[n], frames[0])
-    for column in frames[0].T:
-      assert len(np.unique(column)) == length
-    # Over 50 permutations each anchor sees every frame, itself included.
-    for row in frames[0]:
-      assert len(np.unique(row)) == 6
-  # The anchor of frame t at offset s has entry t + s.
-  np.testing.assert_array_equal(drawn[0][:, 1:], drawn[1])
+  assert drawn.shape == (3, frames, 500)
+  sequences, own = np.divmod(drawn, 6)
+  expected = frames * 500 / 6
+  for n in range(3):
+    np.testing.assert_array_equal(sequences[n], n)
+    counts = np.bincount(own[n].ravel(), minlength=6)
+    np.testing.assert_allclose(counts, expected, atol=5 * expected**0.5)
+  flat = np.reshape(own, (-1, 500))
+  assert len(np.unique(flat, axis=0)) == 3 * frames
 
 
 @pytest.mark.parametrize('method', [0, 1, 2])
@@ -597,7 +640,8 @@ def test_sequence_negatives_depend_on_the_key(method):
     for seed in (7, 7, 8)
   )
   jax.tree.map(np.testing.assert_array_equal, one, same)
-  assert all(np.any(x != y) for x, y in zip(one, other, strict=True))
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  assert all(np.any(x != y) for x, y in pairs)
 
 
 def test_window_start_draws_every_window_that_fits():
@@ -612,51 +656,38 @@ def test_window_start_draws_every_window_that_fits():
   np.testing.assert_array_equal(np.unique(starts(key, 4, 4)), [0])
 
 
-def test_negatives_are_never_gathered_all_at_once():
+@pytest.mark.parametrize('shared', [False, True])
+def test_few_negatives_are_gathered_at_once(shared):
   num_sequences, num_frames, features = 8, 128, 64
-  num_offsets, num_negatives, window = 2, 16, 64
+  num_offsets, num_negatives, window = 4, 16, 64
   z = jax.ShapeDtypeStruct((num_sequences, num_frames, features), jnp.float32)
   weights = jax.ShapeDtypeStruct((num_offsets, features, features), jnp.float32)
-  rng = jax.eval_shape(lambda: jax.random.key(0))
+  anchored = [(num_sequences, window - s) for s in range(1, num_offsets + 1)]
+  indices = [
+    jax.ShapeDtypeStruct((*shape, num_negatives), jnp.int32)
+    for shape in anchored
+  ]
+  if shared:
+    shape = (num_sequences, window, num_negatives)
+    indices = jax.ShapeDtypeStruct(shape, jnp.int32)
 
-  def drawn(rng):
-    return cpc.sequence_negatives(
-      rng, z.shape, num_offsets, num_negatives, window=window
-    )
-
-  def ours(z, weights, indices):
+  def loss(z, weights, indices):
     result = cpc.sequence_infonce(z, z, weights, indices, window=window)
     return jnp.mean(result.loss)
 
-  def gathered(z, weights, indices):
-    """The same, from all kept negatives of an offset."""
-    losses = []
-    for step in range(1, num_offsets + 1):
-      anchors = jnp.einsum(
-        'nld,cd->nlc', z[:, : window - step], weights[step - 1]
-      )
-      negatives = z.reshape(-1, features)[indices[step - 1]]
-      positive = jnp.sum(anchors * z[:, step:window], axis=2, keepdims=True)
-      negative = jnp.einsum('nlc,nlkc->nlk', anchors, negatives)
-      scores = jnp.concatenate([positive, negative], axis=2)
-      losses.append(-jnp.mean(jax.nn.log_softmax(scores)[:, :, 0]))
-    return jnp.mean(jnp.stack(losses))
-
-  def peak(function):
-    compiled = (
-      jax.jit(jax.value_and_grad(function, argnums=(0, 1)))
-      .lower(z, weights, jax.eval_shape(drawn, rng))
-      .compile()
-    )
-    return compiled.memory_analysis().temp_size_in_bytes
-
-  # The negatives of one offset, float32. Ours needs only what it scores with:
-  # contexts, targets and their gradients, the size of z each.
-  one_offset = 4 * num_sequences * (window - 1) * num_negatives * features
-  assert peak(gathered) > one_offset
-  assert peak(ours) < one_offset
+  compiled = (
+    jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    .lower(z, weights, indices)
+    .compile()
+  )
+  peak = compiled.memory_analysis().temp_size_in_bytes
+  # The negatives of all offsets, float32, are 7.6 MB, those of one 2.1 MB.
+  # Predictions and their gradient are 0.5 MB each.
+  of_all = 4 * num_negatives * features * sum(map(math.prod, anchored))
+  assert peak < of_all * (0.9 if shared else 0.5)
   # Nor does the official code's way, every frame of every sequence K times.
-  assert peak(ours) < 4 * num_negatives * num_sequences * num_frames * features
+  of_every = 4 * num_negatives * num_sequences * num_frames * features
+  assert peak < of_every * (2 if shared else 1)
 
 
 def grid_arguments(height=4, num_offsets=2, num_images=2):
