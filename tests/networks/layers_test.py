@@ -109,6 +109,149 @@ def test_patches_in_one_dimension_equal_the_native_operation():
     )
 
 
+def test_rectangular_kernels_and_uneven_padding():
+  x = _normal(2, 5, 6, 3)
+  kernel = _normal(2, 4, 3, 4)
+  # One row above, none below, and unlike columns at the sides.
+  pads = ((1, 0), (2, 1))
+
+  @jax.jit
+  def run(x, kernel):
+    # Strides of 2 divide both sizes: blocks. Strides of 3 divide neither.
+    results = []
+    for strides in (1, 2, 3):
+      settings = {'strides': strides, 'padding': pads}
+      padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+      value, pull = jax.vjp(
+        lambda x, k, s=strides: jax.lax.conv_general_dilated(
+          x, k, (s, s), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        ),
+        x,
+        kernel,
+      )
+      found = [
+        _value_and_gradients(x, kernel, **settings, lowering=lowering)
+        for lowering in layers.LOWERINGS
+      ]
+      whole = layers.convolve(padded, kernel, strides=strides)
+      results.append((found, (value, pull(_normal(*value.shape))), whole))
+    return results
+
+  for found, expected, whole in run(x, kernel):
+    for each in found:
+      jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4),
+        each,
+        expected,
+      )
+    np.testing.assert_allclose(whole, expected[0], rtol=1e-5, atol=1e-4)
+
+
+def _native(x, kernel, strides, pads):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (strides, strides),
+    pads,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def _check_native(x, kernel, settings):
+  """Compares patches with the native operation, and their gradients."""
+
+  @jax.jit
+  def run(x, kernel):
+    results = []
+    for strides, pads in settings:
+      value, pull = jax.vjp(
+        lambda x, k, s=strides, p=pads: _native(x, k, s, p), x, kernel
+      )
+      found = _value_and_gradients(
+        x, kernel, strides=strides, padding=pads, lowering='patches'
+      )
+      results.append((found, (value, pull(_normal(*value.shape)))))
+    return results
+
+  for found, expected in run(x, kernel):
+    # The kernel's gradient sums up to 1000 products.
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+      found,
+      expected,
+    )
+
+
+@pytest.mark.parametrize(
+  ('spatial', 'sizes'), [((1, 1), (3, 3)), ((2, 3), (3, 2)), ((4, 4), (3, 3))]
+)
+def test_small_maps_equal_the_native_operation(spatial, sizes, monkeypatch):
+  used = []
+  small = layers._convolve_small
+  monkeypatch.setattr(
+    layers, '_convolve_small', lambda *args: used.append(1) or small(*args)
+  )
+  settings = [
+    (1, ((1, 1), (1, 1))),
+    (2, ((1, 1), (1, 1))),
+    (1, ((2, 1), (1, 2))),
+  ]
+  _check_native(_normal(3, *spatial, 3), _normal(*sizes, 3, 4), settings)
+  assert len(used) == len(settings)
+
+
+def test_a_few_maps_at_a_time_equal_the_native_operation():
+  # 12 maps of 10x10 positions: 3 at a time have 300, the nearest to
+  # 256 that divides them. Strides of 2 leave 300 in all, which is one product.
+  assert layers._group_size(12, 100, 4) == 3
+  assert layers._group_size(12, 25, 4) is None
+  # 13 maps of 16 positions have no divisor from 8 to 32 but 13.
+  assert layers._group_size(13 * 7, 16, 4) == 13
+  # 97 of 4x4 have no useful divisor; a wide kernel outweighs its windows.
+  assert layers._group_size(97, 16, 4) is None
+  assert layers._group_size(12, 100, 600) is None
+  settings = [(1, ((1, 1), (1, 1))), (2, ((1, 1), (1, 1)))]
+  _check_native(_normal(12, 10, 10, 2), _normal(3, 3, 2, 4), settings)
+
+
+def test_gradients_of_groups_add_up_in_float32():
+  x = jnp.ones((64, 16, 16, 1), jnp.bfloat16)
+  kernel = jnp.zeros((3, 3, 1, 1), jnp.bfloat16)
+  gradient = jax.jit(
+    jax.grad(
+      lambda k: layers.convolve(x, k, padding=1, lowering='patches').sum(
+        dtype=jnp.float32
+      )
+    )
+  )(kernel)
+  # The centre meets all 64 * 256 ones; in bfloat16, 256 + 1 is 256.
+  np.testing.assert_array_equal(gradient[1, 1, 0, 0], 64 * 256)
+
+
+def test_windows_are_not_kept_for_the_gradient():
+  x = jax.ShapeDtypeStruct((32, 16, 16, 16), jnp.float32)
+  kernel = jax.ShapeDtypeStruct((3, 3, 16, 16), jnp.float32)
+
+  def loss(x, kernel):
+    y = layers.convolve(x, kernel, padding=1, lowering='patches')
+    return jnp.square(y).sum()
+
+  compiled = (
+    jax.jit(jax.value_and_grad(loss, (0, 1))).lower(x, kernel).compile()
+  )
+  peak = compiled.memory_analysis().temp_size_in_bytes
+  # The windows hold 9 times x.
+  assert peak < 9 * 4 * 32 * 16 * 16 * 16 / 2
+
+
+def test_rectangular_windows_must_fit():
+  # One row and no padding below or above: 1 < 2.
+  with pytest.raises(ValueError, match='window of 2x3 does not fit'):
+    layers.convolve(
+      jnp.zeros((1, 1, 8, 2)), jnp.zeros((2, 3, 2, 4)), padding=((0, 0), (1, 1))
+    )
+
+
 @pytest.mark.parametrize(
   ('size', 'strides', 'lowering', 'native'),
   [
