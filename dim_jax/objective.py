@@ -10,11 +10,53 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
+def as_batch(examples: Any) -> dict[str, Any]:
+  """Examples under the name that objectives know them by.
+
+  Args:
+    examples: images [N, H, W, C] or sound [N, T].
+
+  Returns:
+    {'image': examples} or {'audio': examples}.
+
+  Raises:
+    ValueError: they have another rank.
+  """
+  names = {4: 'image', 2: 'audio'}
+  if examples.ndim not in names:
+    raise ValueError(
+      f'examples must be images [N, H, W, C] or sound of one channel [N, T], '
+      f'got shape {tuple(examples.shape)}.'
+    )
+  return {names[examples.ndim]: examples}
+
+
+class Stage(NamedTuple):
+  """A part of an objective that gets no gradient from the parts behind it.
+
+  Attributes:
+    names: the parts of params and of model_state that are this stage's: the
+      players, and the entries of players and of collections, so called.
+    loss: `(params, model_state, entered, labels, rng) -> (loss, (metrics,
+      model_state, features))`. The first stage enters the batch, another the
+      features of the one before it; labels are the batch's, or None. The rng is
+      that of the whole objective. Of params and model_state it touches only its
+      own parts; the others may be missing.
+  """
+
+  names: tuple[str, ...]
+  loss: Callable[
+    [PyTree, PyTree, Any, jax.Array | None, jax.Array],
+    tuple[jax.Array, tuple[Metrics, PyTree, Any]],
+  ]
+
+
 class Objective(NamedTuple):
   """A method, as three pure functions.
 
   `batch` is a mapping with at least 'image', uint8 or float32 in [-1, 1],
-  [N, H, W, C]; 'label', int32 [N], is optional and -1 where unknown.
+  [N, H, W, C], or 'audio', int16 or float32 in [-1, 1], [N, T]; 'label', int32
+  [N], is optional and -1 where unknown.
 
   Attributes:
     init: `(rng, batch) -> (params, model_state)`. The top-level keys of
@@ -24,6 +66,8 @@ class Objective(NamedTuple):
       gradient of its own terms alone. `metrics` maps 'player/term' to a scalar.
     encode: `(params, model_state, batch) -> {tap: features}`. Deterministic: it
       uses running statistics and samples nothing.
+    stages: `loss` as a chain of parts, whose losses and metrics add up to its
+      own; () for a method that is not such a chain.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -32,3 +76,4 @@ class Objective(NamedTuple):
     tuple[jax.Array, tuple[Metrics, PyTree]],
   ]
   encode: Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]]
+  stages: tuple[Stage, ...] = ()

@@ -1,0 +1,719 @@
+r"""Greedy InfoMax, contrastive predictive coding, and their supervised twins.
+
+An encoder is a list of modules. A wall behind a module stops the gradient, and
+each stretch of modules between walls has a loss of its own at its end:
+
+- walls behind every module: Greedy InfoMax (GIM);
+- no wall: contrastive predictive coding (CPC), one loss for the whole encoder;
+- `loss='supervised'`: cross-entropy in place of InfoNCE, greedy or end to end.
+
+The sum of the losses then gives each module exactly the gradient of its own
+loss, zero from all others, so that one backward pass and one optimizer train
+all modules at once. The modules are the players: `module_0`, `module_1`, ...,
+and an online `probe` that reads each module's features and sends nothing back.
+
+Images are cut into overlapping patches, which go through the modules apart from
+each other; the spatial mean of a patch's map is what a module predicts, from
+the patches above it. Sound goes through as frames, which predict later frames.
+A module that is an autoregressor (`context = True`, such as a GRU) predicts its
+inputs from its outputs.
+
+Löwe et al., Putting An End to End-to-End: Gradient-Isolated Learning of
+Representations, NeurIPS 2019. https://arxiv.org/abs/1905.11786
+van den Oord et al., Representation Learning with Contrastive Predictive Coding,
+2018. https://arxiv.org/abs/1807.03748
+"""
+
+import dataclasses
+import inspect
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from dim_jax.losses import cpc
+from dim_jax.networks import layers, modules
+from dim_jax.objective import Batch, Metrics, Objective, PyTree, Stage
+from dim_jax.objectives import batch as batch_lib
+
+LOSSES = ('infonce', 'supervised')
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config:
+  """Greedy InfoMax; the defaults are the paper's on images (Löwe et al. 2019).
+
+  The paper's on sound: modules='sound', offsets=12, negatives=10.
+  """
+
+  modules: Any = 'resnet50'
+  """A name of `networks.modules.MODULES`, or a sequence of Flax modules. One
+  for images maps [P, h, w, C] to another map, or to [P, D]; one for sound
+  [N, L, C] to fewer frames. One with the attribute `context = True` maps what a
+  module predicts, [N, rows, columns, C] or [N, L, C], to contexts for it."""
+  walls: tuple[int, ...] | None = None
+  """Behind which modules the gradient stops: None for all of them (GIM), () for
+  none (CPC), (0, 2) for module_0 alone and module_1 with module_2."""
+  loss: str = 'infonce'
+  """'infonce', or 'supervised', the cross-entropy of a linear classifier on the
+  mean over patches or frames."""
+  depth: int | None = None
+  """Use only so many modules, from the first; None for all."""
+  frozen: int = 0
+  """So many modules, from the first, are not trained; `init_from` of the run
+  names the run that they come from."""
+  pool: int = 1
+  """Modules pass on the mean of so many neighbours along each axis of their map
+  (or of so many frames)."""
+  patch_size: int = 16
+  """Pixels a side of the patches of images."""
+  patch_stride: int = 8
+  """Pixels between patches."""
+  audio_std: float = 0.063
+  """Waveforms in [-1, 1] are divided by it; LibriSpeech has 0.063."""
+  offsets: int = 5
+  """S: how many steps ahead are predicted, each with its own weights."""
+  skip: int = 1
+  """Rows of patches left out below the context, as neighbours share pixels."""
+  negatives: int | None = 16
+  """K: negatives of each prediction, drawn anew in every step; None contrasts
+  with all targets in the batch, by one matrix product an offset."""
+  method: int = 1
+  """How negatives of sound are drawn: 0, 1 or 2 of
+  `losses.cpc.sequence_negatives`."""
+  window: int | None = 128
+  """Longer sequences predict within a random part of so many frames."""
+  epsilon: float = 0.0
+  """1e-11 only to compare with the official code; see
+  `losses.cpc.grid_infonce`."""
+  remat: bool = False
+  """Rows of patches go through a module one after another, and once more for
+  its gradient: a step holds the maps inside of a module for one row at a time,
+  and takes about a third longer."""
+  dtype: str = 'float32'
+  """Compute dtype of named modules, 'float32' or 'bfloat16'; parameters and
+  scores stay float32."""
+  num_classes: int = 10
+  """Classes of the supervised loss, and of the online probe, a linear layer on
+  every module's features that sees no gradient back; 0 for no probe. Examples
+  labelled -1 are left out of both."""
+
+
+def check(config: Config) -> None:
+  """Raises ValueError where a field cannot be used; names what is accepted."""
+  for name, accepted in (('loss', LOSSES), ('dtype', ('float32', 'bfloat16'))):
+    if (value := getattr(config, name)) not in accepted:
+      raise ValueError(
+        f'objective.{name} must be one of {accepted}, got {value!r}.'
+      )
+  if isinstance(config.modules, str) and config.modules not in modules.MODULES:
+    raise ValueError(
+      f'objective.modules must be one of {sorted(modules.MODULES)} or a '
+      f'sequence of Flax modules, got {config.modules!r}.'
+    )
+  for name in ('pool', 'patch_size', 'patch_stride', 'offsets'):
+    if (value := getattr(config, name)) < 1:
+      raise ValueError(f'objective.{name} must be >= 1, got {value}.')
+  for name in ('skip', 'epsilon', 'num_classes'):
+    if (value := getattr(config, name)) < 0:
+      raise ValueError(f'objective.{name} must be >= 0, got {value}.')
+  for name in ('negatives', 'window'):
+    value = getattr(config, name)
+    if value is not None and value < 1:
+      raise ValueError(f'objective.{name} must be >= 1 or None, got {value}.')
+  if config.method not in (0, 1, 2):
+    raise ValueError(
+      f'objective.method must be 0, 1 or 2, got {config.method!r}.'
+    )
+  if config.audio_std <= 0:
+    raise ValueError(
+      f'objective.audio_std must be > 0, got {config.audio_std}.'
+    )
+  if config.loss == 'supervised' and not config.num_classes:
+    raise ValueError(
+      "objective.loss is 'supervised' and objective.num_classes 0: set it to "
+      'how many classes the labels have.'
+    )
+  count = len(all_modules(config))
+  if config.depth is not None and not 1 <= config.depth <= count:
+    raise ValueError(
+      f'objective.depth must be in 1..{count}, the number of modules, or None; '
+      f'got {config.depth}.'
+    )
+  depth = config.depth or count
+  if not 0 <= config.frozen < depth:
+    raise ValueError(
+      f'objective.frozen must be in 0..{depth - 1}, so that one of {depth} '
+      f'modules is trained; got {config.frozen}.'
+    )
+  for wall in config.walls or ():
+    if not 0 <= wall < count:
+      raise ValueError(
+        f'objective.walls has {wall}; walls stand behind modules '
+        f'0..{count - 1}.'
+      )
+
+
+def all_modules(config: Config) -> tuple[nn.Module, ...]:
+  """The encoder's modules, those beyond `depth` too.
+
+  Args:
+    config: names or holds them.
+
+  Raises:
+    ValueError: there is none, or something else than a Flax module.
+  """
+  if isinstance(config.modules, str):
+    return modules.MODULES[config.modules](dtype=jnp.dtype(config.dtype))
+  found = config.modules
+  if not isinstance(found, list | tuple):
+    found = (found,)
+  strangers = [m for m in found if not isinstance(m, nn.Module)]
+  if not found or strangers:
+    raise ValueError(
+      'objective.modules must be a name or a sequence of at least one Flax '
+      f'module, got {strangers[0] if strangers else found!r}.'
+    )
+  return tuple(found)
+
+
+def inputs(config: Config, batch: Batch) -> jax.Array:
+  """What the first module sees.
+
+  Args:
+    config: patching, and the scale of waveforms.
+    batch: 'image' [N, H, W, C], or 'audio' [N, T], int16 or in [-1, 1].
+
+  Returns:
+    [N, rows, columns, h, w, C], or [N, T, 1]; float32.
+
+  Raises:
+    ValueError: the batch has neither, in another shape or type, or the patches
+      do not fit.
+  """
+  if 'image' in batch:
+    images = layers.normalise_images(batch['image'])
+    return modules.patches(images, config.patch_size, config.patch_stride)
+  if 'audio' not in batch:
+    raise ValueError(
+      f"A batch must have 'image' or 'audio'; got {sorted(batch)}."
+    )
+  audio = batch['audio']
+  if audio.ndim != 2:
+    raise ValueError(
+      f"'audio' must be [N, T], one channel of T samples, got shape "
+      f'{audio.shape}; average the channels of stereo sound first.'
+    )
+  if not audio.shape[1]:
+    raise ValueError(f"'audio' has no samples: its shape is {audio.shape}.")
+  if audio.dtype == jnp.int16:
+    audio = audio.astype(jnp.float32) / 2**15
+  elif not jnp.issubdtype(audio.dtype, jnp.floating):
+    raise ValueError(
+      f"'audio' must be int16, or floats in [-1, 1]; got {audio.dtype}."
+    )
+  return (audio.astype(jnp.float32) / config.audio_std)[:, :, None]
+
+
+def is_context(module: nn.Module) -> bool:
+  """Whether a module is an autoregressor, which predicts its own inputs."""
+  return bool(getattr(module, 'context', False))
+
+
+def positions(features: jax.Array) -> jax.Array:
+  """What is predicted and probed: one vector a patch or frame, float32.
+
+  Args:
+    features: a module's, [N, rows, columns, h, w, C], [N, rows, columns, C] or
+      [N, L, C].
+
+  Returns:
+    [N, rows, columns, C], the spatial means of the patches, or [N, L, C].
+  """
+  features = features.astype(jnp.float32)
+  return features.mean((3, 4)) if features.ndim == 6 else features
+
+
+def pooled(features: jax.Array) -> jax.Array:
+  """The mean over patches or frames, [N, C], which probes read."""
+  vectors = positions(features)
+  return vectors.mean(tuple(range(1, vectors.ndim - 1)))
+
+
+def passed_on(features: jax.Array, pool: int) -> jax.Array:
+  """What the next module gets: features, averaged over `pool` neighbours.
+
+  Args:
+    features: a module's; positions beyond a multiple of `pool` are dropped.
+    pool: neighbours along each axis of a map, or frames.
+
+  Raises:
+    ValueError: there are fewer than `pool` neighbours.
+  """
+  if pool == 1 or features.ndim == 4:
+    return features
+  axes = (3, 4) if features.ndim == 6 else (1,)
+  for axis in axes:
+    size = features.shape[axis] // pool
+    if not size:
+      raise ValueError(
+        f'objective.pool is {pool}, but a module has features of shape '
+        f'{features.shape}: axis {axis} is shorter.'
+      )
+    features = jax.lax.slice_in_dim(features, 0, size * pool, axis=axis)
+    shape = features.shape
+    features = features.reshape(*shape[:axis], size, pool, *shape[axis + 1 :])
+    features = features.mean(axis + 1)
+  return features
+
+
+def apply_module(
+  module: nn.Module,
+  params: PyTree,
+  state: PyTree,
+  features: jax.Array,
+  *,
+  train: bool,
+  by_rows: bool = False,
+) -> tuple[jax.Array, PyTree]:
+  """One module, whatever its inputs are.
+
+  Args:
+    module: of `all_modules`.
+    params: of its network.
+    state: its other collections, such as running statistics.
+    features: what it gets, of any form that `inputs` or a module gives.
+    train: passed to modules that take it; they then may change their state.
+    by_rows: take the rows of a grid of patches one after another.
+
+  Returns:
+    Its features, [N, rows, columns, h, w, C], [N, rows, columns, C] or
+    [N, L, C], and its state.
+
+  Raises:
+    ValueError: rows apart, but the module has a state.
+  """
+  if by_rows and features.ndim == 6 and not is_context(module):
+    if state:
+      raise ValueError(
+        f'objective.remat needs modules without a state, but '
+        f'{type(module).__name__} has {sorted(state)}: its statistics would be '
+        'those of single rows of patches.'
+      )
+
+    @jax.checkpoint
+    def of_row(row: jax.Array) -> jax.Array:
+      return apply_module(module, params, {}, row, train=train)[0]
+
+    rows = jnp.moveaxis(features, 1, 0)[:, :, None]
+    made = jax.lax.map(of_row, rows)[:, :, 0]
+    return jnp.moveaxis(made, 0, 1), state
+  x, lead = _entering(module, features)
+  y, changed = module.apply(
+    {'params': params, **state},
+    x,
+    **_mode(module, train),
+    mutable=list(state) if train else [],
+  )
+  return y.reshape(*lead, *y.shape[1:]), state | changed
+
+
+def _entering(
+  module: nn.Module, features: jax.Array
+) -> tuple[jax.Array, tuple[int, ...]]:
+  """The module's own form of its input, and the axes that it stands for."""
+  if is_context(module):
+    x = positions(features)
+    return x, x.shape[:1]
+  if features.ndim == 3:
+    return features, features.shape[:1]
+  return features.reshape(-1, *features.shape[3:]), features.shape[:3]
+
+
+def _mode(module: nn.Module, train: bool) -> dict[str, bool]:
+  takes = 'train' in inspect.signature(type(module).__call__).parameters
+  return {'train': train} if takes else {}
+
+
+def module_loss(
+  config: Config,
+  module: nn.Module,
+  params: PyTree,
+  entered: jax.Array,
+  features: jax.Array,
+  labels: jax.Array | None,
+  rng: jax.Array,
+  axis_name: str | None = None,
+) -> tuple[jax.Array, Metrics]:
+  """The loss at the end of a stretch.
+
+  Args:
+    config: which loss.
+    module: the stretch's last.
+    params: that module's: 'score' or 'head'.
+    entered: what the module got.
+    features: what it made of it.
+    labels: int32 [N], -1 where unknown; only for the supervised loss.
+    rng: of the negatives.
+    axis_name: the pmapped axis.
+
+  Returns:
+    The loss in nats, and its metrics without the module's name: 'infonce',
+    'ceiling' (of `ceiling - loss`, a bound on information) and 'accuracy'
+    averaged over offsets; or 'cross_entropy' and 'accuracy'.
+
+  Raises:
+    ValueError: there are too few rows or frames for the offsets, or no labels.
+  """
+  if config.loss == 'supervised':
+    if labels is None:
+      raise ValueError(
+        "objective.loss is 'supervised', but the batch has no 'label'."
+      )
+    loss, accuracy = _classify(
+      params['head'], pooled(features), labels, axis_name
+    )
+    return loss, {'cross_entropy': loss, 'accuracy': accuracy}
+  c = batch_lib.gather(positions(features), axis_name)
+  z = c
+  if is_context(module):
+    z = batch_lib.gather(positions(entered), axis_name)
+  weights = params['score']
+  if z.ndim == 4:
+    indices = None
+    if config.negatives is not None:
+      indices = cpc.grid_negatives(
+        rng, z.shape, config.offsets, config.negatives, skip=config.skip
+      )
+    found = cpc.grid_infonce(
+      z, c, weights, indices, skip=config.skip, epsilon=config.epsilon
+    )
+  else:
+    start_rng, rng = jax.random.split(rng)
+    length = z.shape[1]
+    window: int | None = None
+    start: int | jax.Array = 0
+    if config.window is not None and config.window < length:
+      window = config.window
+      start = cpc.window_start(start_rng, length, window)
+    drawn: jax.Array | tuple[jax.Array, ...] | None = None
+    if config.negatives is not None:
+      drawn = cpc.sequence_negatives(
+        rng,
+        z.shape,
+        config.offsets,
+        config.negatives,
+        method=config.method,
+        start=start,
+        window=window,
+      )
+    found = cpc.sequence_infonce(
+      z, c, weights, drawn, start=start, window=window
+    )
+  loss = found.loss.mean()
+  return loss, {
+    'infonce': loss,
+    'ceiling': found.ceiling.mean(),
+    'accuracy': found.accuracy.mean(),
+  }
+
+
+def _classify(
+  layer: PyTree, features: jax.Array, labels: jax.Array, axis_name: str | None
+) -> tuple[jax.Array, jax.Array]:
+  """Cross-entropy in nats and accuracy of a linear layer, where labelled."""
+  labels = batch_lib.gather(labels, axis_name)
+  logits = features @ layer['kernel'] + layer['bias'][None]
+  logits = batch_lib.gather(logits, axis_name)
+  known = labels >= 0
+  count = jnp.maximum(known.sum(), 1)
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    logits, jnp.maximum(labels, 0)
+  )
+  hits = (logits.argmax(-1) == labels) & known
+  return jnp.where(known, losses, 0).sum() / count, hits.sum() / count
+
+
+def make(config: Config, *, axis_name: str | None = None) -> Objective:
+  """Greedy InfoMax as an objective.
+
+  Metrics: 'module_M/infonce' (the loss, nats), 'module_M/ceiling' (nats) and
+  'module_M/accuracy' (a fraction) of each module that ends a stretch, means
+  over the offsets; or 'module_M/cross_entropy' and '_accuracy'; and
+  'probe/module_M_accuracy' and '_loss'.
+
+  Taps: 'module_M', the mean over patches or frames, [N, C], and 'module_M_map',
+  [N, rows, columns, C] or [N, L, C].
+
+  A batch may hold 'features', what the last frozen module passed on, in place
+  of 'image' or 'audio': then the frozen modules are not run.
+
+  Args:
+    config: what to optimise.
+    axis_name: the pmapped axis that the batch is spread over; negatives then
+      come from the global batch.
+
+  Returns:
+    The objective, over the players 'module_0', 'module_1', ... and 'probe'.
+    Frozen modules are in the model state, under 'frozen': they have neither
+    gradients nor an optimizer's state.
+
+  Raises:
+    ValueError: a field cannot be used.
+  """
+  check(config)
+  every = all_modules(config)
+  depth = config.depth or len(every)
+  chain = every[:depth]
+  # Walls do not depend on the depth: module_1 without a wall behind it has its
+  # loss only where it is the last.
+  walls = range(len(every)) if config.walls is None else config.walls
+  ends = {*walls, depth - 1}
+
+  def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
+    features = jax.eval_shape(lambda b: inputs(config, b)[:2], dict(batch))
+    params: dict[str, Any] = {}
+    model_state: dict[str, Any] = {}
+    probe = {}
+    for i, module in enumerate(chain):
+      # A module's first parameters do not depend on how many others there are.
+      network_rng, loss_rng = jax.random.split(jax.random.fold_in(rng, i))
+      x = jnp.zeros(features.shape, features.dtype)
+      variables = dict(
+        module.init(
+          network_rng, _entering(module, x)[0], **_mode(module, False)
+        )
+      )
+      network = variables.pop('params', {})
+      entered = features
+
+      def run(x, module=module, network=network, variables=variables):
+        return apply_module(module, network, variables, x, train=False)[0]
+
+      made = jax.eval_shape(run, features)
+      player = {'network': network}
+      if i in ends and i >= config.frozen:
+        player |= _init_loss(config, module, loss_rng, entered, made)
+      if variables:
+        model_state[f'module_{i}'] = variables
+      if i < config.frozen:
+        model_state.setdefault('frozen', {})[f'module_{i}'] = player
+      else:
+        params[f'module_{i}'] = player
+      if config.num_classes:
+        probe[f'module_{i}'] = {
+          'kernel': jnp.zeros((made.shape[-1], config.num_classes)),
+          'bias': jnp.zeros(config.num_classes),
+        }
+      if i + 1 < depth:
+        features = jax.eval_shape(lambda x: passed_on(x, config.pool), made)
+    if config.num_classes:
+      params['probe'] = {name: probe[name] for name in params}
+    return params, model_state
+
+  def enter(model_state: PyTree, batch: Batch) -> jax.Array:
+    """What the first module in training gets."""
+    if 'features' in batch:
+      return batch['features'].astype(jnp.float32)
+    features = inputs(config, batch).astype(jnp.float32)
+    for i in range(config.frozen):
+      features = _run_frozen(
+        config, chain[i], f'module_{i}', model_state, features
+      )
+      features = passed_on(features, config.pool)
+    return features
+
+  def run(
+    numbers: range,
+    params: PyTree,
+    model_state: PyTree,
+    features: jax.Array,
+    labels: jax.Array | None,
+    rng: jax.Array,
+  ) -> tuple[jax.Array, tuple[Metrics, PyTree, jax.Array]]:
+    """Modules in training: what they add to the loss, and what they pass on."""
+    new_state = dict(model_state)
+    metrics: Metrics = {}
+    total = jnp.zeros(())
+    for i in numbers:
+      module, name = chain[i], f'module_{i}'
+      if i == config.frozen or i - 1 in walls:
+        features = jax.lax.stop_gradient(features)
+      entered = features
+      features, state = apply_module(
+        module,
+        params[name]['network'],
+        model_state.get(name, {}),
+        features,
+        train=True,
+        by_rows=config.remat,
+      )
+      if state:
+        new_state[name] = state
+      if i in ends:
+        term, found = module_loss(
+          config,
+          module,
+          params[name],
+          entered,
+          features,
+          labels,
+          jax.random.fold_in(rng, i),
+          axis_name,
+        )
+        total += term
+        metrics |= {f'{name}/{key}': value for key, value in found.items()}
+      if labels is not None and name in params.get('probe', {}):
+        term, accuracy = _classify(
+          params['probe'][name],
+          jax.lax.stop_gradient(pooled(features)),
+          labels,
+          axis_name,
+        )
+        total += term
+        metrics[f'probe/{name}_loss'] = term
+        metrics[f'probe/{name}_accuracy'] = accuracy
+      if i + 1 < depth:
+        features = passed_on(features, config.pool)
+    return total, (metrics, new_state, features)
+
+  def loss(
+    params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
+  ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
+    features = enter(model_state, batch)
+    total, (metrics, new_state, _) = run(
+      range(config.frozen, depth),
+      params,
+      model_state,
+      features,
+      batch.get('label'),
+      rng,
+    )
+    return total, (metrics, new_state)
+
+  def stage(first: int, last: int) -> Stage:
+    """The stretch of modules first..last, in training, between two walls."""
+
+    def stage_loss(
+      params: PyTree,
+      model_state: PyTree,
+      entered: Any,
+      labels: jax.Array | None,
+      rng: jax.Array,
+    ) -> tuple[jax.Array, tuple[Metrics, PyTree, jax.Array]]:
+      if first == config.frozen:
+        entered = enter(model_state, entered)
+      numbers = range(first, last + 1)
+      return run(numbers, params, model_state, entered, labels, rng)
+
+    # Frozen modules go with the first.
+    begin = 0 if first == config.frozen else first
+    names = tuple(f'module_{i}' for i in range(begin, last + 1))
+    return Stage(names, stage_loss)
+
+  def encode(
+    params: PyTree, model_state: PyTree, batch: Batch
+  ) -> dict[str, jax.Array]:
+    features = inputs(config, batch)
+    taps, maps = {}, {}
+    for i, module in enumerate(chain):
+      name = f'module_{i}'
+      if i < config.frozen:
+        features = _run_frozen(config, module, name, model_state, features)
+      else:
+        features, _ = apply_module(
+          module,
+          params[name]['network'],
+          model_state.get(name, {}),
+          features,
+          train=False,
+          by_rows=config.remat,
+        )
+      taps[name] = pooled(features)
+      maps[f'{name}_map'] = positions(features)
+      if i + 1 < depth:
+        features = passed_on(features, config.pool)
+    return maps | taps
+
+  lasts = [i for i in range(config.frozen, depth) if i in ends]
+  firsts = [config.frozen, *(i + 1 for i in lasts[:-1])]
+  return Objective(init, loss, encode, tuple(map(stage, firsts, lasts)))
+
+
+def _run_frozen(
+  config: Config,
+  module: nn.Module,
+  name: str,
+  model_state: PyTree,
+  features: jax.Array,
+) -> jax.Array:
+  made, _ = apply_module(
+    module,
+    model_state['frozen'][name]['network'],
+    model_state.get(name, {}),
+    features,
+    train=False,
+    by_rows=config.remat,
+  )
+  return made
+
+
+def _init_loss(
+  config: Config,
+  module: nn.Module,
+  rng: jax.Array,
+  entered: jax.Array,
+  features: jax.Array,
+) -> PyTree:
+  """The parameters of a stretch's loss, from shapes."""
+  size = features.shape[-1]
+  bound = 1 / math.sqrt(size)
+  if config.loss == 'supervised':
+    kernel_rng, bias_rng = jax.random.split(rng)
+    shape = (size, config.num_classes)
+    return {
+      'head': {
+        'kernel': jax.random.uniform(kernel_rng, shape, float, -bound, bound),
+        'bias': jax.random.uniform(bias_rng, shape[1:], float, -bound, bound),
+      }
+    }
+  target = entered.shape[-1] if is_context(module) else size
+  sizes = (config.offsets, target, size)
+  return {'score': jax.random.uniform(rng, sizes, float, -bound, bound)}
+
+
+def outputs(
+  config: Config, params: PyTree, model_state: PyTree, batch: Batch
+) -> jax.Array:
+  """What a module behind the last would get, to store for its training.
+
+  Args:
+    config: of the run that trained the modules.
+    params: its parameters.
+    model_state: its frozen modules among them.
+    batch: 'image' or 'audio'; or 'features', what the last frozen module passed
+      on.
+
+  Returns:
+    [N, rows, columns, h, w, C], [N, rows, columns, C] or [N, L, C].
+  """
+  chain = all_modules(config)[: config.depth]
+  first = config.frozen if 'features' in batch else 0
+  features = inputs(config, batch) if not first else batch['features']
+  features = features.astype(jnp.float32)
+  for i in range(first, len(chain)):
+    name = f'module_{i}'
+    player = params[name] if name in params else model_state['frozen'][name]
+    features, _ = apply_module(
+      chain[i],
+      player['network'],
+      model_state.get(name, {}),
+      features,
+      train=False,
+      by_rows=config.remat,
+    )
+    features = passed_on(features, config.pool)
+  return features

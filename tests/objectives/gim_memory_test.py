@@ -1,0 +1,49 @@
+"""What Greedy InfoMax needs to remember, as XLA plans it: nothing is run."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dim_jax.networks import modules
+from dim_jax.objectives import gim
+
+NUM_IMAGES, GRID, SIZE, WIDTH = 16, 3, 16, 16
+MODULES = tuple(
+  modules.ResNetModule(
+    2, WIDTH, bottleneck=False, stem=None if i else (WIDTH, 5, 1, 2)
+  )
+  for i in range(3)
+)
+# What a module passes on.
+FEATURES = (NUM_IMAGES, GRID, GRID, SIZE, SIZE, WIDTH)
+
+
+def temporary_bytes(stored=None, **fields):
+  """Of a loss and its gradient, beside their arguments and results."""
+  objective = gim.make(
+    gim.Config(modules=MODULES, num_classes=0, offsets=1, negatives=4, **fields)
+  )
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  batch = {'image': jax.ShapeDtypeStruct((NUM_IMAGES, 32, 32, 1), jnp.uint8)}
+  variables = jax.eval_shape(objective.init, key, batch)
+  if stored is not None:
+    batch = {'features': jax.ShapeDtypeStruct(stored, jnp.float32)}
+  gradient = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
+  compiled = gradient.lower(*variables, batch, key).compile()
+  return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.fixture(scope='module')
+def joint():
+  return temporary_bytes()
+
+
+def test_walls_cost_no_memory(joint):
+  # Losses of their own need no more than what the walls free.
+  assert joint <= 1.01 * temporary_bytes(walls=())
+
+
+def test_a_module_alone_needs_a_part_of_what_all_need(joint):
+  # Of three alike, the last.
+  stored = temporary_bytes(FEATURES, depth=3, frozen=2)
+  assert stored <= 0.4 * joint
