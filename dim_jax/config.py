@@ -23,7 +23,7 @@ class DataConfig:
   """Where the examples come from."""
 
   name: str = 'digits'
-  """One of digits, mnist, cifar10, cifar100."""
+  """One of digits, mnist, cifar10, cifar100, stl10; or a folder of images."""
   image_size: int | None = 32
   """Images are resized to so many pixels a side; None keeps their own size."""
   data_dir: str | None = None
@@ -31,10 +31,43 @@ class DataConfig:
   default."""
   validation: float = 0.1
   """Fraction of the training set held out for monitoring and selection."""
+  unlabelled: bool = False
+  """Train on the split without labels (stl10); its 5,000 labelled images then
+  serve for monitoring and probes alone."""
+  grayscale: bool = False
+  """Turn colours into one channel."""
+  crop: int | None = None
+  """Training images are random crops of so many pixels a side, all others the
+  centre's."""
   flip: bool = False
   """Mirror training images at random."""
   crop_padding: int = 0
   """Pad training images by this many pixels, then crop at random."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class SoundConfig:
+  """Recordings, cut into windows of one length."""
+
+  name: str = 'spoken_digit'
+  """spoken_digit, librispeech, or a folder SPEAKER/.../x.wav or .flac."""
+  window: int = 2048
+  """Samples of an example. Shorter recordings are left out."""
+  hop: int | None = None
+  """Samples between two windows of a recording; None for `window`."""
+  rate: int | None = None
+  """Samples a second that recordings must have; None takes theirs."""
+  label: str = 'speaker'
+  """What the online probe and supervised losses learn: speaker, or digit."""
+  phones: str | None = None
+  """File of phone labels, 'utterance-id p p p ...', one each 10 ms."""
+  lists: str | None = None
+  """Folder with train_split.txt and test_split.txt, utterance ids to use."""
+  data_dir: str | None = None
+  """Folder of prepared TFDS data sets; None means TFDS_DATA_DIR, else TFDS's
+  default."""
+  validation: float = 0.1
+  """Fraction of the training recordings held out for monitoring."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -63,7 +96,7 @@ class ExperimentConfig:
 
   objective: Any
   """The objective's own config; its type chooses the objective."""
-  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  data: DataConfig | SoundConfig = dataclasses.field(default_factory=DataConfig)
   optimizer: OptimizerConfig = dataclasses.field(
     default_factory=OptimizerConfig
   )
@@ -73,6 +106,9 @@ class ExperimentConfig:
   average: float | None = None
   """Decay of a moving average of all parameters (Polyak), which evaluation then
   uses instead of the last ones."""
+  init_from: str | None = None
+  """A run's folder, whose players this one starts from where it has them too;
+  frozen modules of Greedy InfoMax need it."""
   batch_size: int = 64
   """Global: over all processes and devices."""
   steps: int = 1000
@@ -84,7 +120,8 @@ class ExperimentConfig:
   keep: int = 2
   """How many of the latest checkpoints stay on disk."""
   parallel: str = 'jit'
-  """'jit' shards over a mesh of all devices; 'pmap' maps over local ones."""
+  """'jit' shards over a mesh of all devices; 'pmap' maps over local ones;
+  'pipeline' gives each gradient-isolated module of Greedy InfoMax a device."""
   tensorboard: bool = False
   """Write TensorBoard events too (extra `[tensorboard]`)."""
   paper: dict[str, Any] | None = None
@@ -129,8 +166,17 @@ def check(config: ExperimentConfig) -> None:
       f'checkpoint_every ({config.checkpoint_every}) must be a multiple of '
       f'log_every ({config.log_every}): a checkpoint ends a logged interval.'
     )
-  if config.parallel not in ('jit', 'pmap'):
-    raise ValueError(f"parallel is 'jit' or 'pmap', got {config.parallel!r}.")
+  if config.parallel not in ('jit', 'pmap', 'pipeline'):
+    raise ValueError(
+      f"parallel is 'jit', 'pmap' or 'pipeline', got {config.parallel!r}."
+    )
+  probe = config.players.get('probe', config.optimizer)
+  if config.parallel == 'pipeline' and probe.clip is not None:
+    raise ValueError(
+      f'the gradient of the probe is clipped (clip={probe.clip}), but with '
+      "parallel='pipeline' its parts are on several devices: set "
+      "players['probe'] to an OptimizerConfig without clip."
+    )
   if config.average is not None and not 0 <= config.average < 1:
     raise ValueError(f'average must be in [0, 1), got {config.average}.')
   for player, optimizer in {'': config.optimizer, **config.players}.items():
@@ -243,18 +289,18 @@ def from_json(data: Any) -> Any:
 def save(
   config: ExperimentConfig,
   run_dir: str | os.PathLike,
-  image_shape: tuple[int, ...],
+  input_shape: tuple[int, ...],
 ) -> None:
   """Writes `config.json` into the run's folder, whole or not at all.
 
   Args:
     config: the run's config.
     run_dir: its folder.
-    image_shape: [H, W, C] of its images, without which no network can be built
-      again.
+    input_shape: [H, W, C] of its images or [T] of its sound, without which no
+      network can be built again.
   """
   path = os.path.join(run_dir, 'config.json')
-  data = to_json(config) | {'image_shape': list(image_shape)}
+  data = to_json(config) | {'input_shape': list(input_shape)}
   with open(path + '.tmp', 'w') as file:
     json.dump(data, file, indent=2)
     file.write('\n')
@@ -270,7 +316,7 @@ def load(
     run_dir: the run's folder.
 
   Returns:
-    The config, and [H, W, C] of the run's images.
+    The config, and [H, W, C] of the run's images or [T] of its sound.
 
   Raises:
     FileNotFoundError: the folder is not a run.
@@ -284,5 +330,7 @@ def load(
     )
   with open(path) as file:
     data = json.load(file)
-  image_shape = tuple(data.pop('image_shape'))
-  return from_json(data), image_shape
+  # Runs of images used to call it image_shape.
+  name = 'input_shape' if 'input_shape' in data else 'image_shape'
+  input_shape = tuple(data.pop(name))
+  return from_json(data), input_shape

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from dim_jax import config as config_lib
-from dim_jax.objective import Batch
+from dim_jax.objective import Batch, as_batch
 
 
 class Encoder:
-  """A frozen encoder: images in, a dictionary of taps out.
+  """A frozen encoder: images or sound in, a dictionary of taps out.
 
   Attributes:
     config: the run's config.
@@ -33,7 +33,8 @@ class Encoder:
 
     Args:
       variables: such as `self.variables`.
-      batch: 'image', uint8 or float32 in [-1, 1], [N, H, W, C].
+      batch: 'image', uint8 or float32 in [-1, 1], [N, H, W, C]; or 'audio',
+        int16 or float32 in [-1, 1], [N, T].
 
     Returns:
       Features by tap.
@@ -42,38 +43,40 @@ class Encoder:
     return self._objective.encode(params, model_state, batch)
 
   def __call__(
-    self, images: np.ndarray, batch_size: int = 256
+    self, examples: np.ndarray, batch_size: int = 256
   ) -> dict[str, np.ndarray]:
-    """Features of any number of images.
+    """Features of any number of examples.
 
     Args:
-      images: uint8, or float32 in [-1, 1], shape [N, H, W, C].
-      batch_size: images at a time; the last batch is padded, so that one
+      examples: images, uint8 or float32 in [-1, 1], shape [N, H, W, C]; or
+        sound, int16 or float32 in [-1, 1], shape [N, T].
+      batch_size: examples at a time; the last batch is padded, so that one
         compilation serves all.
 
     Returns:
       Features by tap, each of N rows.
 
     Raises:
-      ValueError: the images have another rank, size or dtype.
+      ValueError: the examples have another rank, size or dtype.
     """
-    images = np.asarray(images)
-    if images.ndim != 4 or not len(images):
-      raise ValueError(
-        f'images must be [N, H, W, C] with N >= 1, got shape {images.shape}.'
-      )
-    if images.dtype != np.uint8 and not np.issubdtype(
-      images.dtype, np.floating
+    examples = np.asarray(examples)
+    (name,) = as_batch(examples)
+    if not len(examples):
+      raise ValueError(f'There must be an example, got shape {examples.shape}.')
+    whole = {'image': np.uint8, 'audio': np.int16}[name]
+    if examples.dtype != whole and not np.issubdtype(
+      examples.dtype, np.floating
     ):
       raise ValueError(
-        f'images must be uint8, or float in [-1, 1], got {images.dtype}.'
+        f"'{name}' must be {np.dtype(whole)}, or float in [-1, 1], got "
+        f'{examples.dtype}.'
       )
-    size = min(batch_size, len(images))
+    size = min(batch_size, len(examples))
     rows = []
-    for start in range(0, len(images), size):
-      part = images[start : start + size]
-      padding = [(0, size - len(part))] + [(0, 0)] * 3
-      taps = self._compiled(self.variables, {'image': np.pad(part, padding)})
+    for start in range(0, len(examples), size):
+      part = examples[start : start + size]
+      padding = [(0, size - len(part))] + [(0, 0)] * (examples.ndim - 1)
+      taps = self._compiled(self.variables, {name: np.pad(part, padding)})
       rows.append({k: np.asarray(v)[: len(part)] for k, v in taps.items()})
     return {tap: np.concatenate([r[tap] for r in rows]) for tap in rows[0]}
 
@@ -94,7 +97,7 @@ def load(
       (`config.average`); False gives the last parameters.
 
   Returns:
-    The encoder: `load(run_dir)(images)` is a dictionary of taps.
+    The encoder: `load(run_dir)(examples)` is a dictionary of taps.
 
   Raises:
     FileNotFoundError: the folder is no run, or has no such checkpoint.
@@ -103,9 +106,10 @@ def load(
   from dim_jax.training import checkpoint
   from dim_jax.training import step as step_lib
 
-  config, image_shape = config_lib.load(run_dir)
+  config, input_shape = config_lib.load(run_dir)
   objective = config_lib.make_objective(config)
-  template = {'image': np.zeros((2, *image_shape), np.uint8)}
+  kind = np.uint8 if len(input_shape) == 3 else np.int16
+  template = as_batch(np.zeros((2, *input_shape), kind))
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), template)
   optimizer = step_lib.make_optimizer(
     config.optimizer, config.players, params, config.average

@@ -3,9 +3,14 @@
 import pytest
 
 from dim_jax import config as config_lib
-from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
-from dim_jax.networks import encoders
-from dim_jax.objectives import dim
+from dim_jax.config import (
+  DataConfig,
+  ExperimentConfig,
+  OptimizerConfig,
+  SoundConfig,
+)
+from dim_jax.networks import context, encoders, modules
+from dim_jax.objectives import dim, gim
 
 
 def make_config():
@@ -21,11 +26,36 @@ def make_config():
 def test_json_round_trip_keeps_types_and_modules(tmp_path):
   config = make_config()
   config_lib.save(config, tmp_path, (28, 28, 1))
-  loaded, image_shape = config_lib.load(tmp_path)
+  loaded, input_shape = config_lib.load(tmp_path)
   assert loaded == config
   assert isinstance(loaded.objective, dim.Config)
   assert isinstance(loaded.objective.encoder, encoders.ConvEncoder)
-  assert image_shape == (28, 28, 1)
+  assert input_shape == (28, 28, 1)
+
+
+def test_json_round_trip_keeps_sound_and_lists_of_modules(tmp_path):
+  config = ExperimentConfig(
+    objective=gim.Config(
+      modules=(
+        modules.ConvModule(8, 10, 5, 2, dtype='float32'),
+        context.GRU(4, dtype='float32'),
+      ),
+      walls=(0,),
+      audio_std=0.1,
+    ),
+    data=SoundConfig(window=800, hop=400, label='digit'),
+    init_from='runs/other',
+  )
+  config_lib.save(config, tmp_path, (800,))
+  loaded, input_shape = config_lib.load(tmp_path)
+  assert loaded == config
+  assert isinstance(loaded.data, SoundConfig)
+  assert isinstance(loaded.objective.modules[1], context.GRU)
+  assert input_shape == (800,)
+  # A wall nowhere is not the same as one everywhere.
+  for walls in (None, ()):
+    again = config_lib.from_json(config_lib.to_json(gim.Config(walls=walls)))
+    assert again.walls == walls
 
 
 def test_json_of_an_unknown_field_names_the_accepted_ones():
@@ -79,13 +109,18 @@ def test_right_paths_pass():
     ('batch_size', 0, 'batch_size must be a whole number >= 1, got 0'),
     ('steps', 1.5, 'steps must be a whole number >= 1, got 1.5'),
     ('log_every', 300, r'checkpoint_every \(1000\) must be a multiple of'),
-    ('parallel', 'pjit', "parallel is 'jit' or 'pmap', got 'pjit'"),
+    ('parallel', 'pjit', "parallel is 'jit', 'pmap' or 'pipeline', got"),
     (
       'players',
       {'probe': OptimizerConfig(learning_rate=0)},
       r'players.probe.learning_rate must be > 0, got 0',
     ),
     ('optimizer', OptimizerConfig(every=0), r'optimizer.every must be >= 1'),
+    (
+      'players',
+      {'module_1': OptimizerConfig(every=0)},
+      r'players.module_1.every must be >= 1, got 0',
+    ),
   ],
 )
 def test_wrong_values_name_the_field(field, value, message):
@@ -93,3 +128,12 @@ def test_wrong_values_name_the_field(field, value, message):
   setattr(config, field, value)
   with pytest.raises(ValueError, match=message):
     config_lib.check(config)
+
+
+def test_a_pipeline_cannot_clip_the_probe():
+  config = make_config()
+  config.parallel = 'pipeline'
+  with pytest.raises(ValueError, match=r'probe is clipped \(clip=1.0\)'):
+    config_lib.check(config)
+  config.players = {'probe': OptimizerConfig()}
+  config_lib.check(config)

@@ -19,13 +19,13 @@ Encode = Callable[[Any, dict[str, Any]], dict[str, jax.Array]]
 def extract(
   encode: Encode,
   variables: Any,
-  images: np.ndarray,
+  examples: np.ndarray,
   *,
   taps: Sequence[str] | None = None,
   batch_size: int = 256,
   progress: Callable[[int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-  """Flattened features at all taps, from one compiled pass over the images.
+  """Flattened features at all taps, from one compiled pass over the data.
 
   The last batch is padded to the size of the others and its padding cut off
   again: one compilation, and no example dropped.
@@ -33,30 +33,32 @@ def extract(
   Args:
     encode: the encoder, `encode(variables, batch) -> {tap: [N, ...]}`.
     variables: what it needs; only read.
-    images: uint8, shape [n, H, W, C].
+    examples: images, uint8 [n, H, W, C], or sound, int16 [n, T].
     taps: which taps to keep; all of them if None.
-    batch_size: images in one dispatch.
-    progress: called with the number of images done after each batch.
+    batch_size: examples in one dispatch.
+    progress: called with the number of examples done after each batch.
 
   Returns:
-    For each tap, float32 of shape [n, D], in the order of the images.
+    For each tap, float32 of shape [n, D], in the order of the examples.
 
   Raises:
-    ValueError: there are no images, they have another rank, or a tap is not
+    ValueError: there are no examples, they have another rank, or a tap is not
       one of the encoder's.
   """
-  if images.ndim != 4 or not len(images):
+  if examples.ndim not in (2, 4) or not len(examples):
     raise ValueError(
-      f'images must be [n, H, W, C] with n >= 1, got shape {images.shape}.'
+      f'examples must be images [n, H, W, C] or sound [n, T] with n >= 1, got '
+      f'shape {examples.shape}.'
     )
   if batch_size < 1:
     raise ValueError(f'batch_size must be >= 1, got {batch_size}.')
-  size = min(batch_size, len(images))
+  size = min(batch_size, len(examples))
   labels = np.full([size], -1, np.int32)
+  name = 'image' if examples.ndim == 4 else 'audio'
 
   @jax.jit
   def compiled(variables, part):
-    found = encode(variables, {'image': part, 'label': labels})
+    found = encode(variables, {name: part, 'label': labels})
     wanted = list(found) if taps is None else list(taps)
     if unknown := [tap for tap in wanted if tap not in found]:
       raise ValueError(
@@ -68,28 +70,31 @@ def extract(
     }
 
   features: dict[str, np.ndarray] = {}
-  for start in range(0, len(images), size):
-    part = images[start : start + size]
-    padding = [(0, size - len(part))] + [(0, 0)] * 3
+  for start in range(0, len(examples), size):
+    part = examples[start : start + size]
+    padding = [(0, size - len(part))] + [(0, 0)] * (examples.ndim - 1)
     for tap, rows in compiled(variables, np.pad(part, padding)).items():
       if tap not in features:
-        features[tap] = np.empty([len(images), rows.shape[1]], np.float32)
+        features[tap] = np.empty([len(examples), rows.shape[1]], np.float32)
       features[tap][start : start + len(part)] = np.asarray(rows)[: len(part)]
     if progress is not None:
       progress(start + len(part))
   return features
 
 
-def pixels(images: np.ndarray) -> np.ndarray:
-  """The raw images as features, the control row of every table.
+def raw(examples: np.ndarray) -> np.ndarray:
+  """The examples themselves as features, the control row of every table.
 
   Args:
-    images: uint8, shape [n, H, W, C].
+    examples: images, uint8 [n, H, W, C], or sound, int16 [n, T].
 
   Returns:
-    float32 in [-1, 1], shape [n, H*W*C].
+    float32 in [-1, 1], shape [n, H*W*C] or [n, T].
   """
-  flat = np.asarray(images).reshape(len(images), -1).astype(np.float32)
+  flat = np.asarray(examples).reshape(len(examples), -1).astype(np.float32)
+  if examples.dtype == np.int16:
+    flat /= 2**15
+    return flat
   flat /= 127.5
   flat -= 1.0
   return flat
@@ -147,12 +152,16 @@ def collapse_monitor(
     tap: the features to watch.
 
   Returns:
-    A compiled function of (params, model_state) that gives 'encoder/std', the
+    A function of (params, model_state), compiled, that gives 'encoder/std', the
     `deviation` averaged over dimensions, and 'encoder/effective_rank'.
   """
 
+  # The batch is an argument: XLA would fold what is done to a constant while it
+  # compiles, which takes longer than to do it.
   @jax.jit
-  def monitor(params: Any, model_state: Any) -> dict[str, jax.Array]:
+  def measured(
+    params: Any, model_state: Any, batch: Mapping[str, Any]
+  ) -> dict[str, jax.Array]:
     features = encode(params, model_state, batch)[tap]
     features = features.reshape(features.shape[0], -1)
     return {
@@ -160,7 +169,7 @@ def collapse_monitor(
       'encoder/effective_rank': effective_rank(features),
     }
 
-  return monitor
+  return lambda params, model_state: measured(params, model_state, batch)
 
 
 def fingerprint(variables: Any) -> str:

@@ -22,8 +22,10 @@ import optax
 
 from dim_jax.data import batches
 from dim_jax.objective import Batch, Objective, PyTree
-from dim_jax.training import checkpoint, metrics, parallel
+from dim_jax.training import checkpoint, metrics, parallel, pipeline
 from dim_jax.training import step as step_lib
+
+STREAM_BYTES = 2**28  # of examples read from disk for one dispatch
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -45,7 +47,7 @@ def make_chunk(
     objective: the method; for 'pmap', made with axis_name='data'.
     optimizer: as `make_optimizer` makes it.
     mesh: the devices.
-    form: 'jit' or 'pmap'.
+    form: 'jit', 'pmap', or 'pipeline'; see `training.pipeline`.
     augment: `(rng, images [n, H, W, C], positions [n]) -> images`, where
       positions count within the global batch.
 
@@ -56,11 +58,11 @@ def make_chunk(
   axis_name = 'data' if form == 'pmap' else None
   replicated, split = parallel.shardings(mesh)
 
-  def body(
+  def draw(
     data: Batch, state: step_lib.TrainState, indices: jax.Array
-  ) -> tuple[step_lib.TrainState, dict[str, jax.Array]]:
+  ) -> dict[str, jax.Array]:
     batch = {name: values[indices] for name, values in data.items()}
-    if axis_name is None:
+    if form == 'jit':
       batch = jax.lax.with_sharding_constraint(batch, split)
     if augment is not None:
       positions = jnp.arange(indices.shape[0])
@@ -71,9 +73,18 @@ def make_chunk(
       rng = jax.random.fold_in(state.rng, np.uint32(2**32 - 1))
       rng = jax.random.fold_in(rng, state.step)
       batch['image'] = augment(rng, batch['image'], positions)
+    return batch
+
+  if form == 'pipeline':
+    devices = list(mesh.devices.flat)
+    return pipeline.make_chunk(objective, optimizer, devices, draw)
+
+  def body(
+    data: Batch, state: step_lib.TrainState, indices: jax.Array
+  ) -> tuple[step_lib.TrainState, dict[str, jax.Array]]:
     return step_lib.train_step(
       state,
-      batch,
+      draw(data, state, indices),
       objective=objective,
       optimizer=optimizer,
       axis_name=axis_name,
@@ -125,6 +136,8 @@ def fit(
   devices: int | None = None,
   augment: Augment | None = None,
   monitor: Callable[[PyTree, PyTree], Mapping[str, jax.Array]] | None = None,
+  example: Mapping[str, Any] | None = None,
+  start: Callable[[step_lib.TrainState], step_lib.TrainState] | None = None,
   tensorboard: bool = False,
   show_progress: bool = True,
 ) -> step_lib.TrainState:
@@ -139,7 +152,8 @@ def fit(
     objective: the method; for form 'pmap', made with axis_name='data'.
     optimizer: as `make_optimizer` makes it.
     data: arrays of the same first axis, such as 'image' uint8 [n, H, W, C] and
-      'label' int32 [n]; they must fit on each device.
+      'label' int32 [n]; they must fit on each device, unless one is a
+      `numpy.memmap`: then examples are read from disk as steps need them.
     run_dir: the run's folder, made if missing.
     batch_size: examples a step, over all devices and processes.
     steps: how many steps in all.
@@ -148,10 +162,14 @@ def fit(
     checkpoint_every: steps between checkpoints, a multiple of `log_every`; the
       last step is always saved.
     keep: how many checkpoints to keep.
-    form: 'jit' (sharded over a mesh) or 'pmap'.
+    form: 'jit' (sharded over a mesh), 'pmap', or 'pipeline', where only the
+      first device holds the data; see `training.pipeline`.
     devices: use only so many devices; all of them if None.
     augment: as in `make_chunk`.
     monitor: extra metrics of (params, model_state), read at each logged step.
+    example: two rows as the objective sees them, of which only the shapes
+      matter; those of `data` if None, but augmentation may crop.
+    start: changes the state before the first step of all.
     tensorboard: write TensorBoard events as well.
     show_progress: show a bar, or lines.
 
@@ -162,19 +180,27 @@ def fit(
     ValueError: sizes do not fit, or the checkpoint is of another config.
     FloatingPointError: a metric is not finite.
   """
-  mesh = parallel.make_mesh(devices)
-  parallel.check_batch_size(batch_size, mesh.size)
+  mesh = home = parallel.make_mesh(devices)
+  if form == 'pipeline':
+    # Only parts of the state are on the other devices.
+    home = parallel.make_mesh(1)
+  parallel.check_batch_size(batch_size, home.size)
   run_dir = os.fspath(run_dir)
   os.makedirs(run_dir, exist_ok=True)
-  num_examples = len(data['image'])
+  num_examples = len(next(iter(data.values())))
   batches.batch_indices(
     seed, 0, 1, batch_size=batch_size, num_examples=num_examples
   )
-  example = {name: values[:2] for name, values in data.items()}
+  if example is None:
+    example = {name: values[:2] for name, values in data.items()}
   init = functools.partial(step_lib.init_state, objective, optimizer)
   state = jax.jit(init)(example, jax.random.key(seed))
-  state = parallel.replicate(state, mesh)
+  if start is not None:
+    state = start(state)
+  state = parallel.replicate(state, home)
   chunk = make_chunk(objective, optimizer, mesh, form=form, augment=augment)
+  if form == 'pipeline':
+    state = pipeline.place(objective.stages, state, list(mesh.devices.flat))
   writer = metrics.JsonLines(run_dir)
   is_writer = jax.process_index() == 0
   events = metrics.TensorBoard(run_dir) if tensorboard and is_writer else None
@@ -188,7 +214,8 @@ def fit(
       state = checkpoints.restore(state)
       progress.say(f'continuing {run_dir} at step {step} of {steps}')
     clock = metrics.Clock(writer.truncate(step) if is_writer else 0.0)
-    resident = parallel.replicate(dict(data), mesh)
+    streamed = any(isinstance(x, np.memmap) for x in data.values())
+    resident = {} if streamed else parallel.replicate(dict(data), home)
     while step < steps:
       # Chunks end at multiples of log_every wherever the run began, so that a
       # resumed run compiles and rounds as an uninterrupted one does.
@@ -196,11 +223,17 @@ def fit(
       indices = batches.batch_indices(
         seed, step, count, batch_size=batch_size, num_examples=num_examples
       )
-      state, values = chunk(
-        state, resident, parallel.put_columns(indices, mesh)
-      )
+      if streamed:
+        state, values = _stream(chunk, state, data, indices, home)
+      else:
+        state, values = chunk(
+          state, resident, parallel.put_columns(indices, home)
+        )
       if monitor is not None:
-        values = values | dict(monitor(state.params, state.model_state))
+        watched = (state.params, state.model_state)
+        if form == 'pipeline':
+          watched = parallel.replicate(watched, home)
+        values = values | dict(monitor(*watched))
       numbers = {k: float(v) for k, v in jax.device_get(values).items()}
       step += count
       _check_finite(numbers, state, step - count, step)
@@ -225,7 +258,38 @@ def fit(
           f'SIGTERM: saved step {step} of {steps}; the same command continues.'
         )
         raise SystemExit(128 + signal.SIGTERM)
-  return state
+  return parallel.replicate(state, home) if form == 'pipeline' else state
+
+
+def _stream(
+  chunk: Callable[..., tuple[step_lib.TrainState, dict[str, jax.Array]]],
+  state: step_lib.TrainState,
+  data: Mapping[str, np.ndarray],
+  indices: np.ndarray,
+  mesh: jax.sharding.Mesh,
+) -> tuple[step_lib.TrainState, dict[str, jax.Array]]:
+  """A chunk whose examples are read from disk, in parts that memory holds."""
+  count, batch_size = indices.shape
+  step_bytes = batch_size * sum(x[:1].nbytes for x in data.values())
+  # Parts of one size, so that they share one compiled program.
+  parts = next(
+    n
+    for n in range(1, count + 1)
+    if count % n == 0
+    and (count // n * step_bytes <= STREAM_BYTES or n == count)
+  )
+  sums: list[dict[str, jax.Array]] = []
+  for part in np.split(indices, parts):
+    # Read while the device still works on the part before.
+    rows = {k: np.asarray(x[part.reshape(-1)]) for k, x in data.items()}
+    positions = np.arange(part.size, dtype=np.int32).reshape(part.shape)
+    state, values = chunk(
+      state,
+      parallel.replicate(rows, mesh),
+      parallel.put_columns(positions, mesh),
+    )
+    sums.append(values)
+  return state, jax.tree.map(lambda *x: sum(x) / parts, *sums)
 
 
 def _check_finite(

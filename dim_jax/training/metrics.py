@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -10,13 +11,9 @@ from typing import Any
 import jax
 from rich import console, progress
 
-_SHOWN = (
-  'mi/local',
-  'mi/global',
-  'encoder/rate',
-  'decoder/accuracy',
-  'probe/y_accuracy',
-  'encoder/effective_rank',
+_SHOWN = re.compile(
+  r'mi/(local|global)|encoder/(rate|effective_rank)|decoder/accuracy|'
+  r'module_\d+/(infonce|cross_entropy)|probe/(y|module_\d+)_accuracy'
 )
 
 
@@ -115,7 +112,9 @@ class Progress:
     if not self._enabled:
       return
     rate = line['images_per_s']
-    terms = '  '.join(f'{k} {line[k]:.3f}' for k in _SHOWN if k in line)
+    terms = '  '.join(
+      f'{k} {v:.3f}' for k, v in line.items() if _SHOWN.fullmatch(k)
+    )
     text = f'{rate:,.0f} images/s  {terms}'
     if self._bar:
       self._bar.update(self._task, completed=line['step'], description=text)

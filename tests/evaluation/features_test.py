@@ -130,7 +130,7 @@ def test_collapsed_features_have_no_rank_and_no_deviation():
 def test_pixels_run_from_minus_one_to_one():
   images = np.array([0, 255, 51, 204], np.uint8).reshape(2, 1, 2, 1)
   np.testing.assert_allclose(
-    features.pixels(images), [[-1, 1], [-0.6, 0.6]], atol=1e-6
+    features.raw(images), [[-1, 1], [-0.6, 0.6]], atol=1e-6
   )
 
 
