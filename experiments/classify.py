@@ -33,6 +33,7 @@ from dim_jax.evaluation import calibration, classification, robustness
 from dim_jax.losses import bottleneck
 from dim_jax.objectives import vib
 from dim_jax.training import parallel
+from experiments import data as data_lib
 from experiments import evaluate
 
 ATTACKS = ('fgsm', 'pgd', 'cw')
@@ -115,18 +116,11 @@ def classify(
   trained = dim_jax.load(run_dir, step)
   config = _objective(trained, run_dir)
   data = {
-    split: sources.load(
-      trained.config.data.name,
-      split,
-      image_size=trained.config.data.image_size,
-      data_dir=trained.config.data.data_dir,
-      validation=trained.config.data.validation,
-      progress=show_progress,
-    )
+    split: data_lib.images(trained.config.data, split, progress=show_progress)
     for split in ('train', 'test')
   }
   for part in data.values():
-    check_labels(config, part)
+    check_labels(config, part.name, part.labels)
   functions = measures(config, samples)
   rng = jax.random.key(seed)
   weights = {'average': trained.variables}
@@ -211,18 +205,19 @@ def classify(
   return report
 
 
-def check_labels(objective: Any, data: sources.Dataset) -> None:
+def check_labels(objective: Any, name: str, labels: np.ndarray) -> None:
   """Raises ValueError where an objective has too few classes for the data.
 
   Args:
     objective: its config; one without `num_classes` takes any labels.
-    data: a split.
+    name: of the data set.
+    labels: of a split.
   """
   classes = getattr(objective, 'num_classes', 0)
-  highest = int(data.labels.max())
+  highest = int(labels.max())
   if classes and highest >= classes:
     raise ValueError(
-      f'{data.name} has labels up to {highest}, the objective {classes} '
+      f'{name} has labels up to {highest}, the objective {classes} '
       f'classes: set its num_classes to {highest + 1}.'
     )
 

@@ -1,4 +1,4 @@
-"""Probes a run's frozen encoder beside the untrained one and raw pixels.
+"""Probes a run's frozen encoder beside the untrained one and the raw data.
 
   python -m experiments.evaluate runs/digits
   python -m experiments.evaluate runs/cifar10 --probes=linear,knn \
@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -28,14 +29,16 @@ import rich.progress
 import rich.table
 
 import dim_jax
-from dim_jax.data import sources
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probe as probe_lib
+from dim_jax.objective import as_batch
 from dim_jax.objectives import dim
 from dim_jax.training import parallel
+from experiments import data
 
-_TAPS = ('conv', 'fc', 'y')
-_SAVED_TAPS = ('fc', 'y')
+_TAPS = re.compile(r'conv|fc|y|module_\d+')
+_SAVED_TAPS = re.compile(r'fc|y|module_\d+')
+FEATURES = ('trained', 'untrained', 'raw')
 _SAVED_IMAGES = 2000
 _RANK_IMAGES = 1000
 _SCORE_IMAGES = 256
@@ -47,6 +50,8 @@ def evaluate(
   *,
   probes: Sequence[str] = tuple(probe_lib.PROBES),
   taps: Sequence[str] | None = None,
+  labels: Sequence[str] | None = None,
+  features: Sequence[str] = FEATURES,
   protocol: probe_lib.Protocol | None = None,
   step: int | None = None,
   show_progress: bool = True,
@@ -56,8 +61,14 @@ def evaluate(
   Args:
     run_dir: the run.
     probes: names in `dim_jax.evaluation.probe.PROBES`.
-    taps: taps of the encoder, by default those of 'conv', 'fc' and 'y' that it
-      has; raw pixels are always probed too.
+    taps: taps of the encoder, by default those of 'conv', 'fc', 'y' and
+      'module_0', 'module_1', ... that it has; the raw data are always probed
+      too.
+    labels: what to predict, of what the data tell, such as 'class', 'speaker'
+      or 'digit'; by default all that is told of a whole example. Labels of
+      single frames ('phone') are predicted from each frame's features.
+    features: of 'trained', 'untrained' and 'raw' what to probe; a later call
+      may add the rest.
     protocol: how to probe; the fields that describe the data are filled in.
     step: which checkpoint; the newest if None.
     show_progress: show a bar on standard error, and a line a probe.
@@ -75,64 +86,106 @@ def evaluate(
       raise ValueError(
         f'No probe {name!r}: there are {", ".join(probe_lib.PROBES)}.'
       )
+  for name in features:
+    if name not in FEATURES:
+      raise ValueError(f'No features {name!r}: there are {FEATURES}.')
   started = time.time()
   trained = dim_jax.load(run_dir, step=step)
-  data = trained.config.data
-  train, test = _load_data(data, show_progress)
+  # Without a validation set, 'train' is all that is not for testing.
+  train, test = (
+    data.load(
+      trained.config.data, split, validation=0.0, progress=show_progress
+    )
+    for split in ('train', 'test')
+  )
+  if labels is None:
+    labels = [name for name, found in train.labels.items() if found.ndim == 1]
+  for name in labels:
+    if name not in train.labels:
+      raise ValueError(
+        f'No label {name!r}: {train.name} has {sorted(train.labels)}.'
+      )
   protocol = protocol or probe_lib.Protocol()
-  keep = np.arange(len(train.labels))
+  keep = np.arange(len(train.inputs))
   if protocol.max_examples is not None and protocol.max_examples < len(keep):
     keep = np.random.default_rng(0).permutation(keep)[: protocol.max_examples]
     keep.sort()
-  train_images, train_labels = train.images[keep], train.labels[keep]
+  is_image = train.inputs.ndim == 4
   protocol = dataclasses.replace(
     protocol,
     dataset=train.name,
     note=train.note,
     train_split='train + validation',
-    train_rows=len(train_labels),
-    test_rows=len(test.labels),
-    image_size=int(train.images.shape[1]),
+    train_rows=len(keep),
+    test_rows=len(test.inputs),
+    image_size=int(train.inputs.shape[1]) if is_image else None,
   )
-  images = np.concatenate([train_images, test.images])
+  inputs = np.concatenate([train.inputs[keep], test.inputs])
+  found = jax.eval_shape(
+    trained.encode, trained.variables, as_batch(inputs[:2])
+  )
   if taps is None:
-    found = jax.eval_shape(
-      trained.encode, trained.variables, {'image': images[:2]}
-    )
-    taps = [tap for tap in _TAPS if tap in found]
+    taps = sorted(filter(_TAPS.fullmatch, found), key=_in_order)
+  told = {
+    name: (train.labels[name][keep], test.labels[name]) for name in labels
+  }
+  framewise = [name for name in labels if train.labels[name].ndim == 2]
+  maps = [f'{tap}_map' for tap in taps] if framewise else []
   results: list[dict[str, Any]] = []
   collapse: dict[str, Any] = {}
-  saved: dict[str, np.ndarray] = {
-    'images': test.images[:_SAVED_IMAGES],
-    'labels': test.labels[:_SAVED_IMAGES],
-    'class_names': np.asarray(test.class_names),
-  }
+  saved: dict[str, np.ndarray] = {}
+  if is_image:
+    saved['images'] = test.inputs[:_SAVED_IMAGES]
+  saved['labels'] = test.labels[test.label][:_SAVED_IMAGES]
+  saved['class_names'] = np.asarray(test.class_names[test.label])
   with progress_bar(show_progress) as bar:
     # One source of features at a time: conv maps of a whole data set are big.
-    for source in ('trained', 'untrained', 'raw'):
+    for source in features:
       if source == 'raw':
-        found = {'pixels': features_lib.pixels(images)}
+        name = 'pixels' if is_image else 'samples'
+        found = {name: features_lib.raw(inputs)}
       else:
         encoder = trained if source == 'trained' else dim_jax.load(run_dir, 0)
         before = features_lib.fingerprint(encoder.variables)
-        found = _encode(encoder, images, taps, bar, source)
-        scores = _scores(encoder, test.images)
+        found = _encode(encoder, inputs, [*taps, *maps], bar, source)
+        scores = _scores(encoder, test.inputs)
         prefix = '' if source == 'trained' else 'untrained_'
         saved |= {prefix + name: values for name, values in scores.items()}
-        for tap in set(_SAVED_TAPS) & set(found):
+        kept = sorted(filter(_SAVED_TAPS.fullmatch, set(taps)), key=_in_order)
+        # Of many modules the last is the representation.
+        for tap in [t for t in kept if t in ('fc', 'y')] or kept[-1:]:
           rows = found[tap][len(keep) :][:_SAVED_IMAGES]
           saved[f'{source}_{tap}'] = rows
-      for tap in list(found):
+      for tap in list(found) if source == 'raw' else taps:
         values = found.pop(tap)
         collapse[f'{source}/{tap}'] = _indicators(values[len(keep) :])
-        results += _run_probes(
-          probe_lib.Examples(values[: len(keep)], train_labels),
-          probe_lib.Examples(values[len(keep) :], test.labels),
-          probes,
-          protocol,
-          {'features': source, 'tap': tap},
-          bar,
-        )
+        for label, (train_labels, test_labels) in told.items():
+          row = {'features': source, 'tap': tap, 'label': label}
+          pair = (
+            (values[: len(keep)], train_labels),
+            (
+              values[len(keep) :],
+              test_labels,
+            ),
+          )
+          if label in framewise:
+            if source == 'raw':
+              continue
+            frames = found[f'{tap}_map'].reshape(
+              len(values), -1, values.shape[-1]
+            )
+            pair = (
+              _framewise(frames[: len(keep)], train_labels),
+              _framewise(frames[len(keep) :], test_labels),
+            )
+          results += _run_probes(
+            probe_lib.Examples(*pair[0]),
+            probe_lib.Examples(*pair[1]),
+            probes,
+            protocol,
+            row,
+            bar,
+          )
       if source != 'raw':
         after = features_lib.fingerprint(encoder.variables)
         if after != before:
@@ -157,37 +210,45 @@ def evaluate(
       'date': datetime.date.today().isoformat(),
       'seconds': time.time() - started,
       'paper': trained.config.paper,
-      'chance': float(np.max(np.bincount(test.labels)) / len(test.labels)),
+      'chance': {
+        name: _chance(values[values >= 0]) for name, (_, values) in told.items()
+      },
       'collapse': collapse,
       'results': results,
     },
   )
 
 
-def _load_data(data, show_progress) -> tuple[Any, Any]:
-  """All training rows (train + validation), and the test rows."""
-  # Without a validation set, 'train' is all that is not for testing.
-  train, test = (
-    sources.load(
-      data.name,
-      split,
-      image_size=data.image_size,
-      data_dir=data.data_dir,
-      validation=0.0,
-      progress=show_progress,
-    )
-    for split in ('train', 'test')
-  )
-  return train, test
+def _in_order(tap: str) -> tuple[str, int]:
+  """Sorts module_10 behind module_2."""
+  name, _, number = tap.partition('_')
+  return name, int(number or 0)
 
 
-def _encode(encoder, images, taps, bar, source) -> dict[str, np.ndarray]:
-  """One pass over the images, with its progress."""
-  job = bar.add_task(f'{source}: encode', total=len(images))
+def _chance(labels: np.ndarray) -> float:
+  """Accuracy of the most frequent label."""
+  return float(np.max(np.bincount(labels)) / len(labels))
+
+
+def _framewise(
+  frames: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Features [n, L, C] and labels [n, F] as rows: the frame at each label."""
+  count = labels.shape[1]
+  # The middle of a label's time falls into this frame.
+  at = (2 * np.arange(count) + 1) * frames.shape[1] // (2 * count)
+  rows = frames[:, at].reshape(-1, frames.shape[-1])
+  known = labels.reshape(-1) >= 0
+  return rows[known], labels.reshape(-1)[known]
+
+
+def _encode(encoder, inputs, taps, bar, source) -> dict[str, np.ndarray]:
+  """One pass over the data, with its progress."""
+  job = bar.add_task(f'{source}: encode', total=len(inputs))
   found = features_lib.extract(
     encoder.encode,
     encoder.variables,
-    images,
+    inputs,
     taps=taps,
     progress=lambda done: bar.update(job, completed=done),
   )
@@ -199,7 +260,7 @@ def _run_probes(train, test, probes, protocol, row, bar) -> list[dict]:
   """Every probe on one kind of features."""
   results = []
   for name in probes:
-    title = f'{row["features"]} {row["tap"]}: {name}'
+    title = f'{row["features"]} {row["tap"]} {row["label"]}: {name}'
     job = bar.add_task(title, total=100)
     started = time.time()
     found = probe_lib.PROBES[name](
@@ -295,9 +356,14 @@ def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
     with open(path) as file:
       old = json.load(file)
     if old.get('step') == new['step'] and old['dataset'] == new['dataset']:
+      # Before there were several labels, none was named.
+      if not isinstance(old.get('chance', {}), dict):
+        old['chance'] = {'class': old['chance']}
+      old['results'] = [{'label': 'class'} | row for row in old['results']]
       fresh = {_key(result) for result in new['results']}
       kept = [r for r in old['results'] if _key(r) not in fresh]
       new['results'] = kept + new['results']
+      new['chance'] = old.get('chance', {}) | new['chance']
       new['collapse'] = old.get('collapse', {}) | new['collapse']
       new['protocols'] = old.get('protocols', {}) | new['protocols']
   used = {result.get('protocol_hash') for result in new['results']}
@@ -306,8 +372,8 @@ def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
   return new
 
 
-def _key(result) -> tuple[str, str, str]:
-  return result['features'], result['tap'], result['probe']
+def _key(result) -> tuple[str, str, str, str]:
+  return result['features'], result['tap'], result['label'], result['probe']
 
 
 def progress_bar(show: bool) -> rich.progress.Progress:
@@ -366,14 +432,22 @@ def table(report: dict[str, Any]) -> rich.table.Table:
     else f'{100 * r["mean"]:.1f}'
     for r in results
   }
-  rows = list(dict.fromkeys((r['tap'], r['features']) for r in results))
-  order = {tap: i for i, tap in enumerate(dict.fromkeys(t for t, _ in rows))}
+  rows = list(
+    dict.fromkeys((r['label'], r['tap'], r['features']) for r in results)
+  )
+  labels = list(dict.fromkeys(label for label, _, _ in rows))
+  taps = list(dict.fromkeys(tap for _, tap, _ in rows))
   kinds = ['trained', 'untrained', 'raw']
-  rows.sort(key=lambda row: (order[row[0]], kinds.index(row[1])))
+  rows.sort(
+    key=lambda r: (labels.index(r[0]), taps.index(r[1]), kinds.index(r[2]))
+  )
+  chance = ', '.join(
+    f'{name} {100 * report["chance"][name]:.1f}' for name in labels
+  )
   shown = rich.table.Table(
     title=(
       f'{report["dataset"]}, step {report["step"]}: '
-      f'test accuracy in % (chance {100 * report["chance"]:.1f})'
+      f'test accuracy in % (chance: {chance})'
     ),
     caption=(
       f'mean ± standard deviation; protocol {report["protocol_hash"]}; rank: '
@@ -383,18 +457,18 @@ def table(report: dict[str, Any]) -> rich.table.Table:
     padding=(0, 1, 0, 0),
     pad_edge=False,
   )
-  for column in ('tap', 'features'):
+  for column in ('label', 'tap', 'features'):
     shown.add_column(column)
   for name in names:
     shown.add_column(name, justify='right')
   shown.add_column('rank', justify='right')
-  for tap, kind in rows:
+  for label, tap, kind in rows:
     found = report['collapse'].get(f'{kind}/{tap}')
     rank = (
       f'{found["effective_rank"]:.0f}/{found["dimensions"]}' if found else ''
     )
-    values = [cells.get((kind, tap, name), '') for name in names]
-    shown.add_row(tap, kind, *values, rank)
+    values = [cells.get((kind, tap, label, name), '') for name in names]
+    shown.add_row(label, tap, kind, *values, rank)
   return shown
 
 
@@ -414,7 +488,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
   add('run_dir', metavar='RUN', help='the --workdir of a run')
   add('--probes', type=names, default=tuple(probe_lib.PROBES))
-  add('--taps', type=names, help=f'of {", ".join(_TAPS)} what there is')
+  add('--taps', type=names, help='conv, fc, y, module_0, ... that there are')
+  add(
+    '--features',
+    type=names,
+    default=FEATURES,
+    help=f'of {",".join(FEATURES)} what to probe',
+  )
+  add('--labels', type=names, help='such as speaker,digit; all if left out')
   add('--step', type=int, help='a checkpoint; the newest if left out')
   add('--seeds', type=int, default=default.seeds)
   add('--max_train', type=int, help='keep so many training rows, at random')
@@ -458,6 +539,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       args.run_dir,
       probes=args.probes,
       taps=args.taps,
+      labels=args.labels,
+      features=args.features,
       protocol=protocol,
       step=args.step,
     )

@@ -17,12 +17,12 @@ import rich.box
 import rich.table
 
 from dim_jax import config as config_lib
-from dim_jax.data import sources
 from dim_jax.evaluation import classification
 from dim_jax.objectives import vib
 from dim_jax.training import checkpoint, grid, metrics
 from dim_jax.training import step as step_lib
 from experiments import classify, evaluate
+from experiments import data as data_lib
 
 
 def sweep(
@@ -50,17 +50,11 @@ def sweep(
   run = config.run
   _check(config)
   data = {
-    split: sources.load(
-      run.data.name,
-      split,
-      image_size=run.data.image_size,
-      data_dir=run.data.data_dir,
-      validation=run.data.validation,
-      progress=show_progress,
-    )
+    split: data_lib.images(run.data, split, progress=show_progress)
     for split in ('train', 'test')
   }
-  classify.check_labels(run.objective, data['train'])
+  part = data['train']
+  classify.check_labels(run.objective, part.name, part.labels)
   resident = {
     'image': jnp.asarray(data['train'].images),
     'label': jnp.asarray(data['train'].labels),
@@ -165,8 +159,13 @@ def _check(config: config_lib.SweepConfig) -> None:
       'a sweep over beta needs a bottleneck: a vib.Config whose covariance is '
       "'diagonal' or 'full'."
     )
-  if config.run.data.flip or config.run.data.crop_padding:
-    raise ValueError('a sweep does not augment: unset data.flip, crop_padding.')
+  data = config.run.data
+  if not isinstance(data, config_lib.DataConfig):
+    raise ValueError('a sweep trains on images: data must be a DataConfig.')
+  if data.flip or data.crop_padding or data.crop is not None:
+    raise ValueError(
+      'a sweep does not augment: unset data.flip, data.crop_padding, data.crop.'
+    )
   if config.run.parallel != 'jit':
     raise ValueError(
       f"a sweep runs on one device: parallel is 'jit', got "

@@ -8,20 +8,25 @@ The same command on the same --workdir continues a run that was interrupted.
 
 import dataclasses
 import os
+import re
 import runpy
 import sys
+from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
 import rich.console
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+import dim_jax
 from dim_jax import config as config_lib
-from dim_jax.data import augment, sources
+from dim_jax.data import augment
 from dim_jax.evaluation import features
-from dim_jax.training import loop, parallel
+from dim_jax.objective import PyTree, as_batch
+from dim_jax.training import loop, parallel, pipeline
 from dim_jax.training import step as step_lib
-from experiments import classify, sweep
+from experiments import classify, data, sweep
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The run, a file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
@@ -37,6 +42,7 @@ def train(
   config: config_lib.ExperimentConfig,
   workdir: str,
   *,
+  stored: Mapping[str, np.ndarray] | None = None,
   devices: int | None = None,
   show_progress: bool = True,
 ) -> step_lib.TrainState:
@@ -45,6 +51,8 @@ def train(
   Args:
     config: the run.
     workdir: its folder.
+    stored: what it trains on instead of the training split, such as the stored
+      'features' of a frozen module, with 'label'; not augmented.
     devices: use only so many devices; all of them if None.
     show_progress: show a bar, or lines.
 
@@ -56,29 +64,35 @@ def train(
     _check_same(config, config_lib.load(workdir)[0], workdir)
   axis_name = 'data' if config.parallel == 'pmap' else None
   objective = config_lib.make_objective(config, axis_name)
-  data = {
-    split: sources.load(
-      config.data.name,
-      split,
-      image_size=config.data.image_size,
-      data_dir=config.data.data_dir,
-      validation=config.data.validation,
-      progress=show_progress,
+  if config.parallel == 'pipeline':
+    pipeline.check(objective)
+  held_out = 'validation' if config.data.validation else 'train'
+  train_split = 'train'
+  if getattr(config.data, 'unlabelled', False):
+    train_split = 'unlabelled'
+  if stored is None:
+    train_set = data.batch(
+      data.load(config.data, train_split, crop=False, progress=show_progress)
     )
-    for split in ('train', 'validation')[: 2 if config.data.validation else 1]
-  }
-  train_set = {'image': data['train'].images, 'label': data['train'].labels}
-  classify.check_labels(config.objective, data['train'])
-  example = {name: values[:2] for name, values in train_set.items()}
-  params, _ = jax.eval_shape(objective.init, jax.random.key(0), example)
+  else:
+    train_set = dict(stored)
+  watched = data.load(config.data, held_out, progress=show_progress)
+  example = data.batch(watched)
+  for labels in (train_set['label'], example['label']):
+    classify.check_labels(config.objective, watched.name, labels)
+  example = {name: values[:2] for name, values in example.items()}
+  variables = jax.eval_shape(objective.init, jax.random.key(0), example)
+  params, _ = variables
+  taps = jax.eval_shape(objective.encode, *variables, example)
   optimizer = step_lib.make_optimizer(
     config.optimizer, config.players, params, config.average
   )
+  start = start_from(config.init_from, variables)
   os.makedirs(workdir, exist_ok=True)
   if jax.process_index() == 0:
-    config_lib.save(config, workdir, train_set['image'].shape[1:])
+    config_lib.save(config, workdir, watched.inputs.shape[1:])
   # A run on all training images watches for collapse on some of them.
-  held_out = {'image': data.get('validation', data['train']).images[:512]}
+  monitored = as_batch(watched.inputs[:512])
   return loop.fit(
     objective,
     optimizer,
@@ -92,21 +106,105 @@ def train(
     keep=config.keep,
     form=config.parallel,
     devices=devices,
-    augment=_augment(config.data),
-    monitor=features.collapse_monitor(objective.encode, held_out),
+    augment=None if stored else augmentation(config.data),
+    monitor=features.collapse_monitor(
+      objective.encode, monitored, _watched(taps)
+    ),
+    example=example,
+    start=start,
     tensorboard=config.tensorboard,
     show_progress=show_progress,
   )
 
 
-def _augment(config: config_lib.DataConfig) -> loop.Augment | None:
-  if not config.flip and not config.crop_padding:
+def _watched(taps: Mapping[str, object]) -> str:
+  """The tap of the whole encoder: 'y', or that of the last module."""
+  modules = [tap for tap in taps if re.fullmatch(r'module_\d+', tap)]
+  return max(modules, key=lambda tap: int(tap[7:])) if modules else 'y'
+
+
+def start_from(
+  run_dir: str | None, variables: PyTree
+) -> Callable[[step_lib.TrainState], step_lib.TrainState] | None:
+  """Takes a run's parameters over into the state before another's first step.
+
+  Players are matched by name, and within one whatever both have: a module that
+  the other run did not train starts as it would without it.
+
+  Args:
+    run_dir: the other run; None takes nothing.
+    variables: shapes of (params, model_state).
+
+  Returns:
+    The change of the state; None without a run.
+
+  Raises:
+    ValueError: frozen modules are in no run, or shapes differ.
+  """
+  frozen = sorted(variables[1].get('frozen', {}))
+  if run_dir is None:
+    if frozen:
+      raise ValueError(
+        f'{frozen[-1]} is frozen (objective.frozen={len(frozen)}), but there '
+        'is no run to take it from: set init_from to its folder.'
+      )
+    return None
+  params, model_state = dim_jax.load(run_dir).variables
+  old = {**model_state.get('frozen', {}), **params}
+  if missing := [name for name in frozen if name not in old]:
+    raise ValueError(
+      f'{missing[0]} is frozen, but the run {run_dir!r} (init_from) has only '
+      f'{sorted(old)}.'
+    )
+
+  def take(new: PyTree, old: PyTree, path: str, whole: bool = False) -> PyTree:
+    if isinstance(new, dict):
+      # What is missing would stay as it was drawn, and never be trained.
+      if whole and (missing := sorted(set(new) - set(old))):
+        raise ValueError(
+          f'{path}/{missing[0]} is frozen, but not in the run {run_dir!r} '
+          '(init_from): the modules differ.'
+        )
+      return {
+        k: take(v, old[k], f'{path}/{k}', whole) if k in old else v
+        for k, v in new.items()
+      }
+    if new.shape != old.shape:
+      raise ValueError(
+        f'{path} has shape {old.shape} in the run {run_dir!r} (init_from), '
+        f'here {new.shape}: the modules differ.'
+      )
+    return old
+
+  def start(state: step_lib.TrainState) -> step_lib.TrainState:
+    new_state = take(dict(state.model_state), model_state, '')
+    if frozen:
+      new_state['frozen'] = take(
+        state.model_state['frozen'], old, '', whole=True
+      )
+    return state._replace(
+      params=take(dict(state.params), old, ''), model_state=new_state
+    )
+
+  return start
+
+
+def augmentation(
+  config: config_lib.DataConfig | config_lib.SoundConfig,
+) -> loop.Augment | None:
+  """What happens to training images at random; None for nothing."""
+  if isinstance(config, config_lib.SoundConfig):
+    return None
+  if not config.flip and not config.crop_padding and config.crop is None:
     return None
 
   def apply(
     rng: jax.Array, images: jax.Array, positions: jax.Array
   ) -> jax.Array:
     flip_rng, crop_rng = jax.random.split(rng)
+    if config.crop is not None:
+      keys = augment.example_keys(crop_rng, positions)
+      images = augment.random_window(keys, images, config.crop)
     if config.flip:
       keys = augment.example_keys(flip_rng, positions)
       images = augment.random_flip(keys, images)
@@ -138,7 +236,7 @@ def _check_same(
       )
 
 
-def _parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a wrong `--config.a.b` names what is accepted."""
   words = [arg.lstrip('-').partition('=') for arg in argv[1:]]
   files = [value for name, _, value in words if name == 'config']
@@ -195,4 +293,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse)
+  app.run(main, flags_parser=parse)

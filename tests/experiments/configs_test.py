@@ -9,12 +9,12 @@ import pytest
 
 from dim_jax import config as config_lib
 from dim_jax.networks import encoders
-from dim_jax.objectives import dim, vib
+from dim_jax.objectives import dim, gim, vib
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'experiments' / 'configs').glob('*.py'))
-CHANNELS = {'digits': 1, 'mnist': 1, 'cifar10': 3, 'cifar100': 3}
-STORED_SIZE = {'mnist': 28, 'cifar10': 32, 'cifar100': 32}
+CHANNELS = {'digits': 1, 'mnist': 1, 'cifar10': 3, 'cifar100': 3, 'stl10': 3}
+STORED_SIZE = {'mnist': 28, 'cifar10': 32, 'cifar100': 32, 'stl10': 96}
 # Hjelm et al. 2019, table 1: alpha, beta, gamma; and the bound.
 ROWS = {
   'dim_cifar10_global': (1.0, 0.0, 1.0, 'jsd'),
@@ -32,6 +32,24 @@ def load(path):
   return module
 
 
+def batch_of(config):
+  """Shapes of what a step sees: images after crops, or windows of sound."""
+  source, n = config.data, config.batch_size
+  batch = {'label': jax.ShapeDtypeStruct((n,), np.int32)}
+  if isinstance(source, config_lib.SoundConfig):
+    shape = (n, source.window)
+    return batch | {'audio': jax.ShapeDtypeStruct(shape, np.int16)}
+  size = source.image_size or STORED_SIZE[source.name]
+  if source.crop is not None:
+    assert source.crop <= size
+    size = source.crop
+  assert not source.unlabelled or source.name == 'stl10'
+  channels = CHANNELS[source.name]
+  assert not source.grayscale or channels == 3
+  shape = (n, size, size, 1 if source.grayscale else channels)
+  return batch | {'image': jax.ShapeDtypeStruct(shape, np.uint8)}
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_config_traces_and_names_its_command(path):
   module = load(path)
@@ -46,14 +64,10 @@ def test_config_traces_and_names_its_command(path):
     '\\\n', ''
   )
   objective = config_lib.make_objective(config)
-  size = config.data.image_size or STORED_SIZE[config.data.name]
-  if config.objective.encoder != 'mlp':
-    assert size == encoders.make(config.objective.encoder).image_size
-  shape = (config.batch_size, size, size, CHANNELS[config.data.name])
-  batch = {
-    'image': jax.ShapeDtypeStruct(shape, np.uint8),
-    'label': jax.ShapeDtypeStruct(shape[:1], np.int32),
-  }
+  batch = batch_of(config)
+  encoder = getattr(config.objective, 'encoder', 'mlp')
+  if encoder != 'mlp':
+    assert batch['image'].shape[1] == encoders.make(encoder).image_size
   rng = jax.random.key(0)
   params, model_state = jax.eval_shape(objective.init, rng, batch)
   loss, (metrics, _) = jax.eval_shape(
@@ -108,3 +122,51 @@ def test_the_rows_of_the_bottleneck_differ_in_what_the_paper_says(name):
   ).get_config()
   for field in ('dropout', 'label_smoothing', 'confidence_penalty'):
     assert getattr(small.objective, field) == getattr(config.objective, field)
+
+
+# Löwe et al. 2019, tables 1 and 2: the walls, the loss, and the accuracy in
+# percent of a linear probe on the last module of the encoder.
+GIM_ROWS = {
+  'gim_stl10': (None, 'infonce', 81.9),
+  'cpc_stl10': ((), 'infonce', 80.5),
+  'greedy_supervised_stl10': (None, 'supervised', 65.2),
+  'supervised_stl10': ((), 'supervised', 71.4),
+  'gim_librispeech': (None, 'infonce', 99.4),
+  'cpc_librispeech': ((), 'infonce', 99.6),
+  'greedy_supervised_librispeech': (None, 'supervised', 98.7),
+  'supervised_librispeech': ((), 'supervised', 98.9),
+}
+
+
+@pytest.mark.parametrize('name', GIM_ROWS)
+def test_the_rows_of_greedy_infomax_are_the_papers(name):
+  walls, loss, accuracy = GIM_ROWS[name]
+  config = load(ROOT / 'experiments' / 'configs' / f'{name}.py').get_config()
+  objective = config.objective
+  assert (objective.walls, objective.loss) == (walls, loss)
+  assert config.optimizer.learning_rate == 2e-4
+  last = 'module_5'
+  if name.endswith('stl10'):
+    last = 'module_2'
+    assert (objective.offsets, objective.negatives) == (5, 16)
+    assert (objective.patch_size, objective.patch_stride) == (16, 8)
+    assert config.data.crop == 64 and config.data.grayscale
+    # 300 epochs of 100,000 images without labels, or of the 5,000 with.
+    images = 100_000 if config.data.unlabelled else 5000
+    epoch = images // config.batch_size
+    assert config.steps / epoch == pytest.approx(300, rel=0.01)
+    assert config.data.unlabelled == (loss == 'infonce')
+  else:
+    assert (objective.offsets, objective.negatives) == (12, 10)
+    assert config.data.window == 20_480
+    assert objective.num_classes == 251
+  # A probe of the paper's number is one of the encoder's taps.
+  assert config.paper[last] == accuracy
+  made = config_lib.make_objective(config)
+  batch = batch_of(config)
+  params, model_state = jax.eval_shape(made.init, jax.random.key(0), batch)
+  taps = jax.eval_shape(made.encode, params, model_state, batch)
+  assert last in taps
+  assert len(gim.all_modules(objective)) == int(last[-1]) + 1 + (
+    name == 'cpc_stl10'
+  )

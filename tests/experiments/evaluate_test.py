@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import dim_jax
-from dim_jax.config import DataConfig, ExperimentConfig
+from dim_jax.config import DataConfig, ExperimentConfig, SoundConfig
 from dim_jax.evaluation import probe
-from experiments import evaluate
+from experiments import data, evaluate
 
 _PROTOCOL = probe.Protocol(
   seeds=2, max_examples=150, linear_l2=(1e-2, 1e-1), knn_neighbours=5
@@ -127,3 +127,129 @@ def test_mistakes_are_one_line(tmp_path, capsys):
   assert "No probe 'lasso'" in capsys.readouterr().err
   assert evaluate.main([str(tmp_path), '--seeds=0']) == 1
   assert 'seeds must be >= 1' in capsys.readouterr().err
+
+
+class _SoundEncoder:
+  """The mean and the first sample of every frame of four samples."""
+
+  def __init__(self, step):
+    self.step = step
+    self.config = ExperimentConfig(objective=None, data=SoundConfig())
+    self.variables = {'scale': np.float32(1 + step)}
+
+  def encode(self, variables, batch):
+    frames = batch['audio'].reshape(len(batch['audio']), -1, 4) / 2.0**15
+    found = jnp.stack([frames.mean(2), frames[:, :, 0]], 2)
+    found = found * variables['scale']
+    return {
+      f'module_{i}{suffix}': values
+      for i in (2, 10)
+      for suffix, values in (('', found.mean(1)), ('_map', found))
+    }
+
+
+def _sound(config, split, **options):
+  """Loud and soft speakers say high or low digits; -1 where none is told."""
+  del config, options
+  count = {'train': 90, 'test': 20}[split]
+  rng = np.random.default_rng(count)
+  speaker, digit = np.arange(count) % 2, np.arange(count) // 2 % 2
+  phone = rng.integers(-1, 2, (count, 3))
+  level = 1000 * (1 + 3 * speaker + 6 * digit)
+  audio = level[:, None] + rng.integers(-99, 100, (count, 12))
+  # Frame f of three begins with what tells the phone.
+  audio[:, ::4] += 10_000 * phone
+  return data.Examples(
+    audio.astype(np.int16),
+    {'speaker': speaker, 'digit': digit, 'phone': phone},
+    'speaker',
+    {'speaker': ('a', 'b'), 'digit': ('0', '1'), 'phone': ('p', 'q')},
+    'made up',
+    '',
+  )
+
+
+@pytest.fixture
+def sound_dir(monkeypatch, tmp_path):
+  def load(run_dir, step=None):
+    return _SoundEncoder(7 if step is None else step)
+
+  monkeypatch.setattr(dim_jax, 'load', load)
+  monkeypatch.setattr(data, 'load', _sound)
+  return tmp_path
+
+
+def test_every_label_of_sound_is_probed(sound_dir):
+  report = _run(sound_dir, ['knn'], taps=None)
+  rows = {(r['features'], r['tap'], r['label']) for r in report['results']}
+  # Modules in their order, 10 after 2; of labels those of whole examples.
+  assert rows == {
+    (kind, tap, label)
+    for kind, taps in (
+      ('trained', ('module_2', 'module_10')),
+      ('untrained', ('module_2', 'module_10')),
+      ('raw', ('samples',)),
+    )
+    for tap in taps
+    for label in ('speaker', 'digit')
+  }
+  assert [r['tap'] for r in report['results'][:3:2]] == [
+    'module_2',
+    'module_10',
+  ]
+  assert report['chance'] == {'speaker': 0.5, 'digit': 0.5}
+  assert report['protocol']['image_size'] is None
+  assert evaluate.table(report).row_count == 10
+  with np.load(sound_dir / 'evaluation' / 'features.npz') as saved:
+    assert {'trained_module_10', 'untrained_module_10'} <= set(saved.files)
+    assert 'images' not in saved and 'trained_module_2' not in saved
+    np.testing.assert_array_equal(saved['labels'], np.arange(20) % 2)
+  # Labels of frames are added on request, from features of frames.
+  later = _run(sound_dir, ['knn'], taps=['module_2'], labels=['phone', 'digit'])
+  assert set(later['chance']) == {'speaker', 'digit', 'phone'}
+  added = [r for r in later['results'] if r['label'] == 'phone']
+  # Samples are of no frame.
+  assert [r['features'] for r in added] == ['trained', 'untrained']
+  for row in added:
+    # 0 and 1 are 10,000 apart at each frame's first sample, and no frame that
+    # is not labelled counts.
+    assert row['mean'] > 0.8
+  # The other label's were replaced.
+  assert len(later['results']) == len(report['results']) + 2
+
+
+def test_a_label_that_is_not_told_is_named(sound_dir):
+  with pytest.raises(
+    ValueError, match=r"No label 'accent': made up has \['digit', 'phone', 's"
+  ):
+    _run(sound_dir, ['knn'], labels=['accent'])
+
+
+def test_labels_of_frames_meet_the_frame_at_their_middle():
+  # 4 labels over 6 frames: their middles are at 1/8, 3/8, 5/8 and 7/8 of the
+  # time, 0.75, 2.25, 3.75 and 5.25 frames.
+  frames = np.arange(2 * 6 * 1).reshape(2, 6, 1)
+  labels = np.array([[5, -1, 7, 8], [-1, 0, 1, 2]])
+  rows, known = evaluate._framewise(frames, labels)
+  np.testing.assert_array_equal(rows[:, 0], [0, 3, 5, 8, 9, 11])
+  np.testing.assert_array_equal(known, [5, 7, 8, 0, 1, 2])
+  # As many labels as frames meet one by one; more share them.
+  rows, _ = evaluate._framewise(frames, np.zeros((2, 6), int))
+  np.testing.assert_array_equal(rows[:, 0], np.arange(12))
+  rows, _ = evaluate._framewise(frames[:1, :2], np.zeros((1, 4), int))
+  np.testing.assert_array_equal(rows[:, 0], [0, 0, 1, 1])
+
+
+def test_results_from_before_labels_had_names_are_kept(run_dir):
+  first = _run(run_dir, ['linear'], taps=['fc'])
+  path = run_dir / 'evaluation' / 'probes.json'
+  old = first | {
+    'chance': first['chance']['class'],
+    'results': [
+      {k: v for k, v in row.items() if k != 'label'} for row in first['results']
+    ],
+  }
+  path.write_text(json.dumps(old))
+  report = _run(run_dir, ['knn'], taps=['fc'])
+  assert report['results'][: len(first['results'])] == first['results']
+  assert report['chance'] == first['chance']

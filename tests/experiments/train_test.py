@@ -8,9 +8,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 import dim_jax
+from dim_jax import config as config_lib
 from dim_jax.data import sources
+from dim_jax.networks import context, modules
+from dim_jax.objectives import gim
 from dim_jax.training import metrics
 from experiments import train
 from experiments.configs import dim_digits
@@ -104,6 +108,110 @@ def test_another_config_on_the_same_folder_is_refused(run):
     ValueError, match=r"objective.bound = 'infonce', this one has 'jsd'"
   ):
     train.train(config, str(run), devices=1, show_progress=False)
+
+
+@pytest.fixture(scope='module')
+def speakers(tmp_path_factory):
+  """Two speakers of ten recordings, each a tone of its own in noise."""
+  root = tmp_path_factory.mktemp('speakers')
+  rng = np.random.default_rng(0)
+  for i, speaker in enumerate(('ann', 'bob')):
+    (root / speaker).mkdir()
+    for number in range(10):
+      tone = np.sin(np.arange(640) * (0.1 + 0.2 * i)) / 2
+      tone += rng.normal(size=640) / 50
+      soundfile.write(root / speaker / f'{number}.wav', tone, 8000)
+  return root
+
+
+def sound_config(root, **changes):
+  return config_lib.ExperimentConfig(
+    objective=gim.Config(
+      modules=(modules.ConvModule(8, 10, 5, 2), context.GRU(6)),
+      offsets=2,
+      negatives=4,
+      window=16,
+      num_classes=2,
+    ),
+    data=config_lib.SoundConfig(
+      **{'name': str(root), 'window': 160, 'hop': 80} | changes
+    ),
+    players={'module_1': config_lib.OptimizerConfig(every=2)},
+    batch_size=8,
+    steps=4,
+    log_every=2,
+    checkpoint_every=4,
+  )
+
+
+def test_a_run_on_sound(speakers, tmp_path):
+  run_dir = tmp_path / 'sound'
+  config = sound_config(speakers)
+  train.train(config, str(run_dir), devices=1, show_progress=False)
+  lines = metrics.read(run_dir / 'metrics.jsonl')
+  assert [line['step'] for line in lines] == [2, 4]
+  for name in (
+    'module_0/infonce',
+    'module_1/infonce',
+    'module_1/ceiling',
+    'module_1/accuracy',
+    'probe/module_0_accuracy',
+    'probe/module_1_loss',
+    'encoder/effective_rank',
+  ):
+    assert np.isfinite(lines[-1][name]), name
+  encoder = dim_jax.load(run_dir)
+  assert config_lib.to_json(encoder.config) == config_lib.to_json(config)
+  audio = np.random.default_rng(0).integers(-999, 999, (3, 160), np.int16)
+  taps = encoder(audio, batch_size=2)
+  # (160 + 2 * 2 - 10) // 5 + 1 frames.
+  assert {tap: x.shape for tap, x in taps.items()} == {
+    'module_0': (3, 8),
+    'module_0_map': (3, 31, 8),
+    'module_1': (3, 6),
+    'module_1_map': (3, 31, 6),
+  }
+  np.testing.assert_allclose(
+    taps['module_1'], taps['module_1_map'].mean(1), atol=1e-6
+  )
+  # Padding the last batch changes nothing, and floats are int16 / 32768.
+  whole = encoder(audio.astype(np.float32) / 2**15)
+  np.testing.assert_allclose(taps['module_1'], whole['module_1'], atol=1e-6)
+  untrained = dim_jax.load(run_dir, step=0)(audio)
+  assert np.abs(untrained['module_1'] - taps['module_1']).max() > 0
+  for wrong, message in (
+    (np.zeros((3, 160), np.int32), "'audio' must be int16, .* got int32"),
+    (np.zeros(160, np.int16), r'of one channel \[N, T\], got shape \(160,\)'),
+    (np.zeros((3, 160, 2), np.int16), r'got shape \(3, 160, 2\)'),
+    (np.zeros((0, 160), np.int16), r'must be an example, got shape \(0, 160\)'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      encoder(wrong)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'label': 'digit'}, r"one of \['speaker'\] for .*, got 'digit'"),
+    ({'window': 900}, 'has window=900 samples: they have 640 to 640'),
+    ({'rate': 16_000}, '16000|16,000'),
+  ],
+)
+def test_sound_that_does_not_fit_is_refused(
+  speakers, changes, message, tmp_path
+):
+  with pytest.raises(ValueError, match=message):
+    train.train(
+      sound_config(speakers, **changes), str(tmp_path), show_progress=False
+    )
+  assert not os.listdir(tmp_path)
+
+
+def test_a_speaker_too_many_is_named_before_training(speakers, tmp_path):
+  config = sound_config(speakers)
+  config.objective.num_classes = 1
+  with pytest.raises(ValueError, match='labels up to 1, the objective 1 class'):
+    train.train(config, str(tmp_path), show_progress=False)
 
 
 @pytest.mark.parametrize(

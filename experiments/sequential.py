@@ -1,0 +1,294 @@
+"""Trains the modules of Greedy InfoMax one after another.
+
+  python -m experiments.sequential \
+      --config=experiments/configs/gim_spoken_digits.py \
+      --workdir=runs/sequential --store --half
+
+Each module is a run of its own in WORKDIR/module_0, WORKDIR/module_1, ..., of
+as many steps as the config says, with the modules below it frozen. The last
+holds the whole encoder. The same command continues where it was interrupted,
+and --depth leaves modules for later: they can be added to a finished run.
+
+Without --store the frozen modules run in every step, and nothing of them is
+kept. With it, what they pass on is computed once and stored on disk, --views
+times for each example with other augmentations, at --half precision if asked.
+The size is printed, and refused beyond --budget_gb. Stored examples see no
+augmentation but that of their views.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+import sys
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+import dim_jax
+from dim_jax import config as config_lib
+from dim_jax.data import cache
+from dim_jax.evaluation import features as features_lib
+from dim_jax.objective import as_batch
+from dim_jax.objectives import gim
+from dim_jax.training import parallel
+from experiments import data, evaluate, train
+
+_ROWS = 64  # examples that go through the modules at once
+
+# --config, --workdir and --devices are those of experiments.train.
+_DEPTH = flags.DEFINE_integer('depth', None, 'Train only so many modules.')
+_STORE = flags.DEFINE_bool('store', False, 'Train on stored features.')
+_VIEWS = flags.DEFINE_integer('views', 1, 'Stored augmentations an example.')
+_HALF = flags.DEFINE_bool('half', False, 'Store 16 bits a number.')
+_BUDGET = flags.DEFINE_float('budget_gb', 8.0, 'Largest file, in GiB.')
+
+
+def sequential(
+  config: config_lib.ExperimentConfig,
+  workdir: str,
+  *,
+  depth: int | None = None,
+  store: bool = False,
+  views: int = 1,
+  half: bool = False,
+  budget: int = 8 * 2**30,
+  devices: int | None = None,
+  show_progress: bool = True,
+) -> str:
+  """Trains one module after another.
+
+  Args:
+    config: the run of all modules at once.
+    workdir: folder of the runs.
+    depth: how many modules; all if None.
+    store: train on stored features rather than run the frozen modules again.
+    views: stored augmentations of each example.
+    half: store float16 rather than float32.
+    budget: bytes that a file of features must not pass.
+    devices: train on only so many devices; all of them if None.
+    show_progress: show bars, or lines.
+
+  Returns:
+    The folder of the last run, which holds the whole encoder.
+
+  Raises:
+    ValueError: no config of Greedy InfoMax, a wall is missing, the config has
+      an `init_from` of its own, or the features pass the budget.
+  """
+  objective = config.objective
+  if not isinstance(objective, gim.Config):
+    raise ValueError(
+      'Only Greedy InfoMax (objectives.gim) has modules to train one after '
+      f'another; the config has {type(objective).__module__}.'
+    )
+  count = len(gim.all_modules(objective))
+  if depth is None:
+    depth = objective.depth or count
+  if not 1 <= depth <= count:
+    raise ValueError(f'--depth must be in 1..{count}, got {depth}.')
+  if objective.walls is not None:
+    raise ValueError(
+      'Modules that are trained one after another have a wall behind each: set '
+      f'objective.walls to None, got {objective.walls}.'
+    )
+  if views < 1:
+    raise ValueError(f'--views must be >= 1, got {views}.')
+  if config.init_from is not None:
+    raise ValueError(
+      'Each module starts from the run of the one below it: set init_from to '
+      f'None, got {config.init_from!r}.'
+    )
+  before = None
+  for module in range(depth):
+    run_dir = os.path.join(workdir, f'module_{module}')
+    part = dataclasses.replace(
+      config,
+      objective=dataclasses.replace(objective, depth=module + 1, frozen=module),
+      init_from=before,
+    )
+    stored = None
+    if before and store and not _finished(run_dir, config.steps):
+      stored = _store(
+        before,
+        os.path.join(workdir, f'features_{module}.npy'),
+        views=views,
+        dtype=np.dtype(np.float16 if half else np.float32),
+        budget=budget,
+        show_progress=show_progress,
+      )
+    if show_progress:
+      print(f'module_{module} of {depth} in {run_dir}', flush=True)
+    train.train(
+      part,
+      run_dir,
+      stored=stored,
+      devices=devices,
+      show_progress=show_progress,
+    )
+    before = run_dir
+  for name in os.listdir(workdir):
+    if re.match(r'features_\d+\.npy', name):
+      os.remove(os.path.join(workdir, name))
+  return run_dir
+
+
+def _finished(run_dir: str, steps: int) -> bool:
+  """Whether a run needs no more examples."""
+  path = os.path.join(run_dir, 'checkpoints', str(steps))
+  return os.path.isdir(path)
+
+
+def _store(
+  run_dir: str,
+  path: str,
+  *,
+  views: int,
+  dtype: np.dtype,
+  budget: int,
+  show_progress: bool,
+) -> dict[str, np.ndarray]:
+  """What the modules of a run pass on, for every view of every example.
+
+  Args:
+    run_dir: the run of the module below.
+    path: of the .npy file; features of the module below that lie beside it
+      spare running the modules under it again.
+    views: of each example.
+    dtype: of the file.
+    budget: bytes that it must not pass.
+    show_progress: print its size, and show a bar.
+
+  Returns:
+    'features', left on disk, and 'label'.
+  """
+  encoder = dim_jax.load(run_dir)
+  config = encoder.config
+  split = 'train'
+  if getattr(config.data, 'unlabelled', False):
+    split = 'unlabelled'
+  examples = data.load(config.data, split, crop=False, progress=show_progress)
+  count = len(examples.inputs)
+  labels = np.tile(examples.labels[examples.label], views)
+  # Says which encoder, data and views the rows came from.
+  origin = hashlib.sha256(
+    json.dumps(
+      [
+        features_lib.fingerprint(encoder.variables),
+        config_lib.to_json(config.data),
+        [count, views, str(dtype)],
+      ]
+    ).encode()
+  ).hexdigest()
+  if _origin(path) == origin:
+    return {'features': cache.read(path), 'label': labels}
+  change = train.augmentation(config.data)
+
+  @functools.partial(jax.jit, static_argnums=3)
+  def advance(variables, inputs, positions, stored):
+    if not stored and change is not None:
+      rng = jax.random.key(config.seed)
+      inputs = change(rng, inputs, positions)
+    batch = {'features': inputs} if stored else as_batch(inputs)
+    found = gim.outputs(config.objective, variables[0], variables[1], batch)
+    return found.astype(dtype)
+
+  below = os.path.join(
+    os.path.dirname(path), f'features_{config.objective.frozen}.npy'
+  )
+  rows = views * count
+  source = examples.inputs
+  stored = config.objective.frozen > 0 and os.path.exists(below)
+  if stored:
+    source = cache.read(below)
+    stored = len(source) == rows and source.dtype == dtype
+
+  def produce(first: int, last: int) -> np.ndarray:
+    positions = np.arange(first, last)
+    inputs = source[first:last] if stored else source[positions % count]
+    inputs = np.asarray(inputs)
+    # Padded, so that one compiled program serves the last rows too.
+    padding = [(0, _ROWS - len(inputs))] + [(0, 0)] * (inputs.ndim - 1)
+    found = advance(
+      encoder.variables,
+      np.pad(inputs, padding),
+      np.pad(positions, padding[:1]),
+      stored,
+    )
+    return np.asarray(found)[: last - first]
+
+  shape = jax.eval_shape(
+    lambda *examples: advance(encoder.variables, *examples, stored),
+    source[:1],
+    np.arange(1),
+  ).shape[1:]
+  if show_progress:
+    gib = cache.size(rows, shape, dtype) / 2**30
+    print(f'{path}: {rows} rows of {shape} {dtype}, {gib:.3f} GiB', flush=True)
+  with evaluate.progress_bar(show_progress) as bar:
+    job = bar.add_task(os.path.basename(path), total=rows)
+    try:
+      values = cache.write(
+        path,
+        rows,
+        shape,
+        dtype,
+        produce,
+        budget=budget,
+        batch_size=_ROWS,
+        progress=lambda done: bar.update(job, completed=done),
+      )
+    except ValueError as error:
+      raise ValueError(
+        f'{error} Leave --store out, store --half, fewer --views, or pool '
+        '(--config.objective.pool=2); --budget_gb raises the budget.'
+      ) from error
+  evaluate.write_json(f'{path}.json', {'origin': origin})
+  if stored:
+    os.remove(below)
+  return {'features': values, 'label': labels}
+
+
+def _origin(path: str) -> str | None:
+  if not (os.path.exists(path) and os.path.exists(f'{path}.json')):
+    return None
+  with open(f'{path}.json') as file:
+    return json.load(file)['origin']
+
+
+def main(argv: list[str]) -> None:
+  """Runs `sequential`, with a user's mistakes as one line each."""
+  if len(argv) > 1:
+    sys.exit(f'Error: unknown arguments {argv[1:]}; flags begin with --.')
+  # Orbax tells of every file that it writes.
+  logging.set_verbosity(logging.WARNING)
+  try:
+    parallel.cache_compilations()
+    print(
+      sequential(
+        flags.FLAGS.config,
+        flags.FLAGS.workdir,
+        depth=_DEPTH.value,
+        store=_STORE.value,
+        views=_VIEWS.value,
+        half=_HALF.value,
+        budget=int(_BUDGET.value * 2**30),
+        devices=flags.FLAGS.devices,
+      )
+    )
+  except (
+    ValueError,
+    FileNotFoundError,
+    FloatingPointError,
+    RuntimeError,
+  ) as error:
+    if os.environ.get('DIM_JAX_TRACEBACK'):
+      raise
+    sys.exit(f'Error: {error}')
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=train.parse)

@@ -1,0 +1,115 @@
+"""Examples of every kind, under the names that objectives know them by."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import soundfile
+
+from dim_jax.config import DataConfig, SoundConfig
+from experiments import data
+
+
+@pytest.fixture(scope='module')
+def speakers(tmp_path_factory):
+  """Two speakers of ten recordings of 400 samples."""
+  root = tmp_path_factory.mktemp('speakers')
+  rng = np.random.default_rng(0)
+  for speaker in ('ann', 'bob'):
+    (root / speaker).mkdir()
+    for i in range(10):
+      samples = rng.integers(-(2**15), 2**15, 400).astype(np.int16)
+      soundfile.write(root / speaker / f'{i}.wav', samples, 8000)
+  return root
+
+
+@pytest.fixture(scope='module')
+def colours(tmp_path_factory):
+  """A folder of images: ten of either class, 6 rows of 8 pixels."""
+  root = tmp_path_factory.mktemp('colours')
+  rng = np.random.default_rng(0)
+  for name in ('a', 'b'):
+    (root / name).mkdir()
+    for i in range(10):
+      pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+      PIL.Image.fromarray(pixels).save(root / name / f'{i}.png')
+  return root
+
+
+def test_images_are_labelled_with_their_class():
+  config = DataConfig(name='digits', image_size=8, validation=0.0)
+  found = data.load(config, 'test')
+  assert found.inputs.shape == (359, 8, 8, 1)
+  assert found.inputs.dtype == np.uint8
+  assert (found.name, found.label) == ('digits', 'class')
+  assert found.class_names['class'] == tuple('0123456789')
+  batch = data.batch(found)
+  assert set(batch) == {'image', 'label'}
+  assert batch['image'] is found.inputs
+  assert batch['label'] is found.labels['class']
+
+
+def test_held_out_images_are_as_many_as_asked():
+  config = DataConfig(name='digits', image_size=8, validation=0.5)
+  half = len(data.load(config, 'train').inputs)
+  # 1,797 less 359 to test.
+  assert half == 719
+  assert len(data.load(config, 'train', validation=0.0).inputs) == 1438
+
+
+def test_colours_become_grey_and_crops_their_centre(colours):
+  plain = DataConfig(name=str(colours), image_size=8)
+  grey = DataConfig(name=str(colours), image_size=8, grayscale=True, crop=5)
+  before, after, whole = (
+    data.load(plain, 'test'),
+    data.load(grey, 'test'),
+    data.load(grey, 'test', crop=False),
+  )
+  n = len(before.inputs)
+  assert n > 0
+  assert after.inputs.shape == (n, 5, 5, 1)
+  assert whole.inputs.shape == (n, 8, 8, 1)
+  # Of 3 pixels that are left over, 1 is above.
+  np.testing.assert_array_equal(after.inputs, whole.inputs[:, 1:6, 1:6])
+  luma = before.inputs @ np.array([0.299, 0.587, 0.114])
+  assert np.abs(whole.inputs[..., 0] - luma).max() <= 0.51
+  assert after.note.endswith('colours as one channel; centre 5 pixels')
+  np.testing.assert_array_equal(before.labels['class'], after.labels['class'])
+
+
+def test_sound_is_labelled_with_what_is_asked(speakers):
+  config = SoundConfig(name=str(speakers), window=200, validation=0.0)
+  found = data.load(config, 'test', progress=False)
+  # A fifth of each speaker's ten recordings, of two windows each.
+  assert found.inputs.shape == (8, 200)
+  assert found.inputs.dtype == np.int16
+  assert found.label == 'speaker'
+  assert found.class_names['speaker'] == ('ann', 'bob')
+  batch = data.batch(found)
+  assert set(batch) == {'audio', 'label'}
+  assert np.bincount(batch['label']).tolist() == [4, 4]
+
+
+def test_a_label_that_sound_does_not_have_is_named(speakers):
+  config = SoundConfig(name=str(speakers), window=200, label='digit')
+  with pytest.raises(
+    ValueError, match=r"data.label must be one of \['speaker'\] .*got 'digit'"
+  ):
+    data.load(config, 'train', progress=False)
+
+
+def test_labels_of_frames_are_for_probes_alone(speakers, tmp_path):
+  # 400 samples at 8 kHz are 5 hundredths of a second.
+  lines = [f'{i} 0 1 0 1 1' for i in range(10)]
+  path = tmp_path / 'phones.txt'
+  path.write_text('\n'.join(lines) + '\n')
+  folder = speakers / 'ann'
+  config = SoundConfig(
+    name=str(folder), window=400, phones=str(path), validation=0.0
+  )
+  found = data.load(config, 'train', progress=False)
+  assert found.labels['phone'].shape == (8, 5)
+  np.testing.assert_array_equal(found.labels['phone'][0], [0, 1, 0, 1, 1])
+  assert data.batch(found)['label'] is found.labels['speaker']
+  config.label = 'phone'
+  with pytest.raises(ValueError, match=r"one of \['speaker'\].*got 'phone'"):
+    data.load(config, 'train', progress=False)

@@ -1,0 +1,351 @@
+"""Modules one after another: joint training's bits, and features on disk."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import dim_jax
+from dim_jax import config as config_lib
+from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.data import augment, batches, cache
+from dim_jax.objectives import gim
+from dim_jax.training import loop, metrics
+from experiments import data, sequential, train
+
+
+class Pixelwise(nn.Module):
+  """A user's module: a dense layer at each pixel."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.tanh(nn.Dense(self.features, name='dense')(x))
+
+
+def make_config(**changes):
+  """16x16 digits in 3x3 patches of 8x8, each predicting two rows down."""
+  data_changes = {
+    k: changes.pop(k) for k in ('image_size', 'crop', 'name') if k in changes
+  }
+  fields = {
+    'modules': (Pixelwise(4), Pixelwise(3), Pixelwise(5)),
+    'patch_size': 8,
+    'patch_stride': 4,
+    'offsets': 1,
+    'negatives': None,
+  }
+  return ExperimentConfig(
+    objective=gim.Config(**(fields | changes)),
+    data=DataConfig(**({'name': 'digits', 'image_size': 16} | data_changes)),
+    optimizer=OptimizerConfig(learning_rate=1e-2),
+    batch_size=8,
+    steps=4,
+    log_every=2,
+    checkpoint_every=4,
+    seed=3,
+  )
+
+
+def run(config, workdir, **options):
+  return sequential.sequential(
+    config, str(workdir), devices=1, show_progress=False, **options
+  )
+
+
+def params_of(run_dir, step=None):
+  return dim_jax.load(run_dir, step).variables[0]
+
+
+def tree_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def tree_close(a, b, **tolerances):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, **tolerances), a, b
+  )
+
+
+def contents(folder):
+  """What a run computed, and when it was written."""
+  checkpoints = pathlib.Path(folder) / 'checkpoints'
+  return {
+    str(path): path.stat().st_mtime_ns
+    for path in [*checkpoints.iterdir(), *checkpoints.glob('4/**/*')]
+  }
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """Two of the three modules, without stored features."""
+  folder = tmp_path_factory.mktemp('sequential')
+  assert run(make_config(), folder, depth=2) == str(folder / 'module_1')
+  return folder
+
+
+def test_the_first_module_is_that_of_joint_training(workdir, tmp_path):
+  config = make_config(depth=2)
+  train.train(config, str(tmp_path), devices=1, show_progress=False)
+  joint, alone = params_of(tmp_path), params_of(workdir / 'module_0')
+  assert set(joint) == {'module_0', 'module_1', 'probe'}
+  assert set(alone) == {'module_0', 'probe'}
+  tree_equal(alone['module_0'], joint['module_0'])
+  tree_equal(alone['probe']['module_0'], joint['probe']['module_0'])
+  # Later ones had other inputs; only what they began with is the same.
+  tree_equal(
+    params_of(workdir / 'module_1', 0)['module_1'],
+    params_of(tmp_path, 0)['module_1'],
+  )
+
+
+def test_a_later_run_holds_what_it_is_built_on(workdir):
+  first = dim_jax.load(workdir / 'module_0')
+  both = dim_jax.load(workdir / 'module_1')
+  assert set(both.variables[0]) == {'module_1', 'probe'}
+  tree_equal(
+    both.variables[1]['frozen']['module_0']['network'],
+    first.variables[0]['module_0']['network'],
+  )
+  images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), np.uint8)
+  taps = both(images)
+  np.testing.assert_allclose(
+    taps['module_0'], first(images)['module_0'], rtol=1e-5, atol=1e-7
+  )
+  assert taps['module_1'].shape == (3, 3)
+  # So does the one from before its training.
+  before = dim_jax.load(workdir / 'module_1', 0)
+  assert not np.allclose(before(images)['module_1'], taps['module_1'])
+
+
+def test_the_same_call_trains_nothing_and_a_deeper_one_adds(workdir, tmp_path):
+  folder = tmp_path / 'copy'
+  shutil.copytree(workdir / 'module_0', folder / 'module_0')
+  config = make_config()
+  seen = contents(folder / 'module_0')
+  run(config, folder, depth=1)
+  assert contents(folder / 'module_0') == seen
+  assert run(config, folder, depth=2) == str(folder / 'module_1')
+  assert contents(folder / 'module_0') == seen
+  tree_equal(params_of(folder / 'module_1'), params_of(workdir / 'module_1'))
+
+
+def test_stored_features_train_the_same_module(
+  workdir, tmp_path, monkeypatch, capsys
+):
+  shutil.copytree(workdir / 'module_0', tmp_path / 'module_0')
+  (tmp_path / 'features_of_mine.txt').write_text('kept')
+  # Steps of 8 x 3 x 3 x 8 x 8 x 4 numbers and 8 labels: each a part by itself.
+  monkeypatch.setattr(loop, 'STREAM_BYTES', 8 * (3 * 3 * 8 * 8 * 4 * 4 + 4))
+  fitted, written = [], cache.write
+
+  def killed(*args, **options):
+    fitted.append(options['stored'])
+    if options['stored'] is not None and len(fitted) == 2:
+      raise KeyboardInterrupt
+    return trained(*args, **options)
+
+  def once(*args, **options):
+    assert len(fitted) == 1
+    return written(*args, **options)
+
+  trained = train.train
+  monkeypatch.setattr(train, 'train', killed)
+  monkeypatch.setattr(cache, 'write', once)
+  with pytest.raises(KeyboardInterrupt):
+    sequential.sequential(
+      make_config(), str(tmp_path), depth=2, store=True, devices=1
+    )
+  # 1,797 digits: 359 to test, 144 of the others to watch.
+  count = len(data.load(make_config().data, 'train').inputs)
+  gib = count * 3 * 3 * 8 * 8 * 4 * 4 / 2**30
+  shown = capsys.readouterr().out
+  assert (
+    f'{tmp_path}/features_1.npy: {count} rows of (3, 3, 8, 8, 4) float32, '
+    f'{gib:.3f} GiB'
+  ) in ' '.join(shown.split())
+  # What was stored before is not computed again.
+  run(make_config(), tmp_path, depth=2, store=True)
+  assert isinstance(fitted[-1]['features'], np.memmap)
+  assert sorted(os.listdir(tmp_path)) == [
+    'features_of_mine.txt',
+    'module_0',
+    'module_1',
+  ]
+  # The same examples in the same order.
+  tree_close(
+    params_of(tmp_path / 'module_1'),
+    params_of(workdir / 'module_1'),
+    rtol=1e-4,
+    atol=1e-5,
+  )
+  lines = [
+    metrics.read(os.path.join(folder, 'module_1', 'metrics.jsonl'))[-1]
+    for folder in (tmp_path, workdir)
+  ]
+  for name in ('module_1/infonce', 'probe/module_1_loss', 'encoder/std'):
+    np.testing.assert_allclose(lines[0][name], lines[1][name], rtol=1e-4)
+
+
+def store(run_dir, path, **changes):
+  settings = {'views': 1, 'dtype': np.dtype(np.float32), 'budget': 2**30}
+  return sequential._store(
+    str(run_dir), str(path), show_progress=False, **(settings | changes)
+  )
+
+
+def test_features_of_features_are_those_of_the_images(workdir, tmp_path):
+  # A folder whose name looks like a file of features.
+  folder = tmp_path / 'features_2'
+  whole = store(workdir / 'module_1', tmp_path / 'features_2.npy')
+  store(workdir / 'module_0', folder / 'features_1.npy')
+  path = folder / 'features_2.npy'
+  parts = store(workdir / 'module_1', path)
+  assert whole['features'].shape[1:] == (3, 3, 8, 8, 3)
+  np.testing.assert_allclose(
+    parts['features'], whole['features'], rtol=1e-5, atol=1e-6
+  )
+  np.testing.assert_array_equal(parts['label'], whole['label'])
+  # Spent, as the next module needs the new ones alone.
+  assert not (folder / 'features_1.npy').exists()
+  half = store(workdir / 'module_1', path, dtype=np.dtype(np.float16))
+  assert half['features'].dtype == np.float16
+  np.testing.assert_allclose(
+    half['features'], whole['features'], rtol=2**-10, atol=1e-4
+  )
+
+
+def test_views_hold_different_crops(workdir, tmp_path):
+  config = make_config(image_size=20, crop=16, depth=1)
+  shutil.copytree(workdir / 'module_0', tmp_path / 'module_0')
+  config_lib.save(config, tmp_path / 'module_0', (16, 16, 1))
+  found = store(tmp_path / 'module_0', tmp_path / 'features_1.npy', views=2)
+  images = data.load(config.data, 'train', crop=False)
+  count = len(images.inputs)
+  assert images.inputs.shape[1:] == (20, 20, 1)
+  assert found['features'].shape == (2 * count, 3, 3, 8, 8, 4)
+  np.testing.assert_array_equal(
+    found['label'], np.concatenate(2 * [images.labels['class']])
+  )
+  # The first and the last of each view, by hand: a view is a position of its
+  # own, from which the crop is drawn.
+  rows = np.array([0, count - 1, count, 2 * count - 1])
+  _, rng = jax.random.split(jax.random.key(config.seed))
+  crops = jax.jit(
+    lambda images: augment.random_window(
+      augment.example_keys(rng, jnp.asarray(rows)), images, 16
+    )
+  )(images.inputs[rows % count])
+  assert not np.array_equal(crops[:2], crops[2:])
+  layer = params_of(tmp_path / 'module_0')['module_0']['network']['dense']
+  layer = jax.tree.map(np.float64, layer)
+  crops = np.asarray(crops, np.float64) / 127.5 - 1
+  for y in range(3):
+    for x in range(3):
+      patch = crops[:, 4 * y : 4 * y + 8, 4 * x : 4 * x + 8]
+      np.testing.assert_allclose(
+        found['features'][rows, y, x],
+        np.tanh(patch @ layer['kernel'] + layer['bias']),
+        rtol=1e-4,
+        atol=1e-5,
+      )
+
+
+def test_features_beyond_the_budget_are_refused(workdir, tmp_path):
+  with pytest.raises(
+    ValueError,
+    match=r'the budget is 9.31e-07 GiB. Leave --store out, store --half, fewer '
+    r'--views, or pool .*; --budget_gb raises',
+  ):
+    store(workdir / 'module_0', tmp_path / 'features_1.npy', budget=1000)
+  assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'options', 'message'),
+  [
+    ({'walls': ()}, {}, r'objective.walls to None, got \(\)'),
+    ({'walls': (0,)}, {}, r'objective.walls to None, got \(0,\)'),
+    ({}, {'depth': 4}, r'--depth must be in 1\.\.3, got 4'),
+    ({}, {'depth': 0}, r'--depth must be in 1\.\.3, got 0'),
+    ({}, {'views': 0}, '--views must be >= 1, got 0'),
+  ],
+)
+def test_what_cannot_be_trained_in_turn_is_refused(
+  changes, options, message, tmp_path
+):
+  with pytest.raises(ValueError, match=message):
+    run(make_config(**changes), tmp_path, **options)
+  assert not os.listdir(tmp_path)
+
+
+def test_other_objectives_and_beginnings_are_refused(tmp_path):
+  config = dataclasses.replace(make_config(), init_from='runs/other')
+  with pytest.raises(ValueError, match=r"init_from to None, got 'runs/other'"):
+    run(config, tmp_path)
+  config = dataclasses.replace(config, objective=OptimizerConfig())
+  with pytest.raises(ValueError, match=r'the config has dim_jax\.config'):
+    run(config, tmp_path)
+
+
+def test_frozen_modules_must_come_from_a_run(workdir, tmp_path):
+  config = make_config(frozen=1, depth=2)
+  with pytest.raises(
+    ValueError, match=r'module_0 is frozen .*frozen=1.*init_f'
+  ):
+    train.train(config, str(tmp_path), show_progress=False)
+  config.init_from = str(workdir / 'module_0')
+  config.objective = dataclasses.replace(config.objective, depth=3, frozen=2)
+  with pytest.raises(ValueError, match=r"module_1 is frozen, .*only \['mod"):
+    train.train(config, str(tmp_path), show_progress=False)
+  other = (Pixelwise(6), Pixelwise(3))
+  config = make_config(modules=other, frozen=1)
+  config.init_from = str(workdir / 'module_0')
+  with pytest.raises(
+    ValueError, match=r'/bias has shape \(4,\) .* here \(6,\): the modules'
+  ):
+    train.train(config, str(tmp_path), show_progress=False)
+  other = (nn.Sequential([Pixelwise(4)]), Pixelwise(3))
+  variables = jax.eval_shape(
+    gim.make(gim.Config(**vars(config.objective) | {'modules': other})).init,
+    jax.random.key(0),
+    {'image': np.zeros((2, 16, 16, 1), np.uint8)},
+  )
+  state = train.step_lib.TrainState(0, *variables, None, None)
+  start = train.start_from(config.init_from, variables)
+  with pytest.raises(
+    ValueError, match='/layers_0 is frozen, but not in the run'
+  ):
+    start(state)
+
+
+@pytest.mark.parametrize('parts', [1, 2, 4])
+def test_streaming_in_parts_is_streaming_at_once(parts):
+  """Each chunk of steps gets its own examples, whatever memory allows."""
+  rows = np.arange(40, dtype=np.float32).reshape(20, 2)
+  stored = rows.view(np.memmap)
+  indices = batches.batch_indices(0, 0, 4, batch_size=5, num_examples=20)
+  mesh = loop.parallel.make_mesh(1)
+  seen = []
+
+  def chunk(state, values, positions):
+    seen.append(np.asarray(values['features'])[np.asarray(positions)])
+    assert values['label'].shape[0] == 20 // parts
+    return state + len(positions), {'sum': seen[-1].sum((1, 2)).mean()}
+
+  found = {'features': stored, 'label': np.arange(20)}
+  step_bytes = 5 * (8 + found['label'].itemsize)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, 'STREAM_BYTES', 4 * step_bytes // parts)
+    state, values = loop._stream(chunk, 0, found, indices, mesh)
+  assert state == 4 and len(seen) == parts
+  np.testing.assert_array_equal(np.concatenate(seen), rows[indices])
+  # The mean over 4 steps of which each has 10 of the 40 numbers.
+  np.testing.assert_allclose(values['sum'], rows.sum() / 4)
