@@ -4,9 +4,10 @@
   python -m experiments.report runs/infonce runs/jsd --out=report
 
 One run or sweep gives its folder's report/index.html, several runs give
-report/comparison/index.html in the first; --out names another folder. The PNG
-and CSV files of every picture lie beside the page, which holds all that it
-shows.
+report/comparison/index.html in the first; --out names another folder. Runs of
+modules, such as Greedy InfoMax, that differ in their seed alone are one method
+and drawn as one line. The PNG and CSV files of every picture lie beside the
+page, which holds all that it shows.
 """
 
 import importlib
@@ -42,7 +43,7 @@ def train_command(run_dir: str) -> str | None:
     return None
   with open(path) as file:
     saved = _flatten(json.load(file))
-  saved.pop('image_shape', None)
+  saved.pop('input_shape', None)
   best: tuple[str, dict[str, Any]] | None = None
   for source in sorted(_CONFIGS.glob('*.py')):
     module = importlib.import_module(f'experiments.configs.{source.stem}')

@@ -200,7 +200,7 @@ def _draw_beta_sweep(
     axes.set_ylim(
       min([bottom, *levels]) / 1.25, max([top, bottom, *levels]) * 1.25
     )
-    _log_ticks(axes.yaxis)
+    log_ticks(axes.yaxis)
   for value, text in lines:
     rates.axhline(value, color=theme.faint, linestyle=(0, (5, 3)), zorder=1)
     _inside(rates, 0.99, value, text, theme, ha='right')
@@ -294,7 +294,7 @@ def _rate_floor(values: Iterable[float]) -> float:
   return max(min(good, default=0), _LEAST_RATE)
 
 
-def _log_ticks(axis: Any) -> None:
+def log_ticks(axis: Any) -> None:
   """Plain numbers at 1, 2, 5 over two decades or fewer, else at decades."""
   from matplotlib import ticker
 
@@ -494,7 +494,7 @@ def _draw_plane_panel(
     axes.plot(
       limit, limit, color=theme.faint, linestyle=':', linewidth=1.4, zorder=1
     )
-  _log_ticks(axes.xaxis)
+  log_ticks(axes.xaxis)
   figures.label_right(figure, axes, labels)
   lines = np.concatenate([_pixels(line) for line in axes.lines])
   texts = []
@@ -1280,7 +1280,7 @@ def _draw_reliability(rows: list[tuple[Any, ...]], theme: figures.Theme) -> Any:
     alpha=0.5,
   )
   below.set_ylim(bottom=0.5)
-  _log_ticks(below.yaxis)
+  log_ticks(below.yaxis)
   below.set_ylabel('images')
   below.set_xlabel('confidence')
   left = min((row[0] for row in full), default=0.0)

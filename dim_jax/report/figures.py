@@ -190,6 +190,10 @@ def number(value: float) -> str:
   return f'{value:.1e}'.replace('-', '−')
 
 
+# What a dashed line is, unless said otherwise: its name and its meaning.
+CEILING = ('ceiling', 'the most that the estimator can say')
+
+
 class Line(NamedTuple):
   """One curve: logged values of one term of one run.
 
@@ -215,6 +219,8 @@ def curves(
   xlabel: str = 'step',
   caption: str = '',
   scale: float = 1.0,
+  dashed: tuple[str, str] = CEILING,
+  palette: Sequence[str] = (),
 ) -> Picture:
   """Values over steps: raw faint, moving average bold, ceilings dashed.
 
@@ -227,6 +233,9 @@ def curves(
     caption: what to say beside how it is drawn.
     scale: what the values are multiplied with before anything else, such as 100
       for percent.
+    dashed: what the lines' ceilings are called, and what they mean.
+    palette: labels in the order of the colours, where the lines are some of
+      those that other pictures show.
 
   Returns:
     The picture; its rows are line, step, value, average and ceiling.
@@ -270,7 +279,7 @@ def curves(
   else:
     drawn = 'As logged.'
   if any(line.ceiling for line in lines):
-    drawn += ' Dashed: the most that the estimator can say.'
+    drawn += f' Dashed: {dashed[1]}.'
   return Picture(
     name,
     title,
@@ -278,17 +287,25 @@ def curves(
     f'{title} over {xlabel}; at the end: {", ".join(ends)}.',
     ('line', 'step', 'value', 'average', 'ceiling'),
     rows,
-    lambda theme: _draw_curves(rows, unit, xlabel, theme),
+    lambda theme: _draw_curves(rows, unit, xlabel, dashed[0], palette, theme),
   )
 
 
 def _draw_curves(
-  rows: list[tuple[Any, ...]], unit: str, xlabel: str, theme: Theme
+  rows: list[tuple[Any, ...]],
+  unit: str,
+  xlabel: str,
+  dashed: str,
+  palette: Sequence[str],
+  theme: Theme,
 ) -> Any:
   figure, axes = blank(theme, WIDTH, 3.3)
   labels, ceilings = [], []
   bottom = axes.get_xaxis_transform()
-  for k, name in enumerate(dict.fromkeys(row[0] for row in rows)):
+  names = list(dict.fromkeys(row[0] for row in rows))
+  order = {name: k for k, name in enumerate(dict.fromkeys([*palette, *names]))}
+  for name in names:
+    k = order[name]
     colour = theme.colours[k % len(theme.colours)]
     _, steps, values, means, tops = zip(
       *(row for row in rows if row[0] == name), strict=True
@@ -330,7 +347,7 @@ def _draw_curves(
     colour = theme.faint if shared else theme.colours[k % len(theme.colours)]
     axes.plot(x, top, color=colour, linestyle=(0, (5, 3)), linewidth=1.4)
     owner = '' if shared else f' of {shorten(name)}'
-    labels.append((last, f'ceiling{owner} {number(last)}', colour, 'normal'))
+    labels.append((last, f'{dashed}{owner} {number(last)}', colour, 'normal'))
   if max(row[1] for row in rows) >= 10_000:
     # Five digits at every tick would touch.
     axes.xaxis.set_major_formatter(
@@ -400,7 +417,7 @@ def probe_name(probe: str) -> str:
 def probes(
   results: Sequence[Mapping[str, Any]], name: str = 'probes'
 ) -> Picture:
-  """Accuracy of every probe at every tap, beside untrained and raw pixels.
+  """Accuracy of every probe at every tap, beside untrained and raw data.
 
   Args:
     results: the 'results' of a probes.json.
@@ -485,7 +502,8 @@ def _draw_probes(rows: list[tuple[Any, ...]], theme: Theme) -> Any:
   shown = {row[2] for row in rows}
   names = [('● trained', looks['trained'][0])] * ('trained' in shown)
   names += [('■ untrained', looks['untrained'][0])] * ('untrained' in shown)
-  names += [('┆ raw pixels', theme.faint)] * ('raw' in shown)
+  raw = next((row[1] for row in rows if row[2] == 'raw'), '')
+  names += [(f'┆ raw {raw}', theme.faint)] * ('raw' in shown)
   for i, (text, colour) in enumerate(names):
     panels[0].annotate(
       text,
@@ -530,6 +548,7 @@ def principal_components(
   *,
   name: str,
   title: str,
+  noun: str = 'images',
 ) -> Picture:
   """The first two principal components, coloured by class.
 
@@ -539,6 +558,7 @@ def principal_components(
     class_names: the classes' names.
     name: stem of the files.
     title: whose features these are.
+    noun: what the examples are.
 
   Returns:
     The picture; its rows are index, label, class, x and y.
@@ -551,7 +571,7 @@ def principal_components(
   return _map(
     name,
     f'PCA, {title}',
-    f'The first two principal components of {len(labels)} test images; they '
+    f'The first two principal components of {len(labels)} test {noun}; they '
     f'hold {100 * share.sum():.1f} % of the variance.',
     points,
     labels,
@@ -567,6 +587,7 @@ def tsne(
   *,
   name: str,
   title: str,
+  noun: str = 'images',
   perplexity: float = 30.0,
   seed: int = 0,
 ) -> Picture:
@@ -578,6 +599,7 @@ def tsne(
     class_names: the classes' names.
     name: stem of the files.
     title: whose features these are.
+    noun: what the examples are.
     perplexity: about how many neighbours count; lowered for few images.
     seed: of the optimisation.
 
@@ -598,7 +620,7 @@ def tsne(
   return _map(
     name,
     f't-SNE, {title}',
-    f't-SNE of {len(labels)} test images: perplexity {perplexity:g}, seed '
+    f't-SNE of {len(labels)} test {noun}: perplexity {perplexity:g}, seed '
     f'{seed}, PCA start. Distances between groups, and their sizes, mean '
     f'nothing.',
     points,

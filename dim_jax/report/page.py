@@ -8,119 +8,22 @@ the reader's light or dark setting, and fits a phone.
 
 import base64
 import html
+import itertools
 import json
 import math
 import os
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from dim_jax.report import bottleneck, figures
+from dim_jax.report import bottleneck, figures, greedy
+from dim_jax.report import runs as runs_lib
+from dim_jax.report.runs import Run, read
 
 _TSNE_EXAMPLES = 1000
-
-
-class Run(NamedTuple):
-  """What a run's folder holds.
-
-  Attributes:
-    path: the folder.
-    label: its name, unique on the page.
-    config: of config.json.
-    metrics: the lines of metrics.jsonl.
-    probes: of evaluation/probes.json, or None.
-    features: the arrays of evaluation/features.npz, or None.
-    classification: of evaluation/classification.json, or None.
-    classified: the arrays of evaluation/classification.npz, or None.
-  """
-
-  path: str
-  label: str
-  config: dict[str, Any]
-  metrics: list[dict[str, Any]]
-  probes: dict[str, Any] | None
-  features: dict[str, np.ndarray] | None
-  classification: dict[str, Any] | None = None
-  classified: dict[str, np.ndarray] | None = None
-
-
-def read(path: str | os.PathLike) -> Run:
-  """Reads a run's folder.
-
-  Args:
-    path: the folder that training wrote.
-
-  Returns:
-    The run, labelled with the folder's name.
-
-  Raises:
-    FileNotFoundError: the folder is not there, or is no run.
-    ValueError: a file of it is damaged.
-  """
-  path = os.fspath(path)
-  config = os.path.join(path, 'config.json')
-  if not os.path.isfile(config):
-    what = 'has no config.json' if os.path.isdir(path) else 'is no folder'
-    raise FileNotFoundError(
-      f'{path!r} is not a run: it {what}. Looked for {config!r}; give the '
-      f'--workdir of a run of experiments.train.'
-    )
-
-  def json_of(name: str) -> dict[str, Any] | None:
-    file = os.path.join(path, 'evaluation', name)
-    return _read_json(file) if os.path.exists(file) else None
-
-  def arrays_of(name: str) -> dict[str, np.ndarray] | None:
-    file = os.path.join(path, 'evaluation', name)
-    return _read_arrays(file) if os.path.exists(file) else None
-
-  return Run(
-    path,
-    os.path.basename(os.path.abspath(path)),
-    _read_json(config),
-    _read_lines(os.path.join(path, 'metrics.jsonl')),
-    json_of('probes.json'),
-    arrays_of('features.npz'),
-    json_of('classification.json'),
-    arrays_of('classification.npz'),
-  )
-
-
-def _read_json(path: str) -> dict[str, Any]:
-  with open(path) as file:
-    try:
-      return json.load(file)
-    except ValueError as error:
-      raise ValueError(f'{path!r} is not JSON ({error}).') from error
-
-
-def _read_lines(path: str) -> list[dict[str, Any]]:
-  if not os.path.exists(path):
-    return []
-  with open(path) as file:
-    rows = file.read().splitlines()
-  lines = []
-  for i, row in enumerate(rows):
-    try:
-      lines.append(json.loads(row))
-    except ValueError as error:
-      # A killed run, or one that is writing now, leaves its last line cut.
-      if i < len(rows) - 1:
-        raise ValueError(
-          f'{path!r} line {i + 1} is not JSON: {row[:60]!r}.'
-        ) from error
-  return lines
-
-
-def _read_arrays(path: str) -> dict[str, np.ndarray]:
-  try:
-    with np.load(path) as file:
-      return {name: file[name] for name in file.files}
-  except (OSError, ValueError, EOFError) as error:
-    raise ValueError(f'{path!r} cannot be read ({error}).') from error
 
 
 def write(
@@ -210,6 +113,7 @@ def _one_run(run: Run, show: _Show, command: str | None) -> list[str]:
     *_section('Rate and hardest images', _remembered(run, show)),
     *_section('Attacks', _attacks([run], show)),
     *_section('Out-of-distribution data', _ood([run])),
+    *_section('Depth', _depth([run], show)),
     *_section('Probes', _probes([run], show)),
     *_section('Embeddings', _embeddings(run, show)),
     *_section('Nearest neighbours', _retrieval(run, show)),
@@ -240,7 +144,8 @@ def _several_runs(runs: Sequence[Run], show: _Show) -> list[str]:
     *_section('Classification', _classification(runs, show)),
     *_section('Attacks', _attacks(runs, show)),
     *_section('Out-of-distribution data', _ood(runs)),
-    *_section('Probes', _probes(runs, show)),
+    *_section('Depth', _depth(runs, show)),
+    *_section('Probes', _probes_of_all(runs, show)),
     *_section('Spectrum', _overlaid_spectra(runs, show)),
   ]
 
@@ -262,26 +167,24 @@ def _evaluate(run: Run) -> str:
 
 def _is_classifier(run: Run) -> bool:
   """Whether it is `experiments.classify` that evaluates the run first."""
-  return run.classification is not None or _module(run.config) == 'vib'
-
-
-def _module(config: Mapping[str, Any]) -> str:
-  """Name of the objective's module, such as 'dim'."""
-  objective = config.get('objective') or {}
-  return str(objective.get('type', '')).partition(':')[0].rpartition('.')[2]
+  return (
+    run.classification is not None or runs_lib.objective(run.config) == 'vib'
+  )
 
 
 # Findings and summary.
 
 
 def _findings(runs: Sequence[Run]) -> list[str]:
-  sentences = []
+  modular = [run for run in runs if greedy.is_greedy(run)]
+  sentences = greedy.findings(modular, named=True) if len(runs) > 1 else []
   for run in runs:
-    found = [
-      *classification_findings(run.classification),
-      *probe_findings(run.probes),
-      *_curve_findings(run),
-    ]
+    found = [*classification_findings(run.classification)]
+    if not greedy.is_greedy(run):
+      found += probe_findings(run.probes)
+    elif len(runs) == 1:
+      found += greedy.findings([run]) + greedy.loss_findings(run)
+    found += _curve_findings(run)
     if len(runs) > 1 and found:
       sentences.append(f'{run.label}: {" ".join(found)}')
     else:
@@ -306,15 +209,19 @@ def probe_findings(probes: Mapping[str, Any] | None) -> list[str]:
     A sentence each for the linear probe with all labels and with few.
   """
   sentences = []
-  for probe in ('linear', 'linear_few'):
-    mine = [r for r in (probes or {}).get('results', []) if r['probe'] == probe]
+  for label, probe in itertools.product(
+    runs_lib.labels(probes) if probes else (), ('linear', 'linear_few')
+  ):
+    results = runs_lib.of_label(probes or {}, label)['results']
+    mine = [r for r in results if r['probe'] == probe]
     trained = {r['tap']: r for r in mine if r['features'] == 'trained'}
     if not trained:
       continue
     untrained = {r['tap']: r for r in mine if r['features'] == 'untrained'}
     raw = next((r for r in mine if r['features'] == 'raw'), None)
     name = 'with few labels' if probe == 'linear_few' else 'with all labels'
-    text = f'Linear probe {name}: ' + ', '.join(
+    of = '' if label == 'class' else f'of {label} '
+    text = f'Linear probe {of}{name}: ' + ', '.join(
       f'{tap} {percent(r)}' for tap, r in trained.items()
     )
     if untrained:
@@ -322,7 +229,7 @@ def probe_findings(probes: Mapping[str, Any] | None) -> list[str]:
         f'{tap} {percent(r)}' for tap, r in untrained.items()
       )
     if raw:
-      text += f'; raw pixels {percent(raw)}'
+      text += f'; raw {raw["tap"]} {percent(raw)}'
     rivals = {
       tap: [r for r in (untrained.get(tap), raw) if r] for tap in trained
     }
@@ -380,12 +287,16 @@ def _summary(run: Run, command: str | None) -> str:
   probes = run.classification or run.probes or {}
   rows: list[tuple[str, str]] = []
   if data:
-    shape = config.get('image_shape')
-    size = f', {"x".join(map(str, shape))} pixels' if shape else ''
+    shape = config.get('input_shape') or ()
+    # How long a piece of sound is, is with the method.
+    size = f', {"x".join(map(str, shape))} pixels' if len(shape) > 1 else ''
     rows.append(('Data', f'{data.get("name")}{size}'))
     if probes.get('note'):
       rows.append(('', str(probes['note'])))
-  rows.append(('Method', _method(config)))
+  if greedy.is_greedy(run):
+    rows += greedy.summary(run)
+  else:
+    rows.append(('Method', _method(config)))
   optimizer = config.get('optimizer')
   if isinstance(optimizer, dict):
     rows.append(('Optimizer', f'Adam: {_scalars(optimizer)}'))
@@ -396,7 +307,7 @@ def _summary(run: Run, command: str | None) -> str:
     if of and of != last['step']:
       text += f' of {of:,} (unfinished, or continuing)'
     if 'images' in last:
-      text += f', {last["images"]:,} images seen'
+      text += f', {last["images"]:,} {runs_lib.noun(config)} seen'
     if 'batch_size' in config:
       text += f', batch {config["batch_size"]}'
     rows.append(('Steps', f'{text}, seed {config.get("seed")}'))
@@ -408,7 +319,8 @@ def _summary(run: Run, command: str | None) -> str:
     if 'seconds' in last:
       text = _duration(_number(last['seconds']))
       if rates:
-        text += f', median {statistics.median(rates):,.0f} images/s'
+        text += f', median {statistics.median(rates):,.0f} '
+        text += f'{runs_lib.noun(config)}/s'
       rows.append(('Training time', text))
   if probes:
     text = f'step {probes.get("step")}'
@@ -475,7 +387,7 @@ _METHOD = {
 
 def _method(config: Mapping[str, Any]) -> str:
   objective = config.get('objective') or {}
-  module = _module(config)
+  module = runs_lib.objective(config)
   known = {k: objective[k] for k in _METHOD.get(module, ()) if k in objective}
   text = _scalars(known or objective)
   return f'{module}: {text}' if module else text
@@ -483,16 +395,10 @@ def _method(config: Mapping[str, Any]) -> str:
 
 def _scalars(values: Mapping[str, Any]) -> str:
   return ', '.join(
-    f'{key.replace("_", " ")} {_plain(value)}'
+    f'{key.replace("_", " ")} {runs_lib.plain(value)}'
     for key, value in values.items()
     if key != 'type' and value is not None and not isinstance(value, list)
   )
-
-
-def _plain(value: Any) -> str:
-  if isinstance(value, dict):
-    return str(value.get('type', '...')).rpartition(':')[2]
-  return f'{value:g}' if isinstance(value, float) else str(value)
 
 
 def _duration(seconds: float) -> str:
@@ -507,14 +413,14 @@ def _duration(seconds: float) -> str:
 
 
 def _differences(runs: Sequence[Run]) -> str:
-  flat = [dict(_flatten(run.config)) for run in runs]
+  flat = [dict(runs_lib.flatten(run.config)) for run in runs]
   # The paper's numbers are no setting; the table of probes has them.
   keys = dict.fromkeys(
     key for values in flat for key in values if not key.startswith('paper')
   )
   rows = []
   for key in keys:
-    values = [_plain(v[key]) if key in v else '–' for v in flat]
+    values = [runs_lib.plain(v[key]) if key in v else '–' for v in flat]
     if len(set(values)) > 1:
       rows.append([key, *values])
   ends = [str(r.metrics[-1]['step']) if r.metrics else '–' for r in runs]
@@ -525,27 +431,17 @@ def _differences(runs: Sequence[Run]) -> str:
   return _table(['setting', *(run.label for run in runs)], rows)
 
 
-def _flatten(
-  value: Any, path: tuple[str, ...] = ()
-) -> Iterable[tuple[str, Any]]:
-  if isinstance(value, dict) and value:
-    for key, part in value.items():
-      yield from _flatten(part, (*path, key))
-  else:
-    yield '.'.join(path), value
-
-
 # Curves.
 
 
-def _keys(runs: Sequence[Run], accept: Callable[[str], bool]) -> list[str]:
+def _keys(runs: Sequence[Run], accept: Callable[[str], Any]) -> list[str]:
   keys = dict.fromkeys(
     key for run in runs for line in run.metrics for key in line
   )
   return [
     key
     for key in keys
-    if '/' in key and not key.endswith('_ceiling') and accept(key)
+    if '/' in key and not re.search('[_/]ceiling$', key) and accept(key)
   ]
 
 
@@ -553,9 +449,10 @@ def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
   """Panels of curves: the terms in each, with their unit and title."""
   found: list[dict[str, Any]] = []
   taken: set[str] = set()
+  noun = _noun(runs)
 
   def add(
-    name: str, title: str, unit: str, accept: Callable[[str], bool], **more: Any
+    name: str, title: str, unit: str, accept: Callable[[str], Any], **more: Any
   ) -> None:
     keys = _keys(runs, lambda key: key not in taken and accept(key))
     taken.update(keys)
@@ -603,6 +500,8 @@ def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
     caption='An upper bound on I(Z;X): the code’s divergence from its '
     'marginal, summed over dimensions.',
   )
+  for family in greedy.FAMILIES:
+    add(accept=re.compile(family['pattern']).fullmatch, **family)
   # A constant says less than the config does.
   if not _moves(runs, 'encoder/beta'):
     taken.add('encoder/beta')
@@ -625,16 +524,16 @@ def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
     'Collapse: effective rank',
     'effective rank',
     lambda key: key == 'encoder/effective_rank',
-    caption='Of the code on held-out images; near 1, all images differ along '
-    'one direction only.',
+    caption=f'Of the code on held-out {noun}; near 1, all {noun} differ along '
+    f'one direction only.',
   )
   add(
     'std',
     'Collapse: spread of the code',
     'standard deviation',
     lambda key: key == 'encoder/std',
-    caption='Over held-out images, mean over dimensions; near 0, all images '
-    'look alike.',
+    caption=f'Over held-out {noun}, mean over dimensions; near 0, all {noun} '
+    f'look alike.',
   )
   while rest := _keys(runs, lambda key: key not in taken):
     player = rest[0].split('/')[0]
@@ -645,6 +544,11 @@ def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
       lambda key, player=player: key.split('/')[0] == player,  # type: ignore[misc]
     )
   return found
+
+
+def _noun(runs: Sequence[Run]) -> str:
+  nouns = {runs_lib.noun(run.config) for run in runs}
+  return nouns.pop() if len(nouns) == 1 else 'examples'
 
 
 def _moves(runs: Sequence[Run], key: str) -> bool:
@@ -658,8 +562,9 @@ def _line(run: Run, key: str, label: str) -> figures.Line | None:
   if not lines:
     return None
   ceiling = None
-  if f'{key}_ceiling' in lines[-1]:
-    ceiling = [_number(line.get(f'{key}_ceiling')) for line in lines]
+  top = greedy.ceiling(key) or f'{key}_ceiling'
+  if top in lines[-1]:
+    ceiling = [_number(line.get(top)) for line in lines]
   return figures.Line(
     label,
     [line['step'] for line in lines],
@@ -669,6 +574,8 @@ def _line(run: Run, key: str, label: str) -> figures.Line | None:
 
 
 def _term(key: str) -> str:
+  if module := greedy.module_of(key):
+    return module
   return key.split('/', 1)[1].removesuffix('_accuracy').replace('_', ' ')
 
 
@@ -684,18 +591,25 @@ def _curves(runs: Sequence[Run], show: _Show) -> list[str]:
   sizes = {run.config.get('batch_size') for run in runs}
   xlabel = 'step'
   if len(sizes) == 1 and (size := sizes.pop()):
-    xlabel = f'step ({size} images each)'
+    xlabel = f'step ({size} {_noun(runs)} each)'
   pictures = []
+  modular = all(map(greedy.is_greedy, runs))
   for family in _families(runs):
     settings = {
       'unit': family['unit'],
       'xlabel': xlabel,
       'scale': family.get('scale', 1.0),
       'caption': family.get('caption', ''),
+      'dashed': family.get('dashed', figures.CEILING),
     }
     if len(runs) == 1:
       lines = [_line(runs[0], key, _term(key)) for key in family['keys']]
       panels = [(family['name'], family['title'], lines)]
+    elif modular:
+      panels = [_by_method(runs, family)]
+      settings['palette'] = list(greedy.methods(runs))
+      if len(settings['palette']) < len(runs):
+        settings['caption'] += ' Mean over the runs of a method.'
     else:
       panels = [
         (
@@ -711,6 +625,51 @@ def _curves(runs: Sequence[Run], show: _Show) -> list[str]:
       drawn = [line for line in lines if line]
       pictures.append(show(figures.curves(name, title, drawn, **settings)))
   return [*parts, _grid(pictures)]
+
+
+def _by_method(
+  runs: Sequence[Run], family: Mapping[str, Any]
+) -> tuple[str, str, list[figures.Line | None]]:
+  """One panel: of each method the mean curve, of its last module."""
+  means: list[figures.Line | None] = []
+  for name, members in greedy.methods(runs).items():
+    lines = []
+    for run in members:
+      logged = {key for line in run.metrics for key in line}
+      mine = [key for key in family['keys'] if key in logged]
+      lines += [_line(run, key, name) for key in mine[-1:]]
+    if drawn := [line for line in lines if line]:
+      means.append(greedy.mean_line(drawn, name))
+  last = ', last module' if greedy.module_of(family['keys'][0]) else ''
+  return family['name'], f'{family["title"]}{last}', means
+
+
+# Depth.
+
+
+def _depth(runs: Sequence[Run], show: _Show) -> list[str]:
+  modular = [run for run in runs if greedy.is_greedy(run)]
+  pictures, tables = [], []
+  for label in greedy.labels(modular):
+    names = greedy.probes(modular, label)
+    if not names:
+      continue
+    probe = 'linear' if 'linear' in names else names[0]
+    pictures.append(show(greedy.depth(modular, label, probe)))
+    if len(modular) > 1:
+      tables.append(f'<h3>Error in %: {_escape(label)}</h3>')
+      tables.append(_table(*greedy.table(modular, label), 2))
+  if tables:
+    tables.append(
+      '<p class="note">Test error, mean ± standard deviation over n runs that '
+      'differ in their seed alone. An untrained encoder counts once a seed.</p>'
+    )
+    tables += [
+      f'<p class="note">{_escape(name)}: '
+      f'{_escape(", ".join(run.label for run in members))}.</p>'
+      for name, members in greedy.methods(modular).items()
+    ]
+  return [_grid(pictures), *tables]
 
 
 # Probes.
@@ -823,10 +782,32 @@ def _probes(runs: Sequence[Run], show: _Show) -> list[str]:
     if run.probes is None and not _is_classifier(run)
   ]
   done = [(run, run.probes) for run in runs if run.probes is not None]
-  if not done:
+  labels = dict.fromkeys(x for _, p in done for x in runs_lib.labels(p))
+  for label in labels:
+    if len(labels) > 1:
+      parts.append(f'<h3>{_escape(label)}</h3>')
+    mine = [(run, runs_lib.of_label(probes, label)) for run, probes in done]
+    mine = [(run, probes) for run, probes in mine if probes['results']]
+    parts += _probes_of(label, mine, show)
+  return parts
+
+
+def _probes_of_all(runs: Sequence[Run], show: _Show) -> list[str]:
+  parts = _probes(runs, show)
+  if not all(map(greedy.is_greedy, runs)):
     return parts
+  # Modules times seeds are many rows, and the section before says the most.
+  return [
+    f'<details><summary>All probes of every run</summary>{"".join(parts)}'
+    f'</details>'
+  ]
+
+
+def _probes_of(
+  label: str, done: Sequence[tuple[Run, dict[str, Any]]], show: _Show
+) -> list[str]:
   header, rows = probe_table([(run.label, probes) for run, probes in done])
-  parts.append(_table(header, rows, text_columns=3 if len(done) > 1 else 2))
+  parts = [_table(header, rows, text_columns=3 if len(done) > 1 else 2)]
   notes = [
     'Test accuracy in percent, mean ± standard deviation over n seeds (over n '
     'draws of labelled examples for the probe with few labels).'
@@ -836,7 +817,7 @@ def _probes(runs: Sequence[Run], show: _Show) -> list[str]:
     note = f' {probes["note"]}' if probes.get('note') else ''
     chance = ''
     if 'chance' in probes:
-      chance = f' Always the commonest class: {100 * probes["chance"]:.1f} %.'
+      chance = f' Always the commonest {label}: {100 * probes["chance"]:.1f} %.'
     notes.append(
       f'{who}{probes.get("dataset")}, step {probes.get("step")}.{chance}{note}'
     )
@@ -856,7 +837,12 @@ def _probes(runs: Sequence[Run], show: _Show) -> list[str]:
   ]
   parts += [f'<p class="note">{_escape(note)}</p>' for note in notes]
   if len(done) == 1:
-    parts.append(_grid([show(figures.probes(done[0][1]['results']))]))
+    picture = figures.probes(done[0][1]['results'])
+    if label != 'class':
+      picture = picture._replace(
+        name=f'probes_{label}', title=f'{picture.title}: {label}'
+      )
+    parts.append(_grid([show(picture)]))
   return parts
 
 
@@ -1275,7 +1261,7 @@ def _sweep_file(path: str | os.PathLike) -> str:
 
 
 def _sweep(label: str, path: str | os.PathLike, show: _Show) -> list[str]:
-  sweep = _read_json(_sweep_file(path))
+  sweep = runs_lib.read_json(_sweep_file(path))
   rows = sweep.get('rows') or []
   # The averaged weights are the ones to report.
   rows = [r for r in rows if r.get('weights') == 'average'] or rows
@@ -1431,7 +1417,7 @@ def _both(run: Run, tap: str) -> dict[str, np.ndarray]:
 def _bad(features: np.ndarray) -> str:
   """Why nothing can be drawn of the features; empty if it can."""
   if len(features) < 10:
-    return 'there are fewer than ten images'
+    return 'there are fewer than ten examples'
   if not np.isfinite(features).all():
     return 'they are not all finite'
   if np.ptp(features, axis=0).max() <= 1e-6 * np.abs(features).max():
@@ -1468,7 +1454,12 @@ def _embeddings(run: Run, show: _Show) -> list[str]:
     pictures.append(
       show(
         figures.principal_components(
-          x, labels, names, name=f'pca_{kind}', title=f'{kind} {tap}'
+          x,
+          labels,
+          names,
+          name=f'pca_{kind}',
+          title=f'{kind} {tap}',
+          noun=runs_lib.noun(run.config),
         )
       )
     )
@@ -1481,6 +1472,7 @@ def _embeddings(run: Run, show: _Show) -> list[str]:
           names,
           name=f'tsne_{kind}',
           title=f'{kind} {tap}',
+          noun=runs_lib.noun(run.config),
         )
       )
     )
@@ -1694,6 +1686,7 @@ th {
 }
 .n { text-align: right; }
 .rule td { border-top: 1px solid var(--line); }
+.grid + h3, .table + h3, .note + h3 { margin-top: 1.5rem; }
 summary { cursor: pointer; padding: 0.3rem 0; }
 @media (max-width: 40rem) {
   dl { grid-template-columns: 1fr; gap: 0; }

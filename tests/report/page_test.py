@@ -68,7 +68,7 @@ def _make_run(folder, *, nan=False, evaluation=True, **objective):
     'batch_size': 64,
     'steps': 40,
     'seed': 0,
-    'image_shape': [8, 8, 1],
+    'input_shape': [8, 8, 1],
   }
   (folder / 'config.json').write_text(json.dumps(config))
   lines = [
@@ -199,6 +199,26 @@ def test_findings_come_from_the_numbers():
   assert linear.endswith('together: y.') and '91.0' in linear
   assert few.endswith('together: no tap.')
   assert page.probe_findings(None) == []
+
+
+def test_labels_are_apart_and_class_is_meant_without_one(tmp_path):
+  old = _make_run(tmp_path / 'old')
+  new = _make_run(tmp_path / 'new')
+  results = [r | {'label': 'class'} for r in _PROBES['results']]
+  more = _PROBES | {'chance': {'class': 0.125}, 'results': results}
+  (new / 'evaluation/probes.json').write_text(json.dumps(more))
+  # The same numbers in either form of the file give the same page.
+  texts = [_Parser(page.write([run])).text for run in (old, new)]
+  assert texts[0].replace('old', 'new') == texts[1].replace('old', 'new')
+  speaker = _result('trained', 'y', 'linear', 0.3) | {'label': 'speaker'}
+  more = more | {'results': [*results, speaker]}
+  more['chance']['speaker'] = 0.25
+  (new / 'evaluation/probes.json').write_text(json.dumps(more))
+  parsed = _Parser(page.write([new]))
+  assert ['trained', 'y', '30.0'] in parsed.rows
+  assert 'Always the commonest speaker: 25.0 %.' in parsed.text
+  assert 'Linear probe of speaker with all labels: y 30.0\xa0%.' in parsed.text
+  assert (new / 'report/probes_speaker.csv').exists()
 
 
 def test_what_is_not_finite_or_collapsed_is_said(full):
