@@ -11,7 +11,11 @@ import pytest
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / 'notebooks').iterdir())
 # Small settings, in place of the first code cell's.
-SETTINGS = {'deep_infomax': {'STEPS': 2}, 'bottleneck': {'STEPS': 10}}
+SETTINGS = {
+  'deep_infomax': {'STEPS': 2},
+  'bottleneck': {'STEPS': 10},
+  'greedy_infomax': {'STEPS': 40},
+}
 
 
 def infonce_meets_the_truth(printed):
@@ -27,10 +31,25 @@ def rate_is_information_plus_mismatch(printed):
   assert min(float(line.split()[-1]) for line in printed[1:3]) > 1e-3
 
 
+def no_gradient_passes_a_wall(printed):
+  greedy = printed.index('Greedy InfoMax') + 2
+  norms = np.array(
+    [[float(x) for x in line.split()[1:]] for line in printed[greedy:][:4]]
+  )
+  assert np.all(np.diag(norms) > 0)
+  np.testing.assert_array_equal(norms, np.diag(np.diag(norms)))
+  (end_to_end,) = (
+    [float(x) for x in line.split()[1:]]
+    for line in printed[printed.index('CPC') + 2 :][:1]
+  )
+  assert min(end_to_end) > 0
+
+
 # Of each page, its first results.
 CHECKS = {
   'deep_infomax': infonce_meets_the_truth,
   'bottleneck': rate_is_information_plus_mismatch,
+  'greedy_infomax': no_gradient_passes_a_wall,
 }
 
 
