@@ -24,6 +24,10 @@ from jax import lax
 Initializer = jax.nn.initializers.Initializer
 
 LOWERINGS = ('patches', 'native')
+# Numbers in the windows that a product takes at a time, 8 MiB: few enough for
+# the cache, and enough for several threads. The 3x3 convolutions of ResNet-50
+# took 135, 101 and 74 ms so, and 241, 104 and 78 ms with 256 rows (two cores).
+WINDOWS = 2**21
 
 
 def torch_uniform() -> Initializer:
@@ -254,7 +258,8 @@ def _convolve_patches(
     x = _space_to_depth(_pad(x, pads), strides)
     kernel = _space_to_depth(kernel[None], strides, kernel=True)[0]
     return _windows(x, kernel.shape[:-2], 1, outputs) @ _matrix(kernel)
-  group = _group_size(x.shape[0], math.prod(outputs), features)
+  window = math.prod(kernel.shape[:-1])
+  group = _group_size(x.shape[0], math.prod(outputs), window, features)
   if max(sizes) == 1 or not group:
     return _windows(_pad(x, pads), sizes, strides, outputs) @ _matrix(kernel)
   # A few maps at a time: their windows stay in the cache, and are cut out again
@@ -272,15 +277,18 @@ def _convolve_patches(
   return y.reshape(x.shape[0], *outputs, features)
 
 
-def _group_size(count: int, positions: int, features: int) -> int | None:
+def _group_size(
+  count: int, positions: int, window: int, features: int
+) -> int | None:
   """How many maps to convolve at a time, or None for all at once.
 
   Args:
     count: of maps.
     positions: outputs of a map, each a row of the product.
+    window: numbers in a window.
     features: of an output.
   """
-  rows = 256
+  rows = max(256, WINDOWS // window)
   # Each group reads the kernel and adds to its gradient, which costs more than
   # windows that are smaller than the kernel.
   if count * positions <= 2 * max(rows, features):

@@ -200,21 +200,33 @@ def test_small_maps_equal_the_native_operation(spatial, sizes, monkeypatch):
   assert len(used) == len(settings)
 
 
-def test_a_few_maps_at_a_time_equal_the_native_operation():
+@pytest.fixture
+def small_groups(monkeypatch):
+  """256 rows at a time, the least."""
+  monkeypatch.setattr(layers, 'WINDOWS', 1)
+
+
+def test_groups_fill_the_cache():
+  # 2**21 numbers are 3640 rows of 576: 14 of 196 maps of 256 positions have
+  # 3584, and 28 have 7168.
+  assert layers._group_size(196, 256, 576, 64) == 14
+
+
+def test_a_few_maps_at_a_time_equal_the_native_operation(small_groups):
   # 12 maps of 10x10 positions: 3 at a time have 300, the nearest to
   # 256 that divides them. Strides of 2 leave 300 in all, which is one product.
-  assert layers._group_size(12, 100, 4) == 3
-  assert layers._group_size(12, 25, 4) is None
+  assert layers._group_size(12, 100, 18, 4) == 3
+  assert layers._group_size(12, 25, 18, 4) is None
   # 13 maps of 16 positions have no divisor from 8 to 32 but 13.
-  assert layers._group_size(13 * 7, 16, 4) == 13
+  assert layers._group_size(13 * 7, 16, 18, 4) == 13
   # 97 of 4x4 have no useful divisor; a wide kernel outweighs its windows.
-  assert layers._group_size(97, 16, 4) is None
-  assert layers._group_size(12, 100, 600) is None
+  assert layers._group_size(97, 16, 18, 4) is None
+  assert layers._group_size(12, 100, 18, 600) is None
   settings = [(1, ((1, 1), (1, 1))), (2, ((1, 1), (1, 1)))]
   _check_native(_normal(12, 10, 10, 2), _normal(3, 3, 2, 4), settings)
 
 
-def test_gradients_of_groups_add_up_in_float32():
+def test_gradients_of_groups_add_up_in_float32(small_groups):
   x = jnp.ones((64, 16, 16, 1), jnp.bfloat16)
   kernel = jnp.zeros((3, 3, 1, 1), jnp.bfloat16)
   gradient = jax.jit(
@@ -228,7 +240,7 @@ def test_gradients_of_groups_add_up_in_float32():
   np.testing.assert_array_equal(gradient[1, 1, 0, 0], 64 * 256)
 
 
-def test_windows_are_not_kept_for_the_gradient():
+def test_windows_are_not_kept_for_the_gradient(small_groups):
   x = jax.ShapeDtypeStruct((32, 16, 16, 16), jnp.float32)
   kernel = jax.ShapeDtypeStruct((3, 3, 16, 16), jnp.float32)
 
