@@ -23,6 +23,7 @@ import json
 import os
 import re
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -173,17 +174,9 @@ def _store(
   examples = data.load(config.data, split, crop=False, progress=show_progress)
   count = len(examples.inputs)
   labels = np.tile(examples.labels[examples.label], views)
-  # Says which encoder, data and views the rows came from.
-  origin = hashlib.sha256(
-    json.dumps(
-      [
-        features_lib.fingerprint(encoder.variables),
-        config_lib.to_json(config.data),
-        [count, views, str(dtype)],
-      ]
-    ).encode()
-  ).hexdigest()
-  if _origin(path) == origin:
+  rows = views * count
+  form = [config_lib.to_json(config.data), count, views, str(dtype)]
+  if _origin(path) == (origin := _describe(encoder, form)):
     return {'features': cache.read(path), 'label': labels}
   change = train.augmentation(config.data)
 
@@ -199,12 +192,10 @@ def _store(
   below = os.path.join(
     os.path.dirname(path), f'features_{config.objective.frozen}.npy'
   )
-  rows = views * count
-  source = examples.inputs
-  stored = config.objective.frozen > 0 and os.path.exists(below)
-  if stored:
-    source = cache.read(below)
-    stored = len(source) == rows and source.dtype == dtype
+  stored = config.init_from is not None and _origin(below) == _describe(
+    dim_jax.load(config.init_from), form
+  )
+  source = cache.read(below) if stored else examples.inputs
 
   def produce(first: int, last: int) -> np.ndarray:
     positions = np.arange(first, last)
@@ -252,7 +243,14 @@ def _store(
   return {'features': values, 'label': labels}
 
 
+def _describe(encoder: dim_jax.Encoder, form: list[Any]) -> str:
+  """Says which encoder, data and views stored rows came from."""
+  text = json.dumps([features_lib.fingerprint(encoder.variables), form])
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _origin(path: str) -> str | None:
+  """What `_describe` said of the encoder of a file; None without a file."""
   if not (os.path.exists(path) and os.path.exists(f'{path}.json')):
     return None
   with open(f'{path}.json') as file:

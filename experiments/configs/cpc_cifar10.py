@@ -1,0 +1,16 @@
+"""Contrastive predictive coding on CIFAR-10, at a size for a CPU.
+
+  python -m experiments.train \
+      --config=experiments/configs/cpc_cifar10.py --workdir=runs/cpc_cifar10
+"""
+
+from dim_jax.config import ExperimentConfig
+from experiments.configs import gim_cifar10
+
+
+def get_config() -> ExperimentConfig:
+  """As gim_cifar10 without walls, with a PixelCNN for contexts."""
+  config = gim_cifar10.get_config()
+  config.objective.modules = 'resnet_small_cpc'
+  config.objective.walls = ()
+  return config
