@@ -2,6 +2,9 @@
 
   python -m experiments.train \
       --config=experiments/configs/cpc_cifar10.py --workdir=runs/cpc_cifar10
+
+Measured with seed 0 as gim_cifar10 was: 36.6, 39.5 and 39.7 %, and the contexts
+41.5 %. 17 minutes on one core of two, shared.
 """
 
 from dim_jax.config import ExperimentConfig

@@ -2,6 +2,11 @@
 
   python -m experiments.train \
       --config=experiments/configs/gim_cifar10.py --workdir=runs/gim_cifar10
+
+Measured with seed 0 on a JPEG-recompressed copy (experiments/results/
+gim_cifar10.json): a linear probe on 4,000 training images reads 37.0, 38.8 and
+38.8 % from module_0 to module_2 (untrained 31.8, 36.3, 37.1 %): 1.4 epochs are
+only a beginning. 11 minutes on one core of two, shared.
 """
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig

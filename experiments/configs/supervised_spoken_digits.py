@@ -3,6 +3,10 @@
   python -m experiments.train \
       --config=experiments/configs/supervised_spoken_digits.py \
       --workdir=runs/supervised_spoken_digits
+
+Measured with seed 0 as gim_spoken_digits was: the speaker at 97.4, 98.5, 99.2,
+99.5, 99.4 and 99.5 %, the digit, which it never saw, at 70.2, 65.0, 59.8, 53.3,
+38.1 and 41.2 %.
 """
 
 from dim_jax.config import ExperimentConfig
