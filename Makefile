@@ -33,7 +33,7 @@ demo: $(VENV)/run.stamp
 	@echo 'The page: $(CURDIR)/$(DEMO)/report/index.html'
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
