@@ -88,6 +88,13 @@ def train(
     config.optimizer, config.players, params, config.average
   )
   start = start_from(config.init_from, variables)
+  # What cannot be trained says so here, and leaves no folder behind.
+  whole = {
+    name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
+    for name, x in example.items()
+  }
+  plain = config_lib.make_objective(config)
+  jax.eval_shape(plain.loss, *variables, whole, jax.random.key(0))
   os.makedirs(workdir, exist_ok=True)
   if jax.process_index() == 0:
     config_lib.save(config, workdir, watched.inputs.shape[1:])
