@@ -13,7 +13,6 @@ import operator
 import os
 import pathlib
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -174,7 +173,7 @@ def load(
   window = _whole('window', window)
   hop = window if hop is None else _whole('hop', hop)
   rate = None if rate is None else _whole('rate', rate)
-  _check_validation(validation, split)
+  sources.check_validation(validation, split)
   if name == 'spoken_digit' and lists is not None:
     raise ValueError(
       'spoken_digit has a test set of its own; lists are for librispeech and '
@@ -261,20 +260,6 @@ def _whole(what: str, value: Any) -> int:
       f'{what} must be a whole number of at least 1; got {value!r}.'
     )
   return whole
-
-
-def _check_validation(validation: Any, split: str) -> None:
-  number = isinstance(validation, (int, float, np.number))
-  if not number or isinstance(validation, bool) or not 0 <= validation < 1:
-    raise ValueError(
-      "validation must be a fraction of the training set's recordings, at "
-      f'least 0 and below 1; got {validation!r}.'
-    )
-  if split == 'validation' and validation == 0:
-    raise ValueError(
-      "The split 'validation' is empty with validation=0; set it above 0 "
-      '(default 0.1).'
-    )
 
 
 def _check_distinct(recordings: Sequence[_Recording]) -> None:
@@ -596,7 +581,12 @@ def _prepared(
       'nothing is resampled here.'
     )
   root = pathlib.Path(data_dir or sources.default_data_dir()).expanduser()
-  folder = _newest(name, root)
+  folder = sources.newest(
+    name,
+    root,
+    "name a folder of .wav or .flac files, such as LibriSpeech's "
+    'train-clean-100',
+  )
   files = _files(name, root, folder)
   stamps = tuple(
     (path, count, os.stat(path).st_size, os.stat(path).st_mtime_ns)
@@ -606,47 +596,18 @@ def _prepared(
     recordings = _index(name, stamps, progress)
   except decode.CorruptError as error:
     raise ValueError(
-      f'{error} Delete {folder} and prepare it again: {_command(name, root)}'
+      f'{error} Delete {folder} and prepare it again: '
+      f'{sources.prepare_command(name, root)}'
     ) from error
   read = functools.partial(_read_records, name, files)
   return _Source(recordings, read, _RATES[name], ())
-
-
-def _command(name: str, root: pathlib.Path) -> str:
-  return (
-    "pip install 'dim_jax[prepare]' && python -m dim_jax.data.prepare "
-    f'{name} --data_dir={shlex.quote(os.fspath(root))}'
-  )
-
-
-def _newest(name: str, root: pathlib.Path) -> pathlib.Path:
-  """The folder of the newest prepared version of a data set."""
-  found: list[tuple[tuple[int, ...], pathlib.Path]] = []
-  # Of a data set with variants, TFDS's 'default' holds samples; others do not.
-  for pattern in (f'{name}/*', f'{name}/default/*'):
-    for info in root.glob(f'{pattern}/dataset_info.json'):
-      if re.fullmatch(r'\d+\.\d+\.\d+', info.parent.name):
-        version = tuple(int(part) for part in info.parent.name.split('.'))
-        found.append((version, info.parent))
-  if found:
-    return max(found)[1]
-  here = sorted({path.parts[-3] for path in root.glob('*/*/dataset_info.json')})
-  there = f'it holds {", ".join(here)}' if here else 'it holds none'
-  if not root.is_dir():
-    there = 'no such folder'
-  raise FileNotFoundError(
-    f'The data set {name!r} is not prepared in {root} ({there}). Point '
-    'TFDS_DATA_DIR or --config.data.data_dir at a folder that has it, or '
-    f'prepare it: {_command(name, root)}; or name a folder of .wav or .flac '
-    "files, such as LibriSpeech's train-clean-100."
-  )
 
 
 def _files(
   name: str, root: pathlib.Path, folder: pathlib.Path
 ) -> tuple[tuple[str, int], ...]:
   """The files of the split that is read, with the recordings in each."""
-  again = f'Prepare it again: {_command(name, root)}'
+  again = f'Prepare it again: {sources.prepare_command(name, root)}'
   split = _SPLITS[name]
   try:
     info = json.loads((folder / 'dataset_info.json').read_text('utf-8'))
@@ -666,7 +627,7 @@ def _files(
     raise ValueError(
       f'{folder} is prepared as {kind}; only array_record can be read without '
       'TensorFlow. Prepare it again, in another folder: '
-      f'{_command(name, root.parent / "array_record")}'
+      f'{sources.prepare_command(name, root.parent / "array_record")}'
     )
   files = []
   for i, count in enumerate(shards):

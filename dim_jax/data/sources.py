@@ -148,7 +148,7 @@ def load(
     )
   if image_size is not None:
     image_size = _check_image_size(image_size)
-  _check_validation(validation, split)
+  check_validation(validation, split)
   stored = 'train' if split == 'validation' else split
   if folder is not None:
     arrays = _in_folder(folder, stored, image_size, cache_dir, progress)
@@ -211,7 +211,8 @@ def _check_image_size(image_size: Any) -> int:
   return int(image_size)
 
 
-def _check_validation(validation: Any, split: str) -> None:
+def check_validation(validation: Any, split: str) -> None:
+  """A ValueError where the held-out fraction or its split cannot be."""
   number = isinstance(validation, (int, float, np.number))
   if not number or isinstance(validation, bool) or not 0 <= validation < 1:
     raise ValueError(
@@ -458,7 +459,7 @@ def _prepared(
   progress: bool,
 ) -> _Arrays:
   root = pathlib.Path(data_dir or default_data_dir()).expanduser()
-  folder = _newest(name, root)
+  folder = newest(name, root)
   split = _describe(name, stored, root, folder)
   size = image_size or split.image_shape[0]
   path = _cache_folder(cache_dir) / (
@@ -473,7 +474,8 @@ def _prepared(
       images, labels, jpeg = decode.decode(split, size, advance)
   except decode.CorruptError as error:
     raise ValueError(
-      f'{error}. Delete {folder} and prepare it again: {_command(name, root)}'
+      f'{error}. Delete {folder} and prepare it again: '
+      f'{prepare_command(name, root)}'
     ) from error
   notes = [
     'JPEG-recompressed copy, not the original pixels' if jpeg else '',
@@ -485,23 +487,38 @@ def _prepared(
   return arrays
 
 
-def _command(name: str, root: pathlib.Path) -> str:
+def prepare_command(name: str, root: pathlib.Path) -> str:
+  """The command that prepares a TFDS data set in the folder `root`."""
   return (
     "pip install 'dim_jax[prepare]' && python -m dim_jax.data.prepare "
     f'{name} --data_dir={shlex.quote(os.fspath(root))}'
   )
 
 
-def _newest(name: str, root: pathlib.Path) -> pathlib.Path:
+def newest(
+  name: str,
+  root: pathlib.Path,
+  instead: str = "take 'digits', which needs no files",
+) -> pathlib.Path:
   """The folder of the newest prepared version of a data set.
 
   Looks for itself: TFDS would ask its bucket about what is not here.
+
+  Args:
+    name: of the data set.
+    root: the folder of prepared data sets.
+    instead: what an error tells a user to do where nothing can be prepared.
+
+  Raises:
+    FileNotFoundError: it is not there; says how to prepare it.
   """
   found: list[tuple[tuple[int, ...], pathlib.Path]] = []
-  for info in root.glob(f'{name}/*/dataset_info.json'):
-    if re.fullmatch(r'\d+\.\d+\.\d+', info.parent.name):
-      version = tuple(int(part) for part in info.parent.name.split('.'))
-      found.append((version, info.parent))
+  # Of a data set with variants, TFDS's 'default' is the plain one.
+  for pattern in (f'{name}/*', f'{name}/default/*'):
+    for info in root.glob(f'{pattern}/dataset_info.json'):
+      if re.fullmatch(r'\d+\.\d+\.\d+', info.parent.name):
+        version = tuple(int(part) for part in info.parent.name.split('.'))
+        found.append((version, info.parent))
   if found:
     return max(found)[1]
   here = sorted({path.parts[-3] for path in root.glob('*/*/dataset_info.json')})
@@ -511,8 +528,7 @@ def _newest(name: str, root: pathlib.Path) -> pathlib.Path:
   raise FileNotFoundError(
     f'The data set {name!r} is not prepared in {root} ({there}). Point '
     'TFDS_DATA_DIR or --config.data.data_dir at a folder that has it, or '
-    f"prepare it: {_command(name, root)}; or take 'digits', which needs no "
-    'files.'
+    f'prepare it: {prepare_command(name, root)}; or {instead}.'
   )
 
 
@@ -521,7 +537,7 @@ def _describe(
 ) -> decode.Split:
   """What TFDS's own metadata say of a split, checked against its files."""
   tfds = decode.import_tfds()
-  again = f'Prepare it again: {_command(name, root)}'
+  again = f'Prepare it again: {prepare_command(name, root)}'
   try:
     info = tfds.builder_from_directory(folder).info
     kind = info.file_format.value
@@ -543,7 +559,7 @@ def _describe(
     raise ValueError(
       f'{folder} is prepared as {kind}; only array_record can be read without '
       f'TensorFlow. Prepare it again, in another folder: '
-      f'{_command(name, root.parent / "array_record")}'
+      f'{prepare_command(name, root.parent / "array_record")}'
     )
   for path, _ in files:
     if not os.path.exists(path):

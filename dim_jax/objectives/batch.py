@@ -5,9 +5,11 @@ compares examples gathers them, and what is drawn for an example does not depend
 on the device that holds it. Where `axis_name` is None the batch is whole.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
+import optax
 
 Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
@@ -45,3 +47,32 @@ def per_image(
   everything = draw(rng, (shape[0] * devices, *shape[1:]))
   start = jax.lax.axis_index(axis_name) * shape[0]
   return jax.lax.dynamic_slice_in_dim(everything, start, shape[0])
+
+
+def classify(
+  layer: Mapping[str, jax.Array],
+  features: jax.Array,
+  labels: jax.Array,
+  axis_name: str | None,
+) -> tuple[jax.Array, jax.Array]:
+  """How well a linear layer tells the labels of all examples.
+
+  Args:
+    layer: 'kernel', [D, C], and 'bias', [C].
+    features: of this device's examples, [n, D].
+    labels: theirs, int32 [n]; those of -1 do not count.
+    axis_name: the pmapped axis.
+
+  Returns:
+    The cross-entropy in nats and the accuracy, scalars; 0 without a label.
+  """
+  labels = gather(labels, axis_name)
+  logits = features @ layer['kernel'] + layer['bias'][None]
+  logits = gather(logits, axis_name)
+  known = labels >= 0
+  count = jnp.maximum(known.sum(), 1)
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    logits, jnp.maximum(labels, 0)
+  )
+  hits = (logits.argmax(-1) == labels) & known
+  return jnp.where(known, losses, 0).sum() / count, hits.sum() / count

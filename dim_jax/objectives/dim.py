@@ -21,7 +21,6 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
 from dim_jax.losses import bounds, divergences
@@ -425,21 +424,12 @@ def _probe(
 ) -> tuple[jax.Array, Metrics]:
   """Linear classifiers on detached features; labels of -1 do not count."""
   total, metrics = jnp.zeros(()), {}
-  labels = batch_lib.gather(labels, axis_name)
-  known = labels >= 0
-  count = jnp.maximum(known.sum(), 1)
   for tap, layer in params.items():
     features = jax.lax.stop_gradient(taps[tap]).astype(jnp.float32)
     features = features.reshape(features.shape[0], -1)
-    logits = features @ layer['kernel'] + layer['bias'][None]
-    logits = batch_lib.gather(logits, axis_name)
-    losses = optax.softmax_cross_entropy_with_integer_labels(
-      logits, jnp.maximum(labels, 0)
-    )
-    loss = jnp.where(known, losses, 0).sum() / count
-    hits = (logits.argmax(-1) == labels) & known
+    loss, accuracy = batch_lib.classify(layer, features, labels, axis_name)
     metrics[f'probe/{tap}_loss'] = loss
-    metrics[f'probe/{tap}_accuracy'] = hits.sum() / count
+    metrics[f'probe/{tap}_accuracy'] = accuracy
     total += loss
   return total, metrics
 

@@ -31,7 +31,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
 from dim_jax.losses import cpc
@@ -373,7 +372,7 @@ def module_loss(
       raise ValueError(
         "objective.loss is 'supervised', but the batch has no 'label'."
       )
-    loss, accuracy = _classify(
+    loss, accuracy = batch_lib.classify(
       params['head'], pooled(features), labels, axis_name
     )
     return loss, {'cross_entropy': loss, 'accuracy': accuracy}
@@ -419,22 +418,6 @@ def module_loss(
     'ceiling': found.ceiling.mean(),
     'accuracy': found.accuracy.mean(),
   }
-
-
-def _classify(
-  layer: PyTree, features: jax.Array, labels: jax.Array, axis_name: str | None
-) -> tuple[jax.Array, jax.Array]:
-  """Cross-entropy in nats and accuracy of a linear layer, where labelled."""
-  labels = batch_lib.gather(labels, axis_name)
-  logits = features @ layer['kernel'] + layer['bias'][None]
-  logits = batch_lib.gather(logits, axis_name)
-  known = labels >= 0
-  count = jnp.maximum(known.sum(), 1)
-  losses = optax.softmax_cross_entropy_with_integer_labels(
-    logits, jnp.maximum(labels, 0)
-  )
-  hits = (logits.argmax(-1) == labels) & known
-  return jnp.where(known, losses, 0).sum() / count, hits.sum() / count
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
@@ -520,8 +503,8 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       return batch['features'].astype(jnp.float32)
     features = inputs(config, batch).astype(jnp.float32)
     for i in range(config.frozen):
-      features = _run_frozen(
-        config, chain[i], f'module_{i}', model_state, features
+      features = _run(
+        config, chain[i], f'module_{i}', {}, model_state, features
       )
       features = passed_on(features, config.pool)
     return features
@@ -567,7 +550,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
         total += term
         metrics |= {f'{name}/{key}': value for key, value in found.items()}
       if labels is not None and name in params.get('probe', {}):
-        term, accuracy = _classify(
+        term, accuracy = batch_lib.classify(
           params['probe'][name],
           jax.lax.stop_gradient(pooled(features)),
           labels,
@@ -621,17 +604,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     taps, maps = {}, {}
     for i, module in enumerate(chain):
       name = f'module_{i}'
-      if i < config.frozen:
-        features = _run_frozen(config, module, name, model_state, features)
-      else:
-        features, _ = apply_module(
-          module,
-          params[name]['network'],
-          model_state.get(name, {}),
-          features,
-          train=False,
-          by_rows=config.remat,
-        )
+      features = _run(config, module, name, params, model_state, features)
       taps[name] = pooled(features)
       maps[f'{name}_map'] = positions(features)
       if i + 1 < depth:
@@ -643,16 +616,19 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   return Objective(init, loss, encode, tuple(map(stage, firsts, lasts)))
 
 
-def _run_frozen(
+def _run(
   config: Config,
   module: nn.Module,
   name: str,
+  params: PyTree,
   model_state: PyTree,
   features: jax.Array,
 ) -> jax.Array:
+  """A module out of training, frozen or not."""
+  player = params[name] if name in params else model_state['frozen'][name]
   made, _ = apply_module(
     module,
-    model_state['frozen'][name]['network'],
+    player['network'],
     model_state.get(name, {}),
     features,
     train=False,
@@ -705,15 +681,8 @@ def outputs(
   features = inputs(config, batch) if not first else batch['features']
   features = features.astype(jnp.float32)
   for i in range(first, len(chain)):
-    name = f'module_{i}'
-    player = params[name] if name in params else model_state['frozen'][name]
-    features, _ = apply_module(
-      chain[i],
-      player['network'],
-      model_state.get(name, {}),
-      features,
-      train=False,
-      by_rows=config.remat,
+    features = _run(
+      config, chain[i], f'module_{i}', params, model_state, features
     )
     features = passed_on(features, config.pool)
   return features

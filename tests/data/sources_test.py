@@ -238,7 +238,7 @@ def test_processes_decode_as_one_does(root):
 def test_newest_version_is_read(root):
   shutil.copytree(root / 'mnist/1.2.0', root / 'mnist/1.10.0')
   (root / 'mnist/1.11.0.incompleteABC').mkdir()
-  assert sources._newest('mnist', root).name == '1.10.0'
+  assert sources.newest('mnist', root).name == '1.10.0'
 
 
 def test_stl10_has_unlabelled_images_and_gives_all_of_them(root):
