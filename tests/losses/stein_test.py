@@ -1,0 +1,558 @@
+"""Stein's method against double loops in float64, algebra and known laws."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dim_jax.losses import stein
+
+# Compiled: op by op, XLA would compile each of their operations by itself.
+svgd_direction = jax.jit(
+  stein.svgd_direction, static_argnums=3, static_argnames='block_size'
+)
+ksd = jax.jit(stein.ksd, static_argnames='unbiased')
+feature_direction = jax.jit(
+  stein.feature_direction, static_argnums=(0, 4), static_argnames='repulsion'
+)
+hmc = jax.jit(stein.hmc, static_argnums=(2, 4))
+mala = jax.jit(stein.mala, static_argnums=2)
+
+
+def points(n, d, seed=0):
+  return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def as_float32(*arrays):
+  return [jnp.asarray(array, jnp.float32) for array in arrays]
+
+
+def gaussian_score(x):
+  """Of a Gaussian with mean (1, 1, ...) and variance 1 / 2."""
+  return -2 * (x - 1)
+
+
+def loop_direction(x, scores, h, self_term=True):
+  """The paper's eq. 8, pair by pair, its kernel's gradient by differences."""
+  kernel = lambda a, b: np.exp(-np.sum((a - b) ** 2) / h)  # noqa: E731
+  n, d = x.shape
+  phi = np.zeros_like(x)
+  for i in range(n):
+    for j in range(n):
+      if i == j and not self_term:
+        continue
+      # With respect to the particle that is summed over, x_j.
+      slope = [
+        (kernel(x[j] + e, x[i]) - kernel(x[j] - e, x[i])) / 2e-5
+        for e in 1e-5 * np.eye(d)
+      ]
+      phi[i] += kernel(x[j], x[i]) * scores[j] + slope
+  return phi / (n if self_term else n - 1)
+
+
+def loop_ksd(x, scores, h, unbiased):
+  """Eq. 9 with the kernel's derivatives worked out per coordinate."""
+  n, d = x.shape
+  total = 0.0
+  for i in range(n):
+    for j in range(n):
+      if i == j and unbiased:
+        continue
+      apart = x[i] - x[j]
+      k = np.exp(-(apart @ apart) / h)
+      by_x, by_y = -2 / h * apart * k, 2 / h * apart * k
+      trace = sum((2 / h - 4 / h**2 * apart[c] ** 2) * k for c in range(d))
+      total += scores[i] @ scores[j] * k + scores[i] @ by_y + scores[j] @ by_x
+      total += trace
+  return total / (n * (n - 1) if unbiased else n * n)
+
+
+def test_squared_distances_far_from_the_origin():
+  x, y = points(7, 3), points(5, 3, 1)
+  expected = np.sum((x[:, None] - y[None]) ** 2, axis=-1)
+  for shift, tolerance in ((0, 1e-5), (100, 1e-3)):
+    # Rounding of the points themselves, 100 * 2^-24, is what remains.
+    found = stein.squared_distances(*as_float32(x + shift, y + shift))
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=1e-5)
+  assert found.dtype == jnp.float32
+  # Copies are at distance 0 exactly, wherever they are.
+  copies = jnp.full((4, 3), 123.456)
+  np.testing.assert_array_equal(stein.squared_distances(copies, copies), 0)
+
+
+def test_kernel_has_no_factor_of_two():
+  # 3-4-5: the squared distance is 25.
+  x, y = as_float32([[0.0, 0.0]], [[3.0, 4.0]])
+  np.testing.assert_allclose(
+    stein.rbf_kernel(x, y, 50.0), [[math.exp(-0.5)]], rtol=1e-6
+  )
+
+
+# Four points on a line, 0 1 3 7: distances of the six pairs are 1 2 3 4 6 7,
+# and their squares 1 4 9 16 36 49. The full matrix has 0 x 4 and each square
+# twice, sixteen entries of which the 8th and 9th are 4 and 9.
+BANDWIDTHS_OF_LINE = {
+  'svgd': 3.5**2 / math.log(4),
+  'blackjax': 3.5**2 / math.log(4),
+  'dartml': 6.5 / math.log(5),
+  'pyro': 9 / math.log(5),
+}
+
+
+@pytest.mark.parametrize('name', stein.BANDWIDTHS)
+def test_bandwidth_by_hand(name):
+  line = jnp.asarray([[0.0], [1.0], [3.0], [7.0]])
+  rule = jax.jit(stein.BANDWIDTHS[name], static_argnames='block_size')
+  for block_size in (None, 3):
+    np.testing.assert_allclose(
+      rule(line, block_size=block_size), BANDWIDTHS_OF_LINE[name], rtol=1e-6
+    )
+  # Three points have an odd number of pairs: 1 4 9 -> 4; and of the nine
+  # entries 0 0 0 1 1 4 4 9 9 the 5th is 1.
+  three = jnp.asarray([[0.0], [1.0], [3.0]])
+  odd = {'dartml': 1 / math.log(4), 'pyro': 4 / math.log(4)}
+  np.testing.assert_allclose(
+    rule(three), odd.get(name, 4 / math.log(3)), rtol=1e-6
+  )
+  # Nothing to measure: 1.
+  assert rule(jnp.ones((1, 1))) == 1
+  assert rule(jnp.ones((3, 1))) == 1
+  assert jnp.isnan(rule(three.at[0, 0].set(jnp.nan)))
+  assert jnp.isnan(rule(three.at[0, 0].set(jnp.inf)))
+
+
+def test_bandwidth_counts_to_the_median_that_sorting_finds():
+  n = 40
+  # Of the rounded ones, many are equal.
+  for x in (points(n, 3), np.round(points(n, 3, 1))):
+    apart = np.sum((x[:, None] - x[None]) ** 2, axis=-1)
+    pairs = apart[np.triu_indices(n, 1)]
+    expected = {
+      'svgd': np.median(np.sqrt(pairs)) ** 2 / math.log(n),
+      'dartml': np.median(apart) / math.log(n + 1),
+      'pyro': np.sort(pairs)[(len(pairs) - 1) // 2] / math.log(n + 1),
+    }
+    for name, value in expected.items():
+      found = jax.jit(stein.BANDWIDTHS[name])(jnp.asarray(x, jnp.float32))
+      np.testing.assert_allclose(found, value, rtol=1e-5)
+
+
+@pytest.mark.parametrize('self_term', [True, False])
+def test_direction_is_that_of_the_double_loop(self_term):
+  x = points(9, 3)
+  scores = gaussian_score(x)
+  expected = loop_direction(x, scores, 1.7, self_term)
+  arrays = as_float32(x, scores)
+  for block_size in (None, 4, 20) if self_term else (None, 4):
+    found = svgd_direction(*arrays, 1.7, self_term, block_size=block_size)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_direction_defaults_to_the_papers_rule():
+  x, scores = as_float32(points(9, 3), points(9, 3, 1))
+  bandwidth = jax.jit(stein.paper_bandwidth)(x)
+  expected = svgd_direction(x, scores, bandwidth)
+  for block_size in (None, 4):
+    np.testing.assert_allclose(
+      svgd_direction(x, scores, block_size=block_size),
+      expected,
+      rtol=1e-5,
+      atol=1e-6,
+    )
+
+
+def test_particles_repel():
+  # No score: only repulsion, (2 / h) k (x_i - x_j) / n, outwards.
+  x = jnp.asarray([[-1.0], [1.0]])
+  phi = svgd_direction(x, jnp.zeros_like(x), 4.0)
+  size = 2 / 4 * math.exp(-1) * 2 / 2
+  np.testing.assert_allclose(phi, [[-size], [size]], rtol=1e-6)
+
+
+def test_one_particle_climbs():
+  x, score = jnp.asarray([[1.0, -2.0]]), jnp.asarray([[3.0, 4.0]])
+  for bandwidth in (None, 0.1):
+    np.testing.assert_array_equal(svgd_direction(x, score, bandwidth), score)
+
+
+def test_coincident_particles_move_together():
+  # k = 1 and no repulsion: all have the mean of the scores (1, 2, 6) -> 3; the
+  # others' mean without their own: 4, 3.5, 1.5.
+  x, scores = jnp.full((3, 2), 5.3), jnp.asarray([[1.0], [2.0], [6.0]])
+  scores = jnp.tile(scores, (1, 2))
+  for bandwidth in (None, 0.5):
+    np.testing.assert_allclose(
+      svgd_direction(x, scores, bandwidth), np.full((3, 2), 3), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+      svgd_direction(x, scores, bandwidth, False)[:, 0],
+      [4, 3.5, 1.5],
+      rtol=1e-6,
+    )
+
+
+def test_what_is_not_finite_shows():
+  x, scores = as_float32(points(4, 2), points(4, 2, 1))
+  for value in (jnp.nan, jnp.inf):
+    bad = scores.at[1, 0].set(value)
+    assert not jnp.isfinite(svgd_direction(x, bad)[:, 0]).any()
+    assert not jnp.isfinite(ksd(x, bad))
+    assert jnp.isnan(svgd_direction(x.at[1, 0].set(value), scores)).all()
+  assert jnp.isnan(svgd_direction(x, scores, jnp.zeros(()))).all()
+
+
+@pytest.mark.parametrize('bandwidth', [0, 0.0, -1.0, math.nan, math.inf])
+def test_refuses_a_bandwidth_that_is_not_positive(bandwidth):
+  x = jnp.zeros((3, 2))
+  for function in (stein.svgd_direction, stein.ksd):
+    with pytest.raises(ValueError, match='bandwidth is'):
+      function(x, x, bandwidth)
+  with pytest.raises(ValueError, match='bandwidth is'):
+    stein.rbf_kernel(x, x, bandwidth)
+
+
+def test_refuses_one_particle_without_partner():
+  x = jnp.zeros((1, 2))
+  with pytest.raises(ValueError, match='at least 2 are needed'):
+    stein.svgd_direction(x, x, self_term=False)
+  with pytest.raises(ValueError, match='at least 2 are needed'):
+    stein.ksd(x, x, unbiased=True)
+  with pytest.raises(ValueError, match='at least 2 are needed'):
+    stein.feature_direction(lambda x: x, x, x, repulsion='nearest')
+  with pytest.raises(ValueError, match='block_size is 0'):
+    stein.svgd_direction(x, x, 1.0, block_size=0)
+  with pytest.raises(ValueError, match="'all' and 'nearest'"):
+    stein.feature_direction(lambda x: x, x, x, repulsion='none')
+
+
+def test_memory_stays_far_below_all_pairs_coordinates():
+  n, d = 2000, 50
+  arrays = [jax.ShapeDtypeStruct((n, d), jnp.float32)] * 2
+
+  def peak(block_size):
+    compiled = svgd_direction.lower(*arrays, block_size=block_size).compile()
+    memory = compiled.memory_analysis()
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+  # The pairs alone are n^2; [n, n, d] would be fifty of them. Blocks of 100
+  # need a twentieth of the pairs and some arrays [n, d].
+  pairs = 4 * n * n
+  assert peak(None) < 5 * pairs
+  assert peak(100) < pairs / 2
+
+
+@pytest.mark.parametrize('self_term', [True, False])
+def test_features_of_a_linear_map_pull_back(self_term):
+  x, scores = points(6, 4), points(6, 4, 1)
+  weights = points(4, 2, 2)
+  h = 2.3
+  # k(x, y) = exp(-||(x - y) W||^2 / h): its gradient by x_j is that by the
+  # features times W', so loop over features and multiply.
+  repelled = loop_direction(x @ weights, np.zeros((6, 2)), h, self_term)
+  apart = (x[:, None] - x[None]) @ weights
+  kernel = np.exp(-np.sum(apart**2, axis=-1) / h)
+  np.fill_diagonal(kernel, float(self_term))
+  expected = kernel @ scores / (6 if self_term else 5) + repelled @ weights.T
+  found = feature_direction(
+    lambda x: x @ jnp.asarray(weights, jnp.float32),
+    *as_float32(x, scores),
+    h,
+    self_term,
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_images_by_finite_differences():
+  x, scores = points(4, 6).reshape(4, 3, 2), points(4, 6, 1).reshape(4, 3, 2)
+  weights = points(6, 2, 2)
+
+  def features(x):
+    return np.tanh(x.reshape(len(x), -1) @ weights)
+
+  def kernel(x, y):
+    return np.exp(-np.sum((features(x[None]) - features(y[None])) ** 2) / 0.7)
+
+  def slope(x, y):
+    """Of the kernel, by x."""
+    steps = 1e-5 * np.eye(6).reshape(6, 3, 2)
+    found = [(kernel(x + e, y) - kernel(x - e, y)) / 2e-5 for e in steps]
+    return np.reshape(found, (3, 2))
+
+  every = np.zeros_like(x)
+  nearest = scores.copy()
+  for i in range(4):
+    others = [j for j in range(4) if j != i]
+    for j in others:
+      every[i] += (kernel(x[j], x[i]) * scores[j] + slope(x[j], x[i])) / 3
+    closest = max(others, key=lambda j: kernel(x[j], x[i]))
+    nearest[i] += slope(x[closest], x[i]) / 2
+
+  def jax_features(x):
+    return jnp.tanh(x.reshape(len(x), -1) @ jnp.asarray(weights, jnp.float32))
+
+  for repulsion, expected in (('all', every), ('nearest', nearest)):
+    found = feature_direction(
+      jax_features, *as_float32(x, scores), 0.7, repulsion=repulsion
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_features_that_are_the_particles_change_nothing():
+  x, scores = as_float32(points(6, 3), points(6, 3, 1))
+  np.testing.assert_allclose(
+    feature_direction(lambda x: x, x, scores),
+    svgd_direction(x, scores, None, False),
+    rtol=1e-4,
+    atol=1e-5,
+  )
+
+
+@pytest.mark.parametrize('unbiased', [False, True])
+def test_ksd_is_that_of_the_double_loop(unbiased):
+  x = points(8, 3)
+  scores = gaussian_score(x)
+  expected = loop_ksd(x, scores, 2.1, unbiased)
+  found = ksd(*as_float32(x, scores), 2.1, unbiased=unbiased)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_ksd_is_the_size_of_the_best_direction():
+  # <phi, phi> in the kernel's space is mean_i of the Stein operator on phi:
+  # s(x_i)'phi(x_i) + div phi(x_i), with the divergence by differences.
+  x = points(5, 2)
+  scores, h = gaussian_score(x), 1.3
+
+  def phi(y):
+    apart = y[None] - x
+    k = np.exp(-np.sum(apart**2, axis=1) / h)[:, None]
+    return np.mean(k * scores + 2 / h * apart * k, axis=0)
+
+  steps = 1e-5 * np.eye(2)
+  operator = [
+    scores[i] @ phi(x[i])
+    + sum((phi(x[i] + e) - phi(x[i] - e)) @ e / 2e-10 for e in steps)
+    for i in range(5)
+  ]
+  found = ksd(*as_float32(x, scores), h)
+  np.testing.assert_allclose(found, np.mean(operator), rtol=1e-4)
+
+
+def test_ksd_of_exact_samples_has_mean_zero():
+  # The U-statistic of samples of p itself, averaged over 300 sets of 30.
+  x = 1 + math.sqrt(0.5) * jax.random.normal(jax.random.key(0), (300, 30, 2))
+
+  @jax.jit
+  @jax.vmap
+  def measure(x, scores):
+    return [stein.ksd(x, scores, 1.0, unbiased=u) for u in (True, False)]
+
+  found, biased = map(np.asarray, measure(x, gaussian_score(x)))
+  assert abs(found.mean()) < 4 * found.std() / math.sqrt(300)
+  # V has the diagonal on top: E[s's] + 2 d / h = d / variance + 2 d / h = 8,
+  # over n; the scores of another law are told apart.
+  expected = 8 / 30 + 29 / 30 * found.mean()
+  np.testing.assert_allclose(np.mean(biased), expected, rtol=0.03)
+  wrong = np.asarray(measure(x, -2 * x)[0])
+  assert wrong.mean() > 10 * wrong.std() / math.sqrt(300)
+
+
+def test_stein_contrastive_divergence_descends_the_discrepancy():
+  # For any model f(x; theta): d/dtheta mean_i s(x_i)' sg(phi(x_i)) is half of
+  # the gradient of the squared discrepancy, at the same fixed bandwidth.
+  x, h = jnp.asarray(points(12, 3), jnp.float32), 1.9
+  theta = {
+    'w': jnp.asarray(points(3, 4, 1), jnp.float32),
+    'b': jnp.asarray(points(1, 4, 2), jnp.float32),
+  }
+
+  def score(theta, x):
+    energy = lambda x: jnp.sum(jnp.sin(x @ theta['w'] + theta['b']) - x[:, :1])  # noqa: E731
+    return jax.grad(energy)(x)
+
+  def derivative(theta):
+    s = score(theta, x)
+    phi = jax.lax.stop_gradient(stein.svgd_direction(x, s, h))
+    return jnp.mean(jnp.sum(s * phi, axis=1))
+
+  found = jax.jit(jax.grad(derivative))(theta)
+  expected = jax.jit(jax.grad(lambda t: stein.ksd(x, score(t, x), h) / 2))(
+    theta
+  )
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_surrogate_moves_its_maker_along_the_direction():
+  x, direction = as_float32(points(5, 2), points(5, 2, 1))
+  gradient = jax.grad(stein.stein_surrogate)(x, direction)
+  np.testing.assert_allclose(gradient, -direction / 5, rtol=1e-6)
+  # Through x = a * z: d/da = -mean <phi, z>; none through the direction.
+  gradient = jax.grad(lambda a: stein.stein_surrogate(a * x, a * direction))(
+    2.0
+  )
+  expected = -2 * np.mean(np.sum(np.asarray(x * direction), axis=1))
+  np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def descended(d, self_term):
+  """100 particles after 1,000 steps of Adam at 0.05 towards N(0, I)."""
+  optimizer = optax.adam(0.05)
+  x = 0.5 * jax.random.normal(jax.random.key(0), (100, d)) + 1
+
+  def step(state, _):
+    x, memory = state
+    phi = stein.svgd_direction(x, -x, None, self_term)
+    updates, memory = optimizer.update(-phi, memory)
+    return (optax.apply_updates(x, updates), memory), None
+
+  return jax.lax.scan(step, (x, optimizer.init(x)), None, length=1000)[0][0]
+
+
+def test_svgd_reaches_mean_and_variance_of_a_gaussian():
+  x = np.asarray(descended(1, True))
+  np.testing.assert_allclose(x.mean(), 0, atol=0.01)
+  # 0.96 is known of 100 particles by the paper's rule.
+  np.testing.assert_allclose(x.var(), 0.96, atol=0.02)
+
+
+def test_svgd_collapses_in_ten_dimensions():
+  # 100 particles are known to keep 0.42 of the variance.
+  x = np.asarray(descended(10, True))
+  np.testing.assert_allclose(x.mean(), 0, atol=0.02)
+  np.testing.assert_allclose(x.var(axis=0).mean(), 0.42, atol=0.04)
+
+
+def gaussian(x):
+  """Log density of N(0, I) up to a constant."""
+  return -0.5 * jnp.sum(jnp.square(x), axis=tuple(range(1, x.ndim)))
+
+
+def chains(transition, n=10_000, steps=40, seed=0):
+  """Ends of chains in two dimensions from a start at 1.5."""
+  start = jnp.full((n, 2), 1.5)
+  run = jax.jit(lambda rng: stein.run_chain(rng, start, transition, steps))
+  return run(jax.random.key(seed))
+
+
+@pytest.mark.parametrize('temperature', [1.0, 0.25])
+def test_langevin_has_the_variance_of_its_recursion(temperature):
+  # x' = (1 - step) x + noise xi has the stationary variance
+  # noise^2 / (1 - (1 - step)^2) = 2 T step / (2 step - step^2)
+  # = T / (1 - step / 2), which 40 steps reach to 0.7^80.
+  noise = None if temperature == 1 else math.sqrt(2 * 0.3 * temperature)
+  end = chains(lambda rng, x: stein.langevin(rng, x, gaussian, 0.3, noise))
+  np.testing.assert_allclose(end.temperature, temperature, rtol=1e-5)
+  np.testing.assert_array_equal(end.acceptance, 1)
+  # 20,000 numbers: the variance's relative error is sqrt(2 / 20,000) = 1 %.
+  expected = temperature / (1 - 0.3 / 2)
+  np.testing.assert_allclose(end.position.var(), expected, rtol=0.04)
+  np.testing.assert_allclose(end.position.mean(), 0, atol=0.03)
+
+
+def test_langevin_without_noise_climbs():
+  x = jnp.asarray([[2.0, -4.0]])
+  step = stein.langevin(jax.random.key(0), x, gaussian, 0.25, 0.0)
+  np.testing.assert_allclose(step.position, 0.75 * x, rtol=1e-6)
+  assert step.temperature == 0
+
+
+@pytest.mark.parametrize('leapfrogs', [None, 4])
+def test_metropolis_removes_the_bias(leapfrogs):
+  # At these steps Langevin's own variance would be 1 / (1 - 0.8 / 2) = 1.67.
+  if leapfrogs is None:
+    move = lambda rng, x: stein.mala(rng, x, gaussian, 0.8)  # noqa: E731
+  else:
+    move = lambda rng, x: stein.hmc(rng, x, gaussian, 0.9, leapfrogs)  # noqa: E731
+  end = chains(move)
+  np.testing.assert_allclose(end.position.var(), 1, rtol=0.04)
+  np.testing.assert_allclose(end.position.mean(), 0, atol=0.03)
+  assert end.acceptance.shape == (10_000,)
+  assert 0.3 < end.acceptance.mean() < 0.99
+  assert end.temperature == 1
+
+
+def quartic(x):
+  return -0.25 * jnp.sum(x**4, axis=1) + jnp.sum(x, axis=1)
+
+
+def test_mala_accepts_by_the_ratio_of_its_gaussian_proposals():
+  x, size = jnp.asarray(points(400, 2), jnp.float32), 0.15
+  step = mala(jax.random.key(1), x, quartic, size)
+  moved = np.asarray(jnp.any(step.position != x, axis=1))
+  a = np.asarray(x, np.float64)[moved]
+  b = np.asarray(step.position, np.float64)[moved]
+  f = lambda x: np.sum(-0.25 * x**4 + x, axis=1)  # noqa: E731
+  # log q(to | from) of N(from + size * score, 2 size).
+  log_q = lambda to, x: (  # noqa: E731
+    -np.sum((to - x - size * (1 - x**3)) ** 2, axis=1) / (4 * size)
+  )
+  ratio = np.exp(f(b) - f(a) + log_q(a, b) - log_q(b, a))
+  np.testing.assert_allclose(
+    step.acceptance[moved], np.minimum(ratio, 1), rtol=1e-3, atol=1e-5
+  )
+  assert step.acceptance.min() < 0.5
+  # As many moved as the probabilities say, to four deviations.
+  p = np.asarray(step.acceptance)
+  assert abs(moved.sum() - p.sum()) < 4 * np.sqrt(np.sum(p * (1 - p))) + 1
+
+
+def test_mala_is_hmc_of_one_leapfrog():
+  x, rng = jnp.asarray(points(50, 3), jnp.float32), jax.random.key(0)
+  ours = mala(rng, x, quartic, 0.3**2 / 2)
+  other = hmc(rng, x, quartic, 0.3, 1)
+  np.testing.assert_allclose(ours.position, other.position, rtol=1e-5)
+  np.testing.assert_allclose(ours.acceptance, other.acceptance, rtol=1e-4)
+
+
+def test_leapfrogs_keep_the_energy_of_images():
+  # A quarter of a turn of the oscillator, in 100 steps: the error of the
+  # energy is of the order of step^2 = 0.0002.
+  x = jnp.asarray(points(3, 8).reshape(3, 2, 2, 2), jnp.float32)
+  step = hmc(jax.random.key(0), x, gaussian, math.pi / 200, 100)
+  assert step.position.shape == x.shape
+  np.testing.assert_allclose(step.acceptance, 1, atol=0.01)
+  assert jnp.all(step.position != x)
+
+
+def test_proposals_that_are_not_finite_are_refused():
+  x = jnp.ones((64, 1))
+
+  @jax.jit
+  def move(beyond):
+    half = lambda x: jnp.where(x[:, 0] > 0, 0.0, beyond)  # noqa: E731
+    return stein.mala(jax.random.key(0), x, half, 2.0)
+
+  for beyond in (jnp.nan, -jnp.inf, jnp.inf):
+    step = move(beyond)
+    refused = np.asarray(step.position == x)[:, 0]
+    np.testing.assert_array_equal(step.acceptance, ~refused)
+    assert 0 < refused.sum() < 64
+    assert jnp.all(step.position > 0)
+
+
+def test_run_chain_repeats_its_transition():
+  def halve(rng, x):
+    return stein.Step(x / 2, x[:, 0] / 8, jnp.asarray(0.5))
+
+  end = stein.run_chain(jax.random.key(0), jnp.asarray([[8.0]]), halve, 3)
+  np.testing.assert_array_equal(end.position, [[1]])
+  np.testing.assert_allclose(end.acceptance, [(1 + 0.5 + 0.25) / 3])
+  assert end.temperature == 0.5
+
+
+def test_chains_refuse_steps_that_are_not_positive():
+  x, rng = jnp.zeros((2, 1)), jax.random.key(0)
+  for move in (stein.langevin, stein.mala, stein.hmc):
+    with pytest.raises(ValueError, match='step_size is'):
+      move(rng, x, gaussian, 0.0)
+  with pytest.raises(ValueError, match='noise is -1'):
+    stein.langevin(rng, x, gaussian, 0.1, -1.0)
+  with pytest.raises(ValueError, match='leapfrogs is 0'):
+    stein.hmc(rng, x, gaussian, 0.1, 0)
+  with pytest.raises(ValueError, match='steps is 0'):
+    stein.run_chain(rng, x, lambda rng, x: None, 0)
