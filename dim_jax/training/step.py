@@ -74,6 +74,28 @@ def polyak_average(decay: float) -> optax.GradientTransformation:
   return optax.GradientTransformation(init, update)
 
 
+def clip_weights(bound: float) -> optax.GradientTransformation:
+  """Cuts what the updates lead to off at a bound; last in a chain.
+
+  Args:
+    bound: no parameter's size exceeds it after the move, but for rounding.
+
+  Returns:
+    A transformation without state.
+
+  References:
+    Arjovsky et al., Wasserstein GAN, 2017, algorithm 1.
+    https://arxiv.org/abs/1701.07875
+  """
+
+  def update(updates: PyTree, params: PyTree) -> PyTree:
+    return jax.tree.map(
+      lambda u, p: jnp.clip(p + u, -bound, bound) - p, updates, params
+    )
+
+  return optax.stateless(update)
+
+
 def averaged_params(state: TrainState, decay: float | None) -> PyTree:
   """The parameters to evaluate with.
 
@@ -110,7 +132,8 @@ def make_optimizer(
 
   Args:
     default: an OptimizerConfig (learning_rate, decay, decay_every, b1, b2,
-      weight_decay, clip, every) for the players without one of their own.
+      weight_decay, clip, clip_weights, every) for the players without one of
+      their own.
     players: those of single players, by name.
     names: the players, the top-level keys of the parameters.
     average: decay of a moving average of all parameters; none if None.
@@ -122,9 +145,10 @@ def make_optimizer(
     ValueError: `players` names one that does not exist.
   """
   names = sorted(names)
-  # The online probe is there on request, and an adversary only with a prior:
-  # an optimizer set for one that this objective lacks is not a mistake.
-  known = {*names, 'probe', 'adversary'}
+  # The online probe is there on request, an adversary only with a prior, and a
+  # generator only for some negatives: an optimizer set for one that this
+  # objective lacks is not a mistake.
+  known = {*names, 'probe', 'adversary', 'generator'}
   if unknown := sorted(set(players) - known):
     raise ValueError(
       f'players names {unknown[0]!r}, but this objective has {names}.'
@@ -152,6 +176,8 @@ def _adam(config: Any) -> optax.GradientTransformation:
   )
   if config.clip is not None:
     adam = optax.chain(optax.clip_by_global_norm(config.clip), adam)
+  if config.clip_weights is not None:
+    adam = optax.chain(adam, clip_weights(config.clip_weights))
   if config.every > 1:
     adam = optax.conditionally_mask(
       adam, lambda step, **_: step % config.every == 0

@@ -1,0 +1,613 @@
+r"""Energy models, by contrastive divergence and by Stein's method.
+
+A network f gives the density exp(f(x)) / Z. The gradient of its likelihood is
+
+.. math:: E_{data}[\nabla f] - E_{model}[\nabla f],
+
+and the methods differ in their negatives alone, that is, in the samples that
+stand for the model: where Markov chains start and whether they are kept, one
+step of Stein variational gradient descent from the data (SteinCD), a generator
+that follows the Stein direction (SteinGAN), or exact samples. Negatives and
+directions pass through `stop_gradient`, so the players `energy` and `generator`
+get their own gradients from one backward pass.
+
+Wang and Liu, Learning to draw samples: with application to amortized MLE for
+generative adversarial learning, 2016. https://arxiv.org/abs/1611.01722
+Liu and Wang, Learning deep energy models: contrastive divergence vs. amortized
+MLE, 2017. https://arxiv.org/abs/1707.00797
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dim_jax.losses import stein as losses
+from dim_jax.networks import energies, generators, layers
+from dim_jax.objective import Batch, Metrics, Objective, PyTree
+from dim_jax.objectives import batch as batch_lib
+
+CHAINS = ('cd', 'persistent', 'short_run', 'buffer')
+NEGATIVES = (*CHAINS, 'stein', 'generator', 'mixture', 'exact')
+TRANSITIONS = ('langevin', 'mala', 'hmc', 'gibbs')
+STARTS = ('normal', 'uniform')
+KERNELS = ('data', 'features')
+REPULSIONS = ('all', 'nearest', 'none')
+LATENTS: dict[str, batch_lib.Draw] = {
+  'uniform': functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0),
+  'normal': jax.random.normal,
+}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config:
+  """An energy model; the defaults are CD-1 with Langevin steps."""
+
+  energy: Any = 'mlp'
+  """'mlp', 'autoencoder' (images) or 'rbm', or a Flax module that maps x [N,
+  ...] to f [N], the logarithm of the unnormalised density; it may have a method
+  `features`, and keeps no statistics."""
+  units: tuple[int, ...] = (128, 128)
+  """Hidden layers of the energy 'mlp'."""
+  hidden: int = 10
+  """Hidden units of the 'rbm'."""
+  input_range: tuple[float, float] = (-1.0, 1.0)
+  """Where pixels from black to white lie as the energy sees them; (0, 1) for
+  numbers that compare with papers on the RBM. Points are left as they are."""
+  negatives: str = 'cd'
+  """What stands for the model's samples: chains that start at the batch ('cd'),
+  that go on forever ('persistent'), that start from noise ('short_run') or from
+  a replay buffer ('buffer'); one Stein step from the batch ('stein', SteinCD);
+  a 'generator' (SteinGAN); a 'mixture' of the last two; or the 'exact' gradient
+  of the likelihood (an RBM alone)."""
+  transition: str = 'langevin'
+  """Of the chains: 'langevin', 'mala', 'hmc' or 'gibbs' (an RBM alone)."""
+  steps: int = 1
+  """k, transitions of each chain a training step."""
+  step_size: float = 0.01
+  """Of the score in 'langevin' and 'mala'; epsilon of the leapfrogs in 'hmc',
+  whose square is twice that. 'gibbs' has none."""
+  noise: float | None = None
+  """Standard deviation of the noise of 'langevin'. None is sqrt(2 step_size);
+  any other samples exp(f / T) at the temperature T = noise^2 / (2 step_size),
+  which 'energy/temperature' reports."""
+  leapfrogs: int = 10
+  """Steps along one trajectory of 'hmc'."""
+  chains: int = 100
+  """How many chains are 'persistent', or samples the 'buffer' holds."""
+  restarts: float = 0.05
+  """Probability that a chain starts from noise instead of from the 'buffer'."""
+  start: str = 'uniform'
+  """The noise that chains start from: 'uniform' over `input_range` in every
+  dimension, of pixels and of points, or 'normal', N(0, I)."""
+  stein_step: float = 0.1
+  """epsilon of SteinCD, whose gradient is divided by it."""
+  stein_rate: float = 0.5
+  """Probability that a step of a 'mixture' takes SteinCD's negatives."""
+  bandwidth: Any = 'svgd'
+  """h of the kernel exp(-||x - y||^2 / h): a number, or a rule's name of
+  `losses.stein.BANDWIDTHS`."""
+  self_term: bool = False
+  """Whether a particle's own score counts in its Stein direction, as in the
+  papers. A generator of 64 dimensions then keeps 8 % of the variance, and
+  without it all."""
+  kernel: str = 'data'
+  """What the kernel compares: 'data', or the energy's 'features'."""
+  repulsion: str = 'all'
+  """Which particles repel one: 'all', the 'nearest' alone (as SteinGAN's code
+  has it), or 'none', where the direction is the score."""
+  generator: Any = 'mlp'
+  """'mlp', 'conv' (images), or a Flax module that maps noise [N, Z] to x; of
+  images in [-1, 1]."""
+  generator_units: tuple[int, ...] = (128, 128)
+  """Hidden layers of the generator 'mlp'."""
+  latent: str = 'uniform'
+  """The generator's noise: 'uniform' on (-1, 1) or 'normal'."""
+  latent_size: int = 100
+  """Z, dimensions of that noise."""
+  energy_penalty: float = 0.0
+  """Weight of the mean of f^2, over the data and over the negatives."""
+
+
+def check(config: Config) -> None:
+  """Raises ValueError where a field cannot be used; names what is accepted."""
+  for name, accepted in (
+    ('negatives', NEGATIVES),
+    ('transition', TRANSITIONS),
+    ('start', STARTS),
+    ('kernel', KERNELS),
+    ('repulsion', REPULSIONS),
+    ('latent', tuple(LATENTS)),
+  ):
+    if (value := getattr(config, name)) not in accepted:
+      raise ValueError(
+        f'objective.{name} must be one of {accepted}, got {value!r}.'
+      )
+  for name, registry in (
+    ('energy', energies.ENERGIES),
+    ('generator', generators.GENERATORS),
+  ):
+    value = getattr(config, name)
+    if not isinstance(value, nn.Module) and value not in tuple(registry):
+      raise ValueError(
+        f'objective.{name} must be one of {tuple(registry)} or a Flax module, '
+        f'got {value!r}.'
+      )
+  for name in ('hidden', 'steps', 'leapfrogs', 'chains', 'latent_size'):
+    if (value := getattr(config, name)) < 1:
+      raise ValueError(f'objective.{name} must be >= 1, got {value}.')
+  for name in ('step_size', 'stein_step'):
+    if not 0 < (value := getattr(config, name)) < math.inf:
+      raise ValueError(
+        f'objective.{name} must be above 0 and finite, got {value}.'
+      )
+  for name in ('restarts', 'stein_rate'):
+    if not 0 <= (value := getattr(config, name)) <= 1:
+      raise ValueError(
+        f'objective.{name} is a probability in [0, 1], got {value}.'
+      )
+  if not 0 <= config.energy_penalty < math.inf:
+    raise ValueError(
+      'objective.energy_penalty must be >= 0 and finite, got '
+      f'{config.energy_penalty}.'
+    )
+  if config.noise is not None and config.transition != 'langevin':
+    raise ValueError(
+      "objective.noise acts on objective.transition='langevin' alone; leave it "
+      f'None for {config.transition!r}.'
+    )
+  if config.noise is not None and not 0 <= config.noise < math.inf:
+    raise ValueError(
+      'objective.noise must be >= 0 and finite, or None for sqrt(2 step_size), '
+      f'got {config.noise}.'
+    )
+  low, high = config.input_range
+  if not -math.inf < low < high < math.inf:
+    raise ValueError(
+      'objective.input_range must be two numbers, the lower one first, got '
+      f'{config.input_range}.'
+    )
+  rules = tuple(losses.BANDWIDTHS)
+  if isinstance(config.bandwidth, str):
+    known = config.bandwidth in rules
+  else:
+    known = 0 < config.bandwidth < math.inf
+  if not known:
+    raise ValueError(
+      f'objective.bandwidth must be a number above 0 or one of {rules}, got '
+      f'{config.bandwidth!r}.'
+    )
+  energy = _make_energy(config)
+  if not isinstance(energy, energies.RBM):
+    for name, value in (('negatives', 'exact'), ('transition', 'gibbs')):
+      if getattr(config, name) == value:
+        raise ValueError(
+          f"objective.{name}={value!r} takes objective.energy='rbm', got "
+          f'{config.energy!r}.'
+        )
+  elif config.negatives == 'exact' and energy.hidden > energies.MAX_HIDDEN:
+    raise ValueError(
+      "objective.negatives='exact' enumerates the states of up to "
+      f'{energies.MAX_HIDDEN} hidden units, got {energy.hidden}.'
+    )
+  if config.kernel == 'features' and not _has_features(energy):
+    raise ValueError(
+      "objective.kernel='features' takes an energy with a method `features`, "
+      f'got {config.energy!r}.'
+    )
+
+
+def make(config: Config, *, axis_name: str | None = None) -> Objective:
+  """An energy model as an objective, of batches of 'image' or of 'point'.
+
+  Metrics, in nats unless named otherwise: 'energy/data' and 'energy/negatives'
+  (mean f), 'energy/gap' (their difference: near 0 where the negatives are as
+  likely as the data), 'energy/penalty' (f squared); of chains
+  'energy/acceptance' (a fraction) and 'energy/temperature' (of the law that
+  they sample, exp(f / T)); of exact training 'energy/log_likelihood'; of a
+  generator 'generator/surrogate' (whose value means nothing) and
+  'generator/spread' (the samples' standard deviation, averaged over
+  dimensions, in units of x).
+
+  Where chains or f diverge, these become non-finite: use more or smaller
+  steps, `energy_penalty`, or 'mala', whose steps cannot raise the energy at
+  will.
+
+  Args:
+    config: what to optimise.
+    axis_name: the pmapped axis that the batch is spread over. Every device
+      then runs all chains, and compares its own particles with those of all
+      devices.
+
+  Returns:
+    The objective, over the players 'energy' and, for the negatives 'generator'
+    and 'mixture', 'generator'. The model state has 'chains' where they are
+    kept. It encodes to 'energy' (f, [N, 1]) and 'features', if it has them.
+
+  Raises:
+    ValueError: a field cannot be used.
+  """
+  check(config)
+  energy = _make_energy(config)
+  generates = config.negatives in ('generator', 'mixture')
+
+  def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
+    energy_rng, generator_rng, chain_rng = jax.random.split(rng, 3)
+    x = _inputs(config, batch)[:2]
+    shape = x.shape[1:]
+    params = {'energy': _init(energy, energy_rng, x, 'energy')}
+    f = log_density(config, params, x)
+    if f.shape != (x.shape[0],):
+      raise ValueError(
+        f'objective.energy must return f [N], shape {(x.shape[0],)} here, got '
+        f'{f.shape}.'
+      )
+    if generates:
+      latent = jnp.zeros((2, config.latent_size))
+      generator = _make_generator(config, shape)
+      params['generator'] = _init(generator, generator_rng, latent, 'generator')
+      made = generator.apply({'params': params['generator']}, latent)
+      if made.shape[1:] != shape:
+        raise ValueError(
+          f'objective.generator makes examples of shape {made.shape[1:]}, but '
+          f'those of the data have {shape}.'
+        )
+    model_state = {}
+    if config.negatives in ('persistent', 'buffer'):
+      model_state['chains'] = _noise(config, chain_rng, (config.chains, *shape))
+    return params, model_state
+
+  def loss(
+    params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
+  ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
+    chain_rng, latent_rng, coin_rng = jax.random.split(rng, 3)
+    x = _inputs(config, batch)
+    frozen = jax.lax.stop_gradient(params)
+    metrics: Metrics = {}
+    value = jnp.zeros(())
+    scale: Any = 1.0
+
+    def average(values: jax.Array) -> jax.Array:
+      mean = values.mean()
+      return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+
+    def direction(own: jax.Array) -> jax.Array:
+      """The Stein direction of this device's particles, among all."""
+      scores = batch_lib.gather(score(config, frozen, own), axis_name)
+      particles = batch_lib.gather(own, axis_name)
+      phi = _direction(config, energy, frozen, particles, scores)
+      if axis_name is not None:
+        start = jax.lax.axis_index(axis_name) * own.shape[0]
+        phi = jax.lax.dynamic_slice_in_dim(phi, start, own.shape[0])
+      return jax.lax.stop_gradient(phi)
+
+    if config.negatives == 'exact':
+      data = batch_lib.gather(x, axis_name)
+      negatives = energies.RBM.sample(frozen['energy'], chain_rng, len(data))
+      negatives = negatives.reshape(data.shape)
+    elif config.negatives in CHAINS:
+      data = batch_lib.gather(x, axis_name)
+      step, model_state = _run_chains(
+        config, frozen, model_state, data, chain_rng
+      )
+      negatives = step.position
+      metrics['energy/acceptance'] = step.acceptance.mean()
+      metrics['energy/temperature'] = step.temperature
+    if generates:
+      latent = batch_lib.per_image(
+        latent_rng,
+        (x.shape[0], config.latent_size),
+        axis_name,
+        LATENTS[config.latent],
+      )
+      made = _generate(config, params, latent, x.shape[1:])
+      negatives = jax.lax.stop_gradient(made)
+      surrogate = average(
+        losses.stein_surrogate(
+          made.reshape(made.shape[0], -1),
+          direction(negatives).reshape(made.shape[0], -1),
+        )
+      )
+      value += surrogate
+      everything = batch_lib.gather(negatives, axis_name)
+      metrics['generator/surrogate'] = surrogate
+      metrics['generator/spread'] = everything.std(0).mean()
+    if config.negatives in ('stein', 'mixture'):
+      # One step moves the particles by O(step): divided by it, the gradient
+      # does not depend on the step in the limit.
+      moved = x + config.stein_step * direction(x)
+      if generates:
+        coin = jax.random.bernoulli(coin_rng, config.stein_rate)
+        negatives = jnp.where(coin, moved, negatives)
+        scale = jnp.where(coin, 1 / config.stein_step, 1.0)
+      else:
+        negatives = moved
+        scale = 1 / config.stein_step
+    negatives = jax.lax.stop_gradient(negatives)
+
+    f_data = log_density(config, params, x)
+    f_negatives = log_density(config, params, negatives)
+    positive, negative = average(f_data), average(f_negatives)
+    if config.negatives == 'exact':
+      log_partition = energies.RBM.log_partition(params['energy'])
+      metrics['energy/log_likelihood'] = positive - log_partition
+      value -= metrics['energy/log_likelihood']
+    else:
+      value += scale * (negative - positive)
+    metrics |= {
+      'energy/data': positive,
+      'energy/negatives': negative,
+      'energy/gap': positive - negative,
+    }
+    if config.energy_penalty:
+      penalty = average(jnp.square(f_data)) + average(jnp.square(f_negatives))
+      value += config.energy_penalty * penalty
+      metrics['energy/penalty'] = penalty
+    return value, (metrics, model_state)
+
+  def encode(
+    params: PyTree, model_state: PyTree, batch: Batch
+  ) -> dict[str, jax.Array]:
+    del model_state  # Chains; the energy itself has none.
+    x = _inputs(config, batch)
+    taps = {'energy': log_density(config, params, x)[:, None]}
+    if _has_features(energy):
+      taps['features'] = _features(energy, params, x)
+    return taps
+
+  return Objective(init, loss, encode)
+
+
+def log_density(config: Config, params: PyTree, x: jax.Array) -> jax.Array:
+  """f, the logarithm of the unnormalised density, in nats.
+
+  Args:
+    config: the run's objective.
+    params: its parameters.
+    x: points [N, D], or images [N, H, W, C] with pixels in
+      `config.input_range`.
+
+  Returns:
+    Shape [N].
+  """
+  variables = {'params': params['energy']}
+  return _make_energy(config).apply(variables, x).astype(jnp.float32)
+
+
+def score(config: Config, params: PyTree, x: jax.Array) -> jax.Array:
+  """The gradient of `log_density` at each x, of the shape of x."""
+  return jax.grad(lambda x: log_density(config, params, x).sum())(x)
+
+
+def sample(
+  config: Config,
+  params: PyTree,
+  model_state: PyTree,
+  rng: jax.Array,
+  count: int,
+  shape: tuple[int, ...],
+  *,
+  steps: int | None = None,
+) -> jax.Array:
+  """Samples of the model, as its negatives are made.
+
+  Those of a generator where there is one; exact ones where training was; of the
+  kept chains, or else of chains from noise.
+
+  Args:
+    config: the run's objective.
+    params: its parameters.
+    model_state: its chains.
+    rng: a key.
+    count: how many.
+    shape: of an example, (D,) or (H, W, C).
+    steps: transitions of the chains, from where they are; config.steps if
+      None. Nothing else has steps.
+
+  Returns:
+    [count, *shape], images with pixels about `config.input_range` (those of
+    chains may lie outside).
+
+  Raises:
+    ValueError: more samples than chains are kept.
+  """
+  start_rng, chain_rng = jax.random.split(rng)
+  if config.negatives in ('generator', 'mixture'):
+    latent = LATENTS[config.latent](start_rng, (count, config.latent_size))
+    return _generate(config, params, latent, shape)
+  if config.negatives == 'exact':
+    rows = energies.RBM.sample(params['energy'], start_rng, count)
+    return rows.reshape(count, *shape)
+  if config.negatives in ('persistent', 'buffer'):
+    if count > config.chains:
+      raise ValueError(
+        f'{count} samples were asked for, but objective.chains keeps '
+        f'{config.chains}.'
+      )
+    chosen = jax.random.permutation(start_rng, config.chains)[:count]
+    x = model_state['chains'][chosen]
+  else:
+    x = _noise(config, start_rng, (count, *shape))
+  steps = config.steps if steps is None else steps
+  if not steps:
+    return x
+  transition = _transition(config, params)
+  return losses.run_chain(chain_rng, x, transition, steps).position
+
+
+def _make_energy(config: Config) -> nn.Module:
+  if config.energy == 'mlp':
+    return energies.MLPEnergy(units=config.units)
+  if config.energy == 'rbm':
+    return energies.RBM(hidden=config.hidden)
+  if config.energy == 'autoencoder':
+    return energies.AutoencoderEnergy()
+  return config.energy
+
+
+def _make_generator(config: Config, shape: tuple[int, ...]) -> nn.Module:
+  if config.generator == 'mlp':
+    return generators.MLPGenerator(shape, units=config.generator_units)
+  if config.generator == 'conv':
+    return generators.ConvGenerator(shape)
+  return config.generator
+
+
+def _init(
+  module: nn.Module, rng: jax.Array, x: jax.Array, field: str
+) -> PyTree:
+  variables = dict(module.init(rng, x))
+  params = variables.pop('params', {})
+  if variables:
+    raise ValueError(
+      f'objective.{field} must keep parameters alone, as its value at one '
+      f'example may not depend on others; got the collections '
+      f'{sorted(variables)}.'
+    )
+  return params
+
+
+def _inputs(config: Config, batch: Batch) -> jax.Array:
+  """Points as they are, or images in `input_range`."""
+  if 'point' in batch:
+    return batch['point'].astype(jnp.float32)
+  if 'image' not in batch:
+    raise ValueError(
+      "an energy model takes batches of 'point' [N, D] or 'image' [N, H, W, "
+      f'C], got {sorted(batch)}.'
+    )
+  return _rescale(config, layers.normalise_images(batch['image']))
+
+
+def _rescale(config: Config, images: jax.Array) -> jax.Array:
+  """Images in [-1, 1] to `input_range`."""
+  low, high = config.input_range
+  if (low, high) == (-1, 1):
+    return images
+  return low + (images + 1) * (0.5 * (high - low))
+
+
+def _noise(config: Config, rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  if config.start == 'normal':
+    return jax.random.normal(rng, shape)
+  low, high = config.input_range
+  return jax.random.uniform(rng, shape, minval=low, maxval=high)
+
+
+def _has_features(energy: nn.Module) -> bool:
+  # Of a dense layer they are a number.
+  return callable(getattr(energy, 'features', None))
+
+
+def _features(energy: nn.Module, params: PyTree, x: jax.Array) -> jax.Array:
+  return energy.apply({'params': params['energy']}, x, method='features')
+
+
+def _generate(
+  config: Config, params: PyTree, latent: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+  generator = _make_generator(config, shape)
+  x = generator.apply({'params': params['generator']}, latent)
+  x = x.astype(jnp.float32)
+  return _rescale(config, x) if len(shape) == 3 else x
+
+
+def _transition(
+  config: Config, params: PyTree
+) -> Callable[[jax.Array, jax.Array], losses.Step]:
+  """One step of every chain, `(rng, x) -> Step`."""
+  f = functools.partial(log_density, config, params)
+
+  def step(rng: jax.Array, x: jax.Array) -> losses.Step:
+    if config.transition == 'langevin':
+      return losses.langevin(rng, x, f, config.step_size, config.noise)
+    if config.transition == 'mala':
+      return losses.mala(rng, x, f, config.step_size)
+    if config.transition == 'hmc':
+      return losses.hmc(rng, x, f, config.step_size, config.leapfrogs)
+    moved = energies.RBM.gibbs(params['energy'], rng, x)
+    return losses.Step(moved, jnp.ones(x.shape[0]), jnp.ones(()))
+
+  return step
+
+
+def _run_chains(
+  config: Config,
+  params: PyTree,
+  model_state: PyTree,
+  data: jax.Array,
+  rng: jax.Array,
+) -> tuple[losses.Step, PyTree]:
+  """All chains, from where the config has them start; and the new state."""
+  start_rng, choice_rng, restart_rng, chain_rng = jax.random.split(rng, 4)
+  count = data.shape[0]
+  chosen = None
+  if config.negatives == 'cd':
+    x = data
+  elif config.negatives == 'short_run':
+    x = _noise(config, start_rng, data.shape)
+  elif config.negatives == 'persistent':
+    x = model_state['chains']
+  else:
+    if count > config.chains:
+      raise ValueError(
+        f'objective.chains is {config.chains}: a buffer holds at least the '
+        f'batch, {count} here.'
+      )
+    # Each at most once, so that no two results are written to one place.
+    chosen = jax.random.permutation(choice_rng, config.chains)[:count]
+    fresh = jax.random.bernoulli(restart_rng, config.restarts, (count,))
+    x = jnp.where(
+      fresh.reshape(-1, *(1 for _ in data.shape[1:])),
+      _noise(config, start_rng, data.shape),
+      model_state['chains'][chosen],
+    )
+  step = losses.run_chain(
+    chain_rng, x, _transition(config, params), config.steps
+  )
+  step = jax.lax.stop_gradient(step)
+  if config.negatives == 'persistent':
+    model_state = model_state | {'chains': step.position}
+  elif config.negatives == 'buffer':
+    chains = model_state['chains'].at[chosen].set(step.position)
+    model_state = model_state | {'chains': chains}
+  return step, model_state
+
+
+def _direction(
+  config: Config,
+  energy: nn.Module,
+  params: PyTree,
+  particles: jax.Array,
+  scores: jax.Array,
+) -> jax.Array:
+  """The direction that each particle moves in, of the shape of particles."""
+  if config.repulsion == 'none':
+    return scores
+
+  def compared(x: jax.Array) -> jax.Array:
+    if config.kernel == 'features':
+      return _features(energy, params, x)
+    return x.reshape(x.shape[0], -1)
+
+  bandwidth = config.bandwidth
+  if isinstance(bandwidth, str):
+    bandwidth = losses.BANDWIDTHS[bandwidth](compared(particles))
+  if config.kernel == 'features' or config.repulsion == 'nearest':
+    return losses.feature_direction(
+      compared,
+      particles,
+      scores,
+      bandwidth,
+      config.self_term,
+      repulsion=config.repulsion,
+    )
+  rows = losses.svgd_direction(
+    compared(particles), compared(scores), bandwidth, config.self_term
+  )
+  return rows.reshape(particles.shape)
