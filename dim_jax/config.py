@@ -10,7 +10,7 @@ import difflib
 import importlib
 import json
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -22,6 +22,7 @@ from dim_jax.objective import Objective
 class DataConfig:
   """Where the examples come from."""
 
+  kind: ClassVar[str] = 'image'
   name: str = 'digits'
   """One of digits, mnist, cifar10, cifar100, stl10; or a folder of images."""
   image_size: int | None = 32
@@ -49,6 +50,7 @@ class DataConfig:
 class SoundConfig:
   """Recordings, cut into windows of one length."""
 
+  kind: ClassVar[str] = 'audio'
   name: str = 'spoken_digit'
   """spoken_digit, librispeech, or a folder SPEAKER/.../x.wav or .flac."""
   window: int = 2048
@@ -71,6 +73,22 @@ class SoundConfig:
 
 
 @dataclasses.dataclass(kw_only=True)
+class PointConfig:
+  """Points of a known density, without labels."""
+
+  kind: ClassVar[str] = 'point'
+  name: str = 'mixture_2d'
+  """One of `dim_jax.data.points.DENSITIES`: mixture_1d, mixture_2d, ring,
+  gaussian, banana."""
+  count: int = 10_000
+  """Points to train on, with those held out; the test set has as many."""
+  seed: int = 0
+  """Of the points; that of the run draws its batches and noise."""
+  validation: float = 0.1
+  """Fraction of the training points held out for monitoring."""
+
+
+@dataclasses.dataclass(kw_only=True)
 class OptimizerConfig:
   """Adam for one player."""
 
@@ -86,8 +104,12 @@ class OptimizerConfig:
   """Decoupled, as in AdamW."""
   clip: float | None = None
   """Largest global norm of this player's gradient."""
+  clip_weights: float | None = None
+  """Largest size of any of this player's weights and biases, which each move
+  ends by cutting off; 0.01 for the adversary of a Wasserstein GAN."""
   every: int = 1
-  """The player moves at every this many steps."""
+  """The player moves at every this many steps. With every=5 for 'encoder' and
+  'critic', 'adversary' takes five steps to one of theirs."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -96,7 +118,9 @@ class ExperimentConfig:
 
   objective: Any
   """The objective's own config; its type chooses the objective."""
-  data: DataConfig | SoundConfig = dataclasses.field(default_factory=DataConfig)
+  data: DataConfig | SoundConfig | PointConfig = dataclasses.field(
+    default_factory=DataConfig
+  )
   optimizer: OptimizerConfig = dataclasses.field(
     default_factory=OptimizerConfig
   )
@@ -192,6 +216,24 @@ def check(config: ExperimentConfig) -> None:
       )
     if optimizer.every < 1:
       raise ValueError(f'{where}.every must be >= 1, got {optimizer.every}.')
+    bound = optimizer.clip_weights
+    if bound is not None and not bound > 0:
+      raise ValueError(f'{where}.clip_weights must be > 0, got {bound}.')
+  _check_bounded(config)
+
+
+def _check_bounded(config: ExperimentConfig) -> None:
+  """Raises where nothing keeps a Wasserstein critic from growing."""
+  objective = config.objective
+  if getattr(objective, 'divergence', None) != 'wgan':
+    return
+  optimizer = config.players.get('adversary', config.optimizer)
+  if optimizer.clip_weights is None and not objective.spectral_norm:
+    raise ValueError(
+      "objective.divergence='wgan' needs an adversary of bounded slope: set "
+      "players['adversary'] to an OptimizerConfig with clip_weights=0.01, or "
+      "objective.spectral_norm=True; 'wgan_gp' has a penalty instead."
+    )
 
 
 def make_objective(
@@ -296,8 +338,8 @@ def save(
   Args:
     config: the run's config.
     run_dir: its folder.
-    input_shape: [H, W, C] of its images or [T] of its sound, without which no
-      network can be built again.
+    input_shape: [H, W, C] of its images, [T] of its sound or [D] of its points,
+      without which no network can be built again.
   """
   path = os.path.join(run_dir, 'config.json')
   data = to_json(config) | {'input_shape': list(input_shape)}
@@ -316,7 +358,8 @@ def load(
     run_dir: the run's folder.
 
   Returns:
-    The config, and [H, W, C] of the run's images or [T] of its sound.
+    The config, and [H, W, C] of the run's images, [T] of its sound or [D] of
+    its points.
 
   Raises:
     FileNotFoundError: the folder is not a run.

@@ -10,9 +10,15 @@ import numpy as np
 from dim_jax import config as config_lib
 from dim_jax.objective import Batch, as_batch
 
+_STORED: dict[str, type] = {
+  'image': np.uint8,
+  'audio': np.int16,
+  'point': np.float32,
+}
+
 
 class Encoder:
-  """A frozen encoder: images or sound in, a dictionary of taps out.
+  """A frozen encoder: images, sound or points in, a dictionary of taps out.
 
   Attributes:
     config: the run's config.
@@ -33,8 +39,8 @@ class Encoder:
 
     Args:
       variables: such as `self.variables`.
-      batch: 'image', uint8 or float32 in [-1, 1], [N, H, W, C]; or 'audio',
-        int16 or float32 in [-1, 1], [N, T].
+      batch: 'image', uint8 or float32 in [-1, 1], [N, H, W, C]; 'audio',
+        int16 or float32 in [-1, 1], [N, T]; or 'point', float32 [N, D].
 
     Returns:
       Features by tap.
@@ -48,8 +54,9 @@ class Encoder:
     """Features of any number of examples.
 
     Args:
-      examples: images, uint8 or float32 in [-1, 1], shape [N, H, W, C]; or
-        sound, int16 or float32 in [-1, 1], shape [N, T].
+      examples: what the run learned from: images, uint8 or float32 in [-1, 1],
+        shape [N, H, W, C]; sound, int16 or float32 in [-1, 1], shape [N, T]; or
+        points, floats of shape [N, D].
       batch_size: examples at a time; the last batch is padded, so that one
         compilation serves all.
 
@@ -60,16 +67,16 @@ class Encoder:
       ValueError: the examples have another rank, size or dtype.
     """
     examples = np.asarray(examples)
-    (name,) = as_batch(examples)
+    name = self.config.data.kind
+    as_batch(examples, name)
     if not len(examples):
       raise ValueError(f'There must be an example, got shape {examples.shape}.')
-    whole = {'image': np.uint8, 'audio': np.int16}[name]
-    if examples.dtype != whole and not np.issubdtype(
-      examples.dtype, np.floating
-    ):
+    stored = np.dtype(_STORED[name])
+    floating = np.issubdtype(examples.dtype, np.floating)
+    if examples.dtype != stored and not floating:
+      other = '' if stored == np.float32 else ', or float in [-1, 1]'
       raise ValueError(
-        f"'{name}' must be {np.dtype(whole)}, or float in [-1, 1], got "
-        f'{examples.dtype}.'
+        f"'{name}' must be {stored}{other}, got {examples.dtype}."
       )
     size = min(batch_size, len(examples))
     rows = []
@@ -108,8 +115,8 @@ def load(
 
   config, input_shape = config_lib.load(run_dir)
   objective = config_lib.make_objective(config)
-  kind = np.uint8 if len(input_shape) == 3 else np.int16
-  template = as_batch(np.zeros((2, *input_shape), kind))
+  kind = config.data.kind
+  template = as_batch(np.zeros((2, *input_shape), _STORED[kind]), kind)
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), template)
   optimizer = step_lib.make_optimizer(
     config.optimizer, config.players, params, config.average

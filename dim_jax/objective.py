@@ -10,25 +10,32 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def as_batch(examples: Any) -> dict[str, Any]:
+_SHAPES = {
+  'image': (4, 'images [N, H, W, C]'),
+  'audio': (2, 'sound of one channel [N, T]'),
+  'point': (2, 'points [N, D]'),
+}
+
+
+def as_batch(examples: Any, kind: str) -> dict[str, Any]:
   """Examples under the name that objectives know them by.
 
   Args:
-    examples: images [N, H, W, C] or sound [N, T].
+    examples: images [N, H, W, C], sound [N, T] or points [N, D].
+    kind: 'image', 'audio' or 'point', which a run's `config.data.kind` says.
 
   Returns:
-    {'image': examples} or {'audio': examples}.
+    {kind: examples}.
 
   Raises:
-    ValueError: they have another rank.
+    ValueError: examples of this kind have another rank.
   """
-  names = {4: 'image', 2: 'audio'}
-  if examples.ndim not in names:
+  rank, words = _SHAPES[kind]
+  if examples.ndim != rank:
     raise ValueError(
-      f'examples must be images [N, H, W, C] or sound of one channel [N, T], '
-      f'got shape {tuple(examples.shape)}.'
+      f'examples must be {words}, got shape {tuple(examples.shape)}.'
     )
-  return {names[examples.ndim]: examples}
+  return {kind: examples}
 
 
 class Stage(NamedTuple):
@@ -55,8 +62,8 @@ class Objective(NamedTuple):
   """A method, as three pure functions.
 
   `batch` is a mapping with at least 'image', uint8 or float32 in [-1, 1],
-  [N, H, W, C], or 'audio', int16 or float32 in [-1, 1], [N, T]; 'label', int32
-  [N], is optional and -1 where unknown.
+  [N, H, W, C], or 'audio', int16 or float32 in [-1, 1], [N, T], or 'point',
+  float32 [N, D]; 'label', int32 [N], is optional and -1 where unknown.
 
   Attributes:
     init: `(rng, batch) -> (params, model_state)`. The top-level keys of

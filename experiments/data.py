@@ -5,22 +5,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dim_jax import config as config_lib
-from dim_jax.data import augment, sound, sources
+from dim_jax.data import augment, points, sound, sources
+from dim_jax.objective import as_batch
+
+Config = config_lib.DataConfig | config_lib.SoundConfig | config_lib.PointConfig
 
 
 class Examples(NamedTuple):
   """One split, whatever it is of.
 
   Attributes:
-    inputs: images uint8 [n, H, W, C], or sound int16 [n, T].
+    kind: 'image', 'audio' or 'point'.
+    inputs: images uint8 [n, H, W, C], sound int16 [n, T], or points float32
+      [n, D].
     labels: int32 [n] by what they tell: 'class' of images; 'speaker' and maybe
-      'digit' of sound.
-    label: which of them objectives learn from.
+      'digit' of sound; points have none.
+    label: which of them objectives learn from; empty without labels.
     class_names: of each of `labels`.
     name: of the data set.
     note: what a reader of a result must know of it.
   """
 
+  kind: str
   inputs: np.ndarray
   labels: dict[str, np.ndarray]
   label: str
@@ -30,7 +36,7 @@ class Examples(NamedTuple):
 
 
 def load(
-  config: config_lib.DataConfig | config_lib.SoundConfig,
+  config: Config,
   split: str,
   *,
   validation: float | None = None,
@@ -57,10 +63,13 @@ def load(
     validation = config.validation
   if isinstance(config, config_lib.SoundConfig):
     return _sound(config, split, validation, progress)
+  if isinstance(config, config_lib.PointConfig):
+    return _points(config, split, validation)
   found = images(
     config, split, validation=validation, crop=crop, progress=progress
   )
   return Examples(
+    config.kind,
     found.images,
     {'class': found.labels},
     'class',
@@ -71,7 +80,7 @@ def load(
 
 
 def images(
-  config: config_lib.DataConfig | config_lib.SoundConfig,
+  config: Config,
   split: str,
   *,
   validation: float | None = None,
@@ -84,8 +93,9 @@ def images(
     ValueError: the data are no images, or a field cannot be used.
     FileNotFoundError: the data set is not there.
   """
-  if isinstance(config, config_lib.SoundConfig):
-    raise ValueError(f'{config.name!r} is sound; this needs images.')
+  if not isinstance(config, config_lib.DataConfig):
+    what = {'audio': 'sound', 'point': 'points'}[config.kind]
+    raise ValueError(f'{config.name!r} is {what}; this needs images.')
   found = sources.load(
     config.name,
     split,
@@ -126,6 +136,7 @@ def _sound(
       f'{config.label!r}.'
     )
   return Examples(
+    config.kind,
     found.audio,
     found.labels,
     config.label,
@@ -135,7 +146,27 @@ def _sound(
   )
 
 
+def _points(
+  config: config_lib.PointConfig, split: str, validation: float
+) -> Examples:
+  sources.check_choice('split', split, ('train', 'validation', 'test'), 'split')
+  sources.check_validation(validation, split)
+  drawn = 'test' if split == 'test' else 'train'
+  found = points.load(config.name, drawn, config.count, config.seed)
+  if split != 'test':
+    held_out = round(validation * len(found))
+    if split == 'validation' and not held_out:
+      raise ValueError(
+        f'data.validation={validation} of data.count={config.count} points '
+        'holds none out: raise either.'
+      )
+    found = found[:held_out] if split == 'validation' else found[held_out:]
+  return Examples(config.kind, found, {}, '', {}, config.name, '')
+
+
 def batch(examples: Examples) -> dict[str, Any]:
-  """The arrays that objectives see: 'image' or 'audio', and 'label'."""
-  name = 'image' if examples.inputs.ndim == 4 else 'audio'
-  return {name: examples.inputs, 'label': examples.labels[examples.label]}
+  """The arrays that objectives see: the inputs, and 'label' if there are."""
+  arrays = as_batch(examples.inputs, examples.kind)
+  if examples.label:
+    arrays['label'] = examples.labels[examples.label]
+  return arrays

@@ -98,6 +98,11 @@ def evaluate(
     )
     for split in ('train', 'test')
   )
+  if not train.labels:
+    raise ValueError(
+      f'{train.name} has no labels to predict: measure the run with '
+      'experiments.density.'
+    )
   if labels is None:
     labels = [name for name, found in train.labels.items() if found.ndim == 1]
   for name in labels:
@@ -110,7 +115,7 @@ def evaluate(
   if protocol.max_examples is not None and protocol.max_examples < len(keep):
     keep = np.random.default_rng(0).permutation(keep)[: protocol.max_examples]
     keep.sort()
-  is_image = train.inputs.ndim == 4
+  is_image = train.kind == 'image'
   protocol = dataclasses.replace(
     protocol,
     dataset=train.name,
@@ -122,7 +127,7 @@ def evaluate(
   )
   inputs = np.concatenate([train.inputs[keep], test.inputs])
   found = jax.eval_shape(
-    trained.encode, trained.variables, as_batch(inputs[:2])
+    trained.encode, trained.variables, as_batch(inputs[:2], train.kind)
   )
   if taps is None:
     taps = sorted(filter(_TAPS.fullmatch, found), key=_in_order)
@@ -249,6 +254,7 @@ def _encode(encoder, inputs, taps, bar, source) -> dict[str, np.ndarray]:
     encoder.encode,
     encoder.variables,
     inputs,
+    kind=encoder.config.data.kind,
     taps=taps,
     progress=lambda done: bar.update(job, completed=done),
   )

@@ -185,7 +185,9 @@ def _store(
     if not stored and change is not None:
       rng = jax.random.key(config.seed)
       inputs = change(rng, inputs, positions)
-    batch = {'features': inputs} if stored else as_batch(inputs)
+    batch = (
+      {'features': inputs} if stored else as_batch(inputs, config.data.kind)
+    )
     found = gim.outputs(config.objective, variables[0], variables[1], batch)
     return found.astype(dtype)
 

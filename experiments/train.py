@@ -78,8 +78,9 @@ def train(
     train_set = dict(stored)
   watched = data.load(config.data, held_out, progress=show_progress)
   example = data.batch(watched)
-  for labels in (train_set['label'], example['label']):
-    classify.check_labels(config.objective, watched.name, labels)
+  for part in (train_set, example):
+    if 'label' in part:
+      classify.check_labels(config.objective, watched.name, part['label'])
   example = {name: values[:2] for name, values in example.items()}
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   params, _ = variables
@@ -99,7 +100,8 @@ def train(
   if jax.process_index() == 0:
     config_lib.save(config, workdir, watched.inputs.shape[1:])
   # A run on all training images watches for collapse on some of them.
-  monitored = as_batch(watched.inputs[:512])
+  monitored = as_batch(watched.inputs[:512], watched.kind)
+  tap = _watched(taps)
   return loop.fit(
     objective,
     optimizer,
@@ -114,9 +116,9 @@ def train(
     form=config.parallel,
     devices=devices,
     augment=None if stored else augmentation(config.data),
-    monitor=features.collapse_monitor(
-      objective.encode, monitored, _watched(taps)
-    ),
+    monitor=None
+    if tap is None
+    else features.collapse_monitor(objective.encode, monitored, tap),
     example=example,
     start=start,
     tensorboard=config.tensorboard,
@@ -124,10 +126,12 @@ def train(
   )
 
 
-def _watched(taps: Mapping[str, object]) -> str:
-  """The tap of the whole encoder: 'y', or that of the last module."""
+def _watched(taps: Mapping[str, object]) -> str | None:
+  """The tap of the whole encoder or energy; None where it has no features."""
   modules = [tap for tap in taps if re.fullmatch(r'module_\d+', tap)]
-  return max(modules, key=lambda tap: int(tap[7:])) if modules else 'y'
+  if modules:
+    return max(modules, key=lambda tap: int(tap[7:]))
+  return next((tap for tap in ('y', 'features') if tap in taps), None)
 
 
 def start_from(
@@ -196,11 +200,9 @@ def start_from(
   return start
 
 
-def augmentation(
-  config: config_lib.DataConfig | config_lib.SoundConfig,
-) -> loop.Augment | None:
+def augmentation(config: data.Config) -> loop.Augment | None:
   """What happens to training images at random; None for nothing."""
-  if isinstance(config, config_lib.SoundConfig):
+  if not isinstance(config, config_lib.DataConfig):
     return None
   if not config.flip and not config.crop_padding and config.crop is None:
     return None

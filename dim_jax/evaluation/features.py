@@ -21,6 +21,7 @@ def extract(
   variables: Any,
   examples: np.ndarray,
   *,
+  kind: str | None = None,
   taps: Sequence[str] | None = None,
   batch_size: int = 256,
   progress: Callable[[int], None] | None = None,
@@ -33,7 +34,10 @@ def extract(
   Args:
     encode: the encoder, `encode(variables, batch) -> {tap: [N, ...]}`.
     variables: what it needs; only read.
-    examples: images, uint8 [n, H, W, C], or sound, int16 [n, T].
+    examples: images, uint8 [n, H, W, C], or sound, int16 [n, T], or points,
+      float32 [n, D].
+    kind: what the encoder knows them by: 'image', 'audio' or 'point'; if None,
+      the first where they have four axes, else the second.
     taps: which taps to keep; all of them if None.
     batch_size: examples in one dispatch.
     progress: called with the number of examples done after each batch.
@@ -47,14 +51,14 @@ def extract(
   """
   if examples.ndim not in (2, 4) or not len(examples):
     raise ValueError(
-      f'examples must be images [n, H, W, C] or sound [n, T] with n >= 1, got '
-      f'shape {examples.shape}.'
+      f'examples must be images [n, H, W, C], sound [n, T] or points [n, D] '
+      f'with n >= 1, got shape {examples.shape}.'
     )
   if batch_size < 1:
     raise ValueError(f'batch_size must be >= 1, got {batch_size}.')
   size = min(batch_size, len(examples))
   labels = np.full([size], -1, np.int32)
-  name = 'image' if examples.ndim == 4 else 'audio'
+  name = kind or ('image' if examples.ndim == 4 else 'audio')
 
   @jax.jit
   def compiled(variables, part):

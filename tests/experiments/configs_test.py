@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dim_jax import config as config_lib
+from dim_jax.data import points
 from dim_jax.networks import encoders
 from dim_jax.objectives import dim, gim, vib
 
@@ -33,8 +34,11 @@ def load(path):
 
 
 def batch_of(config):
-  """Shapes of what a step sees: images after crops, or windows of sound."""
+  """Shapes of what a step sees: images after crops, windows, or points."""
   source, n = config.data, config.batch_size
+  if isinstance(source, config_lib.PointConfig):
+    shape = (n, len(points.moments(source.name)[0]))
+    return {'point': jax.ShapeDtypeStruct(shape, np.float32)}
   batch = {'label': jax.ShapeDtypeStruct((n,), np.int32)}
   if isinstance(source, config_lib.SoundConfig):
     shape = (n, source.window)

@@ -5,7 +5,7 @@ import PIL.Image
 import pytest
 import soundfile
 
-from dim_jax.config import DataConfig, SoundConfig
+from dim_jax.config import DataConfig, PointConfig, SoundConfig
 from experiments import data
 
 
@@ -113,3 +113,45 @@ def test_labels_of_frames_are_for_probes_alone(speakers, tmp_path):
   config.label = 'phone'
   with pytest.raises(ValueError, match=r"one of \['speaker'\].*got 'phone'"):
     data.load(config, 'train', progress=False)
+
+
+def test_points_have_no_labels_and_splits_do_not_overlap():
+  config = PointConfig(name='banana', count=50, validation=0.2)
+  parts = {
+    split: data.load(config, split) for split in ('train', 'validation', 'test')
+  }
+  assert {k: x.inputs.shape for k, x in parts.items()} == {
+    'train': (40, 2),
+    'validation': (10, 2),
+    'test': (50, 2),
+  }
+  rows = np.concatenate([x.inputs for x in parts.values()])
+  assert len(np.unique(rows, axis=0)) == 100
+  whole = data.load(config, 'train', validation=0.0)
+  np.testing.assert_array_equal(
+    whole.inputs, rows[[*range(40, 50), *range(40)]]
+  )
+  assert (whole.labels, whole.name, whole.kind) == ({}, 'banana', 'point')
+  batch = data.batch(whole)
+  assert set(batch) == {'point'}
+  assert batch['point'] is whole.inputs
+
+
+@pytest.mark.parametrize(
+  ('changes', 'split', 'message'),
+  [
+    ({'name': 'bananas'}, 'train', r"'bananas'.* mean 'banana'"),
+    ({}, 'unlabelled', "split 'unlabelled'"),
+    ({'count': 0}, 'train', 'count must be >= 1, got 0'),
+    ({'count': 4}, 'validation', r'validation=0.1 of data.count=4 .* none out'),
+    ({'validation': 1.5}, 'train', 'validation must be .* got 1.5'),
+  ],
+)
+def test_points_that_cannot_be_are_refused(changes, split, message):
+  with pytest.raises(ValueError, match=message):
+    data.load(PointConfig(**changes), split)
+
+
+def test_points_are_no_images():
+  with pytest.raises(ValueError, match="'ring' is points; this needs images"):
+    data.images(PointConfig(name='ring'), 'train')

@@ -160,6 +160,7 @@ def _sound(config, split, **options):
   # Frame f of three begins with what tells the phone.
   audio[:, ::4] += 10_000 * phone
   return data.Examples(
+    'audio',
     audio.astype(np.int16),
     {'speaker': speaker, 'digit': digit, 'phone': phone},
     'speaker',

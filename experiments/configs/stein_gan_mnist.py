@@ -1,0 +1,38 @@
+r"""SteinGAN on MNIST, small enough for a CPU.
+
+  python -m experiments.train \
+      --config=experiments/configs/stein_gan_mnist.py \
+      --workdir=runs/stein_gan
+  python -m experiments.density runs/stein_gan
+
+After Wang and Liu, Learning to draw samples, 2016: the energy is how well an
+auto-encoder copies an image, the kernel compares its codes, and the generator
+follows the Stein direction. Networks are smaller and have neither batch
+normalisation nor dropout, which would make the score of one image depend on
+others; the weight of the negatives is 1, not 0.3.
+
+https://arxiv.org/abs/1611.01722
+"""
+
+from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.objectives import stein
+
+
+def get_config() -> ExperimentConfig:
+  """Codes of 64 and noise of 32 numbers; Adam 3e-4 for both players."""
+  return ExperimentConfig(
+    objective=stein.Config(
+      energy='autoencoder',
+      negatives='generator',
+      kernel='features',
+      generator='conv',
+      repulsion='nearest',
+      latent_size=32,
+    ),
+    data=DataConfig(name='mnist', image_size=None),
+    optimizer=OptimizerConfig(learning_rate=3e-4),
+    batch_size=50,
+    steps=2000,
+    log_every=100,
+    checkpoint_every=500,
+  )

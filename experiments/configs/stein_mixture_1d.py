@@ -1,0 +1,20 @@
+r"""An energy of one number, on the mixture 1/3 N(-2, 1) + 2/3 N(2, 1).
+
+  python -m experiments.train \
+      --config=experiments/configs/stein_mixture_1d.py \
+      --workdir=runs/mixture_1d
+  python -m experiments.density runs/mixture_1d
+
+Other negatives as for stein_mixture_2d. The truth is known: experiments.density
+prints the divergence from it.
+"""
+
+from dim_jax.config import ExperimentConfig, PointConfig
+from experiments.configs import stein_mixture_2d
+
+
+def get_config() -> ExperimentConfig:
+  """All but the points is as in two dimensions."""
+  config = stein_mixture_2d.get_config()
+  config.data = PointConfig(name='mixture_1d')
+  return config

@@ -1,0 +1,33 @@
+r"""A Gaussian-Bernoulli RBM of 10 hidden units on MNIST, by CD-1.
+
+  python -m experiments.train \
+      --config=experiments/configs/stein_rbm_mnist.py \
+      --workdir=runs/rbm
+  python -m experiments.density runs/rbm
+
+After Liu and Wang, Learning deep energy models, 2017, with pixels in [0, 1].
+Its partition function is known, so negatives may also be 'exact', or chains
+'gibbs': --config.objective.negatives=stein is SteinCD, --config.objective.
+transition=gibbs Gibbs sampling. Read a log likelihood beside that of a single
+Gaussian, N(train mean, I), which experiments.density prints.
+
+https://arxiv.org/abs/1707.00797
+"""
+
+from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.objectives import stein
+
+
+def get_config() -> ExperimentConfig:
+  """CD-1 with a Langevin step of 0.5; Adam 2e-3, batches of 100."""
+  return ExperimentConfig(
+    objective=stein.Config(
+      energy='rbm', hidden=10, input_range=(0.0, 1.0), step_size=0.5, chains=100
+    ),
+    data=DataConfig(name='mnist', image_size=None),
+    optimizer=OptimizerConfig(learning_rate=2e-3),
+    batch_size=100,
+    steps=2000,
+    log_every=100,
+    checkpoint_every=500,
+  )
