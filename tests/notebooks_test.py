@@ -15,6 +15,7 @@ SETTINGS = {
   'deep_infomax': {'STEPS': 2},
   'bottleneck': {'STEPS': 10},
   'greedy_infomax': {'STEPS': 40},
+  'stein': {'STEPS': 20},
 }
 
 
@@ -45,11 +46,27 @@ def no_gradient_passes_a_wall(printed):
   assert min(end_to_end) > 0
 
 
+def log_z_is_learned_from_the_model(printed):
+  exact, model, data = (
+    np.array(line[line.index('[') + 1 : -1].split(), float)
+    for line in printed[:3]
+  )
+  np.testing.assert_allclose(model, exact, atol=0.05)
+  assert np.abs(data - exact).max() > 0.5
+  # By hand: KL(N(0, 1) || N(1, 4)) is ln 2 - 1/4, and after the move
+  # ln(2 / 1.03) + (1.03^2 + 0.95^2) / 8 - 1/2.
+  moved = np.log(2 / 1.03) + (1.03**2 + 0.95**2) / 8 - 0.5
+  for line in printed[3:5]:
+    difference = float(line.split()[-2])
+    np.testing.assert_allclose(difference, np.log(2) - 0.25 - moved, atol=5e-4)
+
+
 # Of each page, its first results.
 CHECKS = {
   'deep_infomax': infonce_meets_the_truth,
   'bottleneck': rate_is_information_plus_mismatch,
   'greedy_infomax': no_gradient_passes_a_wall,
+  'stein': log_z_is_learned_from_the_model,
 }
 
 

@@ -2,7 +2,8 @@
 
 Three kinds: f-divergences between joint and independent pairs from a critic's
 scores, with the arguments of `bounds.py`; the terms of adversarial prior
-matching; and two divergences that need no critic, the Gaussian KL and MMD.
+matching, by name in `ADVERSARIAL`, and what keeps an adversary smooth; and
+divergences that need no critic: the Gaussian KL, MMD and the Stein direction.
 
 Each f-divergence is estimated by its dual, E_p[T] - E_q[f*(T)], with the critic
 T written so that every real score is allowed. Each is a lower bound on its own
@@ -10,14 +11,19 @@ divergence D(p || q), p the joint pairs and q the independent ones, with
 equality at its own best critic, given below for the density ratio r = p / q.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
-from dim_jax.losses import bounds
+from dim_jax.losses import bounds, stein
+
+Score = Callable[[jax.Array], jax.Array]
 
 _PRIORS = ('uniform', 'gaussian', 'ball', 'sphere')
 
@@ -212,9 +218,7 @@ def encoder_prior_loss(code_scores: jax.Array) -> jax.Array:
   return jnp.mean(jax.nn.softplus(-code_scores.astype(jnp.float32)))
 
 
-def gradient_penalty(
-  score_fn: Callable[[jax.Array], jax.Array], inputs: jax.Array
-) -> jax.Array:
+def gradient_penalty(score_fn: Score, inputs: jax.Array) -> jax.Array:
   """Zero-centred gradient penalty: E ||d score / d input||^2 over the batch.
 
   Args:
@@ -233,18 +237,504 @@ def gradient_penalty(
     Roth et al., Stabilizing Training of Generative Adversarial Networks through
     Regularization, 2017. https://arxiv.org/abs/1705.09367
   """
-  chex.assert_rank(inputs, 2, custom_message='inputs must be [N, D].')
-
-  def total_score(rows: jax.Array) -> jax.Array:
-    scores = score_fn(rows)
-    chex.assert_shape(
-      scores, rows.shape[:1], custom_message='score_fn must return [N].'
-    )
-    return jnp.sum(scores.astype(jnp.float32))
-
-  # Rows are independent, so the gradient of the sum holds every row's own.
-  gradients = jax.grad(total_score)(inputs.astype(jnp.float32))
+  gradients = _input_gradients(score_fn, inputs)
   return jnp.mean(jnp.sum(jnp.square(gradients), axis=1))
+
+
+def zero_centred_penalty(
+  rng: jax.Array, score_fn: Score, prior: jax.Array, codes: jax.Array
+) -> jax.Array:
+  """Half the `gradient_penalty` at the prior's samples plus that at the codes.
+
+  R1 and R2 together: the adversary that cannot tell the two apart is flat. The
+  mean is over all rows of each side; the released Deep InfoMax code penalises
+  one row of the batch instead.
+
+  Args:
+    rng: not used.
+    score_fn: the adversary, from [N, D] to scores [N], each of its own row.
+    prior: samples of the prior, shape [N, D].
+    codes: detached codes, shape [M, D].
+
+  Returns:
+    A scalar. Weigh it by 1 and add it to the adversary's loss.
+
+  References:
+    Mescheder et al. 2018, eq. 9 and 10. https://arxiv.org/abs/1801.04406
+  """
+  del rng
+  return 0.5 * (
+    gradient_penalty(score_fn, prior) + gradient_penalty(score_fn, codes)
+  )
+
+
+def one_centred_penalty(
+  rng: jax.Array,
+  score_fn: Score,
+  prior: jax.Array,
+  codes: jax.Array,
+  *,
+  weight: float = 10.0,
+) -> jax.Array:
+  """WGAN-GP's penalty: weight E (||gradient|| - 1)^2 between the two batches.
+
+  Args:
+    rng: a key, for one point on the line between row i of either batch.
+    score_fn: the adversary, from [N, D] to scores [N], each of its own row.
+    prior: samples of the prior, shape [N, D].
+    codes: detached codes, shape [N, D].
+    weight: lambda.
+
+  Returns:
+    A scalar to add to the adversary's loss. A gradient of exactly 0 is
+    penalised, but gets no direction to grow in.
+
+  Raises:
+    ValueError: the batches differ in size.
+
+  References:
+    Gulrajani et al., Improved Training of Wasserstein GANs, 2017, eq. 3.
+    https://arxiv.org/abs/1704.00028
+  """
+  gradients = _input_gradients(score_fn, _interpolate(rng, prior, codes))
+  norms = optax.safe_norm(gradients, 0.0, axis=1)
+  return weight * jnp.mean(jnp.square(norms - 1))
+
+
+def power_penalty(
+  rng: jax.Array,
+  score_fn: Score,
+  prior: jax.Array,
+  codes: jax.Array,
+  *,
+  weight: float = 2.0,
+  power: float = 6.0,
+) -> jax.Array:
+  """WGAN-div's penalty: weight E ||gradient||^power between the two batches.
+
+  With it the critic's game is a divergence for every such weight and power;
+  the 6th power explodes for gradients above 2, so clip the adversary's.
+
+  Args:
+    rng: a key, for one point on the line between row i of either batch.
+    score_fn: the adversary, from [N, D] to scores [N], each of its own row.
+    prior: samples of the prior, shape [N, D].
+    codes: detached codes, shape [N, D].
+    weight: k.
+    power: p, at least 2.
+
+  Returns:
+    A scalar to add to the adversary's loss.
+
+  Raises:
+    ValueError: the batches differ in size.
+
+  References:
+    Wu et al., Wasserstein Divergence for GANs, 2018, eq. 7.
+    https://arxiv.org/abs/1712.01026
+  """
+  gradients = _input_gradients(score_fn, _interpolate(rng, prior, codes))
+  squares = jnp.sum(jnp.square(gradients), axis=1)
+  return weight * jnp.mean(squares ** (power / 2))
+
+
+def quadratic_penalty(
+  rng: jax.Array,
+  score_fn: Score,
+  prior: jax.Array,
+  codes: jax.Array,
+  *,
+  norm: str,
+  scale: float = 10.0,
+) -> jax.Array:
+  """GAN-QP's potential: E D^2 / (2 scale d), D the pair's difference in score.
+
+  d is the pair's distance, a mean over its D dimensions and not a sum. The best
+  critic then has |D| <= scale d, an adaptive Lipschitz constraint; for two
+  points the divergence is scale d / 2. It is the adversary's alone: the encoder
+  would bring pairs together in code space by it.
+
+  Args:
+    rng: not used.
+    score_fn: the adversary, from [N, D] to scores [N].
+    prior: samples of the prior, shape [N, D].
+    codes: detached codes, shape [N, D]; row i is paired with the prior's.
+    norm: d is the mean of |difference| for 'l1', the root of its mean square
+      for 'l2'. Below 1e-6 it counts as that.
+    scale: lambda, > 0.
+
+  Returns:
+    A scalar to add to the adversary's loss.
+
+  Raises:
+    ValueError: the batches differ in size, the norm is unknown or the scale not
+      positive.
+
+  References:
+    Su, GAN-QP: A Novel GAN Framework without Gradient Vanishing and Lipschitz
+    Constraint, 2018, eq. 14. https://arxiv.org/abs/1811.07296
+  """
+  del rng
+  if norm not in ('l1', 'l2'):
+    raise ValueError(f"norm is 'l1' or 'l2', got {norm!r}.")
+  if scale <= 0:
+    raise ValueError(f'scale must be > 0, got {scale}.')
+  _check_paired(prior, codes)
+  difference = prior - codes
+  if norm == 'l1':
+    distances = jnp.mean(jnp.abs(difference), axis=1)
+  else:
+    distances = jnp.sqrt(jnp.mean(jnp.square(difference), axis=1))
+  scores = score_fn(prior) - score_fn(codes)
+  return jnp.mean(
+    jnp.square(scores) / (2 * scale * jnp.maximum(distances, 1e-6))
+  )
+
+
+def wasserstein_critic_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """E[score of codes] - E[score of the prior], of a critic kept Lipschitz.
+
+  Without a bound on the critic (weights clipped, a penalty, or spectral
+  normalisation) it falls without end.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [M].
+
+  Returns:
+    A scalar without unit. Minimise it over the critic.
+
+  References:
+    Arjovsky et al., Wasserstein GAN, 2017. https://arxiv.org/abs/1701.07875
+  """
+  prior_scores, code_scores = _as_scores(prior_scores, code_scores)
+  return jnp.mean(code_scores) - jnp.mean(prior_scores)
+
+
+def wasserstein_encoder_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """The encoder's side of a Wasserstein game: minus the mean score of codes.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N]; not used.
+    code_scores: of codes, shape [M].
+
+  Returns:
+    A scalar without unit. Minimise it over the encoder.
+  """
+  _, code_scores = _as_scores(prior_scores, code_scores)
+  return -jnp.mean(code_scores)
+
+
+def paired_encoder_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """GAN-QP's encoder term: the mean difference in score, prior less codes.
+
+  Its gradient is that of `wasserstein_encoder_loss`; its value estimates the
+  divergence, up to the critic's penalty.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [N].
+
+  Returns:
+    A scalar without unit. Minimise it over the encoder.
+
+  Raises:
+    ValueError: the batches differ in size.
+  """
+  prior_scores, code_scores = _as_scores(prior_scores, code_scores)
+  _check_paired(prior_scores, code_scores)
+  return jnp.mean(prior_scores - code_scores)
+
+
+def paired_critic_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """Minus `paired_encoder_loss`, for the critic; see `quadratic_penalty`.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [N].
+
+  Returns:
+    A scalar without unit. Minimise it over the critic.
+
+  Raises:
+    ValueError: the batches differ in size.
+  """
+  return -paired_encoder_loss(prior_scores, code_scores)
+
+
+def hinge_critic_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """E relu(1 - prior's score) + E relu(1 + code's score).
+
+  Made for an adversary under spectral normalisation.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [M].
+
+  Returns:
+    A scalar without unit, 2 for a constant critic of 0. Minimise it over the
+    critic.
+
+  References:
+    Miyato et al., Spectral Normalization for Generative Adversarial Networks,
+    2018, eq. 16. https://arxiv.org/abs/1802.05957
+  """
+  prior_scores, code_scores = _as_scores(prior_scores, code_scores)
+  return jnp.mean(jax.nn.relu(1 - prior_scores)) + jnp.mean(
+    jax.nn.relu(1 + code_scores)
+  )
+
+
+def relativistic_critic_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """E softplus(code's score - prior's score), over pairs of rows.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [N].
+
+  Returns:
+    The loss in nats, ln 2 for a constant critic. Minimise it over the critic.
+
+  Raises:
+    ValueError: the batches differ in size.
+
+  References:
+    Jolicoeur-Martineau, The relativistic discriminator, 2018, eq. 3 and 4.
+    https://arxiv.org/abs/1807.00734
+  """
+  prior_scores, code_scores = _as_scores(prior_scores, code_scores)
+  _check_paired(prior_scores, code_scores)
+  return jnp.mean(jax.nn.softplus(code_scores - prior_scores))
+
+
+def relativistic_encoder_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """`relativistic_critic_loss` with the two sides exchanged.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [N].
+
+  Returns:
+    The loss in nats. Minimise it over the encoder.
+
+  Raises:
+    ValueError: the batches differ in size.
+  """
+  return relativistic_critic_loss(code_scores, prior_scores)
+
+
+class Adversarial(NamedTuple):
+  """A game that matches codes to a prior. Every term is to be minimised.
+
+  The adversary minimises `critic_loss` plus `penalty` and must not see a
+  gradient of the codes; the encoder minimises `encoder_loss` and must not see
+  one of the adversary's parameters.
+
+  Attributes:
+    critic_loss: `(prior_scores [N], code_scores [M]) -> scalar`.
+    encoder_loss: `(prior_scores [N], code_scores [M]) -> scalar`.
+    penalty: `(rng, score_fn, prior [N, D], codes [M, D]) -> scalar`, with the
+      constants of its paper, or None.
+    input_gradient: whether the penalty differentiates scores with respect to
+      the adversary's input, so that its own gradient is of second order.
+    paired: whether row i of the prior meets row i of the codes, so that the two
+      batches must be of one size (N = M).
+  """
+
+  critic_loss: Callable[[jax.Array, jax.Array], jax.Array]
+  encoder_loss: Callable[[jax.Array, jax.Array], jax.Array]
+  penalty: Callable[[jax.Array, Score, jax.Array, jax.Array], jax.Array] | None
+  input_gradient: bool
+  paired: bool
+
+
+ADVERSARIAL: dict[str, Adversarial] = {
+  'jsd': Adversarial(
+    adversary_loss,
+    lambda prior_scores, code_scores: encoder_prior_loss(code_scores),
+    zero_centred_penalty,
+    input_gradient=True,
+    paired=False,
+  ),
+  'wgan': Adversarial(
+    wasserstein_critic_loss,
+    wasserstein_encoder_loss,
+    None,
+    input_gradient=False,
+    paired=False,
+  ),
+  'wgan_gp': Adversarial(
+    wasserstein_critic_loss,
+    wasserstein_encoder_loss,
+    one_centred_penalty,
+    input_gradient=True,
+    paired=True,
+  ),
+  'wgan_div': Adversarial(
+    wasserstein_critic_loss,
+    wasserstein_encoder_loss,
+    power_penalty,
+    input_gradient=True,
+    paired=True,
+  ),
+  'gan_qp_l1': Adversarial(
+    paired_critic_loss,
+    paired_encoder_loss,
+    functools.partial(quadratic_penalty, norm='l1'),
+    input_gradient=False,
+    paired=True,
+  ),
+  'gan_qp_l2': Adversarial(
+    paired_critic_loss,
+    paired_encoder_loss,
+    functools.partial(quadratic_penalty, norm='l2'),
+    input_gradient=False,
+    paired=True,
+  ),
+  'hinge': Adversarial(
+    hinge_critic_loss,
+    wasserstein_encoder_loss,
+    None,
+    input_gradient=False,
+    paired=False,
+  ),
+  'rsgan': Adversarial(
+    relativistic_critic_loss,
+    relativistic_encoder_loss,
+    None,
+    input_gradient=False,
+    paired=True,
+  ),
+}
+"""The games by name. What else their papers ask for: 'wgan', weights clipped to
+0.01 after each move, and 5 critic steps per encoder step, as 'wgan_gp' too;
+'hinge', spectral normalisation of the adversary; 'gan_qp', 2 critic steps, and
+an encoder's weight that is smaller by lambda = 10."""
+
+
+def spectral_vectors(rng: jax.Array, params: Any) -> tuple[jax.Array, ...]:
+  """Random starts of the power iterations of `spectral_penalty`.
+
+  Args:
+    rng: a key.
+    params: a network's parameters.
+
+  Returns:
+    For each weight of two or more axes, in the order of `jax.tree.leaves`, a
+    vector of its last axis.
+
+  Raises:
+    ValueError: there is no such weight.
+  """
+  weights = _matrices(params)
+  if not weights:
+    raise ValueError(
+      'params hold no weight of two or more axes, so no spectral norm.'
+    )
+  rngs = jax.random.split(rng, len(weights))
+  return tuple(
+    jax.random.normal(key, w.shape[1:])
+    for key, w in zip(rngs, weights, strict=True)
+  )
+
+
+def spectral_penalty(
+  params: Any, vectors: Sequence[jax.Array], *, iterations: int = 1
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+  r"""Spectral norm regularisation: half the sum of squared spectral norms.
+
+  Each weight [..., K] counts as the matrix [-1, K]. Its norm sigma = v'Wu comes
+  from power iteration, with u and v taken as constants, so the gradient is
+  sigma v u'. Biases, and the scales of normalisations, do not count: a network
+  with batch normalisation has no bound on its slope by this. Nor is the norm of
+  a reshaped convolution kernel that of the convolution.
+
+  Args:
+    params: a network's parameters.
+    vectors: those that the step before returned, or `spectral_vectors`.
+    iterations: of the power method; one a step is enough where weights move
+      slowly.
+
+  Returns:
+    The penalty, a scalar, and the vectors for the next step. Weigh it, by
+    0.01 say, and add it to the loss.
+
+  Raises:
+    ValueError: the vectors are not those of such weights, or iterations < 1.
+
+  References:
+    Yoshida and Miyato, Spectral Norm Regularization for Improving the
+    Generalizability of Deep Learning, 2017. https://arxiv.org/abs/1705.10941
+  """
+  weights = _matrices(params)
+  if iterations < 1:
+    raise ValueError(f'iterations must be >= 1, got {iterations}.')
+  wanted = [w.shape[1:] for w in weights]
+  if (given := [u.shape for u in vectors]) != wanted:
+    raise ValueError(
+      f'the weights need vectors of shapes {wanted}, got {given}: make them '
+      'with spectral_vectors of the same parameters.'
+    )
+  total, updated = jnp.zeros(()), []
+  for w, u in zip(weights, vectors, strict=True):
+    u, v = _power_iteration(jax.lax.stop_gradient(w), u, iterations)
+    total += jnp.square(v @ w @ u) / 2
+    updated.append(u)
+  return total, tuple(updated)
+
+
+def stein_prior(
+  codes: jax.Array, bandwidth: float | jax.Array | None = None
+) -> jax.Array:
+  """Pulls codes to N(0, I) along the Stein direction; needs no adversary.
+
+  The encoder is a sampler as in SteinGAN, and the prior's score is known: -z.
+  The direction leaves out each code's own term (the U-form): with it the
+  codes' variance collapses in more than a few dimensions, to 0.42 of the
+  prior's in 10 and 0.05 in 100 for 100 codes. Without it the direction is
+  unbiased for codes of a fresh batch in every step. It is not for one set of
+  points moved again and again, which spreads too far: 100 points of 20
+  dimensions had a variance of 2.3.
+
+  Args:
+    codes: shape [N, D], N >= 2.
+    bandwidth: of the kernel, see `stein.svgd_direction`.
+
+  Returns:
+    A surrogate, a scalar: its gradient is minus the direction over N. Its value
+    means nothing. Minimise it over the encoder.
+
+  Raises:
+    ValueError: there is one code alone, or the bandwidth is not positive.
+
+  References:
+    Wang and Liu, Learning to Draw Samples: With Application to Amortized MLE
+    for Generative Adversarial Learning, 2016. https://arxiv.org/abs/1611.01722
+  """
+  chex.assert_rank(codes, 2, custom_message='stein_prior takes codes [N, D].')
+  if len(codes) < 2:
+    raise ValueError(
+      'the Stein prior compares codes with one another: it needs at least 2, '
+      f'got {len(codes)}.'
+    )
+  codes = codes.astype(jnp.float32)
+  fixed = jax.lax.stop_gradient(codes)
+  direction = stein.svgd_direction(fixed, -fixed, bandwidth, self_term=False)
+  return stein.stein_surrogate(codes, direction)
 
 
 def sample_prior(
@@ -354,18 +844,9 @@ def mmd(
       'must be positive.'
     )
   x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-  # Distances ignore the origin, and are most precise around it.
-  centre = jax.lax.stop_gradient(jnp.mean(x, axis=0, keepdims=True))
-  x, y = x - centre, y - centre
 
   def kernel(a: jax.Array, b: jax.Array) -> jax.Array:
-    products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
-    squared = (
-      jnp.sum(jnp.square(a), axis=1)[:, None]
-      + jnp.sum(jnp.square(b), axis=1)[None, :]
-      - 2 * products
-    )
-    squared = jnp.maximum(squared, 0.0)
+    squared = stein.squared_distances(a, b)
     return sum(
       (jnp.exp(-squared / (2 * s**2)) for s in bandwidths),
       start=jnp.zeros_like(squared),
@@ -378,3 +859,65 @@ def mmd(
   return (
     mean_without_self(x) + mean_without_self(y) - 2 * jnp.mean(kernel(x, y))
   )
+
+
+def _input_gradients(score_fn: Score, inputs: jax.Array) -> jax.Array:
+  """The gradient of each row's score by that row, [N, D]."""
+  chex.assert_rank(inputs, 2, custom_message='inputs must be [N, D].')
+
+  def total_score(rows: jax.Array) -> jax.Array:
+    scores = score_fn(rows)
+    chex.assert_shape(
+      scores, rows.shape[:1], custom_message='score_fn must return [N].'
+    )
+    return jnp.sum(scores.astype(jnp.float32))
+
+  # Rows are independent, so the gradient of the sum holds every row's own.
+  return jax.grad(total_score)(inputs.astype(jnp.float32))
+
+
+def _interpolate(rng: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+  """A random point on the line between each pair of rows."""
+  _check_paired(x, y)
+  share = jax.random.uniform(rng, (x.shape[0], 1))
+  return share * x + (1 - share) * y
+
+
+def _as_scores(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  chex.assert_rank(
+    [prior_scores, code_scores],
+    1,
+    custom_message='losses take one score for each example.',
+  )
+  return prior_scores.astype(jnp.float32), code_scores.astype(jnp.float32)
+
+
+def _check_paired(prior: jax.Array, codes: jax.Array) -> None:
+  if prior.shape != codes.shape:
+    raise ValueError(
+      'this divergence pairs sample i of the prior with code i, so it needs as '
+      f'many of either: got shapes {prior.shape} and {codes.shape}. Draw as '
+      "many samples as there are codes, or choose 'jsd' or 'hinge'."
+    )
+
+
+def _matrices(params: Any) -> list[jax.Array]:
+  """The weights of two or more axes, as matrices [-1, K]."""
+  return [
+    w.reshape(-1, w.shape[-1]) for w in jax.tree.leaves(params) if w.ndim > 1
+  ]
+
+
+def _power_iteration(
+  w: jax.Array, u: jax.Array, iterations: int
+) -> tuple[jax.Array, jax.Array]:
+  """The right and left singular vectors of w [n, K], from a right one."""
+  u = jax.lax.fori_loop(0, iterations, lambda _, u: _unit(_unit(w @ u) @ w), u)
+  return u, _unit(w @ u)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  """A vector of length 1; zero stays zero."""
+  return x / jnp.maximum(jnp.linalg.norm(x), jnp.finfo(jnp.float32).tiny)

@@ -224,24 +224,44 @@ class Adversary(nn.Module):
 
   Attributes:
     units: sizes of the hidden layers.
+    spectral_norm: divide each weight by its spectral norm, which makes the
+      slope at most 1 everywhere. One step of power iteration a call, from the
+      vectors in the collection 'batch_stats'.
     dtype: compute dtype; scores are float32.
+
+  References:
+    Miyato et al., Spectral Normalization for Generative Adversarial Networks,
+    2018. https://arxiv.org/abs/1802.05957
   """
 
   units: tuple[int, ...] = (1000, 200)
+  spectral_norm: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Returns scores [N] of vectors `x` [N, D].
+
+    Args:
+      x: the vectors.
+      train: whether to keep the power iteration's step. Not where the adversary
+        scores for another player.
 
     Raises:
       ValueError: if `x` is not a batch of vectors.
     """
     if x.ndim != 2:
       raise ValueError(f'Adversary takes vectors [N, D]; got shape {x.shape}.')
+
+    def apply(layer: nn.Module, x: jax.Array) -> jax.Array:
+      if not self.spectral_norm:
+        return layer(x)
+      return nn.SpectralNorm(layer)(x, update_stats=train)
+
     for i, units in enumerate(self.units):
-      x = nn.relu(layers.Dense(units, dtype=self.dtype, name=f'fc_{i}')(x))
-    return _Score(self.dtype, name='score')(x)
+      dense = layers.Dense(units, dtype=self.dtype, name=f'fc_{i}')
+      x = nn.relu(apply(dense, x))
+    return apply(_Score(self.dtype, name='score'), x)
 
 
 CRITICS: dict[str, Callable[..., nn.Module]] = {

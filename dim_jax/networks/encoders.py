@@ -123,11 +123,7 @@ class ConvEncoder(nn.Module):
     taps['y'] = y.astype(jnp.float32)
     if self.stochastic:
       raw = layers.Dense(self.code, dtype=self.dtype, name='log_variance')(x)
-      # The rate holds exp(log_variance), which overflows float32 above 88. A
-      # clip would stop the gradient outside; tanh is near the identity inside
-      # and always has a slope.
-      raw = raw.astype(jnp.float32) / LOG_VARIANCE_BOUND
-      taps['log_variance'] = LOG_VARIANCE_BOUND * jnp.tanh(raw)
+      taps['log_variance'] = _bounded(raw)
     return taps
 
   def _activate(self, x: jax.Array, train: bool, name: str) -> jax.Array:
@@ -270,6 +266,43 @@ class MLPEncoder(nn.Module):
     return {'fc': x.astype(jnp.float32)}
 
 
+class MLPCode(nn.Module):
+  """An `MLPEncoder` and a linear code, for Deep InfoMax without a map.
+
+  Attributes:
+    units: sizes of the hidden layers.
+    code: size of the code Y.
+    stochastic: whether to also return the code's log-variance.
+  """
+
+  units: Sequence[int] = (256, 256)
+  code: int = 16
+  stochastic: bool = False
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, *, train: bool = False
+  ) -> dict[str, jax.Array]:
+    """Encodes images [N, H, W, C].
+
+    Args:
+      images: floats in [-1, 1].
+      train: not used; nothing is normalised.
+
+    Returns:
+      Taps: 'input' [N, H*W*C], the pixels, as what the code may be informative
+      of; 'fc' [N, units]; 'y' [N, code]; and 'log_variance' [N, code] if the
+      encoder is stochastic.
+    """
+    taps = MLPEncoder(self.units, name='mlp')(images, train=train)
+    taps['input'] = images.reshape(images.shape[0], -1)
+    taps['y'] = layers.Dense(self.code, name='y')(taps['fc'])
+    if self.stochastic:
+      raw = layers.Dense(self.code, name='log_variance')(taps['fc'])
+      taps['log_variance'] = _bounded(raw)
+    return taps
+
+
 ENCODERS: dict[str, Callable[..., ConvEncoder]] = {
   'basic28': basic28,
   'basic32': basic32,
@@ -293,6 +326,15 @@ def make(name: str, **overrides: Any) -> ConvEncoder:
     accepted = ', '.join(ENCODERS)
     raise ValueError(f'unknown encoder {name!r}; accepted are {accepted}.')
   return ENCODERS[name](**overrides)
+
+
+def _bounded(raw: jax.Array) -> jax.Array:
+  """A log-variance from any real numbers, in float32."""
+  # The rate holds exp(log_variance), which overflows float32 above 88. A clip
+  # would stop the gradient outside; tanh is near the identity inside and always
+  # has a slope.
+  raw = raw.astype(jnp.float32) / LOG_VARIANCE_BOUND
+  return LOG_VARIANCE_BOUND * jnp.tanh(raw)
 
 
 def _halving(*features: int) -> tuple[ConvLayer, ...]:

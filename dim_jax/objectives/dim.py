@@ -6,8 +6,9 @@ The paper's objective, with its alpha, beta and gamma,
 
 is maximised over the encoder and the critics, while an adversary estimates the
 divergence D. Four players share one loss: `encoder`, `critic`, `adversary` and
-an online `probe`. The adversary sees `stop_gradient` of the codes, the encoder
-sees `stop_gradient` of the adversary's parameters, and the probe sees
+an online `probe`; `Config.divergence` says which D, and two need no adversary.
+The adversary sees `stop_gradient` of the codes, the encoder sees
+`stop_gradient` of the adversary's parameters, and the probe sees
 `stop_gradient` of the features; so each gets its own gradient from one backward
 pass.
 
@@ -16,15 +17,17 @@ maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
 """
 
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from dim_jax.losses import bounds, divergences
-from dim_jax.networks import critics, encoders, layers
+from dim_jax.losses import bottleneck, bounds, divergences
+from dim_jax.networks import critics, encoders, layers, masking
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import batch as batch_lib
 
@@ -43,6 +46,7 @@ BOUNDS = {
   )
 }
 PRIORS = ('uniform', 'gaussian', 'ball', 'sphere', 'kl')
+DIVERGENCES = (*divergences.ADVERSARIAL, 'mmd', 'stein')
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -78,10 +82,44 @@ class Config:
   """Likewise of the globals, where `global_tap` has several an image."""
   prior: str = 'uniform'
   """The prior of the code: 'uniform' on [0, 1] (against sigmoid of the code),
-  'gaussian', 'ball' or 'sphere', matched by an adversary; or 'kl', a stochastic
+  'gaussian', 'ball' or 'sphere', matched by samples; or 'kl', a stochastic
   encoder with the closed-form KL to N(0, I)."""
+  divergence: str = 'jsd'
+  """How samples of the prior and codes are compared: a name of
+  `divergences.ADVERSARIAL`, by an adversary; 'mmd', by kernels; 'stein', along
+  the Stein direction of a 'gaussian' prior. An adversary may take k steps to
+  one of the encoder's: give players 'encoder' and 'critic' an OptimizerConfig
+  with every=k. 'wgan' needs clip_weights in that of 'adversary'."""
   gradient_penalty: float = 1.0
-  """Zero-centred penalty on the adversary, over prior samples and codes."""
+  """Weight of the divergence's own penalty on the adversary, 1 being its
+  paper's: zero-centred for 'jsd', over prior samples and codes; of GAN-QP, its
+  quadratic term. It has no meaning where there is none."""
+  adversary_units: tuple[int, ...] = (1000, 200)
+  """Sizes of the adversary's hidden layers."""
+  spectral_norm: bool | None = None
+  """Whether the adversary's weights are divided by their spectral norms; None
+  for 'hinge' alone."""
+  capacity: float | None = None
+  """With the prior 'kl': an image's code costs only its nats above so many."""
+  spectral_penalty: float = 0.0
+  """lambda: of half the sum of the encoder's squared spectral norms."""
+  mask: str | None = None
+  """Hide patches of the images that the code is of, while the local features
+  stay those of whole images: 'token' shows a learned patch instead, 'rescale'
+  keeps the images' mean, 'drop' shows zeros; see `networks.masking`."""
+  mask_keep: float = 0.5
+  """The part of the patches that stays visible, rounded to whole patches."""
+  mask_patch: int = 8
+  """Height and width of a patch, in pixels."""
+  mask_fill: float = 0.0
+  """The value in [-1, 1] that 'rescale' shows where it hides, such as the mean
+  pixel of the data."""
+  mask_targets: str = 'all'
+  """The locations that the code is scored against: 'all', or those of 'hidden'
+  patches alone."""
+  mask_evaluation: str = 'consistent'
+  """What `encode` sees: the 'consistent' mean of the masked images, or the
+  images as they are, 'naive'. They differ for 'token' alone."""
   local_tap: str = 'local'
   map_tap: str = 'conv'
   global_tap: str = 'y'
@@ -100,14 +138,18 @@ def check(config: Config) -> None:
     ('bound', tuple(BOUNDS)),
     ('critic', tuple(critics.CRITICS)),
     ('prior', PRIORS),
+    ('divergence', DIVERGENCES),
     ('dtype', ('float32', 'bfloat16')),
+    ('mask', (None, *masking.MODES)),
+    ('mask_targets', ('all', 'hidden')),
+    ('mask_evaluation', ('consistent', 'naive')),
   ):
     if (value := getattr(config, name)) not in accepted:
       raise ValueError(
         f'objective.{name} must be one of {accepted}, got {value!r}.'
       )
   weights = ('local_weight', 'global_weight', 'prior_weight')
-  for name in (*weights, 'gradient_penalty'):
+  for name in (*weights, 'gradient_penalty', 'spectral_penalty'):
     if (value := getattr(config, name)) < 0:
       raise ValueError(f'objective.{name} must be >= 0, got {value}.')
   if not config.local_weight and not config.global_weight:
@@ -119,6 +161,60 @@ def check(config: Config) -> None:
     value = getattr(config, name)
     if value is not None and value < 1:
       raise ValueError(f'objective.{name} must be >= 1 or None, got {value}.')
+  _check_prior(config)
+  _check_mask(config)
+
+
+def _check_prior(config: Config) -> None:
+  if config.divergence == 'stein' and config.prior != 'gaussian':
+    raise ValueError(
+      "objective.divergence='stein' follows the prior's score, the gradient of "
+      "its log-density, which only prior='gaussian' has here; got "
+      f"prior={config.prior!r}. Set it, or choose divergence='mmd'."
+    )
+  if config.prior == 'kl' and config.divergence != 'jsd':
+    raise ValueError(
+      "objective.prior='kl' is a closed form and leaves nothing to "
+      f"divergence={config.divergence!r}: choose prior='gaussian', or leave "
+      'divergence out.'
+    )
+  if config.capacity is not None:
+    if config.prior != 'kl':
+      raise ValueError(
+        "objective.capacity is a budget of prior='kl', got "
+        f'prior={config.prior!r}: set that prior, or capacity=None.'
+      )
+    if not config.capacity >= 0:
+      raise ValueError(
+        f'objective.capacity must be >= 0 nats, got {config.capacity}.'
+      )
+  if not config.adversary_units or min(config.adversary_units) < 1:
+    raise ValueError(
+      'objective.adversary_units must hold sizes >= 1, got '
+      f'{config.adversary_units}.'
+    )
+
+
+def _check_mask(config: Config) -> None:
+  if not 0 < config.mask_keep <= 1:
+    raise ValueError(
+      f'objective.mask_keep must be in (0, 1], got {config.mask_keep}.'
+    )
+  if config.mask_patch < 1:
+    raise ValueError(
+      f'objective.mask_patch must be >= 1, got {config.mask_patch}.'
+    )
+  if config.mask_targets == 'hidden':
+    if config.mask is None or config.mask_keep == 1:
+      raise ValueError(
+        "objective.mask_targets is 'hidden', but nothing is hidden: set "
+        f'objective.mask to one of {masking.MODES} and mask_keep below 1.'
+      )
+    if not config.local_weight or config.local_samples is not None:
+      raise ValueError(
+        "objective.mask_targets='hidden' selects among all locations: it needs "
+        'local_weight above 0 and local_samples=None.'
+      )
 
 
 class Networks(nn.Module):
@@ -185,7 +281,15 @@ def _make_networks(
     if config.global_weight
     else None,
   )
-  return encoder, critic, critics.Adversary(dtype=dtype)
+  spectral_norm = config.spectral_norm
+  if spectral_norm is None:
+    spectral_norm = config.divergence == 'hinge'
+  adversary = critics.Adversary(
+    units=tuple(config.adversary_units),
+    spectral_norm=spectral_norm,
+    dtype=dtype,
+  )
+  return encoder, critic, adversary
 
 
 def _tap(taps: dict[str, jax.Array], name: str, field: str) -> jax.Array:
@@ -203,22 +307,99 @@ def _positions(features: jax.Array) -> jax.Array:
 
 
 def _inputs(
-  config: Config, taps: dict[str, jax.Array]
+  config: Config,
+  taps: dict[str, jax.Array],
+  targets: dict[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What the critics compare: [N, L, C], [N, 1, D] and [N, M, Y]."""
-  locations = _positions(_tap(taps, config.local_tap, 'local_tap'))
-  whole = _tap(taps, config.map_tap, 'map_tap')
+  """What the critics compare: [N, L, C], [N, 1, D] and [N, M, Y].
+
+  The maps are those of `targets`, the taps of whole images, where the codes'
+  taps are of masked ones.
+  """
+  maps = taps if targets is None else targets
+  locations = _positions(_tap(maps, config.local_tap, 'local_tap'))
+  whole = _tap(maps, config.map_tap, 'map_tap')
   codes = _positions(_tap(taps, config.global_tap, 'global_tap'))
   return locations, whole.reshape(whole.shape[0], 1, -1), codes
+
+
+class Terms(NamedTuple):
+  """What `play` returns: scalars to minimise, behind their walls.
+
+  Attributes:
+    adversary: its loss; gives the adversary's parameters alone a gradient.
+    encoder: the encoder's loss, not weighted; gives the adversary none.
+    penalties: on the adversary, not weighted: 'gradient_penalty', or 'penalty'
+      where it is of scores alone; or nothing.
+    state: the adversary's, after its step.
+  """
+
+  adversary: jax.Array
+  encoder: jax.Array
+  penalties: dict[str, jax.Array]
+  state: PyTree
+
+
+def play(
+  game: divergences.Adversarial,
+  adversary: nn.Module,
+  variables: PyTree,
+  rng: jax.Array,
+  prior: jax.Array,
+  codes: jax.Array,
+  *,
+  penalised: bool = True,
+) -> Terms:
+  """One round of an adversarial game between codes and a prior.
+
+  Args:
+    game: of `divergences.ADVERSARIAL`.
+    adversary: a `critics.Adversary`.
+    variables: its 'params', and its state.
+    rng: a key for the penalty.
+    prior: samples of the prior, shape [N, D].
+    codes: what is to look like them, shape [N, D].
+    penalised: whether the adversary has the game's penalty, if it has one.
+
+  Returns:
+    Both players' terms.
+  """
+  state = {k: v for k, v in variables.items() if k != 'params'}
+
+  def score(x: jax.Array) -> jax.Array:
+    return adversary.apply(variables, x)
+
+  detached = jax.lax.stop_gradient(codes)
+  # The power iteration moves in the adversary's own step, once.
+  code_scores, state = adversary.apply(
+    variables, detached, train=True, mutable=list(state)
+  )
+  prior_scores = score(prior)
+  wall = jax.lax.stop_gradient(variables)
+  penalties = {}
+  if penalised and game.penalty is not None:
+    name = 'gradient_penalty' if game.input_gradient else 'penalty'
+    penalties[name] = game.penalty(rng, score, prior, detached)
+  return Terms(
+    game.critic_loss(prior_scores, code_scores),
+    game.encoder_loss(
+      jax.lax.stop_gradient(prior_scores), adversary.apply(wall, codes)
+    ),
+    penalties,
+    state,
+  )
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
   """Deep InfoMax as an objective.
 
   Metrics, in nats unless named otherwise: 'mi/local' and 'mi/global' (the
-  bounds) with their '_ceiling' where they have one, 'prior/adversary',
-  'prior/gradient_penalty', 'prior/encoder', 'prior/kl' (summed over dimensions,
-  averaged over images), 'probe/TAP_loss' and 'probe/TAP_accuracy' (a fraction).
+  bounds) with their '_ceiling' where they have one, 'prior/kl' (summed over
+  dimensions, averaged over images), 'probe/TAP_loss' and 'probe/TAP_accuracy'
+  (a fraction). In the divergence's own unit: 'prior/adversary', its
+  'prior/gradient_penalty' or, if it is of scores alone, 'prior/penalty', and
+  'prior/encoder' (of 'stein' a surrogate, whose value means nothing). Without a
+  unit: 'encoder/spectral_penalty'.
 
   Args:
     config: what to optimise.
@@ -228,14 +409,16 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
 
   Returns:
     The objective, over the players 'encoder', 'critic', 'adversary' (unless
-    the prior has no weight, or is 'kl') and 'probe'.
+    the prior has no weight or is 'kl', or the divergence needs none) and
+    'probe'.
 
   Raises:
     ValueError: a field cannot be used.
   """
   check(config)
   encoder, critic, adversary = _make_networks(config, axis_name)
-  adversarial = config.prior_weight > 0 and config.prior != 'kl'
+  matched = config.prior_weight > 0 and config.prior != 'kl'
+  adversarial = matched and config.divergence in divergences.ADVERSARIAL
 
   def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
     # Outside of pmap, where no axis is bound.
@@ -245,11 +428,19 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     taps, variables = encoder.init_with_output(rngs[0], images, train=False)
     model_state, params = {}, {}
     model_state['encoder'], params['encoder'] = _split(variables)
+    if config.mask is not None:
+      params['encoder'] |= _init_mask(config, rngs[0], images, taps)
     variables = critic.init(rngs[1], *_inputs(config, taps), train=False)
     model_state['critic'], params['critic'] = _split(variables)
     if adversarial:
-      codes = _codes(config, taps)
-      params['adversary'] = adversary.init(rngs[2], codes)['params']
+      variables = adversary.init(rngs[2], _codes(config, taps))
+      state, params['adversary'] = _split(variables)
+      if state:
+        model_state['adversary'] = state
+    if config.spectral_penalty:
+      model_state['spectral'] = divergences.spectral_vectors(
+        jax.random.fold_in(rng, 0), _weights(params['encoder'])
+      )
     if config.num_classes:
       params['probe'] = {
         tap: {
@@ -266,12 +457,21 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
     noise_rng, local_rng, global_rng, prior_rng = jax.random.split(rng, 4)
     images = layers.normalise_images(batch['image'])
-    taps, encoder_state = encoder.apply(
+    encode_train = functools.partial(
+      encoder.apply,
       {'params': params['encoder'], **model_state['encoder']},
-      images,
       train=True,
       mutable=list(model_state['encoder']),
     )
+    targets, hidden = None, None
+    if config.mask is not None:
+      # The running statistics serve codes, so they are those of masked images.
+      targets, _ = encode_train(images)
+      visible = _draw_mask(config, rng, images, axis_name)
+      if config.mask_targets == 'hidden':
+        hidden = _hidden(config, visible, targets)
+      images = _masked(config, params['encoder'], images, visible)
+    taps, encoder_state = encode_train(images)
     metrics: Metrics = {}
     total = jnp.zeros(())
 
@@ -287,9 +487,15 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       # The reported number is of all images, whichever device they are on.
       kl = kl if axis_name is None else jax.lax.pmean(kl, axis_name)
       metrics['prior/kl'] = kl
+      if config.capacity is not None:
+        each = jax.vmap(divergences.gaussian_kl)(
+          mean[:, None], log_variance[:, None]
+        )
+        kl = jnp.mean(bottleneck.rate_excess(each, config.capacity))
+        kl = kl if axis_name is None else jax.lax.pmean(kl, axis_name)
       total += config.prior_weight * kl
 
-    locations, whole, codes = _inputs(config, taps)
+    locations, whole, codes = _inputs(config, taps, targets)
     locations = _sample(local_rng, locations, config.local_samples, axis_name)
     codes = _sample(global_rng, codes, config.global_samples, axis_name)
     scores, critic_state = critic.apply(
@@ -300,6 +506,9 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       train=True,
       mutable=list(model_state['critic']),
     )
+    if hidden is not None:
+      hidden = batch_lib.gather(hidden, axis_name)
+      scores['local'] = _at_locations(scores['local'], hidden)
     weights = {'local': config.local_weight, 'global': config.global_weight}
     for name, score in scores.items():
       positive, negative, where = bounds.split_pairs(score)
@@ -311,16 +520,27 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
         metrics[f'mi/{name}_ceiling'] = jnp.asarray(ceiling, jnp.float32)
       total -= weights[name] * bound
 
-    if adversarial:
+    new_state = {'encoder': encoder_state, 'critic': critic_state}
+    if matched:
       codes = batch_lib.gather(_codes(config, taps), axis_name)
-      prior = divergences.sample_prior(
-        prior_rng, config.prior, (codes.shape[0], codes.shape[1])
-      )
-      prior_terms, terms = _match_prior(
-        config, adversary, params['adversary'], prior, codes
+      prior_terms, (terms, adversary_state) = _match_prior(
+        config,
+        adversary,
+        params.get('adversary'),
+        model_state.get('adversary', {}),
+        prior_rng,
+        codes,
       )
       metrics |= terms
       total += prior_terms
+      if adversary_state:
+        new_state['adversary'] = adversary_state
+    if config.spectral_penalty:
+      penalty, new_state['spectral'] = divergences.spectral_penalty(
+        _weights(params['encoder']), model_state['spectral']
+      )
+      metrics['encoder/spectral_penalty'] = penalty
+      total += config.spectral_penalty * penalty
 
     if config.num_classes and 'label' in batch:
       probe_loss, terms = _probe(
@@ -328,13 +548,14 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       )
       metrics |= terms
       total += probe_loss
-    return total, (metrics, {'encoder': encoder_state, 'critic': critic_state})
+    return total, (metrics, new_state)
 
   def encode(
     params: PyTree, model_state: PyTree, batch: Batch
   ) -> dict[str, jax.Array]:
     variables = {'params': params['encoder'], **model_state['encoder']}
     images = layers.normalise_images(batch['image'])
+    images = _shown(config, params['encoder'], images)
     return encoder.apply(variables, images, train=False)
 
   return Objective(init, loss, encode)
@@ -357,14 +578,17 @@ def scores(
     a // M, with local l of image j.
   """
   encoder, critic, _ = _make_networks(config, None)
-  taps = encoder.apply(
+  encode = functools.partial(
+    encoder.apply,
     {'params': params['encoder'], **model_state['encoder']},
-    layers.normalise_images(batch['image']),
     train=False,
   )
+  images = layers.normalise_images(batch['image'])
+  taps = encode(_shown(config, params['encoder'], images))
+  targets = None if config.mask is None else encode(images)
   return critic.apply(
     {'params': params['critic'], **model_state['critic']},
-    *_inputs(config, taps),
+    *_inputs(config, taps, targets),
     train=False,
   )
 
@@ -382,38 +606,46 @@ def _codes(config: Config, taps: dict[str, jax.Array]) -> jax.Array:
   return codes.reshape(-1, codes.shape[-1]).astype(jnp.float32)
 
 
+def _weights(params: PyTree) -> PyTree:
+  """The encoder's parameters less the patch that a mask shows."""
+  return {k: v for k, v in params.items() if k != 'mask_token'}
+
+
 def _match_prior(
   config: Config,
   adversary: nn.Module,
   params: PyTree,
-  prior: jax.Array,
+  state: PyTree,
+  rng: jax.Array,
   codes: jax.Array,
-) -> tuple[jax.Array, Metrics]:
-  """The adversary's terms and the encoder's weighted one, and their metrics."""
+) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
+  """All players' terms of the prior, their metrics, the adversary's state."""
   if config.prior == 'uniform':
     codes = jax.nn.sigmoid(codes)
-
-  def score(params: PyTree, x: jax.Array) -> jax.Array:
-    return adversary.apply({'params': params}, x)
-
-  detached = jax.lax.stop_gradient(codes)
-  adversary_loss = divergences.adversary_loss(
-    score(params, prior), score(params, detached)
+  if config.divergence == 'stein':
+    loss = divergences.stein_prior(codes)
+    return config.prior_weight * loss, ({'prior/encoder': loss}, {})
+  prior = divergences.sample_prior(
+    rng, config.prior, (codes.shape[0], codes.shape[1])
   )
-  encoder_loss = divergences.encoder_prior_loss(
-    score(jax.lax.stop_gradient(params), codes)
+  if config.divergence == 'mmd':
+    loss = divergences.mmd(codes, prior)
+    return config.prior_weight * loss, ({'prior/encoder': loss}, {})
+
+  terms = play(
+    divergences.ADVERSARIAL[config.divergence],
+    adversary,
+    {'params': params, **state},
+    jax.random.fold_in(rng, 0),
+    prior,
+    codes,
+    penalised=config.gradient_penalty > 0,
   )
-  total = adversary_loss + config.prior_weight * encoder_loss
-  metrics = {'prior/adversary': adversary_loss, 'prior/encoder': encoder_loss}
-  if config.gradient_penalty:
-    # Half the sum of both sides: Mescheder et al. 2018, eq. 9 and 10.
-    penalty = 0.5 * (
-      divergences.gradient_penalty(lambda x: score(params, x), prior)
-      + divergences.gradient_penalty(lambda x: score(params, x), detached)
-    )
-    total += config.gradient_penalty * penalty
-    metrics['prior/gradient_penalty'] = penalty
-  return total, metrics
+  total = terms.adversary + config.prior_weight * terms.encoder
+  total += config.gradient_penalty * sum(terms.penalties.values())
+  metrics = {'prior/adversary': terms.adversary, 'prior/encoder': terms.encoder}
+  metrics |= {f'prior/{k}': value for k, value in terms.penalties.items()}
+  return total, (metrics, terms.state)
 
 
 def _probe(
@@ -447,3 +679,83 @@ def _sample(
 
   rows = batch_lib.per_image(rng, (features.shape[0], count), axis_name, draw)
   return jnp.take_along_axis(features, rows[:, :, None], axis=1)
+
+
+def _init_mask(
+  config: Config,
+  rng: jax.Array,
+  images: jax.Array,
+  taps: dict[str, jax.Array],
+) -> dict[str, jax.Array]:
+  """What a mask adds to the encoder's parameters; checks that it fits."""
+  visible = jnp.ones((1, *masking.grid_of(images, config.mask_patch)), bool)
+  masking.hidden_count(visible.shape[1:], config.mask_keep)
+  if config.mask_targets == 'hidden':
+    _hidden(config, visible, taps)
+  if config.mask != 'token':
+    return {}
+  shape = (config.mask_patch, config.mask_patch, images.shape[-1])
+  # Not zeros: without biases every ReLU over them would have no slope. What the
+  # encoder drew stays as it is.
+  rng = jax.random.fold_in(rng, np.uint32(2**32 - 1))
+  return {'mask_token': 0.02 * jax.random.normal(rng, shape)}
+
+
+def _draw_mask(
+  config: Config, rng: jax.Array, images: jax.Array, axis_name: str | None
+) -> jax.Array:
+  """Which patches of this device's images are visible, [n, rows, cols]."""
+  grid = masking.grid_of(images, config.mask_patch)
+  draw = functools.partial(
+    masking.draw_visible, hidden=masking.hidden_count(grid, config.mask_keep)
+  )
+  # A branch of its own: a run without masks draws what it always drew.
+  rng = jax.random.fold_in(rng, np.uint32(2**32 - 1))
+  return batch_lib.per_image(rng, (images.shape[0], *grid), axis_name, draw)
+
+
+def _share(config: Config, grid: masking.Grid) -> float:
+  """The probability of a patch to be visible."""
+  hidden = masking.hidden_count(grid, config.mask_keep)
+  return masking.visible_share(grid, hidden)
+
+
+def _masked(
+  config: Config, params: PyTree, images: jax.Array, visible: jax.Array
+) -> jax.Array:
+  """What the codes see in training."""
+  if config.mask == 'token':
+    return masking.with_token(images, visible, params['mask_token'])
+  if config.mask == 'rescale':
+    share = _share(config, visible.shape[1:])
+    return masking.rescaled(images, visible, share, config.mask_fill)
+  return masking.dropped(images, visible)
+
+
+def _shown(config: Config, params: PyTree, images: jax.Array) -> jax.Array:
+  """What the codes see at evaluation."""
+  if config.mask != 'token' or config.mask_evaluation == 'naive':
+    return images
+  grid = masking.grid_of(images, config.mask_patch)
+  return masking.mean_token(
+    images, params['mask_token'], grid, _share(config, grid)
+  )
+
+
+def _hidden(
+  config: Config, visible: jax.Array, taps: dict[str, jax.Array]
+) -> jax.Array:
+  """The locations of the local features in hidden patches, [n, K]."""
+  local = _tap(taps, config.local_tap, 'local_tap')
+  count = masking.hidden_count(visible.shape[1:], config.mask_keep)
+  return masking.hidden_locations(visible, count, local.shape[1:-1])
+
+
+def _at_locations(scores: jax.Array, locations: jax.Array) -> jax.Array:
+  """Scores [N*M, N, L] at the locations [N, K] of each global's own image.
+
+  Its negatives are other images at the same locations: if they were elsewhere,
+  a feature's place in the image would tell it from a positive.
+  """
+  rows = jnp.repeat(locations, scores.shape[0] // locations.shape[0], axis=0)
+  return jnp.take_along_axis(scores, rows[:, None], axis=2)

@@ -347,6 +347,295 @@ def test_gradient_penalty_wants_one_score_a_row():
     divergences.gradient_penalty(lambda x: x, jnp.ones((4, 3)))
 
 
+# name -> (critic's loss, encoder's loss), of scores r of the prior and g of
+# codes, in float64.
+GAMES = {
+  'jsd': (
+    lambda r, g: softplus(-r).mean() + softplus(g).mean() - 2 * LOG_2,
+    lambda r, g: softplus(-g).mean(),
+  ),
+  'wgan': (lambda r, g: g.mean() - r.mean(), lambda r, g: -g.mean()),
+  'hinge': (
+    lambda r, g: np.maximum(1 - r, 0).mean() + np.maximum(1 + g, 0).mean(),
+    lambda r, g: -g.mean(),
+  ),
+  'gan_qp_l1': (lambda r, g: -(r - g).mean(), lambda r, g: (r - g).mean()),
+  'rsgan': (
+    lambda r, g: softplus(-(r - g)).mean(),
+    lambda r, g: softplus(r - g).mean(),
+  ),
+}
+# These differ from another in the penalty alone.
+GAMES |= dict.fromkeys(('wgan_gp', 'wgan_div'), GAMES['wgan'])
+GAMES['gan_qp_l2'] = GAMES['gan_qp_l1']
+every_game = pytest.mark.parametrize('name', list(divergences.ADVERSARIAL))
+
+
+@every_game
+def test_game_is_its_definition(name):
+  rng = np.random.default_rng(20)
+  # Some beyond 1 and -1, where the hinge is flat.
+  r, g = rng.normal(size=5) * 2, rng.normal(size=5) * 2
+  game = divergences.ADVERSARIAL[name]
+  critic, encoder = GAMES[name]
+  np.testing.assert_allclose(
+    game.critic_loss(*as_float32(r, g)), critic(r, g), rtol=1e-5, atol=1e-6
+  )
+  np.testing.assert_allclose(
+    game.encoder_loss(*as_float32(r, g)), encoder(r, g), rtol=1e-5, atol=1e-6
+  )
+
+
+@every_game
+def test_encoder_opposes_critic_in_every_game(name):
+  game = divergences.ADVERSARIAL[name]
+  r, g = as_float32([0.3, -0.2, 0.9], [-0.5, 0.4, 0.1])
+  # Scores within the hinge's slopes: each has a gradient of its own.
+  of_critic = jax.grad(game.critic_loss, argnums=1)(r, g)
+  of_encoder = jax.grad(game.encoder_loss, argnums=1)(r, g)
+  assert np.all(np.asarray(of_critic) > 0)
+  assert np.all(np.asarray(of_encoder) < 0)
+
+
+@every_game
+def test_only_paired_games_refuse_unequal_batches(name):
+  game = divergences.ADVERSARIAL[name]
+  r, g = jnp.zeros(3), jnp.zeros(4)
+  x, z = jnp.ones((3, 2)), jnp.zeros((4, 2))
+
+  def terms():
+    value = game.critic_loss(r, g) + game.encoder_loss(r, g)
+    if game.penalty is not None:
+      value += game.penalty(jax.random.key(0), lambda x: x.sum(1), x, z)
+    return value
+
+  if game.paired:
+    with pytest.raises(ValueError, match=r'pairs .* got shapes \([34]'):
+      terms()
+  else:
+    assert np.isfinite(terms())
+
+
+@every_game
+def test_games_want_one_score_a_row(name):
+  game = divergences.ADVERSARIAL[name]
+  with pytest.raises(AssertionError, match='one score for each'):
+    game.critic_loss(jnp.zeros((3, 1)), jnp.zeros((3, 1)))
+  with pytest.raises(AssertionError, match='one score for each'):
+    game.encoder_loss(jnp.zeros((3, 1)), jnp.zeros((3, 1)))
+
+
+# Of the score w.x, whose gradient is w everywhere: |w|^2 = 9.
+@pytest.mark.parametrize(
+  ('name', 'expected'),
+  [
+    ('jsd', (9 + 9) / 2),
+    ('wgan_gp', 10 * (3 - 1) ** 2),
+    ('wgan_div', 2 * 3**6),
+  ],
+)
+def test_gradient_penalties_of_a_linear_score(name, expected):
+  game = divergences.ADVERSARIAL[name]
+  assert game.input_gradient
+  weights = jnp.array([1.0, -2.0, 2.0])
+  x, z = as_float32(*np.random.default_rng(21).normal(size=(2, 4, 3)))
+  value = game.penalty(jax.random.key(0), lambda x: x @ weights, x, z)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_interpolates_are_drawn_for_each_pair():
+  # The gradient of |x|^2 / 2 is x, so a penalty sees the interpolates. Pairs
+  # (a, 0) and (0, a) with a = 4: their norms are 4 e and 4 (1 - e).
+  x = jnp.array([[4.0, 0.0]] * 500 + [[0.0, 0.0]] * 500)
+  z = x[::-1]
+
+  def half_square(x):
+    return jnp.sum(jnp.square(x), axis=1) / 2
+
+  values = divergences.power_penalty(
+    jax.random.key(0), half_square, x, z, weight=1.0, power=2.0
+  )
+  # E (4 e)^2 = 16 / 3 for e ~ U(0, 1), with variance 256 (1/5 - 1/9): one e for
+  # the whole batch would almost surely be far from it.
+  error = 16 * math.sqrt((1 / 5 - 1 / 9) / 1000)
+  np.testing.assert_allclose(values, 16 / 3, atol=4 * error)
+  one = divergences.one_centred_penalty(
+    jax.random.key(0), half_square, x, z, weight=3.0
+  )
+  # E (4 e - 1)^2 = 16 / 3 - 4 + 1, with variance below E (4 e - 1)^4 < 13.
+  np.testing.assert_allclose(one, 3 * (7 / 3), atol=3 * 4 * (13 / 1000) ** 0.5)
+
+
+def test_penalties_of_a_flat_score_have_finite_gradients():
+  x = jnp.ones((3, 2))
+  for name, game in divergences.ADVERSARIAL.items():
+    if game.input_gradient:
+      gradient = jax.grad(
+        lambda w, game=game: game.penalty(
+          jax.random.key(0), lambda x: x @ w, x, 2 * x
+        )
+      )(jnp.zeros(2))
+      assert np.isfinite(gradient).all(), name
+
+
+@pytest.mark.parametrize('norm', ['l1', 'l2'])
+def test_quadratic_penalty_against_numpy(norm):
+  rng = np.random.default_rng(22)
+  x, z = rng.normal(size=(2, 5, 3))
+  weights = np.array([1.0, -2.0, 0.5])
+  if norm == 'l1':
+    distance = np.abs(x - z).sum(1) / 3
+  else:
+    distance = np.sqrt(((x - z) ** 2).sum(1) / 3)
+  expected = ((x - z) @ weights) ** 2 / (2 * 10 * distance)
+  value = divergences.ADVERSARIAL[f'gan_qp_{norm}'].penalty(
+    jax.random.key(0),
+    lambda x: x @ jnp.asarray(weights, jnp.float32),
+    *as_float32(x, z),
+  )
+  np.testing.assert_allclose(value, expected.mean(), rtol=1e-5)
+
+
+def test_best_quadratic_critic_of_two_points():
+  # -D + D^2 / (2 lambda d) is least at D = lambda d, where it is -lambda d / 2:
+  # the points 0 and (3, 1) have d = 2 by 'l1', so D = 20 and the value is -10.
+  game = divergences.ADVERSARIAL['gan_qp_l1']
+  x, z = jnp.array([[3.0, 1.0]]), jnp.zeros((1, 2))
+
+  def loss(difference):
+    def score(x):
+      return difference * x[:, 0] / 3
+
+    penalty = game.penalty(jax.random.key(0), score, x, z)
+    return game.critic_loss(score(x), score(z)) + penalty
+
+  value, slope = jax.value_and_grad(loss)(20.0)
+  np.testing.assert_allclose(value, -10, rtol=1e-6)
+  np.testing.assert_allclose(slope, 0, atol=1e-6)
+  # And a pair that coincides costs nothing, rather than 0 / 0.
+  same = jax.value_and_grad(
+    lambda w: game.penalty(jax.random.key(0), lambda x: w * x[:, 0], x, x)
+  )(1.0)
+  chex.assert_trees_all_close(same, (0.0, 0.0), atol=0)
+
+
+def test_quadratic_penalty_names_what_it_accepts():
+  x = jnp.ones((2, 2))
+  with pytest.raises(ValueError, match="'l1' or 'l2', got 'l3'"):
+    divergences.quadratic_penalty(jax.random.key(0), None, x, x, norm='l3')
+  with pytest.raises(ValueError, match='scale must be > 0, got 0'):
+    divergences.quadratic_penalty(
+      jax.random.key(0), None, x, x, norm='l1', scale=0.0
+    )
+
+
+def spectral_params():
+  rng = np.random.default_rng(23)
+  return {
+    'dense': {'kernel': rng.normal(size=(6, 4)), 'bias': np.ones(4)},
+    'conv': {'kernel': rng.normal(size=(3, 3, 2, 5))},
+  }
+
+
+def test_spectral_penalty_against_svd():
+  exact = spectral_params()
+  params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), exact)
+  vectors = divergences.spectral_vectors(jax.random.key(0), params)
+  penalty = functools.partial(
+    divergences.spectral_penalty, vectors=vectors, iterations=200
+  )
+  (value, _), gradient = jax.jit(jax.value_and_grad(penalty, has_aux=True))(
+    params
+  )
+  expected = 0.0
+  for name in ('dense', 'conv'):
+    kernel = exact[name]['kernel']
+    u, sigma, v = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]))
+    expected += sigma[0] ** 2 / 2
+    # d (sigma^2 / 2) / dW = sigma u v'.
+    np.testing.assert_allclose(
+      gradient[name]['kernel'],
+      (sigma[0] * np.outer(u[:, 0], v[0])).reshape(kernel.shape),
+      atol=1e-4,
+    )
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_array_equal(gradient['dense']['bias'], 0)
+
+
+def test_spectral_vectors_continue_where_they_were():
+  params = jax.tree.map(jnp.asarray, spectral_params())
+  params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+  vectors = divergences.spectral_vectors(jax.random.key(0), params)
+  at_once, _ = divergences.spectral_penalty(params, vectors, iterations=7)
+  step = jax.jit(divergences.spectral_penalty)
+  for _ in range(7):
+    value, vectors = step(params, vectors)
+  np.testing.assert_allclose(value, at_once, rtol=1e-5)
+  # A power iteration approaches from below.
+  first, _ = step(
+    params, divergences.spectral_vectors(jax.random.key(0), params)
+  )
+  assert first < value
+
+
+def test_spectral_penalty_refuses_what_does_not_fit():
+  params = jax.tree.map(jnp.asarray, spectral_params())
+  vectors = divergences.spectral_vectors(jax.random.key(0), params)
+  with pytest.raises(
+    ValueError, match=r'shapes \[\(5,\), \(4,\)\], got \[\(5,\)'
+  ):
+    divergences.spectral_penalty(params, vectors[:1])
+  with pytest.raises(ValueError, match='iterations must be >= 1, got 0'):
+    divergences.spectral_penalty(params, vectors, iterations=0)
+  with pytest.raises(ValueError, match='no weight of two or more axes'):
+    divergences.spectral_vectors(jax.random.key(0), {'bias': jnp.zeros(3)})
+
+
+def test_stein_prior_against_loops():
+  rng = np.random.default_rng(24)
+  codes, h = rng.normal(size=(5, 3)) + 0.5, 2.0
+  direction = np.zeros_like(codes)
+  for i in range(5):
+    for j in range(5):
+      if i == j:
+        continue
+      kernel = math.exp(-np.sum((codes[j] - codes[i]) ** 2) / h)
+      # k s(z_j) + dk / dz_j, the prior's score being -z.
+      repulsion = -2 / h * (codes[j] - codes[i]) * kernel
+      direction[i] += (-kernel * codes[j] + repulsion) / 4
+  gradient = jax.jit(jax.grad(lambda z: divergences.stein_prior(z, h)))(
+    jnp.asarray(codes, jnp.float32)
+  )
+  # A descent step moves every code along the direction.
+  np.testing.assert_allclose(gradient, -direction / 5, atol=1e-6)
+
+
+def test_stein_prior_gives_a_sampler_the_priors_variance():
+  # z = shift + scale * noise in 20 dimensions, 100 fresh codes a step. With
+  # each code's own term the variance would fall far below the prior's 1.
+  def loss(params, rng):
+    noise = jax.random.normal(rng, (100, 20))
+    return divergences.stein_prior(params[0] + params[1] * noise)
+
+  def step(params, rng):
+    gradients = jax.grad(loss)(params, rng)
+    params = tuple(p - 0.3 * g for p, g in zip(params, gradients, strict=True))
+    return params, params
+
+  rngs = jax.random.split(jax.random.key(0), 400)
+  _, history = jax.jit(lambda p: jax.lax.scan(step, p, rngs))((0.5, 0.6))
+  shift, scale = (np.mean(x[200:]) for x in history)
+  np.testing.assert_allclose(shift, 0, atol=0.02)
+  np.testing.assert_allclose(scale, 1, atol=0.03)
+
+
+def test_stein_prior_refuses_what_it_cannot_compare():
+  with pytest.raises(ValueError, match='at least 2, got 1'):
+    divergences.stein_prior(jnp.zeros((1, 3)))
+  with pytest.raises(ValueError, match='bandwidth'):
+    divergences.stein_prior(jnp.zeros((4, 3)), 0.0)
+
+
 # Moments of one coordinate of each prior: E[x], E[x^2]. A direction shares its
 # squared length 1 among D = 3 coordinates; the ball's E|x|^2 is D / (D + 2).
 @pytest.mark.parametrize(

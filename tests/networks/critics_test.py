@@ -280,6 +280,64 @@ def test_adversary_is_the_papers():
   np.testing.assert_allclose(scores, x[:, 0], rtol=1e-4, atol=1e-5)
 
 
+def test_spectrally_normalised_adversary():
+  adversary = critics.Adversary(units=(6, 5), spectral_norm=True)
+  x = _normal(np.random.default_rng(3), 4, 3)
+  variables = adversary.init(jax.random.key(0), x)
+  # The parameters are those of the plain one, and have its names.
+  plain = critics.Adversary(units=(6, 5))
+  assert jax.tree.map(jnp.shape, variables['params']) == jax.tree.map(
+    jnp.shape, plain.init(jax.random.key(0), x)['params']
+  )
+  train = jax.jit(
+    lambda v: adversary.apply(v, x, train=True, mutable=['batch_stats'])
+  )
+  for _ in range(100):
+    _, state = train(variables)
+    variables = {'params': variables['params'], **state}
+
+  def score(params, x):
+    return adversary.apply({**variables, 'params': params}, x)
+
+  expected = x
+  for name in ('fc_0', 'fc_1', 'score'):
+    layer = variables['params'][name]
+    norm = np.linalg.norm(np.asarray(layer['kernel'], np.float64), 2)
+    expected = expected @ (layer['kernel'] / norm) + layer['bias'][None]
+    expected = expected if name == 'score' else nn.relu(expected)
+  np.testing.assert_allclose(
+    score(variables['params'], x), expected[:, 0], rtol=1e-4, atol=1e-5
+  )
+  slopes = jax.grad(lambda x: score(variables['params'], x).sum())(x)
+  assert np.linalg.norm(slopes, axis=1).max() <= 1 + 1e-4
+  # Scores do not change with a weight's scale, so no gradient points along it.
+  gradients = jax.grad(lambda p: score(p, x).sum())(variables['params'])
+  for name in ('fc_0', 'fc_1', 'score'):
+    kernel, gradient = (
+      t[name]['kernel'] for t in (variables['params'], gradients)
+    )
+    inner = float(jnp.vdot(kernel, gradient))
+    size = float(jnp.linalg.norm(kernel) * jnp.linalg.norm(gradient))
+    assert size > 1e-3
+    assert abs(inner) < 1e-3 * size
+
+
+def test_adversary_iterates_in_its_own_step_alone():
+  adversary = critics.Adversary(units=(6,), spectral_norm=True)
+  x = _normal(np.random.default_rng(4), 4, 3)
+  variables = adversary.init(jax.random.key(0), x)
+  statistics = variables['batch_stats']
+  _, kept = adversary.apply(variables, x, mutable=['batch_stats'])
+  jax.tree.map(np.testing.assert_array_equal, kept['batch_stats'], statistics)
+  _, moved = adversary.apply(variables, x, train=True, mutable=['batch_stats'])
+  for layer, values in statistics.items():
+    for name, value in values.items():
+      # The first sigma is that of the vector it starts from.
+      if name.endswith('/u'):
+        change = moved['batch_stats'][layer][name] - value
+        assert jnp.abs(change).max() > 1e-4, name
+
+
 @pytest.mark.parametrize('name', sorted(critics.CRITICS))
 def test_pmap_scores_all_pairs_of_all_devices(name):
   """Scores, gradients and statistics are those of one device."""

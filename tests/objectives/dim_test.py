@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from dim_jax import config as config_lib
+from dim_jax.config import ExperimentConfig, OptimizerConfig
+from dim_jax.losses import divergences
+from dim_jax.networks import critics
 from dim_jax.objectives import dim
+from dim_jax.training import step as step_lib
 
 
 class OwnEncoder(nn.Module):
@@ -143,6 +148,252 @@ def test_kl_prior_is_that_of_its_own_gaussian():
   np.testing.assert_allclose(metrics['prior/kl'], kl.mean(), rtol=1e-4)
 
 
+def prior_codes(config, params, model_state, batch):
+  taps, _ = config.encoder.apply(
+    {'params': params['encoder'], **model_state['encoder']},
+    batch['image'] / 127.5 - 1,
+    train=True,
+    mutable=['batch_stats'],
+  )
+  return taps
+
+
+def test_capacity_is_free_for_each_image():
+  config = make_config(prior='kl', prior_weight=0.5, num_classes=0)
+  objective = dim.make(config)
+  batch = make_batch()
+  params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  taps = prior_codes(config, params, model_state, batch)
+  mean, log_variance = taps['y'], taps['log_variance']
+  kl = 0.5 * (mean**2 + jnp.exp(log_variance) - 1 - log_variance).sum(1)
+  # Between the images' own, so that a hinge on their mean would differ.
+  config.capacity = float(jnp.sort(kl)[2:4].mean())
+  loss, (metrics, _) = jax.jit(dim.make(config).loss)(
+    params, model_state, batch, jax.random.key(1)
+  )
+  excess = np.maximum(np.asarray(kl) - config.capacity, 0).mean()
+  np.testing.assert_allclose(
+    loss, 0.5 * excess - metrics['mi/local'], rtol=1e-4
+  )
+  np.testing.assert_allclose(metrics['prior/kl'], kl.mean(), rtol=1e-4)
+
+
+games = pytest.mark.parametrize('name', list(divergences.ADVERSARIAL))
+
+
+@games
+def test_walls_of_every_game(name):
+  game = divergences.ADVERSARIAL[name]
+  adversary = critics.Adversary(units=(8, 6), spectral_norm=name == 'hinge')
+  rng = np.random.default_rng(0)
+  prior, codes = (
+    jnp.asarray(rng.normal(size=(5, 3)), jnp.float32) for _ in range(2)
+  )
+  variables = adversary.init(jax.random.key(0), codes)
+
+  def terms(params, codes):
+    played = dim.play(
+      game,
+      adversary,
+      {**variables, 'params': params},
+      jax.random.key(1),
+      prior,
+      codes,
+    )
+    own = played.adversary + sum(played.penalties.values())
+    return own, played.encoder
+
+  def unwalled(codes):
+    # The critic's loss as the encoder would feel it without a wall: with it,
+    # the encoder would help the critic.
+    scores = [adversary.apply(variables, x) for x in (prior, codes)]
+    return game.critic_loss(*scores)
+
+  @jax.jit
+  def slopes(params, codes):
+    of_own = jax.grad(lambda *a: terms(*a)[0], (0, 1))(params, codes)
+    of_encoder = jax.grad(lambda *a: terms(*a)[1], (0, 1))(params, codes)
+    return of_own, of_encoder, jax.grad(unwalled)(codes)
+
+  own, encoder, helping = slopes(variables['params'], codes)
+  # Exactly zero, not nearly.
+  np.testing.assert_array_equal(own[1], 0)
+  for leaf in jax.tree.leaves(encoder[0]):
+    np.testing.assert_array_equal(leaf, 0)
+  assert all(jnp.abs(x).max() > 0 for x in (own[0]['fc_0']['kernel'],))
+  # At every code, the encoder's gradient is opposed to the critic's.
+  inner = (encoder[1] * helping).sum(1)
+  norms = jnp.linalg.norm(encoder[1], axis=1) * jnp.linalg.norm(helping, axis=1)
+  assert norms.min() > 0
+  np.testing.assert_allclose(inner / norms, -1, rtol=1e-4)
+
+
+def test_default_game_is_the_adversary_with_both_penalties():
+  config = make_config(prior_weight=0.3, num_classes=0)
+  objective = dim.make(config)
+  batch = make_batch()
+  params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  _, (metrics, _) = jax.jit(objective.loss)(
+    params, model_state, batch, jax.random.key(1)
+  )
+  codes = jax.nn.sigmoid(prior_codes(config, params, model_state, batch)['y'])
+  # The draws of this step: the last of four keys is the prior's.
+  prior = jax.random.uniform(
+    jax.random.split(jax.random.key(1), 4)[3], codes.shape
+  )
+
+  def score(x):
+    for name in ('fc_0', 'fc_1', 'score'):
+      layer = params['adversary'][name]
+      x = x @ layer['kernel'] + layer['bias'][None]
+      x = x if name == 'score' else nn.relu(x)
+    return x[:, 0]
+
+  r, g = score(prior), score(codes)
+  cross_entropy = -jax.nn.log_sigmoid(r).mean() - jax.nn.log_sigmoid(-g).mean()
+  np.testing.assert_allclose(
+    metrics['prior/adversary'], cross_entropy - 2 * math.log(2), atol=1e-6
+  )
+  np.testing.assert_allclose(
+    metrics['prior/encoder'], -jax.nn.log_sigmoid(g).mean(), rtol=1e-5
+  )
+  squares = [
+    jnp.square(jax.vmap(jax.grad(lambda x: score(x[None])[0]))(x)).sum(1).mean()
+    for x in (prior, codes)
+  ]
+  np.testing.assert_allclose(
+    metrics['prior/gradient_penalty'], sum(squares) / 2, rtol=1e-4
+  )
+
+
+@pytest.mark.parametrize('divergence', ['gan_qp_l2', 'hinge', 'mmd', 'stein'])
+def test_loss_of_other_divergences_is_the_sum_of_reported_terms(divergence):
+  config = make_config(
+    divergence=divergence,
+    prior='gaussian',
+    prior_weight=0.3,
+    gradient_penalty=2.0,
+    adversary_units=(8, 6),
+    num_classes=0,
+  )
+  objective = dim.make(config)
+  batch = make_batch()
+  params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  loss, (m, new_state) = jax.jit(objective.loss)(
+    params, model_state, batch, jax.random.key(1)
+  )
+  expected = 0.3 * m['prior/encoder'] - m['mi/local']
+  if divergence in divergences.ADVERSARIAL:
+    assert set(params) == {'encoder', 'critic', 'adversary'}
+    expected += m['prior/adversary'] + 2.0 * m.get('prior/penalty', 0.0)
+    assert ('prior/penalty' in m) == (divergence == 'gan_qp_l2')
+  else:
+    assert set(params) == {'encoder', 'critic'}
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  # Scan and vmap need a state of one form.
+  assert jax.tree.structure(new_state) == jax.tree.structure(model_state)
+  assert ('adversary' in new_state) == (divergence == 'hinge')
+  if divergence == 'mmd':
+    codes = prior_codes(config, params, model_state, batch)['y']
+    prior = divergences.sample_prior(
+      jax.random.split(jax.random.key(1), 4)[3], 'gaussian', codes.shape
+    )
+    np.testing.assert_allclose(
+      m['prior/encoder'], divergences.mmd(codes, prior), atol=1e-5
+    )
+  if divergence == 'stein':
+    codes = prior_codes(config, params, model_state, batch)['y']
+    np.testing.assert_allclose(
+      m['prior/encoder'], divergences.stein_prior(codes), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_spectral_penalty_of_the_encoder():
+  config = make_config(prior_weight=0.0, num_classes=0, spectral_penalty=0.2)
+  objective = dim.make(config)
+  batch = make_batch()
+  params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  step = jax.jit(objective.loss)
+  for _ in range(200):
+    loss, (metrics, new_state) = step(
+      params, model_state, batch, jax.random.key(1)
+    )
+    # The vectors alone move on; the encoder stays.
+    model_state = model_state | {'spectral': new_state['spectral']}
+  kernels = [
+    layer['kernel'] for layer in params['encoder'].values() if 'kernel' in layer
+  ]
+  squares = [np.linalg.norm(np.asarray(k, np.float64), 2) ** 2 for k in kernels]
+  np.testing.assert_allclose(
+    metrics['encoder/spectral_penalty'], sum(squares) / 2, rtol=1e-3
+  )
+  np.testing.assert_allclose(
+    loss, 0.2 * sum(squares) / 2 - metrics['mi/local'], rtol=1e-3
+  )
+
+
+def test_five_moves_of_a_clipped_adversary_to_one_of_the_encoder():
+  config = make_config(
+    divergence='wgan', prior='gaussian', adversary_units=(8,), num_classes=0
+  )
+  objective = dim.make(config)
+  batch = make_batch()
+  slow = OptimizerConfig(learning_rate=1e-2, every=5)
+  optimizer = step_lib.make_optimizer(
+    OptimizerConfig(),
+    {
+      'encoder': slow,
+      'critic': slow,
+      'adversary': OptimizerConfig(learning_rate=1e-3, clip_weights=0.01),
+    },
+    {'encoder', 'critic', 'adversary'},
+  )
+  state = step_lib.init_state(objective, optimizer, batch, jax.random.key(0))
+  step = jax.jit(
+    functools.partial(
+      step_lib.train_step, objective=objective, optimizer=optimizer
+    )
+  )
+  moves = {'encoder': 0, 'critic': 0, 'adversary': 0}
+  for _ in range(10):
+    before = state.params
+    state, _ = step(state, batch)
+    for name in moves:
+      changes = jax.tree.map(
+        lambda a, b: bool(jnp.any(a != b)), before[name], state.params[name]
+      )
+      moves[name] += any(jax.tree.leaves(changes))
+    largest = max(
+      jnp.abs(x).max() for x in jax.tree.leaves(state.params['adversary'])
+    )
+    # The initial weights are up to 1 / sqrt(5), so the first move cuts.
+    assert 0.009 < largest <= 0.01 * (1 + 1e-5)
+  assert moves == {'encoder': 2, 'critic': 2, 'adversary': 10}
+  # The others keep their weights.
+  assert (
+    max(jnp.abs(x).max() for x in jax.tree.leaves(state.params['encoder']))
+    > 0.1
+  )
+
+
+def test_a_wasserstein_adversary_must_be_bounded():
+  config = ExperimentConfig(
+    objective=dim.Config(divergence='wgan', prior='gaussian')
+  )
+  with pytest.raises(ValueError, match=r"'wgan' needs.*clip_weights=0\.01"):
+    config_lib.check(config)
+  config.objective.spectral_norm = True
+  config_lib.check(config)
+  config.objective.spectral_norm = None
+  config.players = {'adversary': OptimizerConfig(clip_weights=0.01)}
+  config_lib.check(config)
+  config.players = {'adversary': OptimizerConfig(clip_weights=0.0)}
+  with pytest.raises(
+    ValueError, match=r'players\.adversary\.clip_weights must be > 0, got 0\.0'
+  ):
+    config_lib.check(config)
+
+
 @pytest.mark.parametrize('bound', sorted(dim.BOUNDS))
 def test_every_bound_gives_finite_gradients(bound):
   config = make_config(bound=bound, prior_weight=0.0, num_classes=0)
@@ -196,6 +447,22 @@ def test_encode_is_deterministic_and_returns_every_tap():
     ({'prior_weight': -1.0}, r'prior_weight must be >= 0, got -1.0'),
     ({'local_weight': 0.0}, r'both 0: nothing would train'),
     ({'local_samples': 0}, r'local_samples must be >= 1 or None, got 0'),
+    (
+      {'divergence': 'gan'},
+      r"divergence must be one of .*'hinge'.*'stein'.*, got 'gan'",
+    ),
+    (
+      {'divergence': 'stein'},
+      r"score.*only prior='gaussian' has here; got prior='uniform'",
+    ),
+    ({'divergence': 'mmd', 'prior': 'kl'}, r"leaves nothing to .*'mmd'"),
+    ({'capacity': 1.0}, r"budget of prior='kl', got prior='uniform'"),
+    ({'capacity': -1.0, 'prior': 'kl'}, r'capacity must be >= 0 nats, got -1'),
+    ({'spectral_penalty': -1.0}, r'spectral_penalty must be >= 0, got -1.0'),
+    (
+      {'adversary_units': ()},
+      r'adversary_units must hold sizes >= 1, got \(\)',
+    ),
   ],
 )
 def test_wrong_fields_are_named(changes, message):

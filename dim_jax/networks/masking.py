@@ -1,0 +1,271 @@
+r"""Images with hidden patches as an encoder's input, and without at evaluation.
+
+A mask e marks the visible patches of a grid, [N, rows, cols], with P(e = 1) =
+p for each. An encoder that was trained on masked images meets whole ones when
+it is used, and dropout tells what is then consistent: the mean of its training
+input over masks.
+
+- 'token': a hidden patch becomes a learned m. The input is e x + (1 - e) m, its
+  mean p x + (1 - p) m, `mean_token`; x itself is the naive choice.
+- 'rescale': m + (x - m) e / p with a constant m. Its mean is x, so that
+  evaluation needs no change. Its variance is not that of x: batch normalisation
+  remembers a larger one.
+- 'drop': a hidden patch is absent. Where features are averaged over patches,
+  the mean is taken over the visible ones, `visible_mean`, which estimates the
+  mean over all: there is nothing to correct.
+
+A convolutional encoder cannot leave a patch out. For it `drop` shows zeros,
+which is what its own padding shows beyond the border, and mid-gray in [-1, 1];
+it sees the edges of the holes, and at evaluation more that is not zero than in
+training. What it sees then is x, uncorrected.
+
+Masks hide an exact number of patches, those of every image alike, so that the
+hidden ones can be selected with static shapes and no image is whole or empty by
+chance. The patches of one image are then not independent; the means above need
+only each patch's own probability, (visible patches) / (all patches), which
+`visible_share` gives.
+
+Su, MLM and MAE from the viewpoint of dropout, 2021 (in Chinese).
+https://kexue.fm/archives/8770
+He et al., Masked autoencoders are scalable vision learners, 2022.
+https://arxiv.org/abs/2111.06377
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+MODES = ('token', 'rescale', 'drop')
+
+Grid = tuple[int, ...]  # (rows, cols)
+
+
+def grid_of(images: jax.Array, patch: int) -> Grid:
+  """How many patches an image has, (rows, cols).
+
+  Args:
+    images: [N, H, W, C].
+    patch: height and width of a patch.
+
+  Raises:
+    ValueError: if the patches do not cover the images exactly.
+  """
+  if images.ndim != 4:
+    raise ValueError(
+      f'masks hide patches of images [N, H, W, C]; got shape {images.shape}.'
+    )
+  height, width = images.shape[1:3]
+  if patch < 1 or height % patch or width % patch:
+    fits = [
+      n
+      for n in range(1, min(height, width) + 1)
+      if height % n == 0 and width % n == 0
+    ]
+    raise ValueError(
+      f'patches of {patch} pixels do not cover images of {height}x{width}; '
+      f'accepted sizes are {fits}.'
+    )
+  return height // patch, width // patch
+
+
+def hidden_count(grid: Grid, keep: float) -> int:
+  """How many patches of each image are hidden: all but `keep` of them, rounded.
+
+  Args:
+    grid: (rows, cols).
+    keep: the part that stays visible, in (0, 1]; 1 hides nothing.
+
+  Raises:
+    ValueError: if keep is out of range, or rounds to no or to all patches.
+  """
+  if not 0 < keep <= 1:
+    raise ValueError(f'keep must be in (0, 1], got {keep}.')
+  patches = grid[0] * grid[1]
+  hidden = round(patches * (1 - keep))
+  if hidden == patches or (keep < 1 and not hidden):
+    raise ValueError(
+      f'keep={keep} of {grid[0]}x{grid[1]} patches hides {hidden} of them: '
+      'hide at least one and keep one, or take smaller patches.'
+    )
+  return hidden
+
+
+def visible_share(grid: Grid, hidden: int) -> float:
+  """The probability p of each patch to be visible, where `hidden` are not."""
+  patches = grid[0] * grid[1]
+  return (patches - hidden) / patches
+
+
+def draw_visible(
+  rng: jax.Array, shape: tuple[int, ...], hidden: int
+) -> jax.Array:
+  """Masks that hide an exact number of patches, each set equally likely.
+
+  Args:
+    rng: the key; the only source of randomness.
+    shape: (N, rows, cols).
+    hidden: how many patches of each image are hidden.
+
+  Returns:
+    Which patches are visible, bool of `shape`, images independent.
+  """
+  chex.assert_scalar_in(hidden, 0, shape[1] * shape[2])
+  order = jax.random.uniform(rng, (shape[0], shape[1] * shape[2]))
+  # Twice argsort: equal draws still have different ranks.
+  rank = jnp.argsort(jnp.argsort(order, axis=1), axis=1)
+  return (rank >= hidden).reshape(shape)
+
+
+def with_token(
+  images: jax.Array, visible: jax.Array, token: jax.Array
+) -> jax.Array:
+  """Hidden patches become the token: e x + (1 - e) m.
+
+  Args:
+    images: [N, H, W, C].
+    visible: bool, [N, rows, cols], any mask.
+    token: one patch [H / rows, W / cols, C], or one colour [C].
+
+  Returns:
+    The masked images, [N, H, W, C].
+  """
+  tokens = _tiled(token, images, visible.shape[1:])
+  return jnp.where(_pixels(visible, images), images, tokens)
+
+
+def mean_token(
+  images: jax.Array, token: jax.Array, grid: Grid, keep: float
+) -> jax.Array:
+  """The mean of `with_token` over masks, p x + (1 - p) m.
+
+  Args:
+    images: [N, H, W, C].
+    token: one patch [H / rows, W / cols, C], or one colour [C].
+    grid: (rows, cols).
+    keep: p, see `visible_share`.
+
+  Returns:
+    What to show at evaluation, [N, H, W, C].
+  """
+  return keep * images + (1 - keep) * _tiled(token, images, grid)
+
+
+def rescaled(
+  images: jax.Array, visible: jax.Array, keep: float, fill: float = 0.0
+) -> jax.Array:
+  """Visible patches further from the fill, hidden ones at it; the mean is x.
+
+  Args:
+    images: [N, H, W, C].
+    visible: bool, [N, rows, cols].
+    keep: p, the probability of each patch to be visible.
+    fill: m, such as the mean pixel of the data.
+
+  Returns:
+    m + (x - m) e / p, [N, H, W, C].
+  """
+  moved = fill + (images - fill) / keep
+  return jnp.where(_pixels(visible, images), moved, fill)
+
+
+def dropped(images: jax.Array, visible: jax.Array) -> jax.Array:
+  """Hidden patches become zeros, the nearest to absence that convolutions know.
+
+  Args:
+    images: [N, H, W, C].
+    visible: bool, [N, rows, cols].
+
+  Returns:
+    The masked images, [N, H, W, C].
+  """
+  return jnp.where(_pixels(visible, images), images, 0)
+
+
+def visible_mean(features: jax.Array, visible: jax.Array) -> jax.Array:
+  """The mean over the visible patches of features that were computed for each.
+
+  A hidden patch has no effect on the value nor on any gradient. The grid may be
+  of patches that overlap, such as those of `modules.patches`, where a pixel of
+  a hidden patch may still be seen in its neighbour.
+
+  Args:
+    features: [N, rows, cols, D].
+    visible: bool, [N, rows, cols], at least one in each image.
+
+  Returns:
+    [N, D]; NaN for an image without a visible patch.
+  """
+  chex.assert_rank([features, visible], [4, 3])
+  chex.assert_equal_shape_prefix([features, visible], 3)
+  return jnp.mean(features, axis=(1, 2), where=visible[..., None])
+
+
+def hidden_locations(
+  visible: jax.Array, hidden: int, map_shape: tuple[int, ...]
+) -> jax.Array:
+  """Which locations of a feature map lie in hidden patches.
+
+  A location belongs to the patch that it lies in when the map is laid over the
+  image; its receptive field reaches beyond.
+
+  Args:
+    visible: bool, [N, rows, cols], with `hidden` False an image.
+    hidden: how many patches of each image are hidden.
+    map_shape: (H', W') of the map.
+
+  Returns:
+    Their positions in the flattened map, rising, int32 of shape
+    [N, hidden * (H' / rows) * (W' / cols)].
+
+  Raises:
+    ValueError: if a patch does not hold a whole number of locations, or none is
+      hidden.
+  """
+  rows, cols = visible.shape[1:]
+  if len(map_shape) != 2 or map_shape[0] % rows or map_shape[1] % cols:
+    raise ValueError(
+      f'hidden patches are selected from a map whose sides are multiples of '
+      f"the {rows}x{cols} patches'; got a map of shape {tuple(map_shape)}. "
+      'Choose another patch size or another tap.'
+    )
+  if not hidden:
+    raise ValueError('no patch is hidden, so there is no location to select.')
+  high, wide = map_shape[0] // rows, map_shape[1] // cols
+  seen = jnp.repeat(jnp.repeat(visible, high, axis=1), wide, axis=2)
+  # The sort is stable, and False comes first.
+  order = jnp.argsort(seen.reshape(seen.shape[0], -1), axis=1)
+  return order[:, : hidden * high * wide]
+
+
+def _pixels(visible: jax.Array, images: jax.Array) -> jax.Array:
+  """Patches as pixels, bool [N, H, W, 1]."""
+  chex.assert_rank([images, visible], [4, 3])
+  chex.assert_equal_shape_prefix([images, visible], 1)
+  high, wide = _patch(images, visible.shape[1:])
+  grown = jnp.repeat(jnp.repeat(visible, high, axis=1), wide, axis=2)
+  return grown[..., None]
+
+
+def _tiled(token: jax.Array, images: jax.Array, grid: Grid) -> jax.Array:
+  """The token in every patch of an image, [1, H, W, C]."""
+  channels = images.shape[3]
+  accepted = ((*_patch(images, grid), channels), (channels,))
+  if token.shape not in accepted:
+    raise ValueError(
+      f'a token is one patch or one colour, of shape {accepted[0]} or '
+      f'{accepted[1]}; got {token.shape}.'
+    )
+  if token.ndim == 1:
+    return token.reshape(1, 1, 1, -1)
+  return jnp.tile(token, (*grid, 1))[None]
+
+
+def _patch(images: jax.Array, grid: Grid) -> tuple[int, int]:
+  """Height and width of a patch."""
+  height, width = images.shape[1:3]
+  if height % grid[0] or width % grid[1]:
+    raise ValueError(
+      f'a grid of {grid[0]}x{grid[1]} patches does not divide images of '
+      f'{height}x{width}.'
+    )
+  return height // grid[0], width // grid[1]

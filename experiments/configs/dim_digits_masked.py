@@ -1,0 +1,23 @@
+"""DIM(L) with InfoNCE on scikit-learn's digits, codes of half of each image.
+
+  python -m experiments.train \
+      --config=experiments/configs/dim_digits_masked.py --workdir=runs/masked
+
+Half of the 16 patches are a learned token, and the code is scored against what
+they hid. `experiments.masks` trains this run's kinds of masks side by side.
+"""
+
+from dim_jax.config import ExperimentConfig
+from experiments.configs import dim_digits
+
+
+def get_config() -> ExperimentConfig:
+  """`dim_digits` with hidden patches of 8x8 of 32x32 pixels."""
+  config = dim_digits.get_config()
+  config.objective.mask = 'token'
+  config.objective.mask_keep = 0.5
+  config.objective.mask_patch = 8
+  config.objective.mask_targets = 'hidden'
+  # The mean pixel of the training images, for 'rescale'.
+  config.objective.mask_fill = -0.39
+  return config

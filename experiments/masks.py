@@ -1,0 +1,293 @@
+"""Trains Deep InfoMax with each kind of mask and probes what masks are worth.
+
+  python -m experiments.masks runs/masks --seeds=0,1,2
+
+Cells are no mask, and each of `networks.masking.MODES` with the code scored
+against all locations or the hidden ones alone, for each seed. Each cell is a
+run of `experiments.train` in WORKDIR/MASK_TARGETS_SEED, whose features are
+probed with the mask-consistent input and, for 'token', where it differs, with
+the naive one too. WORKDIR/masks.json holds all cells; the same command
+continues where it was interrupted.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import runpy
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import rich.box
+import rich.console
+import rich.table
+
+import dim_jax
+from dim_jax import config as config_lib
+from dim_jax.evaluation import features as features_lib
+from dim_jax.evaluation import probe as probe_lib
+from dim_jax.networks import masking
+from dim_jax.objective import Batch
+from dim_jax.objectives import dim
+from dim_jax.training import metrics, parallel
+from experiments import data, evaluate, train
+
+CELLS = (
+  (None, 'all'),
+  *((mode, t) for mode in masking.MODES for t in ('all', 'hidden')),
+)
+EVALUATIONS = ('consistent', 'naive')
+_CONFIG = pathlib.Path(__file__).parent / 'configs' / 'dim_digits_masked.py'
+_TAPS = ('fc', 'y')
+
+
+def masks(
+  config: config_lib.ExperimentConfig,
+  workdir: str,
+  *,
+  seeds: Sequence[int] = (0, 1, 2),
+  probes: Sequence[str] = ('linear', 'linear_few'),
+  show_progress: bool = True,
+) -> dict[str, Any]:
+  """Trains and probes every cell that is not finished.
+
+  Args:
+    config: a run of Deep InfoMax with taps 'fc' and 'y'; of its masks, the
+      sizes are every cell's, the kind and the targets are not used.
+    workdir: folder of the runs.
+    seeds: of the runs.
+    probes: names in `dim_jax.evaluation.probe.PROBES`.
+    show_progress: show bars, or lines.
+
+  Returns:
+    The contents of masks.json; 'rows' has one a cell, seed, evaluation, tap and
+    probe.
+
+  Raises:
+    ValueError: no config of Deep InfoMax, or `workdir` holds other runs.
+  """
+  if not isinstance(config.objective, dim.Config):
+    raise ValueError(
+      f'masks are of Deep InfoMax, a dim.Config; got a config of '
+      f'{type(config.objective).__module__}.'
+    )
+  for name in probes:
+    if name not in probe_lib.PROBES:
+      raise ValueError(
+        f'No probe {name!r}: there are {", ".join(probe_lib.PROBES)}.'
+      )
+  parts = {
+    # Without a validation set, 'train' is all that is not for testing.
+    split: data.images(
+      config.data, split, validation=0.0, progress=show_progress
+    )
+    for split in ('train', 'test')
+  }
+  test = parts['test']
+  protocol = probe_lib.Protocol(
+    dataset=test.name,
+    note=test.note,
+    train_split='train + validation',
+    train_rows=len(parts['train'].labels),
+    test_rows=len(test.labels),
+    image_size=int(test.images.shape[1]),
+  )
+  rows = []
+  for seed in seeds:
+    for mask, targets in CELLS:
+      objective = dataclasses.replace(
+        config.objective, mask=mask, mask_targets=targets
+      )
+      cell = dataclasses.replace(config, objective=objective, seed=seed)
+      run_dir = os.path.join(workdir, f'{mask or "whole"}_{targets}_{seed}')
+      rows += _cell(cell, run_dir, parts, probes, protocol, show_progress)
+  report = {
+    'dataset': test.name,
+    'note': test.note,
+    'steps': config.steps,
+    'seeds': list(seeds),
+    'keep': config.objective.mask_keep,
+    'patch': config.objective.mask_patch,
+    'fill': config.objective.mask_fill,
+    'protocols': {protocol.hash(n): protocol.describe(n) for n in probes},
+    'hardware': evaluate.hardware(),
+    'versions': evaluate.versions(),
+    'date': datetime.date.today().isoformat(),
+    'rows': rows,
+  }
+  evaluate.write_json(os.path.join(workdir, 'masks.json'), report)
+  return report
+
+
+def _cell(
+  config: config_lib.ExperimentConfig,
+  run_dir: str,
+  parts: Mapping[str, Any],
+  probes: Sequence[str],
+  protocol: probe_lib.Protocol,
+  show_progress: bool,
+) -> list[dict[str, Any]]:
+  """The rows of one run, from its folder if they are there."""
+  path = os.path.join(run_dir, 'cell.json')
+  made_by = {
+    'config': config_lib.to_json(config),
+    'protocols': [protocol.hash(name) for name in probes],
+  }
+  if os.path.exists(path):
+    with open(path) as file:
+      old = json.load(file)
+    if any(old[name] != value for name, value in made_by.items()):
+      raise ValueError(
+        f'{run_dir!r} holds a cell of another config or other probes: choose '
+        'another folder, or delete that one.'
+      )
+    return old['rows']
+  started = time.time()
+  train.train(config, run_dir, show_progress=show_progress)
+  trained_s = time.time() - started
+  last = metrics.read(os.path.join(run_dir, 'metrics.jsonl'))[-1]
+  variables = dim_jax.load(run_dir).variables
+  rows = []
+  token = config.objective.mask == 'token'
+  for evaluation in EVALUATIONS if token else EVALUATIONS[:1]:
+    found = {
+      split: _features(config, evaluation, variables, part.images)
+      for split, part in parts.items()
+    }
+    for tap in _TAPS:
+      for name in probes:
+        fitted, tested = (
+          probe_lib.Examples(found[split][tap], parts[split].labels)
+          for split in ('train', 'test')
+        )
+        probe = probe_lib.PROBES[name]
+        accuracies = probe(fitted, tested, protocol).accuracies
+        rows.append(
+          {
+            'mask': config.objective.mask,
+            'targets': config.objective.mask_targets,
+            'seed': config.seed,
+            'evaluation': evaluation,
+            'tap': tap,
+            'probe': name,
+            'mean': float(np.mean(accuracies)),
+            'values': [float(value) for value in accuracies],
+            'protocol_hash': protocol.hash(name),
+            'mi/local': last['mi/local'],
+            'training_seconds': trained_s,
+          }
+        )
+  evaluate.write_json(path, made_by | {'rows': rows})
+  return rows
+
+
+def _features(
+  config: config_lib.ExperimentConfig,
+  evaluation: str,
+  variables: Any,
+  images: np.ndarray,
+) -> dict[str, np.ndarray]:
+  """Features of a trained encoder, under one input at evaluation."""
+  objective = config_lib.make_objective(
+    dataclasses.replace(
+      config,
+      objective=dataclasses.replace(
+        config.objective, mask_evaluation=evaluation
+      ),
+    )
+  )
+
+  def encode(variables: Any, batch: Batch) -> dict[str, Any]:
+    params, model_state = variables
+    return objective.encode(params, model_state, batch)
+
+  return features_lib.extract(encode, variables, images, taps=_TAPS)
+
+
+def table(report: Mapping[str, Any]) -> rich.table.Table:
+  """Means and standard deviations over seeds, a row a cell and tap.
+
+  Args:
+    report: what `masks` returned.
+  """
+  rows = report['rows']
+  probes = list(dict.fromkeys(row['probe'] for row in rows))
+  shown = rich.table.Table(
+    title=f'{report["dataset"]}, {report["steps"]:,} steps, '
+    f'{len(report["seeds"])} seeds: test accuracy in %',
+    title_justify='left',
+    caption=f'{report["keep"]:.0%} of the {report["patch"]}x{report["patch"]} '
+    'patches visible',
+    caption_justify='left',
+    box=rich.box.SIMPLE,
+  )
+  for name in ('mask', 'targets', 'tap'):
+    shown.add_column(name)
+  for name in probes:
+    for evaluation in EVALUATIONS:
+      shown.add_column(f'{name}, {evaluation}', justify='right')
+  for mask, targets in CELLS:
+    for tap in _TAPS:
+      texts = []
+      for name in probes:
+        for evaluation in EVALUATIONS:
+          key = (mask, targets, tap, name, evaluation)
+          values = [100 * row['mean'] for row in rows if _key(row) == key]
+          text = f'{np.mean(values):.1f}' if values else 'same'
+          if len(values) > 1:
+            text += f' ± {np.std(values, ddof=1):.1f}'
+          texts.append(text)
+      shown.add_row(mask or 'none', targets, tap, *texts)
+  return shown
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+  names = ('mask', 'targets', 'tap', 'probe', 'evaluation')
+  return tuple(row[name] for name in names)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog='python -m experiments.masks',
+    description=(__doc__ or '').splitlines()[0],
+  )
+  add = parser.add_argument
+
+  def names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(',')))
+
+  def whole(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in names(text))
+
+  add('workdir', metavar='WORKDIR', help='folder of the runs')
+  add('--config', default=str(_CONFIG), help='a config of Deep InfoMax')
+  add('--seeds', type=whole, default=(0, 1, 2))
+  add('--probes', type=names, default=('linear', 'linear_few'))
+  add('--steps', type=int, help="of each run, instead of the config's")
+  return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line and returns its exit status."""
+  args = _parse(argv)
+  try:
+    config = runpy.run_path(args.config)['get_config']()
+    config.steps = args.steps or config.steps
+    report = masks(config, args.workdir, seeds=args.seeds, probes=args.probes)
+  except (FileNotFoundError, ValueError) as error:
+    sys.stderr.write(f'masks: {error}\n')
+    return 1
+  console = rich.console.Console()
+  console.print(table(report))
+  console.print(os.path.join(args.workdir, 'masks.json'))
+  return 0
+
+
+if __name__ == '__main__':
+  parallel.cache_compilations()
+  sys.exit(main())

@@ -1,0 +1,716 @@
+"""Which divergence brings codes to a prior, and what that costs.
+
+  python -m experiments.priors runs/priors
+
+trains global Deep InfoMax with each way of matching N(0, I), on small images
+with a small MLP, and prints how near the codes came, how dependent their
+dimensions are, and what a linear probe reads from them.
+
+  python -m experiments.priors runs/priors_toy --toy
+
+lets a generator of points play the same games on a ring of eight Gaussians.
+
+The same command on the same folder trains only what is not there yet. Weights
+and step sizes were not tuned: the tables show what each game does at the
+constants of its paper.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.box
+import rich.console
+import rich.table
+
+from dim_jax import config as config_lib
+from dim_jax.data import points
+from dim_jax.evaluation import probe as probe_lib
+from dim_jax.losses import divergences, stein
+from dim_jax.networks import critics, encoders, generators
+from dim_jax.objective import Batch, Metrics, Objective, PyTree
+from dim_jax.objectives import dim
+from dim_jax.training import grid, metrics, parallel
+from dim_jax.training import step as step_lib
+from experiments import data as data_lib
+from experiments import evaluate
+
+
+class Cell(NamedTuple):
+  """One way of matching the prior.
+
+  Attributes:
+    objective: what differs in the objective's config.
+    adversary: what differs in the adversary's optimizer.
+    moves: steps of the adversary to one of the encoder. The encoder takes the
+      same number of steps in every cell.
+  """
+
+  objective: dict[str, Any]
+  adversary: dict[str, Any] = {}  # noqa: RUF012 (a default, never changed)
+  moves: int = 1
+
+
+CELLS: dict[str, Cell] = {
+  'none': Cell({'prior_weight': 0.0}),
+  'jsd_unpenalised': Cell({'gradient_penalty': 0.0}),
+  'jsd': Cell({}),
+  'wgan': Cell({'divergence': 'wgan'}, {'clip_weights': 0.01, 'b1': 0.0}, 5),
+  'wgan_gp': Cell({'divergence': 'wgan_gp'}, {'b1': 0.0}, 5),
+  'wgan_div': Cell({'divergence': 'wgan_div'}, {'clip': 1.0}),
+  # The pull of GAN-QP scales with its lambda, 10.
+  'gan_qp_l1': Cell({'divergence': 'gan_qp_l1', 'prior_weight': 0.01}, {}, 2),
+  'gan_qp_l2': Cell({'divergence': 'gan_qp_l2', 'prior_weight': 0.01}, {}, 2),
+  'hinge': Cell({'divergence': 'hinge'}, {'b1': 0.0}),
+  'rsgan': Cell({'divergence': 'rsgan'}),
+  'kl': Cell({'prior': 'kl'}),
+  'mmd': Cell({'divergence': 'mmd', 'prior_weight': 10.0}),
+  'stein': Cell({'divergence': 'stein'}),
+}
+TOY_CELLS = tuple(name for name in CELLS if name not in ('none', 'kl'))
+
+_CODE = 16
+
+
+@dataclasses.dataclass(kw_only=True)
+class ToyConfig:
+  """A generator of points against a known density."""
+
+  density: str = 'ring'
+  """One of `dim_jax.data.points.DENSITIES`."""
+  divergence: str = 'jsd'
+  """One of `dim.DIVERGENCES`; 'stein' follows the density's own score."""
+  gradient_penalty: float = 1.0
+  """Weight of the divergence's own penalty."""
+  adversary_units: tuple[int, ...] = (128, 128)
+  spectral_norm: bool | None = None
+  """Of the adversary; None for 'hinge' alone."""
+  noise: int = 2
+  """Dimensions of the generator's Gaussian noise."""
+
+
+# Scales of a ring of radius 2, and of its modes.
+_TOY_BANDWIDTHS = (0.25, 0.5, 1.0, 2.0)
+
+
+def make(config: ToyConfig, *, axis_name: str | None = None) -> Objective:
+  """The toy as an objective over 'generator' and 'adversary'.
+
+  Metrics: 'prior/adversary', its 'prior/gradient_penalty' or 'prior/penalty',
+  and 'prior/encoder', the generator's term.
+
+  Args:
+    config: what it plays.
+    axis_name: must be None; the toy is for one device.
+
+  Raises:
+    ValueError: the divergence is unknown.
+  """
+  if axis_name is not None:
+    raise ValueError('the toy runs on one device.')
+  if config.divergence not in dim.DIVERGENCES:
+    raise ValueError(
+      f'divergence must be one of {dim.DIVERGENCES}, got {config.divergence!r}.'
+    )
+  points.find(config.density)  # It names what there is, if this is not.
+  spectral_norm = config.spectral_norm
+  if spectral_norm is None:
+    spectral_norm = config.divergence == 'hinge'
+  adversary = critics.Adversary(
+    units=tuple(config.adversary_units), spectral_norm=spectral_norm
+  )
+  game = divergences.ADVERSARIAL.get(config.divergence)
+
+  def generator(batch: Batch) -> generators.MLPGenerator:
+    return generators.MLPGenerator(shape=batch['point'].shape[1:])
+
+  def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
+    rngs = jax.random.split(rng)
+    noise = jnp.zeros((2, config.noise))
+    variables = generator(batch).init(rngs[0], noise)
+    params, state = {'generator': variables['params']}, {}
+    if game is not None:
+      state = dict(adversary.init(rngs[1], batch['point']))
+      params['adversary'] = state.pop('params')
+    return params, {'adversary': state}
+
+  def loss(
+    params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
+  ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
+    noise_rng, penalty_rng = jax.random.split(rng)
+    real = batch['point']
+    noise = jax.random.normal(noise_rng, (len(real), config.noise))
+    fake = generator(batch).apply({'params': params['generator']}, noise)
+    if game is not None:
+      terms = dim.play(
+        game,
+        adversary,
+        {'params': params['adversary'], **model_state['adversary']},
+        penalty_rng,
+        real,
+        fake,
+        penalised=config.gradient_penalty > 0,
+      )
+      total = terms.adversary + terms.encoder
+      total += config.gradient_penalty * sum(terms.penalties.values())
+      found = {'prior/adversary': terms.adversary}
+      found |= {f'prior/{k}': value for k, value in terms.penalties.items()}
+      found['prior/encoder'] = terms.encoder
+      return total, (found, {'adversary': terms.state})
+    if config.divergence == 'mmd':
+      term = divergences.mmd(fake, real, bandwidths=_TOY_BANDWIDTHS)
+    else:
+      fixed = jax.lax.stop_gradient(fake)
+      score = jax.grad(lambda x: points.log_density(config.density, x).sum())
+      direction = stein.svgd_direction(fixed, score(fixed), self_term=False)
+      term = stein.stein_surrogate(fake, direction)
+    return term, ({'prior/encoder': term}, model_state)
+
+  def encode(
+    params: PyTree, model_state: PyTree, batch: Batch
+  ) -> dict[str, jax.Array]:
+    # What it generates of fixed noise, as many points as the batch has.
+    del model_state
+    noise = jax.random.normal(
+      jax.random.key(0), (len(batch['point']), config.noise)
+    )
+    return {
+      'point': generator(batch).apply({'params': params['generator']}, noise)
+    }
+
+  return Objective(init, loss, encode)
+
+
+def total_correlation(codes: np.ndarray) -> float:
+  """Dependence between dimensions, if they were jointly Gaussian.
+
+  -1/2 ln det of the correlation matrix: the total correlation of a Gaussian
+  with the codes' correlations, and a lower bound on that of codes whose own
+  dimensions are Gaussian. n independent rows have about D (D - 1) / (4 n).
+
+  Args:
+    codes: shape [n, D], n > D.
+
+  Returns:
+    Nats.
+  """
+  correlation = np.corrcoef(np.asarray(codes, np.float64), rowvar=False)
+  return float(-np.linalg.slogdet(correlation)[1] / 2)
+
+
+def mode_coverage(
+  samples: np.ndarray, means: np.ndarray, deviation: float
+) -> tuple[int, float]:
+  """How many modes samples reach, and how many samples are at one.
+
+  Args:
+    samples: shape [n, D].
+    means: of the modes, shape [K, D].
+    deviation: of each mode, in every direction.
+
+  Returns:
+    The number of modes with at least 1 % of the samples within 3 deviations,
+    and the fraction of samples within 3 deviations of any.
+  """
+  distances = np.linalg.norm(samples[:, None] - means[None], axis=2)
+  near = distances <= 3 * deviation
+  # A sample counts for its nearest mode alone.
+  near &= distances == distances.min(axis=1, keepdims=True)
+  return int((near.mean(0) >= 0.01).sum()), float(near.any(1).mean())
+
+
+def cell_config(
+  name: str, *, toy: bool, dataset: str, steps: int, batch_size: int
+) -> config_lib.ExperimentConfig:
+  """The run of a cell; its seed is not used.
+
+  Args:
+    name: of `CELLS`.
+    toy: whether it is the generator of points.
+    dataset: of images, 'digits' or 'mnist'; of points, a density.
+    steps: that the encoder takes.
+    batch_size: examples a step.
+
+  Raises:
+    ValueError: there is no such cell.
+  """
+  accepted = TOY_CELLS if toy else tuple(CELLS)
+  if name not in accepted:
+    raise ValueError(f'no cell {name!r}: there are {accepted}.')
+  cell = CELLS[name]
+  objective: Any
+  players: tuple[str, ...]
+  data: config_lib.DataConfig | config_lib.PointConfig
+  if toy:
+    changes = {k: v for k, v in cell.objective.items() if k != 'prior_weight'}
+    objective = ToyConfig(density=dataset, **changes)
+    data = config_lib.PointConfig(name=dataset)
+    players = ('generator',)
+  else:
+    fields: dict[str, Any] = {
+      'encoder': encoders.MLPCode(
+        code=_CODE, stochastic=cell.objective.get('prior') == 'kl'
+      ),
+      # The mutual information of the code with the pixels, all of them.
+      'local_tap': 'input',
+      'map_tap': 'input',
+      'bound': 'jsd',
+      'critic_units': 256,
+      'prior': 'gaussian',
+      'adversary_units': (128, 128),
+      'num_classes': 0,
+    }
+    objective = dim.Config(**(fields | cell.objective))
+    data = config_lib.DataConfig(
+      name=dataset, image_size=8 if dataset == 'digits' else None, validation=0
+    )
+    players = ('encoder', 'critic')
+  slow = config_lib.OptimizerConfig(learning_rate=1e-3, every=cell.moves)
+  adversary = config_lib.OptimizerConfig(learning_rate=1e-3)
+  return config_lib.ExperimentConfig(
+    objective=objective,
+    data=data,
+    optimizer=dataclasses.replace(adversary),
+    players=dict.fromkeys(players, slow)
+    | {'adversary': dataclasses.replace(adversary, **cell.adversary)},
+    batch_size=batch_size,
+    steps=steps * cell.moves,
+  )
+
+
+def train(
+  config: config_lib.ExperimentConfig,
+  objective: Objective,
+  data: Mapping[str, np.ndarray],
+  seeds: Sequence[int],
+  progress: metrics.Progress,
+) -> step_lib.TrainState:
+  """Trains all seeds of a cell in one compiled program.
+
+  Args:
+    config: the run, but for its seed.
+    objective: made of it.
+    data: arrays of the same first axis.
+    seeds: of the runs.
+    progress: told of every `log_every` steps.
+
+  Returns:
+    The final states, with a leading axis of seeds.
+
+  Raises:
+    FloatingPointError: a metric is not finite.
+  """
+  resident = {name: jnp.asarray(values) for name, values in data.items()}
+  example = {name: values[:2] for name, values in resident.items()}
+  params, _ = jax.eval_shape(objective.init, jax.random.key(0), example)
+  players = {k: v for k, v in config.players.items() if k in params}
+  optimizer = step_lib.make_optimizer(config.optimizer, players, params)
+  states = grid.init_states(objective, optimizer, example, seeds, {})
+  chunk = grid.make_chunk(objective, optimizer)
+  clock, step = metrics.Clock(0.0), 0
+  while step < config.steps:
+    count = min(config.log_every, config.steps - step)
+    indices = grid.batch_indices(
+      seeds,
+      step,
+      count,
+      batch_size=config.batch_size,
+      num_examples=len(next(iter(data.values()))),
+    )
+    states, values = chunk(states, resident, jnp.asarray(indices))
+    step += count
+    means = {k: float(np.mean(v)) for k, v in jax.device_get(values).items()}
+    if bad := [k for k, value in means.items() if not np.isfinite(value)]:
+      raise FloatingPointError(
+        f'{bad[0]} became non-finite between steps {step - count} and {step}.'
+      )
+    images = count * config.batch_size * len(seeds)
+    line = {'step': step, 'seconds': clock.seconds()}
+    progress.update(line | {'images_per_s': images / clock.lap()} | means)
+  return states
+
+
+def measure_codes(
+  objective: Objective,
+  states: step_lib.TrainState,
+  train_set: Any,
+  test_set: Any,
+  batch_size: int,
+) -> list[dict[str, float]]:
+  """What became of the codes, for each seed.
+
+  Args:
+    objective: of Deep InfoMax.
+    states: of R runs.
+    train_set: images and labels that the probe fits.
+    test_set: held out images and labels.
+    batch_size: images whose pairs the mutual information is of.
+
+  Returns:
+    'mmd', of held-out codes (of a stochastic encoder, sampled) and as many
+    draws of N(0, I), without unit; 'variance', the mean over dimensions;
+    'total_correlation' in nats, see there; 'probe', the linear probe's test
+    accuracy on the (mean) code; 'mi', the bound on held-out batches, in nats,
+    normalised by each batch's own statistics as in training.
+  """
+
+  @jax.jit
+  @jax.vmap
+  def encode(
+    params: PyTree, model_state: PyTree, rng: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def taps(images: np.ndarray) -> dict[str, jax.Array]:
+      batch = {'image': jnp.asarray(images)}
+      return objective.encode(params, model_state, batch)
+
+    test = taps(test_set.inputs)
+    sample = test['y']
+    if 'log_variance' in test:
+      noise = jax.random.normal(rng, sample.shape)
+      sample += jnp.exp(test['log_variance'] / 2) * noise
+    return taps(train_set.inputs)['y'], test['y'], sample
+
+  @jax.jit
+  @jax.vmap
+  def information(params: PyTree, model_state: PyTree) -> jax.Array:
+    count = len(test_set.inputs) // batch_size
+    parts = test_set.inputs[: count * batch_size].reshape(
+      count, batch_size, *test_set.inputs.shape[1:]
+    )
+
+    def bound(part: jax.Array) -> jax.Array:
+      # As in training: running statistics lag behind codes that a game chases.
+      _, (terms, _) = objective.loss(
+        params, model_state, {'image': part}, jax.random.key(0)
+      )
+      return terms['mi/local']
+
+    return jax.lax.map(bound, jnp.asarray(parts)).mean()
+
+  variables = (states.params, states.model_state)
+  rngs = jax.random.split(jax.random.key(0), len(states.step))
+  found = jax.device_get(encode(*variables, rngs))
+  mi = jax.device_get(information(*variables))
+  protocol = probe_lib.Protocol(seeds=1)
+  rows = []
+  for train_codes, test_codes, sample, bound in zip(*found, mi, strict=True):
+    accuracy = probe_lib.linear(
+      probe_lib.Examples(train_codes, train_set.labels['class']),
+      probe_lib.Examples(test_codes, test_set.labels['class']),
+      protocol,
+    ).accuracies[0]
+    rows.append(
+      closeness(sample) | {'probe': float(accuracy), 'mi': float(bound)}
+    )
+  return rows
+
+
+def closeness(codes: np.ndarray) -> dict[str, float]:
+  """How near codes are to N(0, I), and their dimensions to independence.
+
+  Args:
+    codes: shape [n, D].
+
+  Returns:
+    'mmd', 'variance' and 'total_correlation', see `measure_codes`.
+  """
+  prior = divergences.sample_prior(jax.random.key(1), 'gaussian', codes.shape)
+  return {
+    'mmd': float(_mmd(jnp.asarray(codes), prior)),
+    'variance': float(np.var(codes, axis=0).mean()),
+    'total_correlation': total_correlation(codes),
+  }
+
+
+_mmd = jax.jit(divergences.mmd, static_argnames='bandwidths')
+
+
+def measure_points(
+  objective: Objective, states: step_lib.TrainState, density: str, count: int
+) -> list[dict[str, float]]:
+  """What became of the generator, for each seed.
+
+  Args:
+    objective: of the toy.
+    states: of R runs.
+    density: that it imitates.
+    count: points to generate, and to compare with.
+
+  Returns:
+    'mmd' to held-out points, and of a mixture 'modes' and 'near', see
+    `mode_coverage`.
+  """
+  truth = points.load(density, 'test', count)
+  encode = jax.jit(jax.vmap(objective.encode, in_axes=(0, 0, None)))
+  batch = {'point': jnp.asarray(truth)}
+  samples = np.asarray(
+    encode(states.params, states.model_state, batch)['point']
+  )
+  return [_near(x, truth, density) for x in samples]
+
+
+def _near(x: np.ndarray, truth: np.ndarray, density: str) -> dict[str, float]:
+  mmd = _mmd(jnp.asarray(x), jnp.asarray(truth), bandwidths=_TOY_BANDWIDTHS)
+  row = {'mmd': float(mmd)}
+  target = points.find(density)
+  if isinstance(target, points.Mixture):
+    deviation = float(np.sqrt(target.covariances[0, 0, 0]))
+    row['modes'], row['near'] = mode_coverage(x, target.means, deviation)
+  return row
+
+
+def priors(
+  workdir: str,
+  *,
+  cells: Sequence[str] | None = None,
+  toy: bool = False,
+  dataset: str | None = None,
+  seeds: Sequence[int] = (0, 1, 2),
+  steps: int | None = None,
+  batch_size: int | None = None,
+  show_progress: bool = True,
+) -> dict[str, Any]:
+  """Trains and measures every cell that `workdir` does not hold yet.
+
+  Args:
+    workdir: the folder of the results, one file a cell.
+    cells: which; all of them if None.
+    toy: generate points, rather than encode images.
+    dataset: 'digits' or another set of images; with `toy`, a density. None
+      takes 'digits' and 'ring'.
+    seeds: repetitions.
+    steps: that the encoder takes; None for 500, and 2,000 of the generator.
+    batch_size: examples a step; None for 96, and 256 points.
+    show_progress: show it.
+
+  Returns:
+    What priors.json holds; 'rows' has one a cell and seed, 'floor' what samples
+    of the prior itself get.
+
+  Raises:
+    ValueError: an argument is not accepted, or `workdir` holds other runs.
+    FloatingPointError: a metric is not finite.
+  """
+  if not seeds:
+    raise ValueError('priors needs at least one seed.')
+  cells = tuple(cells or (TOY_CELLS if toy else CELLS))
+  dataset = dataset or ('ring' if toy else 'digits')
+  settings: dict[str, Any] = {
+    'toy': toy,
+    'dataset': dataset,
+    'steps': steps or (2000 if toy else 500),
+    'batch_size': batch_size or (256 if toy else 96),
+  }
+  configs = {name: cell_config(name, **settings) for name in cells}
+  for config in configs.values():
+    config_lib.check(config)
+  data: Mapping[str, np.ndarray]
+  note = ''
+  if toy:
+    count = config_lib.PointConfig().count
+    data = {'point': points.load(dataset, 'train', count)}
+    fresh = points.load(dataset, 'train', 2000, seed=1)
+    truth = points.load(dataset, 'test', 2000)
+    floor = _near(fresh, truth, dataset)
+  else:
+    any_data = next(iter(configs.values())).data
+    train_set, test_set = (
+      data_lib.load(any_data, split, progress=show_progress)
+      for split in ('train', 'test')
+    )
+    data = {'image': train_set.inputs}
+    note = test_set.note
+    shape = (len(test_set.inputs), _CODE)
+    draws = divergences.sample_prior(jax.random.key(2), 'gaussian', shape)
+    floor = closeness(np.asarray(draws))
+  os.makedirs(os.path.join(workdir, 'cells'), exist_ok=True)
+  rows, seconds = [], 0.0
+  for number, (name, config) in enumerate(configs.items(), 1):
+    path = os.path.join(workdir, 'cells', f'{name}.json')
+    told = {'seeds': list(seeds), 'config': _plain(config)}
+    cell = _finished(path, told)
+    if cell is None:
+      started = time.monotonic()
+      objective = (
+        make(config.objective) if toy else config_lib.make_objective(config)
+      )
+      with metrics.Progress(
+        config.steps, config.batch_size * len(seeds), show_progress
+      ) as progress:
+        progress.say(f'{name} ({number} of {len(configs)})')
+        states = train(config, objective, data, seeds, progress)
+        if toy:
+          found = measure_points(objective, states, dataset, 2000)
+        else:
+          found = measure_codes(
+            objective,
+            states,
+            train_set,
+            test_set,
+            config.batch_size,
+          )
+      cell = told | {
+        'seconds': time.monotonic() - started,
+        'rows': [
+          {'cell': name, 'seed': seed} | row
+          for seed, row in zip(seeds, found, strict=True)
+        ],
+      }
+      evaluate.write_json(path, cell)
+    rows += cell['rows']
+    seconds += cell['seconds']
+  report = settings | {
+    'note': note,
+    'seeds': list(seeds),
+    'seconds': seconds,
+    'date': datetime.date.today().isoformat(),
+    'hardware': evaluate.hardware(),
+    'versions': evaluate.versions(),
+    'total_correlation': 'Gaussian: -1/2 ln det of the correlations, nats',
+    'floor': floor,
+    'summary': {name: _summary(rows, name) for name in configs},
+    'rows': rows,
+    'configs': {name: _plain(config) for name, config in configs.items()},
+  }
+  if toy:
+    del report['total_correlation']
+  evaluate.write_json(os.path.join(workdir, 'priors.json'), report)
+  return report
+
+
+def _plain(config: config_lib.ExperimentConfig) -> Any:
+  """The config as a JSON file gives it back."""
+  return json.loads(json.dumps(config_lib.to_json(config)))
+
+
+def _finished(path: str, told: dict[str, Any]) -> dict[str, Any] | None:
+  """A cell's file; None if there is none, ValueError if it is of another."""
+  if not os.path.exists(path):
+    return None
+  with open(path) as file:
+    cell = json.load(file)
+  if any(cell[key] != value for key, value in told.items()):
+    raise ValueError(
+      f'{path!r} holds a cell of other settings or seeds: choose another '
+      'folder, or delete that file.'
+    )
+  return cell
+
+
+def _summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+  """Mean and standard deviation over seeds of every measure."""
+  own = [row for row in rows if row['cell'] == name]
+  found = {}
+  for key in own[0]:
+    if key not in ('cell', 'seed'):
+      values = [row[key] for row in own]
+      deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+      found[key] = {'mean': float(np.mean(values)), 'std': deviation}
+  return found
+
+
+_COLUMNS = {
+  'mmd': ('MMD² x 1000', 1000.0, 1),
+  'variance': ('variance', 1.0, 2),
+  'total_correlation': ('total correlation, nats', 1.0, 2),
+  'probe': ('probe %', 100.0, 1),
+  'mi': ('JSD bound, nats', 1.0, 3),
+  'modes': ('modes', 1.0, 1),
+  'near': ('near a mode %', 100.0, 1),
+}
+
+
+def table(report: Mapping[str, Any]) -> rich.table.Table:
+  """Means and standard deviations over seeds, a row a cell.
+
+  Args:
+    report: what `priors` returned.
+  """
+  shown = rich.table.Table(
+    title=f'{report["dataset"]}, {len(report["seeds"])} seeds, '
+    f'{report["steps"]:,} steps of the '
+    + ('generator' if report['toy'] else 'encoder'),
+    title_justify='left',
+    box=rich.box.SIMPLE,
+  )
+  summary = report['summary']
+  keys = [k for k in _COLUMNS if k in next(iter(summary.values()))]
+  shown.add_column('divergence')
+  for key in keys:
+    shown.add_column(_COLUMNS[key][0], justify='right')
+
+  def text(key: str, mean: float | None, std: float | None) -> str:
+    _, scale, digits = _COLUMNS[key]
+    if mean is None:
+      return ''
+    cell = f'{scale * mean:.{digits}f}'
+    return cell if std is None else f'{cell} ± {scale * std:.{digits}f}'
+
+  for name, found in summary.items():
+    shown.add_row(
+      name, *(text(k, found[k]['mean'], found[k]['std']) for k in keys)
+    )
+  floor = report['floor']
+  shown.add_row(
+    'draws of the target', *(text(k, floor.get(k), None) for k in keys)
+  )
+  return shown
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog='python -m experiments.priors',
+    description=(__doc__ or '').splitlines()[0],
+  )
+  add = parser.add_argument
+
+  def names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(',')))
+
+  def whole(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in names(text))
+
+  add('workdir', metavar='WORKDIR', help='folder of the results')
+  add('--toy', action='store_true', help='generate points in the plane')
+  add('--cells', type=names, help=f'some of {", ".join(CELLS)}')
+  add('--dataset', help='digits or mnist; with --toy, ring or mixture_2d')
+  add('--seeds', type=whole, default=(0, 1, 2))
+  add('--steps', type=int, help='of the encoder or generator')
+  add('--batch_size', type=int, help='examples a step')
+  return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line and returns its exit status."""
+  args = _parse(argv)
+  try:
+    report = priors(
+      args.workdir,
+      cells=args.cells,
+      toy=args.toy,
+      dataset=args.dataset,
+      seeds=args.seeds,
+      steps=args.steps,
+      batch_size=args.batch_size,
+    )
+  except (FileNotFoundError, FloatingPointError, ValueError) as error:
+    sys.stderr.write(f'priors: {error}\n')
+    return 1
+  console = rich.console.Console()
+  console.print(table(report))
+  console.print(os.path.join(args.workdir, 'priors.json'))
+  return 0
+
+
+if __name__ == '__main__':
+  parallel.cache_compilations()
+  sys.exit(main())
