@@ -398,6 +398,9 @@ def label_right(
   ]
   for text, y in zip(texts, spread(wishes, gap / height, 0, 1), strict=True):
     text.set_y(y)
+  # A later pass of the layout must not choose longer ticks than this one did.
+  low, high = axes.get_ylim()
+  axes.set_yticks([t for t in axes.get_yticks() if low <= t <= high])
 
 
 # Probes.

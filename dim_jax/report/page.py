@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.report import bottleneck, figures, greedy
+from dim_jax.report import bottleneck, figures, greedy, stein
 from dim_jax.report import runs as runs_lib
 from dim_jax.report.runs import Run, read
 
@@ -108,6 +108,7 @@ def _one_run(run: Run, show: _Show, command: str | None) -> list[str]:
     f'<h1>{_escape(run.label)}</h1>',
     *_findings([run]),
     _summary(run, command),
+    *_section('Density', _density([run], show)),
     *_section('Training', _curves([run], show)),
     *_section('Classification', _classification([run], show)),
     *_section('Rate and hardest images', _remembered(run, show)),
@@ -140,6 +141,7 @@ def _several_runs(runs: Sequence[Run], show: _Show) -> list[str]:
     *_findings(runs),
     '<h2>What differs</h2>',
     _differences(runs),
+    *_section('Density', _density(runs, show)),
     *_section('Training', _curves(runs, show)),
     *_section('Classification', _classification(runs, show)),
     *_section('Attacks', _attacks(runs, show)),
@@ -165,11 +167,11 @@ def _evaluate(run: Run) -> str:
   return f'`python -m experiments.evaluate {run.path}`'
 
 
-def _is_classifier(run: Run) -> bool:
-  """Whether it is `experiments.classify` that evaluates the run first."""
-  return (
-    run.classification is not None or runs_lib.objective(run.config) == 'vib'
-  )
+def _evaluator(run: Run) -> str:
+  """Which of the experiments evaluates the run first."""
+  if run.classification is not None or runs_lib.objective(run.config) == 'vib':
+    return 'classify'
+  return 'density' if stein.is_energy(run) else 'evaluate'
 
 
 # Findings and summary.
@@ -184,6 +186,8 @@ def _findings(runs: Sequence[Run]) -> list[str]:
       found += probe_findings(run.probes)
     elif len(runs) == 1:
       found += greedy.findings([run]) + greedy.loss_findings(run)
+    if stein.is_energy(run):
+      found += stein.findings(run) + stein.training_findings(run)
     found += _curve_findings(run)
     if len(runs) > 1 and found:
       sentences.append(f'{run.label}: {" ".join(found)}')
@@ -284,7 +288,7 @@ def _curve_findings(run: Run) -> list[str]:
 def _summary(run: Run, command: str | None) -> str:
   config = run.config
   data = config.get('data') or {}
-  probes = run.classification or run.probes or {}
+  probes = run.classification or run.density or run.probes or {}
   rows: list[tuple[str, str]] = []
   if data:
     shape = config.get('input_shape') or ()
@@ -295,6 +299,8 @@ def _summary(run: Run, command: str | None) -> str:
       rows.append(('', str(probes['note'])))
   if greedy.is_greedy(run):
     rows += greedy.summary(run)
+  elif stein.is_energy(run):
+    rows += stein.summary(run)
   else:
     rows.append(('Method', _method(config)))
   optimizer = config.get('optimizer')
@@ -340,8 +346,8 @@ def _summary(run: Run, command: str | None) -> str:
   train = command or (
     f'python -m experiments.train --config=CONFIG --workdir={run.path}'
   )
-  steps = ['classify'] if _is_classifier(run) else []
-  if not steps or run.probes:
+  steps = [_evaluator(run)]
+  if run.probes and 'evaluate' not in steps:
     steps.append('evaluate')
   text = '\n'.join(
     [
@@ -500,7 +506,8 @@ def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
     caption='An upper bound on I(Z;X): the code’s divergence from its '
     'marginal, summed over dimensions.',
   )
-  for family in greedy.FAMILIES:
+  taken.update(stein.UNDRAWN)
+  for family in (*greedy.FAMILIES, *stein.FAMILIES):
     add(accept=re.compile(family['pattern']).fullmatch, **family)
   # A constant says less than the config does.
   if not _moves(runs, 'encoder/beta'):
@@ -779,7 +786,7 @@ def _probes(runs: Sequence[Run], show: _Show) -> list[str]:
   parts = [
     _say(f'{run.label} is not evaluated yet: run {_evaluate(run)}.')
     for run in runs
-    if run.probes is None and not _is_classifier(run)
+    if run.probes is None and _evaluator(run) == 'evaluate'
   ]
   done = [(run, run.probes) for run in runs if run.probes is not None]
   labels = dict.fromkeys(x for _, p in done for x in runs_lib.labels(p))
@@ -844,6 +851,34 @@ def _probes_of(
       )
     parts.append(_grid([show(picture)]))
   return parts
+
+
+# Densities.
+
+
+def _density(runs: Sequence[Run], show: _Show) -> list[str]:
+  energies = [run for run in runs if stein.is_energy(run)]
+  parts = [
+    _say(
+      f'{run.label} is not measured yet: run '
+      f'`python -m experiments.density {run.path}`.'
+    )
+    for run in energies
+    if not run.density
+  ]
+  done = [run for run in energies if run.density]
+  if not done:
+    return parts
+  header, rows = stein.likelihoods(done)
+  return [
+    *parts,
+    _table(header, rows, text_columns=3 if len(done) > 1 else 2),
+    '<p class="note">Mean of a test example, ± its standard error; of log Z, '
+    'the standard error over chains. AIS is a lower bound on log Z in the '
+    'mean, so that its log likelihoods flatter. KL is estimated on the test '
+    'points.</p>',
+    _grid([show(picture) for picture in stein.measured(done)]),
+  ]
 
 
 # Classification.
@@ -1057,7 +1092,7 @@ def _classification(runs: Sequence[Run], show: _Show) -> list[str]:
       f'`python -m experiments.classify {run.path}`.'
     )
     for run in runs
-    if run.classification is None and _is_classifier(run)
+    if run.classification is None and _evaluator(run) == 'classify'
   ]
   done = _done(runs)
   if not done:
@@ -1434,7 +1469,7 @@ def _class_names(run: Run) -> list[str]:
 
 def _embeddings(run: Run, show: _Show) -> list[str]:
   if not run.features or not _taps(run):
-    if _is_classifier(run):
+    if _evaluator(run) != 'evaluate':
       return []
     return [
       _say(

@@ -20,6 +20,8 @@ class Run(NamedTuple):
     features: the arrays of evaluation/features.npz, or None.
     classification: of evaluation/classification.json, or None.
     classified: the arrays of evaluation/classification.npz, or None.
+    density: of evaluation/density.json, or None.
+    density_arrays: the arrays of evaluation/density.npz, or None.
   """
 
   path: str
@@ -30,6 +32,8 @@ class Run(NamedTuple):
   features: dict[str, np.ndarray] | None
   classification: dict[str, Any] | None = None
   classified: dict[str, np.ndarray] | None = None
+  density: dict[str, Any] | None = None
+  density_arrays: dict[str, np.ndarray] | None = None
 
 
 def read(path: str | os.PathLike) -> Run:
@@ -71,6 +75,8 @@ def read(path: str | os.PathLike) -> Run:
     arrays_of('features.npz'),
     json_of('classification.json'),
     arrays_of('classification.npz'),
+    json_of('density.json'),
+    arrays_of('density.npz'),
   )
 
 

@@ -1,0 +1,241 @@
+r"""Adversarial games of one number each, as dynamics, drawn with eigenvalues.
+
+  python -m experiments.dirac --out=runs/dirac
+
+The prior is a point at 0, the encoder's code a point at theta, and the critic
+linear, T(x) = psi x: the solution is theta = psi = 0. Each game of
+`dim_jax.losses.divergences` moves (theta, psi) along its own gradients at once,
+and the eigenvalues of that velocity's Jacobian at the solution say what happens
+near it: a negative real part draws in, a real part of 0 leaves it to terms of
+higher order. Writes OUT/dirac.json with them, and the picture of the fields.
+
+Mescheder et al., Which Training Methods for GANs do actually Converge?, 2018.
+https://arxiv.org/abs/1801.04406
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dim_jax.losses import divergences
+from dim_jax.report import figures
+from dim_jax.report import stein as pictures
+from dim_jax.training import parallel
+from experiments import evaluate
+
+# Where (theta, psi) starts, how long it moves, and in which steps.
+_START = (1.5, 0.0)
+_TIME = 30.0
+_STEP = 0.02
+_GRID = np.linspace(-2, 2, 11)
+
+
+class Game(NamedTuple):
+  """A game of the registry, as it is drawn.
+
+  Attributes:
+    label: in print.
+    name: in `divergences.ADVERSARIAL`.
+    weight: of its penalty.
+    clip: the critic's |psi| is cut to this; None leaves it.
+  """
+
+  label: str
+  name: str
+  weight: float = 1.0
+  clip: float | None = None
+
+
+def games(weight: float = 0.3) -> list[Game]:
+  """All games of the registry; the first without its penalty, too.
+
+  Args:
+    weight: of the zero-centred penalty of 'jsd'.
+  """
+  found = [Game('jsd, no penalty', 'jsd', 0.0)]
+  for name, game in divergences.ADVERSARIAL.items():
+    if name == 'jsd':
+      found.append(Game(f'jsd, penalty {weight:g}', name, weight))
+    elif name == 'wgan':
+      found.append(Game('wgan, |ψ| clipped to 1', name, clip=1.0))
+    else:
+      found.append(Game(name, name, 1.0 if game.penalty else 0.0))
+  return found
+
+
+def velocity(game: Game) -> Callable[[jax.Array], jax.Array]:
+  """Where both players' gradients send (theta, psi) at once.
+
+  Args:
+    game: whose losses.
+
+  Returns:
+    A function from [2] to [2]: minus the encoder's gradient by theta, and minus
+    the critic's by psi.
+  """
+  rules = divergences.ADVERSARIAL[game.name]
+  prior = jnp.zeros((1, 1))
+
+  def critic(psi: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    return lambda x: psi * x[:, 0]
+
+  def encoder_loss(theta: jax.Array, psi: jax.Array) -> jax.Array:
+    scores = critic(psi)
+    return rules.encoder_loss(scores(prior), scores(theta.reshape(1, 1)))
+
+  def critic_loss(psi: jax.Array, theta: jax.Array) -> jax.Array:
+    scores, code = critic(psi), theta.reshape(1, 1)
+    loss = rules.critic_loss(scores(prior), scores(code))
+    if game.weight and rules.penalty:
+      # A linear critic has one gradient wherever the key puts the penalty.
+      key = jax.random.key(0)
+      loss += game.weight * rules.penalty(key, scores, prior, code)
+    return loss
+
+  def move(state: jax.Array) -> jax.Array:
+    theta, psi = state[0], state[1]
+    return -jnp.stack(
+      [jax.grad(encoder_loss)(theta, psi), jax.grad(critic_loss)(psi, theta)]
+    )
+
+  return jax.jit(move)
+
+
+def eigenvalues(game: Game) -> np.ndarray | None:
+  """Of the velocity's Jacobian at theta = psi = 0.
+
+  Args:
+    game: which.
+
+  Returns:
+    Complex, [2]; None where the velocity jumps there and has no Jacobian.
+  """
+  move = velocity(game)
+  # A hair beside it: at 0 the root of a squared distance has no derivative.
+  beside = jnp.array([1e-5, 0.0])
+  near = jax.vmap(move)(jnp.array([[0, 1e-3], [0, -1e-3]]))
+  if float(jnp.abs(near[0] - near[1]).max()) > 0.1:
+    return None
+  return np.linalg.eigvals(
+    np.asarray(jax.jit(jax.jacobian(move))(beside), np.float64)
+  )
+
+
+def trajectory(game: Game) -> np.ndarray:
+  """(theta, psi) over time, by the fourth-order method of Runge and Kutta.
+
+  Args:
+    game: which.
+
+  Returns:
+    Shape [T, 2], from the start on.
+  """
+  move = velocity(game)
+
+  def step(state: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+    a = move(state)
+    b = move(state + 0.5 * _STEP * a)
+    c = move(state + 0.5 * _STEP * b)
+    d = move(state + _STEP * c)
+    state += _STEP / 6 * (a + 2 * b + 2 * c + d)
+    if game.clip is not None:
+      state = state.at[1].set(jnp.clip(state[1], -game.clip, game.clip))
+    return state, state
+
+  start = jnp.array(_START)
+  _, path = jax.lax.scan(step, start, length=round(_TIME / _STEP))
+  return np.concatenate([np.array([_START]), np.asarray(path)[4::5]])
+
+
+def field(game: Game) -> pictures.Field:
+  """What is drawn of a game.
+
+  Args:
+    game: which.
+  """
+  theta, psi = np.meshgrid(_GRID, _GRID)
+  states = np.stack([theta, psi], -1).reshape(-1, 2)
+  directions = np.array(jax.vmap(velocity(game))(jnp.asarray(states)))
+  if game.clip is not None:
+    directions[np.abs(states[:, 1]) > game.clip + 1e-6] = np.nan
+  found = eigenvalues(game)
+  return pictures.Field(
+    game.label,
+    directions.reshape(*theta.shape, 2),
+    trajectory(game),
+    found,
+    'velocity jumps at ψ = 0' if found is None else '',
+  )
+
+
+def run(out: str, *, weight: float = 0.3) -> dict[str, Any]:
+  """Computes all games; writes OUT/dirac.json and the picture's files.
+
+  Args:
+    out: the folder.
+    weight: of the zero-centred penalty of 'jsd'.
+
+  Returns:
+    The contents of the JSON file: by label, 'eigenvalues' ([real, imaginary]
+    each, or None) and 'end' (theta, psi).
+  """
+  fields = [field(game) for game in games(weight)]
+  report = {
+    'start': list(_START),
+    'time': _TIME,
+    'games': {
+      f.label: {
+        'eigenvalues': None
+        if f.eigenvalues is None
+        else [[float(v.real), float(v.imag)] for v in f.eigenvalues],
+        'end': [float(v) for v in f.trajectory[-1]],
+      }
+      for f in fields
+    },
+    'versions': evaluate.versions(),
+  }
+  picture = pictures.vector_fields(
+    fields,
+    _GRID,
+    _GRID,
+    name='dirac',
+    caption='Prior: a point at 0; code: a point at θ; critic: T(x) = ψx. '
+    f'Both follow their gradients at once, for a time of {_TIME:g}.',
+  )
+  os.makedirs(out, exist_ok=True)
+  figures.save(picture, out)
+  evaluate.write_json(os.path.join(out, 'dirac.json'), report)
+  return report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line and returns its exit status."""
+  parser = argparse.ArgumentParser(
+    prog='python -m experiments.dirac',
+    description=(__doc__ or '').splitlines()[0],
+  )
+  parser.add_argument('--out', default='runs/dirac', help='a folder')
+  parser.add_argument(
+    '--penalty', type=float, default=0.3, help="weight of jsd's penalty"
+  )
+  args = parser.parse_args(argv)
+  report = run(args.out, weight=args.penalty)
+  for label, found in report['games'].items():
+    values = found['eigenvalues']
+    shown = 'none'
+    if values is not None:
+      shown = pictures.eigenvalues(np.array([complex(*v) for v in values]))
+    sys.stdout.write(f'{label}: {shown}\n')
+  sys.stdout.write(os.path.join(args.out, 'dirac.png') + '\n')
+  return 0
+
+
+if __name__ == '__main__':
+  parallel.cache_compilations()
+  sys.exit(main())
