@@ -230,7 +230,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
     shown.add_column(name)
   for name in probes:
     for evaluation in EVALUATIONS:
-      shown.add_column(f'{name}, {evaluation}', justify='right')
+      shown.add_column(f'{name}\n{evaluation}', justify='right')
   for mask, targets in CELLS:
     for tap in _TAPS:
       texts = []

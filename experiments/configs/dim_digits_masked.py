@@ -5,6 +5,12 @@
 
 Half of the 16 patches are a learned token, and the code is scored against what
 they hid. `experiments.masks` trains this run's kinds of masks side by side.
+
+Measured by it on a CPU, 300 steps, 3 seeds (experiments/results/
+masks_digits.json): linear probe with 5 labels a class fc / y 92.0 / 91.3 % with
+the consistent input and 93.2 / 93.0 % with the images as they are
+(mask_evaluation='naive'); 92.1 / 91.3 % without a mask, 93.2 / 93.0 % with
+mask='drop'.
 """
 
 from dim_jax.config import ExperimentConfig
