@@ -15,6 +15,7 @@ https://arxiv.org/abs/1611.01722
 """
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.networks import energies, generators
 from dim_jax.objectives import stein
 
 
@@ -22,15 +23,17 @@ def get_config() -> ExperimentConfig:
   """Codes of 64 and noise of 32 numbers; Adam 3e-4 for both players."""
   return ExperimentConfig(
     objective=stein.Config(
-      energy='autoencoder',
+      energy=energies.AutoencoderEnergy(code=32, channels=16),
       negatives='generator',
       kernel='features',
-      generator='conv',
+      generator=generators.ConvGenerator((28, 28, 1), features=16),
       repulsion='nearest',
       latent_size=32,
+      negative_weight=0.3,
     ),
     data=DataConfig(name='mnist', image_size=None),
-    optimizer=OptimizerConfig(learning_rate=3e-4),
+    optimizer=OptimizerConfig(learning_rate=1e-4),
+    players={'generator': OptimizerConfig(learning_rate=1e-3)},
     batch_size=50,
     steps=2000,
     log_every=100,
