@@ -22,7 +22,7 @@ from dim_jax.objective import Objective
 class DataConfig:
   """Where the examples come from."""
 
-  kind: ClassVar[str] = 'image'
+  kind: ClassVar[str] = 'image'  # What batches call the examples.
   name: str = 'digits'
   """One of digits, mnist, cifar10, cifar100, stl10; or a folder of images."""
   image_size: int | None = 32
@@ -50,7 +50,7 @@ class DataConfig:
 class SoundConfig:
   """Recordings, cut into windows of one length."""
 
-  kind: ClassVar[str] = 'audio'
+  kind: ClassVar[str] = 'audio'  # What batches call the examples.
   name: str = 'spoken_digit'
   """spoken_digit, librispeech, or a folder SPEAKER/.../x.wav or .flac."""
   window: int = 2048
@@ -76,7 +76,7 @@ class SoundConfig:
 class PointConfig:
   """Points of a known density, without labels."""
 
-  kind: ClassVar[str] = 'point'
+  kind: ClassVar[str] = 'point'  # What batches call the examples.
   name: str = 'mixture_2d'
   """One of `dim_jax.data.points.DENSITIES`: mixture_1d, mixture_2d, ring,
   gaussian, banana."""
@@ -225,7 +225,8 @@ def check(config: ExperimentConfig) -> None:
 def _check_bounded(config: ExperimentConfig) -> None:
   """Raises where nothing keeps a Wasserstein critic from growing."""
   objective = config.objective
-  if getattr(objective, 'divergence', None) != 'wgan':
+  plays = getattr(objective, 'prior_weight', 1) > 0
+  if not plays or getattr(objective, 'divergence', None) != 'wgan':
     return
   optimizer = config.players.get('adversary', config.optimizer)
   if optimizer.clip_weights is None and not objective.spectral_norm:

@@ -277,7 +277,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parse(argv)
   try:
     config = runpy.run_path(args.config)['get_config']()
-    config.steps = args.steps or config.steps
+    if args.steps is not None:
+      config.steps = args.steps
     report = masks(config, args.workdir, seeds=args.seeds, probes=args.probes)
   except (FileNotFoundError, ValueError) as error:
     sys.stderr.write(f'masks: {error}\n')

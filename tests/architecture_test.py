@@ -30,6 +30,7 @@ LOSSES_MAY_IMPORT = {
   'functools',
   'jax',
   'math',
+  'numbers',
   'optax',
   'typing',
 }

@@ -152,7 +152,7 @@ def load(name: str, split: str, count: int, seed: int = 0) -> np.ndarray:
     name: in DENSITIES.
     split: 'train' or 'test', which are independent.
     count: how many points.
-    seed: of both splits, in [0, 2**63).
+    seed: of both splits, at least 0.
 
   Returns:
     float32 [count, D].

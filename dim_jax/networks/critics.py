@@ -225,7 +225,8 @@ class Adversary(nn.Module):
   Attributes:
     units: sizes of the hidden layers.
     spectral_norm: divide each weight by its spectral norm, which makes the
-      slope at most 1 everywhere. One step of power iteration a call, from the
+      slope about 1 at most everywhere (exactly so once the power iteration has
+      converged). One step of power iteration a call, from the
       vectors in the collection 'batch_stats'.
     dtype: compute dtype; scores are float32.
 

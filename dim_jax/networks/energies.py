@@ -163,7 +163,7 @@ class RBM(nn.Module):
   std: float = 0.01
 
   @nn.nowrap
-  def _check_mean(self, size: int) -> jax.Array:
+  def _first_visible(self, size: int) -> jax.Array:
     if self.mean is None:
       return jnp.zeros(size)
     mean = jnp.asarray(self.mean, jnp.float32).reshape(-1)
@@ -189,7 +189,7 @@ class RBM(nn.Module):
     size = x.shape[1]
     init = nn.initializers.normal(self.std)
     weights = self.param('weights', init, (size, self.hidden))
-    visible = self.param('visible', lambda _: self._check_mean(size))
+    visible = self.param('visible', lambda _: self._first_visible(size))
     hidden = self.param('hidden', nn.initializers.zeros, (self.hidden,))
     linear = x @ visible - 0.5 * jnp.square(x).sum(1)
     return linear, layers.add_bias(x @ weights, hidden)

@@ -14,6 +14,20 @@ import optax
 Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
+def images(batch: Mapping[str, jax.Array]) -> jax.Array:
+  """The batch's images.
+
+  Raises:
+    ValueError: it has none.
+  """
+  if 'image' not in batch:
+    raise ValueError(
+      "this objective takes batches of 'image' [N, H, W, C], got "
+      f'{sorted(batch)}: choose images as data, or another objective.'
+    )
+  return batch['image']
+
+
 def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
   """The rows of all devices, [N, ...] from this device's [n, ...]."""
   if axis_name is None:

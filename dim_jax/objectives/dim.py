@@ -18,6 +18,7 @@ maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import chex
@@ -150,8 +151,10 @@ def check(config: Config) -> None:
       )
   weights = ('local_weight', 'global_weight', 'prior_weight')
   for name in (*weights, 'gradient_penalty', 'spectral_penalty'):
-    if (value := getattr(config, name)) < 0:
-      raise ValueError(f'objective.{name} must be >= 0, got {value}.')
+    if not 0 <= (value := getattr(config, name)) < math.inf:
+      raise ValueError(
+        f'objective.{name} must be >= 0 and finite, got {value}.'
+      )
   if not config.local_weight and not config.global_weight:
     raise ValueError(
       'objective.local_weight and objective.global_weight are both 0: nothing '
@@ -203,6 +206,10 @@ def _check_mask(config: Config) -> None:
   if config.mask_patch < 1:
     raise ValueError(
       f'objective.mask_patch must be >= 1, got {config.mask_patch}.'
+    )
+  if not -1 <= config.mask_fill <= 1:
+    raise ValueError(
+      f'objective.mask_fill must be in [-1, 1], got {config.mask_fill}.'
     )
   if config.mask_targets == 'hidden':
     if config.mask is None or config.mask_keep == 1:
@@ -281,15 +288,17 @@ def _make_networks(
     if config.global_weight
     else None,
   )
-  spectral_norm = config.spectral_norm
-  if spectral_norm is None:
-    spectral_norm = config.divergence == 'hinge'
   adversary = critics.Adversary(
     units=tuple(config.adversary_units),
-    spectral_norm=spectral_norm,
+    spectral_norm=normalises(config.divergence, config.spectral_norm),
     dtype=dtype,
   )
   return encoder, critic, adversary
+
+
+def normalises(divergence: str, spectral_norm: bool | None) -> bool:
+  """Whether the adversary of a divergence is spectrally normalised."""
+  return divergence == 'hinge' if spectral_norm is None else spectral_norm
 
 
 def _tap(taps: dict[str, jax.Array], name: str, field: str) -> jax.Array:
@@ -338,6 +347,20 @@ class Terms(NamedTuple):
   encoder: jax.Array
   penalties: dict[str, jax.Array]
   state: PyTree
+
+  def total(self, encoder_weight: float, penalty_weight: float) -> jax.Array:
+    """Both players' losses in one number."""
+    penalty = sum(self.penalties.values())
+    return (
+      self.adversary
+      + encoder_weight * self.encoder
+      + (penalty_weight * penalty)
+    )
+
+  def metrics(self) -> Metrics:
+    """The terms by their names, 'prior/...'."""
+    found = {'adversary': self.adversary, 'encoder': self.encoder}
+    return {f'prior/{k}': v for k, v in (found | self.penalties).items()}
 
 
 def play(
@@ -424,7 +447,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     # Outside of pmap, where no axis is bound.
     encoder, critic, _ = _make_networks(config, None)
     rngs = jax.random.split(rng, 3)
-    images = layers.normalise_images(batch['image'][:2])
+    images = layers.normalise_images(batch_lib.images(batch)[:2])
     taps, variables = encoder.init_with_output(rngs[0], images, train=False)
     model_state, params = {}, {}
     model_state['encoder'], params['encoder'] = _split(variables)
@@ -456,7 +479,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
   ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
     noise_rng, local_rng, global_rng, prior_rng = jax.random.split(rng, 4)
-    images = layers.normalise_images(batch['image'])
+    images = layers.normalise_images(batch_lib.images(batch))
     encode_train = functools.partial(
       encoder.apply,
       {'params': params['encoder'], **model_state['encoder']},
@@ -554,7 +577,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     params: PyTree, model_state: PyTree, batch: Batch
   ) -> dict[str, jax.Array]:
     variables = {'params': params['encoder'], **model_state['encoder']}
-    images = layers.normalise_images(batch['image'])
+    images = layers.normalise_images(batch_lib.images(batch))
     images = _shown(config, params['encoder'], images)
     return encoder.apply(variables, images, train=False)
 
@@ -583,7 +606,7 @@ def scores(
     {'params': params['encoder'], **model_state['encoder']},
     train=False,
   )
-  images = layers.normalise_images(batch['image'])
+  images = layers.normalise_images(batch_lib.images(batch))
   taps = encode(_shown(config, params['encoder'], images))
   targets = None if config.mask is None else encode(images)
   return critic.apply(
@@ -641,11 +664,8 @@ def _match_prior(
     codes,
     penalised=config.gradient_penalty > 0,
   )
-  total = terms.adversary + config.prior_weight * terms.encoder
-  total += config.gradient_penalty * sum(terms.penalties.values())
-  metrics = {'prior/adversary': terms.adversary, 'prior/encoder': terms.encoder}
-  metrics |= {f'prior/{k}': value for k, value in terms.penalties.items()}
-  return total, (metrics, terms.state)
+  total = terms.total(config.prior_weight, config.gradient_penalty)
+  return total, (terms.metrics(), terms.state)
 
 
 def _probe(

@@ -89,7 +89,7 @@ class Config:
   """epsilon of SteinCD, whose gradient is divided by it."""
   stein_rate: float = 0.5
   """Probability that a step of a 'mixture' takes SteinCD's negatives."""
-  bandwidth: Any = 'svgd'
+  bandwidth: object = 'svgd'
   """h of the kernel exp(-||x - y||^2 / h): a number, or a rule's name of
   `losses.stein.BANDWIDTHS`."""
   self_term: bool = False
@@ -115,7 +115,8 @@ class Config:
   negative_weight: float = 1.0
   """Weight of the negatives' mean f. Below 1 an energy that outruns its
   generator is held back, and no longer aims at the likelihood's maximum:
-  SteinGAN's code has 0.1 to 0.3 on images. The 'exact' gradient takes 1."""
+  SteinGAN's code has 0.1 to 0.3 on images. SteinCD and the 'exact' gradient
+  take 1."""
 
 
 def check(config: Config) -> None:
@@ -145,6 +146,11 @@ def check(config: Config) -> None:
   for name in ('hidden', 'steps', 'leapfrogs', 'chains', 'latent_size'):
     if (value := getattr(config, name)) < 1:
       raise ValueError(f'objective.{name} must be >= 1, got {value}.')
+  for name in ('units', 'generator_units'):
+    if any(units < 1 for units in getattr(config, name)):
+      raise ValueError(
+        f'objective.{name} must be sizes >= 1, got {getattr(config, name)}.'
+      )
   for name in ('step_size', 'stein_step'):
     if not 0 < (value := getattr(config, name)) < math.inf:
       raise ValueError(
@@ -165,9 +171,9 @@ def check(config: Config) -> None:
       f'objective.negative_weight must be in (0, 1], got '
       f'{config.negative_weight}.'
     )
-  if config.negatives == 'exact' and config.negative_weight != 1:
+  if config.negatives in ('exact', 'stein') and config.negative_weight != 1:
     raise ValueError(
-      "objective.negatives='exact' takes negative_weight=1, got "
+      f'objective.negatives={config.negatives!r} takes negative_weight=1, got '
       f'{config.negative_weight}.'
     )
   if config.noise is not None and config.transition != 'langevin':
@@ -190,7 +196,11 @@ def check(config: Config) -> None:
   if isinstance(config.bandwidth, str):
     known = config.bandwidth in rules
   else:
-    known = 0 < config.bandwidth < math.inf
+    known = (
+      isinstance(config.bandwidth, int | float)
+      and not isinstance(config.bandwidth, bool)
+      and 0 < config.bandwidth < math.inf
+    )
   if not known:
     raise ValueError(
       f'objective.bandwidth must be a number above 0 or one of {rules}, got '
@@ -285,6 +295,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     metrics: Metrics = {}
     value = jnp.zeros(())
     scale: Any = 1.0
+    weight: Any = config.negative_weight
 
     def average(values: jax.Array) -> jax.Array:
       mean = values.mean()
@@ -339,6 +350,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
         coin = jax.random.bernoulli(coin_rng, config.stein_rate)
         negatives = jnp.where(coin, moved, negatives)
         scale = jnp.where(coin, 1 / config.stein_step, 1.0)
+        weight = jnp.where(coin, 1.0, weight)
       else:
         negatives = moved
         scale = 1 / config.stein_step
@@ -352,7 +364,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       metrics['energy/log_likelihood'] = positive - log_partition
       value -= metrics['energy/log_likelihood']
     else:
-      value += scale * (config.negative_weight * negative - positive)
+      value += scale * (weight * negative - positive)
     metrics |= {
       'energy/data': positive,
       'energy/negatives': negative,
@@ -603,13 +615,20 @@ def _direction(
   """The direction that each particle moves in, of the shape of particles."""
   if config.repulsion == 'none':
     return scores
+  alone = config.repulsion == 'nearest' or not config.self_term
+  if particles.shape[0] < 2 and alone:
+    raise ValueError(
+      'a Stein direction compares the examples of a batch with each other: '
+      'batch_size must be >= 2, got 1. (One is enough for '
+      "objective.repulsion='none', or 'all' with self_term=True.)"
+    )
 
   def compared(x: jax.Array) -> jax.Array:
     if config.kernel == 'features':
       return _features(energy, params, x)
     return x.reshape(x.shape[0], -1)
 
-  bandwidth = config.bandwidth
+  bandwidth: Any = config.bandwidth
   if isinstance(bandwidth, str):
     bandwidth = losses.BANDWIDTHS[bandwidth](compared(particles))
   if config.kernel == 'features' or config.repulsion == 'nearest':

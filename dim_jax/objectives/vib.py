@@ -242,7 +242,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     # Outside of pmap, where no axis is bound.
     encoder, decoder = _make_networks(config, None)
     encoder_rng, decoder_rng, marginal_rng = jax.random.split(rng, 3)
-    images = layers.normalise_images(batch['image'][:2])
+    images = layers.normalise_images(batch_lib.images(batch)[:2])
     (_, code), variables = encoder.init_with_output(encoder_rng, images)
     state = dict(variables)
     params = {'encoder': state.pop('params')}
@@ -250,7 +250,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     params['decoder'] = decoder.init(decoder_rng, mean)['params']
     if stochastic and config.marginal != 'normal':
       params['marginal'] = _init_marginal(
-        config, marginal_rng, batch['image'].shape[1:]
+        config, marginal_rng, batch_lib.images(batch).shape[1:]
       )
     model_state: dict[str, Any] = {'encoder': state}
     if stochastic:
@@ -279,7 +279,9 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
         rngs={'dropout': dropout_rng},
       )
 
-    (_, code), encoder_state = apply(layers.normalise_images(batch['image']))
+    (_, code), encoder_state = apply(
+      layers.normalise_images(batch_lib.images(batch))
+    )
     new_state = model_state | {'encoder': encoder_state}
     labels = batch['label']
     known = labels >= 0
@@ -353,7 +355,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     params: PyTree, model_state: PyTree, batch: Batch
   ) -> dict[str, jax.Array]:
     variables = {'params': params['encoder'], **model_state['encoder']}
-    images = layers.normalise_images(batch['image'])
+    images = layers.normalise_images(batch_lib.images(batch))
     taps, code = encoder.apply(variables, images)
     mean = code.mean if stochastic else code
     taps = taps | {

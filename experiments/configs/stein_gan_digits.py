@@ -10,6 +10,7 @@ the space of codes, as for MNIST; not from a paper.
 """
 
 from dim_jax.config import DataConfig, ExperimentConfig
+from dim_jax.networks import generators
 from experiments.configs import stein_gan_mnist
 
 
@@ -17,5 +18,8 @@ def get_config() -> ExperimentConfig:
   """All but the images and the length is as on MNIST."""
   config = stein_gan_mnist.get_config()
   config.data = DataConfig(name='digits', image_size=16)
+  config.objective.generator = generators.ConvGenerator(
+    (16, 16, 1), features=16
+  )
   config.steps = 1000
   return config

@@ -205,7 +205,9 @@ def test_what_is_not_finite_shows():
   assert jnp.isnan(svgd_direction(x, scores, jnp.zeros(()))).all()
 
 
-@pytest.mark.parametrize('bandwidth', [0, 0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize(
+  'bandwidth', [0, 0.0, -1.0, math.nan, math.inf, np.float32(0)]
+)
 def test_refuses_a_bandwidth_that_is_not_positive(bandwidth):
   x = jnp.zeros((3, 2))
   for function in (stein.svgd_direction, stein.ksd):
@@ -213,6 +215,14 @@ def test_refuses_a_bandwidth_that_is_not_positive(bandwidth):
       function(x, x, bandwidth)
   with pytest.raises(ValueError, match='bandwidth is'):
     stein.rbf_kernel(x, x, bandwidth)
+
+
+def test_a_bandwidth_in_an_array_that_is_not_positive_is_nan():
+  x = jnp.arange(6.0).reshape(3, 2)
+  for bandwidth in (0.0, -1.0):
+    for function in (stein.svgd_direction, stein.ksd):
+      assert jnp.isnan(function(x, x, jnp.asarray(bandwidth))).all()
+    assert jnp.isnan(stein.rbf_kernel(x, x, jnp.asarray(bandwidth))).all()
 
 
 def test_refuses_one_particle_without_partner():

@@ -256,7 +256,7 @@ def test_mixture_takes_either_sort_of_negatives(monkeypatch):
     stein.LATENTS, 'normal', lambda rng, shape: jnp.asarray(LATENT)
   )
   changes = {'negatives': 'mixture', 'latent': 'normal', 'bandwidth': 1.5}
-  config = make_config(**changes, stein_step=0.3)
+  config = make_config(**changes, stein_step=0.3, negative_weight=0.4)
   params = make_params()
   p, x = wide(params), POINTS.astype(np.float64)
   layer = p['generator']['output']
@@ -276,7 +276,12 @@ def test_mixture_takes_either_sort_of_negatives(monkeypatch):
     if stepped:
       expected = contrast(p['energy'], moved, x, 1 / 0.3)
     else:
-      expected = contrast(p['energy'], made, x)
+      # A weight holds back the generator's negatives, not SteinCD's step.
+      expected = jax.tree.map(
+        lambda negative, positive: 0.4 * negative - positive,
+        rbm_gradient(p['energy'], made),
+        rbm_gradient(p['energy'], x),
+      )
     tree_close(grads['energy'], expected, rtol=1e-4, atol=1e-5)
     # The generator moves in each step.
     phi = direction(p['energy'], made, 1.5)
@@ -712,6 +717,14 @@ def test_samples_come_from_where_the_negatives_do():
     ({'input_range': (1, 0)}, r'the lower one first, got \(1, 0\)'),
     ({'bandwidth': 'median'}, r"bandwidth must be .*'svgd'.*, got 'median'"),
     ({'bandwidth': 0.0}, r'bandwidth must be a number above 0 .*, got 0.0'),
+    ({'bandwidth': None}, r'bandwidth must be a number above 0 .*, got None'),
+    ({'bandwidth': True}, r'bandwidth must be a number above 0 .*, got True'),
+    ({'negative_weight': 0.0}, r'negative_weight must be in \(0, 1\], got 0.0'),
+    (
+      {'negatives': 'stein', 'negative_weight': 0.5},
+      r"negatives='stein' takes negative_weight=1, got 0.5",
+    ),
+    ({'units': (8, 0)}, r'units must be sizes >= 1, got \(8, 0\)'),
     (
       {'energy': 'mlp', 'negatives': 'exact'},
       r"negatives='exact' takes objective.energy='rbm', got 'mlp'",
@@ -772,3 +785,8 @@ def test_batches_that_do_not_fit_are_named():
     )
   with pytest.raises(ValueError, match=r"'point' .* 'image' .*\['audio'\]"):
     objective.encode(params, state, {'audio': POINTS})
+
+
+def test_one_example_has_no_stein_direction():
+  with pytest.raises(ValueError, match=r'batch_size must be >= 2, got 1'):
+    evaluate(points=POINTS[:1], negatives='stein')
