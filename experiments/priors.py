@@ -18,6 +18,7 @@ at one rate, and the steps and weights of CELLS.
 import argparse
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import sys
@@ -79,6 +80,10 @@ CELLS: dict[str, Cell] = {
 TOY_CELLS = tuple(name for name in CELLS if name not in ('none', 'kl'))
 
 _CODE = 16
+# Of a larger set so many codes are compared with the prior, and so many images
+# train the probe.
+_COMPARED = 2_000
+_PROBED = 10_000
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -345,42 +350,43 @@ def measure_codes(
   Args:
     objective: of Deep InfoMax.
     states: of R runs.
-    train_set: images and labels that the probe fits.
+    train_set: images and labels, of which the probe fits the first 10,000.
     test_set: held out images and labels.
     batch_size: images whose pairs the mutual information is of.
 
   Returns:
-    'mmd', of held-out codes (of a stochastic encoder, sampled) and as many
-    draws of N(0, I), without unit; 'variance', the mean over dimensions;
-    'total_correlation' in nats, see there; 'probe', the linear probe's test
+    'mmd', of at most 2,000 held-out codes (of a stochastic encoder, sampled)
+    and as many draws of N(0, I), without unit; 'variance', the mean over
+    dimensions; 'total_correlation' in nats, see there; 'probe', the linear probe's test
     accuracy on the (mean) code; 'mi', the bound on held-out batches, in nats,
     normalised by each batch's own statistics as in training.
   """
 
+  # Images are arguments: XLA would fold constants of a whole data set.
   @jax.jit
-  @jax.vmap
+  @functools.partial(jax.vmap, in_axes=(0, 0, 0, None, None))
   def encode(
-    params: PyTree, model_state: PyTree, rng: jax.Array
+    params: PyTree,
+    model_state: PyTree,
+    rng: jax.Array,
+    train_images: jax.Array,
+    test_images: jax.Array,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    def taps(images: np.ndarray) -> dict[str, jax.Array]:
-      batch = {'image': jnp.asarray(images)}
-      return objective.encode(params, model_state, batch)
+    def taps(images: jax.Array) -> dict[str, jax.Array]:
+      return objective.encode(params, model_state, {'image': images})
 
-    test = taps(test_set.inputs)
+    test = taps(test_images)
     sample = test['y']
     if 'log_variance' in test:
       noise = jax.random.normal(rng, sample.shape)
       sample += jnp.exp(test['log_variance'] / 2) * noise
-    return taps(train_set.inputs)['y'], test['y'], sample
+    return taps(train_images)['y'], test['y'], sample
 
   @jax.jit
-  @jax.vmap
-  def information(params: PyTree, model_state: PyTree) -> jax.Array:
-    count = len(test_set.inputs) // batch_size
-    parts = test_set.inputs[: count * batch_size].reshape(
-      count, batch_size, *test_set.inputs.shape[1:]
-    )
-
+  @functools.partial(jax.vmap, in_axes=(0, 0, None))
+  def information(
+    params: PyTree, model_state: PyTree, parts: jax.Array
+  ) -> jax.Array:
     def bound(part: jax.Array) -> jax.Array:
       # As in training: running statistics lag behind codes that a game chases.
       _, (terms, _) = objective.loss(
@@ -388,17 +394,23 @@ def measure_codes(
       )
       return terms['mi/local']
 
-    return jax.lax.map(bound, jnp.asarray(parts)).mean()
+    return jax.lax.map(bound, parts).mean()
 
   variables = (states.params, states.model_state)
   rngs = jax.random.split(jax.random.key(0), len(states.step))
-  found = jax.device_get(encode(*variables, rngs))
-  mi = jax.device_get(information(*variables))
+  found = jax.device_get(
+    encode(*variables, rngs, train_set.inputs[:_PROBED], test_set.inputs)
+  )
+  count = len(test_set.inputs) // batch_size
+  parts = test_set.inputs[: count * batch_size].reshape(
+    count, batch_size, *test_set.inputs.shape[1:]
+  )
+  mi = jax.device_get(information(*variables, parts))
   protocol = probe_lib.Protocol(seeds=1)
   rows = []
   for train_codes, test_codes, sample, bound in zip(*found, mi, strict=True):
     accuracy = probe_lib.linear(
-      probe_lib.Examples(train_codes, train_set.labels['class']),
+      probe_lib.Examples(train_codes, train_set.labels['class'][:_PROBED]),
       probe_lib.Examples(test_codes, test_set.labels['class']),
       protocol,
     ).accuracies[0]
@@ -419,7 +431,7 @@ def closeness(codes: np.ndarray) -> dict[str, float]:
   """
   prior = divergences.sample_prior(jax.random.key(1), 'gaussian', codes.shape)
   return {
-    'mmd': float(_mmd(jnp.asarray(codes), prior)),
+    'mmd': float(_mmd(jnp.asarray(codes[:_COMPARED]), prior[:_COMPARED])),
     'variance': float(np.var(codes, axis=0).mean()),
     'total_correlation': total_correlation(codes),
   }
