@@ -357,9 +357,9 @@ def measure_codes(
   Returns:
     'mmd', of at most 2,000 held-out codes (of a stochastic encoder, sampled)
     and as many draws of N(0, I), without unit; 'variance', the mean over
-    dimensions; 'total_correlation' in nats, see there; 'probe', the linear probe's test
-    accuracy on the (mean) code; 'mi', the bound on held-out batches, in nats,
-    normalised by each batch's own statistics as in training.
+    dimensions; 'total_correlation' in nats, see there; 'probe', the linear
+    probe's test accuracy on the (mean) code; 'mi', the bound on held-out
+    batches, in nats, normalised by each batch's own statistics as in training.
   """
 
   # Images are arguments: XLA would fold constants of a whole data set.

@@ -870,15 +870,19 @@ def _density(runs: Sequence[Run], show: _Show) -> list[str]:
   if not done:
     return parts
   header, rows = stein.likelihoods(done)
-  return [
-    *parts,
-    _table(header, rows, text_columns=3 if len(done) > 1 else 2),
-    '<p class="note">Mean of a test example, ± its standard error; of log Z, '
-    'the standard error over chains. AIS is a lower bound on log Z in the '
-    'mean, so that its log likelihoods flatter. KL is estimated on the test '
-    'points.</p>',
-    _grid([show(picture) for picture in stein.measured(done)]),
-  ]
+  if rows:
+    parts += [
+      _table(header, rows, text_columns=3 if len(done) > 1 else 2),
+      '<p class="note">Mean of a test example, ± its standard error; of log Z, '
+      'the standard error over chains. AIS is a lower bound on log Z in the '
+      'mean, so that its log likelihoods flatter. KL is estimated on the test '
+      'points.</p>',
+    ]
+  else:
+    parts.append(
+      _say('No log likelihood: the energy is not normalised (`--ais`).')
+    )
+  return [*parts, _grid([show(p) for p in stein.measured(done)])]
 
 
 # Classification.

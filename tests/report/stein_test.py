@@ -399,6 +399,16 @@ def test_page_asks_for_the_measurement(tmp_path):
   assert 'No features are stored' not in text
 
 
+def test_page_of_an_energy_that_is_not_normalised(tmp_path):
+  _make_run(tmp_path / 'run', images=True)
+  path = tmp_path / 'run/evaluation/density.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | {'rows': []}))
+  text = _text(tmp_path / 'run')
+  assert 'No log likelihood: the energy is not normalised' in text
+  assert 'log likelihood, nats' not in text
+  assert 'test images' in text
+
+
 def test_measured_runs_stand_side_by_side(tmp_path):
   a = _make_run(tmp_path / 'a')
   b = _make_run(tmp_path / 'b', 'generator')
