@@ -171,9 +171,7 @@ def classify(
   os.makedirs(folder, exist_ok=True)
   arrays = _arrays(config, trained.variables, found['test'], data['test'])
   path = os.path.join(folder, 'classification')
-  with open(path + '.npz.tmp', 'wb') as file:
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-  os.replace(path + '.npz.tmp', path + '.npz')
+  evaluate.write_arrays(f'{path}.npz', arrays)
   by_split = {r['split']: r for r in reversed(results)}
   report = {
     'dataset': data['test'].name,

@@ -183,9 +183,7 @@ def density(
   folder = os.path.join(run_dir, 'evaluation')
   os.makedirs(folder, exist_ok=True)
   path = os.path.join(folder, 'density')
-  with open(f'{path}.npz.tmp', 'wb') as file:
-    np.savez_compressed(file, **arrays)
-  os.replace(f'{path}.npz.tmp', f'{path}.npz')
+  evaluate.write_arrays(f'{path}.npz', arrays)
   evaluate.write_json(f'{path}.json', report)
   return report
 

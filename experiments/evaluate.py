@@ -18,7 +18,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -346,9 +346,7 @@ def _merge_features(path: str, saved: dict[str, Any], step: int) -> None:
       same = 'step' in old and old['step'] == step
       kept = {name: old[name] for name in old.files} if same else {}
     saved = kept | saved
-  with open(path + '.tmp', 'wb') as file:
-    np.savez(file, **saved)
-  os.replace(path + '.tmp', path)
+  write_arrays(path, saved)
 
 
 def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
@@ -401,6 +399,13 @@ def write_json(path: str, data: Any) -> None:
   with open(path + '.tmp', 'w') as file:
     json.dump(data, file, indent=2)
     file.write('\n')
+  os.replace(path + '.tmp', path)
+
+
+def write_arrays(path: str, arrays: Mapping[str, Any]) -> None:
+  """Writes a file of named arrays whole or not at all."""
+  with open(path + '.tmp', 'wb') as file:
+    np.savez_compressed(file, **arrays)
   os.replace(path + '.tmp', path)
 
 

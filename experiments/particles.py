@@ -524,9 +524,7 @@ def run(name: str, out: str, *, seed: int = 0) -> dict[str, Any]:
   }
   os.makedirs(out, exist_ok=True)
   path = os.path.join(out, name)
-  with open(f'{path}.npz.tmp', 'wb') as file:
-    np.savez_compressed(file, **result.arrays)
-  os.replace(f'{path}.npz.tmp', f'{path}.npz')
+  evaluate.write_arrays(f'{path}.npz', result.arrays)
   for picture in pictures.of_particles(name, result.arrays):
     figures.save(picture, out)
   evaluate.write_json(f'{path}.json', report)
