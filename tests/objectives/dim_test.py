@@ -444,7 +444,7 @@ def test_encode_is_deterministic_and_returns_every_tap():
     ({'critic': 'dot'}, r"critic must be one of .*'factored'.*, got 'dot'"),
     ({'prior': 'laplace'}, r"prior must be one of .*'kl'.*, got 'laplace'"),
     ({'dtype': 'float16'}, r"dtype must be one of .*, got 'float16'"),
-    ({'prior_weight': -1.0}, r'prior_weight must be >= 0, got -1.0'),
+    ({'prior_weight': -1.0}, r'prior_weight must be >= 0 and finite, got -1.0'),
     ({'local_weight': 0.0}, r'both 0: nothing would train'),
     ({'local_samples': 0}, r'local_samples must be >= 1 or None, got 0'),
     (
@@ -458,7 +458,10 @@ def test_encode_is_deterministic_and_returns_every_tap():
     ({'divergence': 'mmd', 'prior': 'kl'}, r"leaves nothing to .*'mmd'"),
     ({'capacity': 1.0}, r"budget of prior='kl', got prior='uniform'"),
     ({'capacity': -1.0, 'prior': 'kl'}, r'capacity must be >= 0 nats, got -1'),
-    ({'spectral_penalty': -1.0}, r'spectral_penalty must be >= 0, got -1.0'),
+    (
+      {'spectral_penalty': -1.0},
+      r'spectral_penalty must be >= 0 and finite, got -1.0',
+    ),
     (
       {'adversary_units': ()},
       r'adversary_units must hold sizes >= 1, got \(\)',
