@@ -13,6 +13,10 @@ others. As in their code the nearest neighbour alone repels, and negatives weigh
 0.3: with 1 and equal rates the energy outruns the generator, whose samples
 stay noise.
 
+Measured with seed 0 (experiments/results/stein_gan_mnist.json): samples have an
+MMD^2 of 0.102 to the test set (training images 0.001) and 0.65 of its variance;
+with --config.objective.repulsion=none 0.099 and 0.66. 8 minutes on one core.
+
 https://arxiv.org/abs/1611.01722
 """
 

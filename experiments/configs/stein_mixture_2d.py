@@ -11,6 +11,9 @@ must learn slower than the generator: --config.optimizer.learning_rate=1e-4
 --config.objective.energy_penalty=0.01.
 Other points with --config.data.name=ring, gaussian or banana. The truth is
 known: experiments.density prints the divergence from it.
+
+Measured, seeds 0 to 2 (experiments/results/stein_mixture_2d.json), nats: this
+config 0.030, SteinCD 0.048, SteinGAN 0.287, mixture 0.100; one Gaussian 0.638.
 """
 
 from dim_jax.config import ExperimentConfig, OptimizerConfig, PointConfig

@@ -11,6 +11,10 @@ Its partition function is known, so negatives may also be 'exact', or chains
 transition=gibbs Gibbs sampling. Read a log likelihood beside that of a single
 Gaussian, N(train mean, I), which experiments.density prints.
 
+Measured, seeds 0 to 2 (experiments/results/stein_rbm_mnist.json), nats a test
+image by the exact partition function: exact -743.4, Gibbs with 10 steps -744.6,
+SteinCD -745.3, Gibbs with one -748.3, this config -749.7; that Gaussian -746.9.
+
 https://arxiv.org/abs/1707.00797
 """
 
