@@ -224,7 +224,7 @@ def ceiling(name: str, num_negatives: int) -> float | None:
 
 
 def split_pairs(
-  scores: jax.Array,
+  scores: jax.Array, image: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Splits the scores of all pairs in a batch into positives and negatives.
 
@@ -235,6 +235,8 @@ def split_pairs(
 
   Args:
     scores: of every global with every local, shape [A, N, L], A = N * M.
+    image: the image of each anchor, int32 [A], where `scores` are those of some
+      anchors only, of any number; by default `image_of_anchor`.
 
   Returns:
     positive, shape [A, L]; negative, shape [A, N * L]; and where, bool of the
@@ -242,18 +244,43 @@ def split_pairs(
     These are the arguments of every bound.
 
   Raises:
-    ValueError: if A is not a multiple of N, or if the batch has one image only
-      and so no negatives.
+    ValueError: without `image`, those of `image_of_anchor`.
 
   Examples:
     >>> positive, negative, where = split_pairs(jnp.zeros((4, 4, 9)))
     >>> positive.shape, negative.shape, int(where[0].sum())
     ((4, 9), (4, 36), 27)
   """
+  if image is None:
+    image = image_of_anchor(scores)
+  num_anchors, num_images, num_locals = scores.shape
+  chex.assert_shape(image, (num_anchors,))
+  own = image[:, None] == jnp.arange(num_images)[None, :]
+  # A masked sum rather than a gather: it keeps the anchors' sharding.
+  positive = jnp.sum(scores, axis=1, where=own[:, :, None])
+  flat = (num_anchors, num_images * num_locals)
+  where = jnp.broadcast_to(~own[:, :, None], scores.shape).reshape(flat)
+  return positive, scores.reshape(flat), where
+
+
+def image_of_anchor(scores: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+  """The image that each anchor of a batch is of, a // M.
+
+  Args:
+    scores: of every global with every local, shape [A, N, L], A = N * M; only
+      the shape matters.
+
+  Returns:
+    int32 [A].
+
+  Raises:
+    ValueError: if A is not a multiple of N, or if the batch has one image only
+      and so no negatives.
+  """
   chex.assert_rank(
     scores, 3, custom_message='scores must be [anchors, images, locals].'
   )
-  num_anchors, num_images, num_locals = scores.shape
+  num_anchors, num_images, _ = scores.shape
   if num_images < 2:
     raise ValueError(
       'The batch has 1 image, but negatives are the locals of other images: '
@@ -265,13 +292,7 @@ def split_pairs(
       f'{scores.shape}): the anchors must be a multiple of the images, every '
       "image's globals one after the other."
     )
-  image = jnp.arange(num_anchors) // (num_anchors // num_images)
-  own = image[:, None] == jnp.arange(num_images)[None, :]
-  # A masked sum rather than a gather: it keeps the anchors' sharding.
-  positive = jnp.sum(scores, axis=1, where=own[:, :, None])
-  flat = (num_anchors, num_images * num_locals)
-  where = jnp.broadcast_to(~own[:, :, None], scores.shape).reshape(flat)
-  return positive, scores.reshape(flat), where
+  return jnp.arange(num_anchors) // (num_anchors // num_images)
 
 
 def log_above(scores: jax.Array, limit: float = _EXP_LIMIT) -> jax.Array:

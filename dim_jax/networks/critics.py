@@ -6,6 +6,12 @@ features [n, L, C] of n images (a map's L locations), M globals an image
 global m of image i with local l of image j. Pairs of one image (i == j) are the
 positives. Critics are not losses: see `dim_jax.losses.bounds`.
 
+Where a score is of two embeddings, a critic has its two halves apart, for who
+cannot hold all scores (`dim_jax.losses.chunked`): `embed`, called as the critic
+is, returns (anchors, local), trees of arrays [N*M, ...] and [N, ...]; `score`,
+which has no parameters and needs no `apply`, makes scores [A, N, L] of them, or
+of some of the anchors.
+
 Without `axis_name`, N = n. With it, under `pmap`, each device embeds its own n
 images, batch statistics are averaged and the embeddings gathered, so that
 N = n * devices and every device holds all scores. The loss of those scores is
@@ -25,7 +31,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from dim_jax.losses import chunked
 from dim_jax.networks import layers
+
+Embedded = tuple[jax.Array, ...]
 
 
 def noisy_identity() -> layers.Initializer:
@@ -98,11 +107,17 @@ class ProjectionCritic(nn.Module):
   dtype: Any = jnp.float32
   axis_name: str | None = None
 
-  @nn.compact
   def __call__(
     self, local: jax.Array, glob: jax.Array, *, train: bool = False
   ) -> jax.Array:
     """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
+    return self.score(*self.embed(local, glob, train=train))
+
+  @nn.compact
+  def embed(
+    self, local: jax.Array, glob: jax.Array, *, train: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns anchors [N*M, K] and locals [N, L, K]."""
     _check(local, glob)
     embed = {
       side: Projection(self.units, self.dtype, self.axis_name, name=side)
@@ -113,7 +128,12 @@ class ProjectionCritic(nn.Module):
       embed['local'](local, train=train),
       embed['global'](glob, train=train),
     )
-    return _dot(_flatten(glob), local)
+    return _flatten(glob), local
+
+  @nn.nowrap
+  def score(self, anchors: jax.Array, local: jax.Array) -> jax.Array:
+    """Returns scores [A, N, L] of anchors [A, K] and locals [N, L, K]."""
+    return chunked.dot(anchors, local)
 
 
 class FactoredCritic(nn.Module):
@@ -140,11 +160,17 @@ class FactoredCritic(nn.Module):
   dtype: Any = jnp.float32
   axis_name: str | None = None
 
-  @nn.compact
   def __call__(
     self, local: jax.Array, glob: jax.Array, *, train: bool = False
   ) -> jax.Array:
     """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
+    return self.score(*self.embed(local, glob, train=train))
+
+  @nn.compact
+  def embed(
+    self, local: jax.Array, glob: jax.Array, *, train: bool = False
+  ) -> tuple[Embedded, Embedded]:
+    """Returns anchors, three arrays [N*M, ...], and locals, two [N, L, ...]."""
     _check(local, glob)
     units, channels = self.units, local.shape[-1]
     local = local.astype(self.dtype)
@@ -162,10 +188,18 @@ class FactoredCritic(nn.Module):
     hidden, local, from_hidden, from_local, offset = _gather(
       self, hidden, local, glob @ output.T, glob @ skip.T, glob @ bias
     )
-    scores = _dot(_flatten(from_hidden), hidden)
-    scores += _dot(_flatten(from_local), local)
-    scores += offset.astype(jnp.float32).reshape(-1, 1, 1)
-    return scores / math.sqrt(units)
+    anchors = (_flatten(from_hidden), _flatten(from_local), offset.reshape(-1))
+    return anchors, (hidden, local)
+
+  @nn.nowrap
+  def score(self, anchors: Embedded, embedded: Embedded) -> jax.Array:
+    """Returns scores [A, N, L] of what `embed` returns."""
+    from_hidden, from_local, offset = anchors
+    hidden, local = embedded
+    scores = chunked.dot(from_hidden, hidden)
+    scores += chunked.dot(from_local, local)
+    scores += offset.astype(jnp.float32)[:, None, None]
+    return scores / math.sqrt(self.units)
 
 
 class ConcatCritic(nn.Module):
@@ -316,13 +350,6 @@ def _gather(module: Any, *embeddings: jax.Array) -> tuple[jax.Array, ...]:
 def _flatten(glob: jax.Array) -> jax.Array:
   """Returns globals [N, M, K] as anchors [N*M, K]."""
   return glob.reshape(-1, glob.shape[-1])
-
-
-def _dot(anchors: jax.Array, local: jax.Array) -> jax.Array:
-  """Returns dot products [A, N, L] in float32, [A, K] with [N, L, K]."""
-  return jnp.einsum(
-    'ak,jlk->ajl', anchors, local, preferred_element_type=jnp.float32
-  )
 
 
 def _check(local: jax.Array, glob: jax.Array) -> None:

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from dim_jax.losses import bottleneck, bounds, divergences
+from dim_jax.losses import bottleneck, bounds, chunked, divergences
 from dim_jax.networks import critics, encoders, layers, masking
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import batch as batch_lib
@@ -81,6 +81,11 @@ class Config:
   replacement."""
   global_samples: int | None = None
   """Likewise of the globals, where `global_tap` has several an image."""
+  score_chunk: int | None = None
+  """Hold the local scores of so many of the batch's globals at a time, instead
+  of all, and make them twice: the same loss and gradients in less memory. For
+  the critics 'projection' and 'factored'; the scores of `global_weight`, one a
+  pair of images, stay as they are."""
   prior: str = 'uniform'
   """The prior of the code: 'uniform' on [0, 1] (against sigmoid of the code),
   'gaussian', 'ball' or 'sphere', matched by samples; or 'kl', a stochastic
@@ -164,8 +169,25 @@ def check(config: Config) -> None:
     value = getattr(config, name)
     if value is not None and value < 1:
       raise ValueError(f'objective.{name} must be >= 1 or None, got {value}.')
+  _check_chunk(config)
   _check_prior(config)
   _check_mask(config)
+
+
+def _check_chunk(config: Config) -> None:
+  if config.score_chunk is None:
+    return
+  if config.score_chunk < 1:
+    raise ValueError(
+      f'objective.score_chunk must be >= 1 or None, got {config.score_chunk}.'
+    )
+  embedding = [k for k, v in critics.CRITICS.items() if hasattr(v, 'embed')]
+  if config.critic not in embedding or not config.local_weight:
+    raise ValueError(
+      f'objective.score_chunk={config.score_chunk} is of local scores between '
+      f'embeddings: it needs local_weight above 0 and a critic of {embedding}, '
+      f'got local_weight={config.local_weight} and critic={config.critic!r}.'
+    )
 
 
 def _check_prior(config: Config) -> None:
@@ -241,7 +263,8 @@ class Networks(nn.Module):
     whole: jax.Array,
     codes: jax.Array,
     train: bool = False,
-  ) -> dict[str, jax.Array]:
+    embedded: bool = False,
+  ) -> dict[str, Any]:
     """Scores of all pairs of one image's codes with another's features.
 
     Args:
@@ -249,13 +272,15 @@ class Networks(nn.Module):
       whole: flattened maps, shape [N, 1, D].
       codes: the globals, shape [N, M, Y].
       train: whether normalisation uses the batch's statistics.
+      embedded: whether 'local' is what `local.score` takes, and no scores.
 
     Returns:
       'local' scores, shape [N*M, N, L], and 'global' ones, [N*M, N, 1].
     """
     scores = {}
     if self.local is not None:
-      scores['local'] = self.local(locations, codes, train=train)
+      local = self.local.embed if embedded else self.local
+      scores['local'] = local(locations, codes, train=train)
     if self.whole is not None:
       scores['global'] = self.whole(whole, codes, train=train)
     return scores
@@ -527,17 +552,18 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       whole,
       codes,
       train=True,
+      embedded=config.score_chunk is not None,
       mutable=list(model_state['critic']),
     )
     if hidden is not None:
       hidden = batch_lib.gather(hidden, axis_name)
-      scores['local'] = _at_locations(scores['local'], hidden)
     weights = {'local': config.local_weight, 'global': config.global_weight}
-    for name, score in scores.items():
-      positive, negative, where = bounds.split_pairs(score)
-      bound = BOUNDS[config.bound](positive, negative, where=where)
+    for name, pairs in scores.items():
+      if name == 'local':
+        bound, negatives = _local_bound(config, critic.local, pairs, hidden)
+      else:
+        bound, negatives = _bound(config, pairs)
       metrics[f'mi/{name}'] = bound
-      negatives = (score.shape[1] - 1) * score.shape[2]
       ceiling = bounds.ceiling(config.bound, negatives)
       if ceiling is not None:
         metrics[f'mi/{name}_ceiling'] = jnp.asarray(ceiling, jnp.float32)
@@ -775,7 +801,57 @@ def _at_locations(scores: jax.Array, locations: jax.Array) -> jax.Array:
   """Scores [N*M, N, L] at the locations [N, K] of each global's own image.
 
   Its negatives are other images at the same locations: if they were elsewhere,
-  a feature's place in the image would tell it from a positive.
+  a feature's place in the image would tell it from a positive. Of some globals,
+  scores [A, N, L] come with the locations [A, K] of each.
   """
   rows = jnp.repeat(locations, scores.shape[0] // locations.shape[0], axis=0)
   return jnp.take_along_axis(scores, rows[:, None], axis=2)
+
+
+def _bound(config: Config, scores: jax.Array) -> tuple[jax.Array, int]:
+  """The bound of scores [A, N, L], and how many negatives an anchor has."""
+  positive, negative, where = bounds.split_pairs(scores)
+  bound = BOUNDS[config.bound](positive, negative, where=where)
+  return bound, _negatives(scores.shape)
+
+
+def _local_bound(
+  config: Config, critic: Any, pairs: Any, hidden: jax.Array | None
+) -> tuple[jax.Array, int]:
+  """`_bound` of the local scores, or of the embeddings that they are of.
+
+  Args:
+    config: the objective's.
+    critic: the local one.
+    pairs: scores [A, N, L], or (anchors, local) where they come in chunks.
+    hidden: the locations [N, K] that count, of each image; all of them if None.
+  """
+  if config.score_chunk is None:
+    return _bound(
+      config, pairs if hidden is None else _at_locations(pairs, hidden)
+    )
+  anchors, local = pairs
+  rows = None
+  if hidden is not None:
+    count = jax.tree.leaves(anchors)[0].shape[0]
+    rows = jnp.repeat(hidden, count // hidden.shape[0], axis=0)
+
+  def score(row: Any, local: Any) -> jax.Array:
+    anchor, rows = row
+    scores = critic.score(anchor, local)
+    return scores if rows is None else _at_locations(scores, rows)
+
+  bound = chunked.chunked_bound(
+    BOUNDS[config.bound],
+    (anchors, rows),
+    local,
+    chunk=config.score_chunk,
+    score=score,
+  )
+  shape = jax.eval_shape(score, (anchors, rows), local).shape
+  return bound, _negatives(shape)
+
+
+def _negatives(shape: tuple[int, ...]) -> int:
+  """How many an anchor has, by the shape [A, N, L] of the scores."""
+  return (shape[1] - 1) * shape[2]
