@@ -580,17 +580,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   add = parser.add_argument
 
-  def names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(',')))
-
   def numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in names(text))
+    return tuple(float(part) for part in evaluate.names(text))
 
   add('run_dir', metavar='RUN', help='the --workdir of a run')
   add('--samples', type=int, default=12, help='posterior samples')
   add('--step', type=int, help='a checkpoint; the newest if left out')
-  add('--attacks', type=names, default=(), help=', '.join(ATTACKS))
-  add('--losses', type=names, default=LOSSES, help='of fgsm and pgd')
+  add('--attacks', type=evaluate.names, default=(), help=', '.join(ATTACKS))
+  add('--losses', type=evaluate.names, default=LOSSES, help='of fgsm and pgd')
   add(
     '--epsilons',
     type=numbers,
@@ -601,7 +598,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add('--surrogate', help='a run to make transferred attacks on')
   add('--cw_steps', type=int, default=200)
   add('--cw_searches', type=int, default=5)
-  add('--ood', type=names, default=(), help=', '.join(OOD))
+  add('--ood', type=evaluate.names, default=(), help=', '.join(OOD))
   add('--seed', type=int, default=0)
   return parser.parse_args(argv)
 

@@ -198,11 +198,7 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 def _seen(config: stein.Config, examples: data_lib.Examples) -> np.ndarray:
   """The examples as the energy sees them."""
-  if examples.kind == 'point':
-    return examples.inputs
-  low, high = config.input_range
-  pixels = examples.inputs.astype(np.float32) / 255
-  return low + (high - low) * pixels
+  return np.asarray(stein.inputs(config, data_lib.batch(examples)))
 
 
 def _mean(name: str, values: np.ndarray) -> dict[str, float]:

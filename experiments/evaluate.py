@@ -483,6 +483,16 @@ def table(report: dict[str, Any]) -> rich.table.Table:
   return shown
 
 
+def names(text: str) -> tuple[str, ...]:
+  """A flag's value 'a,b' as its parts."""
+  return tuple(filter(None, text.split(',')))
+
+
+def whole(text: str) -> tuple[int, ...]:
+  """A flag's value '0,1' as whole numbers."""
+  return tuple(int(part) for part in names(text))
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   default = probe_lib.Protocol()
   parser = argparse.ArgumentParser(
@@ -490,12 +500,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     description=(__doc__ or '').splitlines()[0],
   )
   add = parser.add_argument
-
-  def names(text):
-    return tuple(filter(None, text.split(',')))
-
-  def whole(text):
-    return tuple(int(part) for part in names(text))
 
   add('run_dir', metavar='RUN', help='the --workdir of a run')
   add('--probes', type=names, default=tuple(probe_lib.PROBES))

@@ -258,16 +258,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   add = parser.add_argument
 
-  def names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(',')))
-
-  def whole(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in names(text))
-
   add('workdir', metavar='WORKDIR', help='folder of the runs')
   add('--config', default=str(_CONFIG), help='a config of Deep InfoMax')
-  add('--seeds', type=whole, default=(0, 1, 2))
-  add('--probes', type=names, default=('linear', 'linear_few'))
+  add('--seeds', type=evaluate.whole, default=(0, 1, 2))
+  add('--probes', type=evaluate.names, default=('linear', 'linear_few'))
   add('--steps', type=int, help="of each run, instead of the config's")
   return parser.parse_args(argv)
 

@@ -36,7 +36,7 @@ import rich.table
 from dim_jax import config as config_lib
 from dim_jax.data import points
 from dim_jax.evaluation import probe as probe_lib
-from dim_jax.losses import divergences, stein
+from dim_jax.losses import divergences
 from dim_jax.networks import critics, encoders, generators
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import dim
@@ -168,10 +168,8 @@ def make(config: ToyConfig, *, axis_name: str | None = None) -> Objective:
     if config.divergence == 'mmd':
       term = divergences.mmd(fake, real, bandwidths=_TOY_BANDWIDTHS)
     else:
-      fixed = jax.lax.stop_gradient(fake)
       score = jax.grad(lambda x: points.log_density(config.density, x).sum())
-      direction = stein.svgd_direction(fixed, score(fixed), self_term=False)
-      term = stein.stein_surrogate(fake, direction)
+      term = divergences.stein_prior(fake, score_fn=score)
     return term, ({'prior/encoder': term}, model_state)
 
   def encode(
@@ -682,17 +680,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   add = parser.add_argument
 
-  def names(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, text.split(',')))
-
-  def whole(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in names(text))
-
   add('workdir', metavar='WORKDIR', help='folder of the results')
   add('--toy', action='store_true', help='generate points in the plane')
-  add('--cells', type=names, help=f'some of {", ".join(CELLS)}')
+  add('--cells', type=evaluate.names, help=f'some of {", ".join(CELLS)}')
   add('--dataset', help='digits or mnist; with --toy, ring or mixture_2d')
-  add('--seeds', type=whole, default=(0, 1, 2))
+  add('--seeds', type=evaluate.whole, default=(0, 1, 2))
   add('--steps', type=int, help='of the encoder or generator')
   add('--batch_size', type=int, help='examples a step')
   return parser.parse_args(argv)

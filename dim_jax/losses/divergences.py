@@ -700,11 +700,15 @@ def spectral_penalty(
 
 
 def stein_prior(
-  codes: jax.Array, bandwidth: float | jax.Array | None = None
+  codes: jax.Array,
+  bandwidth: float | jax.Array | None = None,
+  *,
+  score_fn: Callable[[jax.Array], jax.Array] = jnp.negative,
 ) -> jax.Array:
-  """Pulls codes to N(0, I) along the Stein direction; needs no adversary.
+  """Pulls codes to a prior along the Stein direction; needs no adversary.
 
-  The encoder is a sampler as in SteinGAN, and the prior's score is known: -z.
+  The encoder is a sampler as in SteinGAN, and the prior's score is known: -z
+  for N(0, I).
   The direction leaves out each code's own term (the U-form): with it the
   codes' variance collapses in more than a few dimensions. Without it the
   direction is unbiased, at a fixed bandwidth, for codes of a fresh batch in
@@ -715,6 +719,7 @@ def stein_prior(
   Args:
     codes: shape [N, D], N >= 2.
     bandwidth: of the kernel, see `stein.svgd_direction`.
+    score_fn: the gradient of the prior's log density, [N, D] -> [N, D].
 
   Returns:
     A surrogate, a scalar: its gradient is minus the direction over N. Its value
@@ -735,7 +740,9 @@ def stein_prior(
     )
   codes = codes.astype(jnp.float32)
   fixed = jax.lax.stop_gradient(codes)
-  direction = stein.svgd_direction(fixed, -fixed, bandwidth, self_term=False)
+  direction = stein.svgd_direction(
+    fixed, score_fn(fixed), bandwidth, self_term=False
+  )
   return stein.stein_surrogate(codes, direction)
 
 

@@ -262,7 +262,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
 
   def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
     energy_rng, generator_rng, chain_rng = jax.random.split(rng, 3)
-    x = _inputs(config, batch)[:2]
+    x = inputs(config, batch)[:2]
     shape = x.shape[1:]
     params = {'energy': _init(energy, energy_rng, x, 'energy')}
     f = log_density(config, params, x)
@@ -290,7 +290,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
   ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
     chain_rng, latent_rng, coin_rng = jax.random.split(rng, 3)
-    x = _inputs(config, batch)
+    x = inputs(config, batch)
     frozen = jax.lax.stop_gradient(params)
     metrics: Metrics = {}
     value = jnp.zeros(())
@@ -380,7 +380,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     params: PyTree, model_state: PyTree, batch: Batch
   ) -> dict[str, jax.Array]:
     del model_state  # Chains; the energy itself has none.
-    x = _inputs(config, batch)
+    x = inputs(config, batch)
     taps = {'energy': log_density(config, params, x)[:, None]}
     if _has_features(energy):
       taps['features'] = _features(energy, params, x)
@@ -498,8 +498,19 @@ def _init(
   return params
 
 
-def _inputs(config: Config, batch: Batch) -> jax.Array:
-  """Points as they are, or images in `input_range`."""
+def inputs(config: Config, batch: Batch) -> jax.Array:
+  """What the energy sees of a batch.
+
+  Args:
+    config: the run's objective.
+    batch: 'point' [N, D], or 'image' [N, H, W, C], uint8 or in [-1, 1].
+
+  Returns:
+    Points as they are, or images with pixels in `config.input_range`; float32.
+
+  Raises:
+    ValueError: the batch has neither.
+  """
   if 'point' in batch:
     return batch['point'].astype(jnp.float32)
   if 'image' not in batch:

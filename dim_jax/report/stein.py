@@ -396,7 +396,7 @@ def _named(run: Run, count: int) -> str:
 
 
 def _title(runs: Sequence[Run]) -> str:
-  return f'Learnt densities: {(runs[0].density or {}).get("dataset")}'
+  return f'Learned densities: {(runs[0].density or {}).get("dataset")}'
 
 
 def _points_said(runs: Sequence[Run]) -> str:
@@ -435,7 +435,7 @@ def contours(
   y: np.ndarray,
   *,
   name: str = 'energies',
-  title: str = 'Learnt densities',
+  title: str = 'Learned densities',
   caption: str = '',
 ) -> figures.Picture:
   """Densities of the plane side by side: contours, points, score arrows.
@@ -480,19 +480,7 @@ def contours(
       f'Arrows: the score s, the gradient of the log density, with lengths '
       f'|s| / (|s| + m), m = {figures.number(middle)} nats per unit.'
     )
-  outside = {
-    panel.label: count
-    for panel in panels
-    if (count := _outside(panel.points, x, y))
-  }
-  if outside:
-    parts.append(
-      'Points outside the frame: '
-      + ', '.join(f'{count} of {label}' for label, count in outside.items())
-      + '.'
-    )
-  if broken := _broken(panels):
-    parts.append(broken)
+  parts += _left_out(panels, x, y)
   peaks = '; '.join(
     f'{p.label}: {figures.number(_peak(p.log_density))}' for p in panels
   )
@@ -549,7 +537,7 @@ def curves(
   truth: np.ndarray,
   *,
   name: str = 'densities',
-  title: str = 'Learnt densities',
+  title: str = 'Learned densities',
   caption: str = '',
 ) -> figures.Picture:
   """Densities of the line: each with the truth and its points' histogram.
@@ -582,17 +570,7 @@ def curves(
     caption,
     'Bold: the density; dashed: the truth; shaded: histogram of the points.',
   ]
-  outside = {
-    p.label: count for p in panels if (count := _outside(p.points, x, None))
-  }
-  if outside:
-    parts.append(
-      'Points outside the frame: '
-      + ', '.join(f'{count} of {label}' for label, count in outside.items())
-      + '.'
-    )
-  if broken := _broken(panels):
-    parts.append(broken)
+  parts += _left_out(panels, x, None)
   return figures.Picture(
     name,
     title,
@@ -1467,6 +1445,16 @@ def _moments(points: np.ndarray) -> str:
     + ', '.join(figures.number(float(v)) for v in points.var(0))
     + ')'
   )
+
+
+def _left_out(
+  panels: Sequence[Panel], x: np.ndarray, y: np.ndarray | None
+) -> list[str]:
+  """Sentences on what the panels do not show."""
+  outside = {p.label: _outside(p.points, x, y) for p in panels}
+  counts = ', '.join(f'{n} of {label}' for label, n in outside.items() if n)
+  sentence = f'Points outside the frame: {counts}.' if counts else ''
+  return [text for text in (sentence, _broken(panels)) if text]
 
 
 def _broken(panels: Sequence[Panel]) -> str:
