@@ -14,6 +14,7 @@ https://arxiv.org/abs/1801.04406
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -225,6 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     '--penalty', type=float, default=0.3, help="weight of jsd's penalty"
   )
   args = parser.parse_args(argv)
+  if not 0 <= args.penalty < math.inf:
+    parser.error(f'--penalty must be >= 0 and finite, got {args.penalty}.')
   report = run(args.out, weight=args.penalty)
   for label, found in report['games'].items():
     values = found['eigenvalues']

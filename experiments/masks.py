@@ -270,6 +270,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line and returns its exit status."""
   args = _parse(argv)
   try:
+    if not os.path.isfile(args.config):
+      raise FileNotFoundError(
+        f'no file {args.config!r} for --config; experiments/configs/ has '
+        'dim_digits_masked.py.'
+      )
     config = runpy.run_path(args.config)['get_config']()
     if args.steps is not None:
       config.steps = args.steps

@@ -132,3 +132,12 @@ def test_what_is_written(tmp_path, monkeypatch):
   header, *rows = (tmp_path / 'dirac.csv').read_text().splitlines()
   assert header == 'panel,kind,generator,critic,d_generator,d_critic'
   assert sum(',direction,' in row for row in rows) == 11 * 11
+
+
+def test_negative_penalty_is_refused(tmp_path, capsys):
+  with pytest.raises(SystemExit):
+    dirac.main([f'--out={tmp_path}', '--penalty=-1'])
+  assert (
+    '--penalty must be >= 0 and finite, got -1.0' in capsys.readouterr().err
+  )
+  assert not list(tmp_path.iterdir())

@@ -99,3 +99,5 @@ def test_mistakes_are_named(tmp_path, capsys):
     masks.masks(config, str(tmp_path), show_progress=False)
   assert masks.main([str(tmp_path), '--probes=tree']) == 1
   assert "No probe 'tree'" in capsys.readouterr().err
+  assert masks.main([str(tmp_path), '--config=none.py']) == 1
+  assert "no file 'none.py' for --config" in capsys.readouterr().err
