@@ -15,16 +15,18 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dim_jax.data import augment
 from dim_jax.objective import Objective
 
 
 @dataclasses.dataclass(kw_only=True)
-class DataConfig:
-  """Where the examples come from."""
+class DataConfig(augment.Config):
+  """Where the images come from, and how training changes them."""
 
   kind: ClassVar[str] = 'image'  # What batches call the examples.
   name: str = 'digits'
-  """One of digits, mnist, cifar10, cifar100, stl10; or a folder of images."""
+  """One of digits, mnist, cifar10, cifar100, stl10; or the path of a folder of
+  images, such as an unzipped tiny-imagenet-200."""
   image_size: int | None = 32
   """Images are resized to so many pixels a side; None keeps their own size."""
   data_dir: str | None = None
@@ -33,17 +35,21 @@ class DataConfig:
   validation: float = 0.1
   """Fraction of the training set held out for monitoring and selection."""
   unlabelled: bool = False
-  """Train on the split without labels (stl10); its 5,000 labelled images then
-  serve for monitoring and probes alone."""
+  """Train on the split without labels, of stl10 or a folder unlabelled/; the
+  labelled images then serve for monitoring and probes alone."""
+  stream: bool = False
+  """Read images as steps need them, for sets larger than memory; the same steps
+  to the same bits."""
+  labelled: float | None = None
+  """Part of each class's training images that keep their label, one at least;
+  the others train with -1. None keeps all. Given with `unlabelled`, as 1.0, the
+  labelled images are trained on too."""
+  labels_per_class: int | None = None
+  """So many of each class instead."""
+  label_seed: int = 0
+  """Of that choice, which the run's own seed does not change."""
   grayscale: bool = False
   """Turn colours into one channel."""
-  crop: int | None = None
-  """Training images are random crops of so many pixels a side, all others the
-  centre's."""
-  flip: bool = False
-  """Mirror training images at random."""
-  crop_padding: int = 0
-  """Pad training images by this many pixels, then crop at random."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -135,6 +141,12 @@ class ExperimentConfig:
   frozen modules of Greedy InfoMax need it."""
   batch_size: int = 64
   """Global: over all processes and devices."""
+  accumulate: int = 1
+  """Split the batch into so many micro-batches, whose gradients are averaged:
+  less memory, but a contrastive loss then has the negatives of one micro-batch
+  alone, which a run tells at its start; `objective.micro_batch` of Deep InfoMax
+  keeps them all. Batch statistics are those of one micro-batch after another. A
+  step is still one of the optimizer."""
   steps: int = 1000
   seed: int = 0
   log_every: int = 100
@@ -154,7 +166,13 @@ class ExperimentConfig:
   name ('error_12'). Reports print the gap to it."""
 
   def __post_init__(self):
-    for name in ('batch_size', 'steps', 'log_every', 'checkpoint_every'):
+    for name in (
+      'batch_size',
+      'accumulate',
+      'steps',
+      'log_every',
+      'checkpoint_every',
+    ):
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
         raise ValueError(f'{name} must be a whole number >= 1, got {value!r}.')
@@ -185,10 +203,22 @@ def check(config: ExperimentConfig) -> None:
   """
   # Overrides set fields after construction, so its checks run once more.
   config.__post_init__()
+  if isinstance(config.data, augment.Config):
+    augment.check(config.data)
   if config.checkpoint_every % config.log_every:
     raise ValueError(
       f'checkpoint_every ({config.checkpoint_every}) must be a multiple of '
       f'log_every ({config.log_every}): a checkpoint ends a logged interval.'
+    )
+  if config.batch_size % config.accumulate:
+    raise ValueError(
+      f'accumulate={config.accumulate} does not divide batch_size='
+      f'{config.batch_size} into micro-batches of one size: choose a divisor.'
+    )
+  if config.accumulate > 1 and config.parallel == 'pipeline':
+    raise ValueError(
+      f'accumulate={config.accumulate} is not written for '
+      "parallel='pipeline': set accumulate=1, or parallel='jit'."
     )
   if config.parallel not in ('jit', 'pmap', 'pipeline'):
     raise ValueError(

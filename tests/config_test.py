@@ -62,7 +62,7 @@ def test_json_of_an_unknown_field_names_the_accepted_ones():
   data = config_lib.to_json(make_config())
   data['data']['nmae'] = 'mnist'
   with pytest.raises(
-    ValueError, match=r"No field 'nmae': DataConfig has \['na"
+    ValueError, match=r"No field 'nmae': DataConfig has \[.*'name'"
   ):
     config_lib.from_json(data)
 

@@ -100,52 +100,74 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
   return np.asarray(resized).reshape(size, size, image.shape[2])
 
 
-def chunks(
-  split: Split, size: int, first: int, last: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-  """Decodes examples `first` to `last - 1` in this process.
+class Records:
+  """The examples of a split, decoded where they are read.
 
-  Yields:
-    images uint8 [n, size, size, C], labels int32 [n], and whether any of them
-    was stored as JPEG.
-
-  Raises:
-    CorruptError: a file is truncated or garbled; names it.
+  Threads may share one.
   """
-  tfds = import_tfds()
-  channels = split.image_shape[2]
-  index = first
 
-  def corrupt(error: Exception) -> CorruptError:
-    reason = ' '.join(str(error).split())[:200] or type(error).__name__
-    return CorruptError(f'{split.file_of(index)} is damaged ({reason})')
+  def __init__(self, split: Split, size: int):
+    self._split, self._size = split, size
+    tfds = import_tfds()
+    try:
+      builder = tfds.builder_from_directory(split.folder)
+      self._source = builder.as_data_source(
+        split=split.name, decoders={'image': tfds.decode.SkipDecoding()}
+      )
+    except Exception as error:  # TFDS documents no type for a bad file
+      raise _corrupt(split.file_of(0), error) from error
 
-  try:
-    builder = tfds.builder_from_directory(split.folder)
-    source = builder.as_data_source(
-      split=split.name, decoders={'image': tfds.decode.SkipDecoding()}
-    )
-  except Exception as error:  # TFDS documents no type for a bad file
-    raise corrupt(error) from error
-  for start in range(first, last, _CHUNK):
-    count = min(_CHUNK, last - start)
-    images = np.empty([count, size, size, channels], np.uint8)
-    labels = np.empty([count], np.int32)
+  def read(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Decodes the examples at these positions, in this order.
+
+    Returns:
+      images uint8 [n, size, size, C], labels int32 [n], and whether any of
+      them was stored as JPEG.
+
+    Raises:
+      CorruptError: a file is truncated or garbled; names it.
+    """
+    split, size = self._split, self._size
+    images = np.empty([len(rows), size, size, split.image_shape[2]], np.uint8)
+    labels = np.empty([len(rows)], np.int32)
     jpeg = False
-    index = start
+    row = rows[0]
     # Whatever goes wrong from here on, with whatever type, a record caused it.
     try:
-      records = source.__getitems__(list(range(start, start + count)))
-      for i, record in enumerate(records):
-        index = start + i
+      for i, record in enumerate(self._source.__getitems__(list(rows))):
+        row = rows[i]
         data, labels[i] = record['image'], record['label']
         jpeg = jpeg or data[:3] == b'\xff\xd8\xff'
         images[i] = _image(data, split.image_shape, size)
         if not _has_name(labels[i], split.class_names):
           raise ValueError(f'a label {labels[i]}')
     except Exception as error:
-      raise corrupt(error) from error
-    yield images, labels, jpeg
+      raise _corrupt(split.file_of(row), error) from error
+    return images, labels, jpeg
+
+
+def _corrupt(path: str, error: Exception) -> CorruptError:
+  return CorruptError(f'{path} is damaged ({_reason(error)})')
+
+
+def _reason(error: Exception) -> str:
+  return ' '.join(str(error).split())[:200] or type(error).__name__
+
+
+def chunks(
+  split: Split, size: int, first: int, last: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+  """Decodes examples `first` to `last - 1` in this process.
+
+  Yields:
+    What `Records.read` returns, of some examples at a time.
+
+  Raises:
+    CorruptError: a file is truncated or garbled; names it.
+  """
+  records = Records(split, size)
+  for start in range(first, last, _CHUNK):
+    yield records.read(range(start, min(start + _CHUNK, last)))
 
 
 def _has_name(label: int, class_names: tuple[str, ...]) -> bool:
@@ -233,7 +255,8 @@ def _read_into(pipe: Any, array: np.ndarray) -> bool:
   return True
 
 
-def _cores() -> int:
+def cores() -> int:
+  """CPU cores that this process may use."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
@@ -266,7 +289,7 @@ def decode(
   images = np.empty([count, size, size, split.image_shape[2]], np.uint8)
   labels = np.empty([count], np.int32)
   if workers is None:
-    workers = min(_cores(), count // _PER_WORKER) if sys.executable else 1
+    workers = min(cores(), count // _PER_WORKER) if sys.executable else 1
   if workers <= 1:
     jpeg, start = False, 0
     for some_images, some_labels, some_jpeg in chunks(split, size, 0, count):
@@ -319,7 +342,9 @@ class Header(NamedTuple):
 
 
 def _each(
-  function: Callable[[pathlib.Path], Any], paths: Sequence[pathlib.Path]
+  function: Callable[[pathlib.Path], Any],
+  paths: Sequence[pathlib.Path],
+  threads: int,
 ) -> Iterator[Any]:
   """`function` of each file, in order, in threads; errors name the file."""
 
@@ -327,13 +352,15 @@ def _each(
     try:
       return function(path)
     except Exception as error:  # Pillow documents no type for a bad file
-      reason = ' '.join(str(error).split())[:200] or type(error).__name__
       raise CorruptError(
-        f'{path} cannot be decoded ({reason}); repair it or remove it.'
+        f'{path} cannot be decoded ({_reason(error)}); repair it or remove it.'
       ) from error
 
+  if threads == 1:
+    yield from map(named, paths)
+    return
   # Unlike tiny images, photographs spend most of their time outside the lock.
-  with concurrent.futures.ThreadPoolExecutor(_cores()) as pool:
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     yield from pool.map(named, paths)
 
 
@@ -357,7 +384,7 @@ def headers(paths: Sequence[pathlib.Path]) -> list[Header]:
     CorruptError: a file is no image, or has more than 8 bits a channel; names
       it.
   """
-  return list(_each(_header, paths))
+  return list(_each(_header, paths, cores()))
 
 
 def _file(path: pathlib.Path, size: int | None, gray: bool) -> np.ndarray:
@@ -380,7 +407,8 @@ def files(
   paths: Sequence[pathlib.Path],
   size: int | None,
   gray: bool,
-  advance: Callable[[int], None],
+  advance: Callable[[int], None] = lambda count: None,
+  threads: int | None = None,
 ) -> np.ndarray:
   """Decodes image files, the first frame of each.
 
@@ -391,6 +419,7 @@ def files(
       files.
     gray: whether to return one channel, else red, green and blue.
     advance: called with the number of files just done.
+    threads: that decode; None takes one a core.
 
   Returns:
     uint8 [n, H, W, C], C is 1 or 3.
@@ -398,7 +427,9 @@ def files(
   Raises:
     CorruptError: a file is truncated or garbled; names it.
   """
-  decoded = _each(lambda path: _file(path, size, gray), paths)
+  decoded = _each(
+    lambda path: _file(path, size, gray), paths, threads or cores()
+  )
   images = np.empty([0], np.uint8)
   for i, image in enumerate(decoded):
     if i == 0:

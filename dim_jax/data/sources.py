@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import hashlib
 import logging
+import math
 import os
 import pathlib
 import re
@@ -18,19 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dim_jax.data import decode
+from dim_jax.data import decode, folders, splits
 
 _logger = logging.getLogger(__name__)
 
 NAMES = ('digits', 'mnist', 'cifar10', 'cifar100', 'stl10')
 SPLITS = ('train', 'validation', 'test')  # of every data set
-UNLABELLED = 'unlabelled'  # of stl10 alone
-IMAGE_FILES = tuple(
-  '.bmp .gif .jpeg .jpg .pgm .png .ppm .tif .tiff .webp'.split()
-)
+UNLABELLED = folders.UNLABELLED  # of stl10, and of folders that have it
 
-_TEST = 0.2  # of each class, where the source has no test set
-_SPLIT_SEED = 0  # of that test set and of every validation set
 _CACHE_FORMAT = 1  # raise it when what the cached arrays mean changes
 _STALE_SECONDS = 24 * 3600  # a temporary file this old has lost its writer
 
@@ -84,7 +80,7 @@ def load(
 
   'mnist', 'cifar10', 'cifar100' and 'stl10' are read from a prepared TFDS
   folder in the array_record format. The first load decodes them into a cache;
-  later ones read that. Nothing touches the network. Only 'stl10' has the split
+  later ones read that. Nothing touches the network. 'stl10' has also the split
   'unlabelled': 100,000 images of 96x96 (2.8 GB), all of them whatever
   `validation` is, with labels -1.
 
@@ -92,10 +88,14 @@ def load(
   existing directory: a folder of images, cached likewise. It holds
   train/CLASS/* and test/CLASS/*; or CLASS/*, of which a fixed random 20 % of
   each class is the test set; or images without classes, in train/ and test/ or
-  all in one place, whose labels are -1. Hidden files and files that are no
-  images by their ending are passed over. Images become gray if all files are
-  gray, else RGB; transparency and the EXIF orientation are ignored. Their
-  order is random but fixed, so that the first n are of all classes.
+  all in one place, whose labels are -1. A folder unlabelled/ beside them is the
+  split 'unlabelled', and train/ needs no test/ then: a fifth of it is. Tiny
+  ImageNet is taken as it was unzipped: wnids.txt, words.txt, train/ and val/,
+  whose images are the test set, as nobody has the labels of test/. Hidden files
+  and files that are no images by their ending are passed over. Images become
+  gray if all files are gray, else RGB; transparency and the EXIF orientation
+  are ignored. Their order is random but fixed, so that the first n are of all
+  classes.
 
   The validation set is a fixed random part of the training set and the same
   for every run, whatever its seed; 'train' is the rest. At the default of
@@ -105,7 +105,8 @@ def load(
   Args:
     name: digits, mnist, cifar10, cifar100, stl10, or the path of a folder of
       images.
-    split: train, validation or test; for stl10 also unlabelled.
+    split: train, validation or test; for stl10 and folders that
+      have it also unlabelled.
     image_size: height and width to resize to (Pillow, bilinear). Of the images
       in a folder the shorter side is resized to it, and the centre square is
       kept. None keeps the stored size (28 for mnist, 96 for stl10, 32 for the
@@ -122,8 +123,8 @@ def load(
     The split. Its order is that of the source, but for folders of images.
 
   Raises:
-    ValueError: an argument that is not accepted, a damaged file, or a folder
-      of images that is laid out otherwise.
+    ValueError: an argument that is not accepted, a damaged file, a folder of
+      images that is laid out otherwise, or more than fits into memory.
     FileNotFoundError: the data set is not prepared (says how to prepare it),
       or there is no such folder.
 
@@ -131,7 +132,39 @@ def load(
     [TFDS catalogue](https://www.tensorflow.org/datasets/catalog/overview);
     [digits](https://archive.ics.uci.edu/dataset/80).
   """
-  folder = _image_folder(name)
+  request = check(name, split, image_size, validation)
+  if request.folder is not None:
+    arrays = _in_folder(request, request.folder, cache_dir, progress)
+  elif request.name == 'digits':
+    arrays = _digits(request.stored, request.image_size or 32)
+  else:
+    arrays = _prepared(request, data_dir, cache_dir, progress)
+  images, labels, class_names, note = arrays
+  kept = rows(split, len(labels), validation)
+  if kept is not None:
+    images, labels = images[kept], labels[kept]
+  return Dataset(images, labels, class_names, request.name, note)
+
+
+class Request(NamedTuple):
+  """What a caller of `load` wants, checked.
+
+  Attributes:
+    name: of the data set, or the path of a folder.
+    folder: that path; None for a data set.
+    stored: the split that holds the wanted one.
+    image_size: height and width; None for the stored size.
+  """
+
+  name: str
+  folder: pathlib.Path | None
+  stored: str
+  image_size: int | None
+
+
+def check(name: Any, split: Any, image_size: Any, validation: Any) -> Request:
+  """A ValueError where an argument of `load` is not accepted."""
+  folder = folders.path_of(name, NAMES)
   if folder is None:
     check_choice(
       'data set',
@@ -141,32 +174,43 @@ def load(
     )
   name = os.fspath(name)
   check_choice('split', split, (*SPLITS, UNLABELLED), 'split')
-  if split == UNLABELLED and (folder is not None or name != 'stl10'):
+  if split == UNLABELLED and folder is None and name != 'stl10':
     raise ValueError(
-      f'Only stl10 has an unlabelled split; got the data set {name!r}. Take '
-      f'one of its own: {", ".join(SPLITS)}.'
+      f'Only stl10, and folders of images that have a folder {UNLABELLED!r}, '
+      f'have an unlabelled split; got the data set {name!r}. Take one of its '
+      f'own: {", ".join(SPLITS)}.'
     )
   if image_size is not None:
     image_size = _check_image_size(image_size)
   check_validation(validation, split)
   stored = 'train' if split == 'validation' else split
-  if folder is not None:
-    arrays = _in_folder(folder, stored, image_size, cache_dir, progress)
-  elif name == 'digits':
-    arrays = _digits(stored, image_size or 32)
-  else:
-    arrays = _prepared(name, stored, image_size, data_dir, cache_dir, progress)
-  images, labels, class_names, note = arrays
-  if stored == 'train' and validation > 0:
-    held_out = validation_mask(len(labels), validation)
-    kept = held_out if split == 'validation' else ~held_out
-    if not kept.any():
-      raise ValueError(
-        f'validation={validation} of {len(labels)} examples leaves none for '
-        f'{split!r}.'
-      )
-    images, labels = images[kept], labels[kept]
-  return Dataset(images, labels, class_names, name, note)
+  return Request(name, folder, stored, image_size)
+
+
+def rows(split: str, num_examples: int, validation: float) -> np.ndarray | None:
+  """Which examples of the stored split form this one, in their order.
+
+  Args:
+    split: as `load` takes it.
+    num_examples: of the stored split.
+    validation: the part of the training set that is held out.
+
+  Returns:
+    int64 [n]; None for all of them.
+
+  Raises:
+    ValueError: there are none.
+  """
+  if split not in ('train', 'validation') or validation == 0:
+    return None
+  held_out = validation_mask(num_examples, validation)
+  kept = np.flatnonzero(held_out if split == 'validation' else ~held_out)
+  if not len(kept):
+    raise ValueError(
+      f'validation={validation} of {num_examples} examples leaves none for '
+      f'{split!r}.'
+    )
+  return kept
 
 
 def validation_mask(num_examples: int, validation: float) -> np.ndarray:
@@ -174,17 +218,8 @@ def validation_mask(num_examples: int, validation: float) -> np.ndarray:
 
   A larger fraction contains a smaller one's examples.
   """
-  rank = _random_ranks(num_examples, stream=0)
+  rank = splits.random_ranks(num_examples, stream=0)
   return rank < round(validation * num_examples)
-
-
-def _random_ranks(num_examples: int, stream: int) -> np.ndarray:
-  """A fixed permutation of 0..n-1, the same with every version of NumPy."""
-  key = np.array([_SPLIT_SEED, stream], np.uint64)
-  bits = np.random.Philox(key=key).random_raw(num_examples)
-  ranks = np.empty([num_examples], np.int64)
-  ranks[np.argsort(bits, kind='stable')] = np.arange(num_examples)
-  return ranks
 
 
 def check_choice(
@@ -236,7 +271,7 @@ def _digits(stored: str, image_size: int) -> _Arrays:
   digits = sklearn_datasets.load_digits()
   labels = digits.target.astype(np.int32)
   small = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-  test = _test_mask(labels)
+  test = splits.test_mask(labels)
   kept = test if stored == 'test' else ~test
   images = np.stack([decode.resize(image, image_size) for image in small[kept]])
   return _Arrays(
@@ -245,18 +280,6 @@ def _digits(stored: str, image_size: int) -> _Arrays:
     tuple(str(name) for name in digits.target_names),
     _resize_note((8, 8, 1), image_size),
   )
-
-
-def _test_mask(labels: np.ndarray) -> np.ndarray:
-  """Which examples are the test set, a fixed part of each class; bool [n]."""
-  # Stratified: within each class, the first fifth of a fixed random order.
-  rank = _random_ranks(len(labels), stream=1)
-  test = np.zeros([len(labels)], bool)
-  for label in np.unique(labels):
-    members = np.flatnonzero(labels == label)
-    members = members[np.argsort(rank[members])]
-    test[members[: round(_TEST * len(members))]] = True
-  return test
 
 
 def _resize_note(shape: tuple[int, ...], size: int) -> str:
@@ -268,58 +291,78 @@ def _resize_note(shape: tuple[int, ...], size: int) -> str:
 # --- folders of images --------------------------------------------------------
 
 
-class _Files(NamedTuple):
-  """The image files of one part of a folder."""
+def files(
+  request: Request, root: pathlib.Path
+) -> tuple[folders.Files, list[pathlib.Path]]:
+  """The files of a split, and those of the whole folder.
 
-  paths: list[pathlib.Path]
-  labels: np.ndarray  # int32 [n]
-  class_names: tuple[str, ...]
+  Raises:
+    FileNotFoundError: there is no such folder.
+    ValueError: it is laid out otherwise, or has no such split.
+  """
+  if not root.exists():
+    raise FileNotFoundError(
+      f'There is no folder of images {root}. (A data set is named without a '
+      f'separator: {", ".join(NAMES)}.)'
+    )
+  parts = folders.parts(root)
+  if request.stored not in parts:
+    raise ValueError(
+      f'{root} has no folder {UNLABELLED!r}, whose images would be '
+      'the unlabelled split.'
+    )
+  every = [path for part in parts.values() for path in part.paths]
+  return parts[request.stored], every
 
 
-def _image_folder(name: Any) -> pathlib.Path | None:
-  """The folder that `name` is the path of; None where it is a plain name."""
-  if isinstance(name, os.PathLike):
-    return pathlib.Path(name).expanduser()
-  if not isinstance(name, str) or name in NAMES or not name:
-    return None
-  path = pathlib.Path(name).expanduser()
-  separated = any(mark in name for mark in (os.sep, os.altsep) if mark)
-  return path if separated or path.is_dir() else None
+def measure(
+  request: Request, every: list[pathlib.Path], note: str
+) -> tuple[tuple[int, int, int], str]:
+  """The shape [H, W, C] that a folder's images get, and what there is to note.
+
+  All files decide on it, those of other splits too.
+
+  Raises:
+    ValueError: a file is no image, or sizes differ and none is asked for.
+  """
+  headers = decode.headers(every)
+  sizes = [header[:2] for header in headers]
+  size = request.image_size
+  if size is None:
+    _check_one_size(every, sizes)
+  elif set(sizes) != {(size, size)}:
+    resized = (
+      f'shorter side resized to {size} pixels, then the centre {size}x{size} '
+      'kept'
+    )
+    note = '; '.join(filter(None, (note, resized)))
+  channels = 1 if all(header.gray for header in headers) else 3
+  height, width = sizes[0] if size is None else (size, size)
+  return (height, width, channels), note
 
 
 def _in_folder(
+  request: Request,
   root: pathlib.Path,
-  stored: str,
-  image_size: int | None,
   cache_dir: str | os.PathLike[str] | None,
   progress: bool,
 ) -> _Arrays:
-  parts = _list_folder(root)
-  paths, labels, class_names = parts[stored]
-  # Both parts decide on the number of channels.
-  every = [path for part in parts.values() for path in part.paths]
+  stored, size = request.stored, request.image_size
+  (paths, labels, class_names, note), every = files(request, root)
   digest = _digest((os.path.abspath(path), path) for path in every)
   title = re.sub(r'\W+', '_', root.resolve().name)[:50]
   path = _cache_folder(cache_dir) / (
-    f'{title}-{stored}-{image_size or "stored"}-{digest.hexdigest()[:16]}.npz'
+    f'{title}-{stored}-{size or "stored"}-{digest.hexdigest()[:16]}.npz'
   )
-  shape = (len(paths), image_size, image_size, None)
-  arrays = _read_cache(path, shape, class_names)
+  if path.exists():
+    _check_memory(request, path.stat().st_size)
+  arrays = _read_cache(path, (len(paths), size, size, None), class_names)
   if arrays is not None:
     return arrays
-  headers = decode.headers(every)
-  sizes = [header[:2] for header in headers]
-  if image_size is None:
-    _check_one_size(every, sizes)
-  gray = all(header.gray for header in headers)
+  shape, note = measure(request, every, note)
+  _check_memory(request, len(paths) * math.prod(shape))
   with _progress(f'decoding {root} {stored}', len(paths), progress) as advance:
-    images = decode.files(paths, image_size, gray, advance)
-  note = ''
-  if image_size is not None and set(sizes) != {(image_size, image_size)}:
-    note = (
-      f'shorter side resized to {image_size} pixels, then the centre '
-      f'{image_size}x{image_size} kept'
-    )
+    images = decode.files(paths, size, shape[2] == 1, advance)
   arrays = _Arrays(images, labels, class_names, note)
   _write_cache(path, arrays)
   return arrays
@@ -337,109 +380,6 @@ def _check_one_size(
       )
 
 
-def _list_folder(root: pathlib.Path) -> dict[str, _Files]:
-  """The image files of the parts 'train' and 'test', in their final order."""
-  if not root.exists():
-    raise FileNotFoundError(
-      f'There is no folder of images {root}. (A data set is named without a '
-      f'separator: {", ".join(NAMES)}.)'
-    )
-  if not root.is_dir():
-    raise ValueError(f'{root} is a file; a folder of images is accepted.')
-  there = [part for part in ('train', 'test') if (root / part).is_dir()]
-  if len(there) == 1:
-    missing = 'test' if there == ['train'] else 'train'
-    raise ValueError(
-      f'{root} has a folder {there[0]} but none called {missing}. Both are '
-      'needed; or put the folders of the classes straight into one folder, and '
-      'a fifth of each is the test set.'
-    )
-  if there:
-    train, test = (_list_part(root / part) for part in there)
-    if train.class_names != test.class_names:
-      odd = sorted({*train.class_names} ^ {*test.class_names})[0]
-      has, lacks = there if odd in train.class_names else reversed(there)
-      raise ValueError(
-        f'{root / has} has a folder of the class {odd!r}, {root / lacks} has '
-        'none; both need the same classes.'
-      )
-  else:
-    train, test = _divide(root, _list_part(root))
-  return {'train': _shuffle(train), 'test': _shuffle(test)}
-
-
-def _list_part(folder: pathlib.Path) -> _Files:
-  """The images in a folder and its class folders, sorted by name."""
-  loose, classes = _entries(folder)
-  if loose and classes:
-    raise ValueError(
-      f'{folder} holds both images ({loose[0].name}) and folders '
-      f'({classes[0].name}). Put every image into the folder of its class, or '
-      'all into one folder without classes.'
-    )
-  if loose:
-    return _Files(loose, np.full([len(loose)], -1, np.int32), ())
-  if not classes:
-    raise ValueError(
-      f'{folder} holds no images ({", ".join(IMAGE_FILES)}) and no folders of '
-      'images.'
-    )
-  paths: list[pathlib.Path] = []
-  labels: list[int] = []
-  for label, folder_of_class in enumerate(classes):
-    images, _ = _entries(folder_of_class)
-    if not images:
-      raise ValueError(
-        f'The folder of a class {folder_of_class} holds no images '
-        f'({", ".join(IMAGE_FILES)}). Fill it or remove it.'
-      )
-    paths += images
-    labels += [label] * len(images)
-  names = tuple(path.name for path in classes)
-  return _Files(paths, np.array(labels, np.int32), names)
-
-
-def _entries(
-  folder: pathlib.Path,
-) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-  """The images and the folders in a folder, each sorted by name."""
-  images, folders = [], []
-  for path in sorted(folder.iterdir(), key=lambda path: path.name):
-    if path.name.startswith('.'):
-      continue
-    if path.is_dir():
-      folders.append(path)
-    elif path.suffix.lower() in IMAGE_FILES:
-      images.append(path)
-  return images, folders
-
-
-def _divide(root: pathlib.Path, files: _Files) -> tuple[_Files, _Files]:
-  """Training and test files, where the folder does not tell them apart."""
-  test = _test_mask(files.labels)
-  for label in np.unique(files.labels):
-    members = files.labels == label
-    if not test[members].any():
-      where = root / files.class_names[label] if files.class_names else root
-      raise ValueError(
-        f'Images in {where}: {members.sum()}. At least 3 are needed to take a '
-        f'test set of {_TEST:.0%} from them. Add images, or divide all into '
-        f'{root / "train"} and {root / "test"}.'
-      )
-  return _choose(files, np.flatnonzero(~test)), _choose(
-    files, np.flatnonzero(test)
-  )
-
-
-def _shuffle(files: _Files) -> _Files:
-  return _choose(files, _random_ranks(len(files.paths), stream=2))
-
-
-def _choose(files: _Files, index: np.ndarray) -> _Files:
-  paths = [files.paths[i] for i in index]
-  return files._replace(paths=paths, labels=files.labels[index])
-
-
 # --- prepared TFDS data sets --------------------------------------------------
 
 
@@ -450,22 +390,45 @@ def default_data_dir() -> str:
   )
 
 
+def describe(
+  request: Request, data_dir: str | os.PathLike[str] | None
+) -> tuple[decode.Split, str]:
+  """Where the records of a split lie, and the command that prepares it again.
+
+  Raises:
+    FileNotFoundError: the data set, or a file of it, is not there.
+    ValueError: its metadata cannot be read, or it has another format.
+  """
+  root = pathlib.Path(data_dir or default_data_dir()).expanduser()
+  folder = newest(request.name, root)
+  split = _describe(request.name, request.stored, root, folder)
+  return split, prepare_command(request.name, root)
+
+
+def record_note(split: decode.Split, size: int, jpeg: bool) -> str:
+  """What a reader of a result must know of a prepared split."""
+  notes = [
+    'JPEG-recompressed copy, not the original pixels' if jpeg else '',
+    _resize_note(split.image_shape, size),
+  ]
+  return '; '.join(filter(None, notes))
+
+
 def _prepared(
-  name: str,
-  stored: str,
-  image_size: int | None,
+  request: Request,
   data_dir: str | os.PathLike[str] | None,
   cache_dir: str | os.PathLike[str] | None,
   progress: bool,
 ) -> _Arrays:
-  root = pathlib.Path(data_dir or default_data_dir()).expanduser()
-  folder = newest(name, root)
-  split = _describe(name, stored, root, folder)
-  size = image_size or split.image_shape[0]
+  split, again = describe(request, data_dir)
+  name, stored = request.name, request.stored
+  folder = pathlib.Path(split.folder)
+  size = request.image_size or split.image_shape[0]
   path = _cache_folder(cache_dir) / (
     f'{name}-{folder.name}-{stored}-{size}-{_fingerprint(folder, split)}.npz'
   )
   shape = (split.num_examples, size, size, split.image_shape[2])
+  _check_memory(request, math.prod(shape))
   arrays = _read_cache(path, shape, split.class_names)
   if arrays is not None:
     return arrays
@@ -474,14 +437,9 @@ def _prepared(
       images, labels, jpeg = decode.decode(split, size, advance)
   except decode.CorruptError as error:
     raise ValueError(
-      f'{error}. Delete {folder} and prepare it again: '
-      f'{prepare_command(name, root)}'
+      f'{error}. Delete {folder} and prepare it again: {again}'
     ) from error
-  notes = [
-    'JPEG-recompressed copy, not the original pixels' if jpeg else '',
-    _resize_note(split.image_shape, size),
-  ]
-  note = '; '.join(filter(None, notes))
+  note = record_note(split, size, jpeg)
   arrays = _Arrays(images, labels, split.class_names, note)
   _write_cache(path, arrays)
   return arrays
@@ -578,6 +536,39 @@ def _describe(
     image_shape=shape,
     class_names=class_names,
   )
+
+
+# --- memory -------------------------------------------------------------------
+
+
+def _check_memory(request: Request, size: int) -> None:
+  """A ValueError where so many bytes of images would not fit."""
+  # A validation set is taken out by copying.
+  needed = 2 * size if request.stored == 'train' else size
+  available = _available_memory()
+  if available is not None and needed > available:
+    raise ValueError(
+      f'{request.name} {request.stored} takes {needed:,} bytes of memory '
+      f'({needed / 2**30:.3g} GiB) to load, of which {available:,} '
+      f'({available / 2**30:.3g} GiB) are available. Train with '
+      'data.stream=True (--config.data.stream=True), which reads images as '
+      'steps need them, or lower data.image_size.'
+    )
+
+
+def _available_memory() -> int | None:
+  """Bytes; None where the system does not say."""
+  try:
+    with open('/proc/meminfo', encoding='ascii') as file:
+      for line in file:
+        if line.startswith('MemAvailable:'):
+          return int(line.split()[1]) * 1024
+  except OSError:
+    pass
+  try:
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  except (AttributeError, OSError, ValueError):
+    return None
 
 
 # --- the cache ----------------------------------------------------------------

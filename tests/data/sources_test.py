@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.data import decode, prepare, sources
+from dim_jax.data import decode, sources
 
 _REAL = os.environ.get('TFDS_DATA_DIR')
 _LABELS = [str(i) for i in range(10)]
@@ -42,6 +42,7 @@ def _write(
   file_format='array_record',
   n=40,
   unlabelled=False,
+  coarse=False,
 ):
   """Prepares a tiny data set as TFDS would, without TensorFlow."""
   with warnings.catch_warnings():
@@ -54,22 +55,25 @@ def _write(
       return io.BytesIO(file.getvalue())
 
     def info(self):
+      features = {
+        'image': tfds.features.Image(shape=(12, 12, channels)),
+        'label': tfds.features.ClassLabel(names=_LABELS),
+      }
+      if coarse:
+        features['coarse_label'] = tfds.features.ClassLabel(names=['a', 'b'])
+        features['id'] = tfds.features.Text()
       return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(
-          {
-            'image': tfds.features.Image(shape=(12, 12, channels)),
-            'label': tfds.features.ClassLabel(names=_LABELS),
-          }
-        ),
+        builder=self, features=tfds.features.FeaturesDict(features)
       )
 
     def generate(self, seed):
       images, labels = _pixels(n, channels, seed)
       if seed == 2:
         labels[:] = -1  # as TFDS's stl10 says that there is no label
+      extra = {'coarse_label': 1, 'id': 'train_7'} if coarse else {}
       for i in range(n):
-        yield i, {'image': encode(images[i]), 'label': int(labels[i])}
+        example = {'image': encode(images[i]), 'label': int(labels[i])}
+        yield i, example | extra
 
     def split_generators(self, unused_manager):
       splits = ['train', 'test'] + ['unlabelled'] * unlabelled
@@ -98,6 +102,14 @@ def written(tmp_path_factory):
   _write(root, 'mnist', 1)
   _write(root, 'cifar10', 3, kind='JPEG')
   _write(root, 'stl10', 3, unlabelled=True)
+  return root
+
+
+@pytest.fixture(scope='module')
+def fine_and_coarse(tmp_path_factory):
+  """CIFAR-100 has a second label, of 20 superclasses, and an id."""
+  root = tmp_path_factory.mktemp('cifar100')
+  _write(root, 'cifar100', 3, coarse=True)
   return root
 
 
@@ -255,6 +267,14 @@ def test_stl10_has_unlabelled_images_and_gives_all_of_them(root):
     assert data.class_names == (() if split == 'unlabelled' else tuple(_LABELS))
     assert data.note == ''
   assert len(_load(root, 'stl10', 'validation').labels) == 4
+
+
+def test_cifar100_has_its_fine_labels(fine_and_coarse, tmp_path):
+  data = _load(fine_and_coarse, 'cifar100', cache_dir=tmp_path)
+  assert _in_any_order(data.images, data.labels) == _in_any_order(
+    *_pixels(40, 3, 1)
+  )
+  assert data.class_names == tuple(_LABELS)
 
 
 def test_labels_where_there_should_be_none_are_damage(root):
@@ -685,10 +705,153 @@ def test_one_image_has_no_validation_set(tmp_path):
     _save(root / part / '0.png')
   with pytest.raises(ValueError, match=r'validation=0.1 of 1 examples leaves'):
     _folder(root, 'validation', validation=0.1)
-  with pytest.raises(ValueError, match='Only stl10 has an unlabelled split'):
+  with pytest.raises(ValueError, match="images has no folder 'unlabelled'"):
     _folder(root, 'unlabelled')
-  with pytest.raises(ValueError, match='Only stl10 has an unlabelled split'):
+  with pytest.raises(FileNotFoundError, match='no folder of images stl10'):
     sources.load(pathlib.Path('stl10'), 'unlabelled')
+
+
+# --- Tiny ImageNet, unlabelled parts, memory ----------------------------------
+
+_WORDS = 'n01\tgoldfish, Carassius auratus\nn02\tking penguin\nn03\tunused\n'
+
+
+def _tiny_imagenet(root):
+  """The archive's own layout: two classes, 64 pixels made 8; its pixels."""
+  (root / 'test/images').mkdir(parents=True)
+  (root / 'wnids.txt').write_text('n02\nn01\n')
+  (root / 'words.txt').write_text(_WORDS)
+  train, val = [], []
+  for label, wnid in enumerate(('n01', 'n02')):
+    for i in range(3):
+      path = root / 'train' / wnid / 'images' / f'{wnid}_{i}.JPEG'
+      # As there, a few are gray; PNG inside, so that pixels stay what they are.
+      shape = (8, 8) if i == 0 else (8, 8, 3)
+      pixels = _save(path, shape, 10 * label + i, format='PNG')
+      train.append((pixels if i else np.stack([pixels] * 3, -1), label))
+    (root / 'train' / wnid / f'{wnid}_boxes.txt').write_text('0\t0\t9\t9\n')
+  lines = []
+  for i, label in enumerate([1, 0, 1, 1]):
+    path = root / 'val/images' / f'val_{i}.JPEG'
+    val.append((_save(path, (8, 8, 3), 50 + i, format='PNG'), label))
+    lines.append(f'val_{i}.JPEG\tn0{label + 1}\t0\t0\t62\t62\n')
+  (root / 'val/val_annotations.txt').write_text(''.join(lines))
+  return {'train': train, 'test': val}
+
+
+def test_tiny_imagenet_is_taken_as_it_was_unzipped(tmp_path):
+  root = tmp_path / 'tiny-imagenet-200'
+  for split, written in _tiny_imagenet(root).items():
+    data = _folder(root, split)
+    assert data.images.shape == (len(written), 8, 8, 3)
+    assert data.class_names == ('goldfish, Carassius auratus', 'king penguin')
+    images, labels = zip(*written, strict=True)
+    assert _in_any_order(data.images, data.labels) == _in_any_order(
+      images, labels
+    )
+  assert _folder(root, 'train').note == ''
+  assert data.note == 'its labelled validation set serves as the test set'
+  resized = _folder(root, 'test', image_size=4)
+  assert resized.note.startswith(f'{data.note}; shorter side resized to 4')
+  with pytest.raises(ValueError, match="has no folder 'unlabelled'"):
+    _folder(root, 'unlabelled')
+
+
+@pytest.mark.parametrize(
+  ('damage', 'words'),
+  [
+    ('no annotations', ['{root}/val/val_annotations.txt is missing', 'Unzip']),
+    ('no words', ['{root}/words.txt is missing']),
+    ('nameless', ["{root}/wnids.txt lists the class 'n09'", 'words.txt']),
+    ('unknown class', ['val_annotations.txt, line 5', "class 'n03'"]),
+    ('missing image', ["line 5, names the image 'val_9.JPEG'", 'not in']),
+    ('no class', ["line 5, names the class ''"]),
+    ('not annotated', ['does not name {root}/val/images/val_x.JPEG']),
+    ('no folder', ['{root}/train/n02/images holds no images']),
+    ('empty', ['val_annotations.txt names no images']),
+  ],
+)
+def test_damaged_tiny_imagenet_is_named(tmp_path, damage, words):
+  root = tmp_path / 'tiny'
+  _tiny_imagenet(root)
+  listing = root / 'val/val_annotations.txt'
+  lines = listing.read_text()
+  if damage == 'no annotations':
+    listing.unlink()
+  elif damage == 'no words':
+    (root / 'words.txt').unlink()
+  elif damage == 'nameless':
+    (root / 'wnids.txt').write_text('n01\nn02\nn09\n')
+  elif damage == 'unknown class':
+    listing.write_text(f'{lines}val_0.JPEG\tn03\t0\t0\t1\t1\n')
+  elif damage == 'missing image':
+    listing.write_text(f'{lines}val_9.JPEG\tn01\t0\t0\t1\t1\n')
+  elif damage == 'no class':
+    listing.write_text(f'{lines}val_0.JPEG\n')
+  elif damage == 'not annotated':
+    _save(root / 'val/images/val_x.JPEG')
+  elif damage == 'no folder':
+    shutil.rmtree(root / 'train/n02/images')
+  elif damage == 'empty':
+    shutil.rmtree(root / 'val/images')
+    listing.write_text('')
+  with pytest.raises(ValueError) as error:
+    _folder(root)
+  for word in words:
+    assert word.format(root=root) in _message(error)
+
+
+@pytest.mark.parametrize('layout', ['both', 'train', 'classes'])
+def test_an_unlabelled_part_of_a_folder(tmp_path, layout):
+  root = tmp_path / 'birds'
+  _classes(root / ('' if layout == 'classes' else 'train'), {'owl': 5})
+  if layout == 'both':
+    _classes(root / 'test', {'owl': 2})
+  written = [_save(root / f'unlabelled/{i}.png', seed=50 + i) for i in range(3)]
+  # All of them, whatever is held out of the labelled ones.
+  data = _folder(root, 'unlabelled', validation=0.5)
+  assert data.class_names == ()
+  assert _in_any_order(data.images, data.labels) == _in_any_order(
+    written, [-1] * 3
+  )
+  train, test = _folder(root), _folder(root, 'test')
+  assert train.class_names == test.class_names == ('owl',)
+  # Where there is no test/, a fifth of five images is.
+  sizes = (5, 2) if layout == 'both' else (4, 1)
+  assert (len(train.labels), len(test.labels)) == sizes
+
+
+def test_train_beside_something_else_still_needs_a_test_set(tmp_path):
+  root = tmp_path / 'birds'
+  for part in ('train', 'val', 'unlabelled'):
+    _classes(root / part, {'owl': 3})
+  with pytest.raises(ValueError, match='folder train but none called test'):
+    _folder(root)
+
+
+def test_more_than_memory_holds_says_how_much_and_what_to_do(
+  root, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(sources, '_available_memory', lambda: 10_000)
+  # 40 images of 12x12 gray pixels.
+  assert len(_load(root, split='test').labels) == 40
+  with pytest.raises(ValueError) as error:
+    _load(root, split='train')  # and a copy, to take the validation set out
+  for word in ('mnist train', '11,520 bytes', '10,000', 'data.stream=True'):
+    assert word in _message(error)
+  _classes(tmp_path / 'birds', {'owl': 50, 'kite': 50})
+  for _ in range(2):
+    # 20 images of 9x9x3 as the test set, decoded and then cached.
+    monkeypatch.setattr(sources, '_available_memory', lambda: 4859)
+    with pytest.raises(ValueError, match=r'birds test takes [45],\d+ bytes'):
+      _folder(tmp_path / 'birds', 'test')
+    monkeypatch.setattr(sources, '_available_memory', lambda: None)
+    _folder(tmp_path / 'birds', 'test')
+
+
+def test_available_memory_is_less_than_there_is():
+  total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  assert 0 < sources._available_memory() <= total
 
 
 # --- errors -------------------------------------------------------------------
@@ -816,35 +979,6 @@ def test_other_file_format_is_refused(root):
   with pytest.raises(ValueError) as error:
     _load(root)
   assert 'prepared as tfrecord; only array_record' in _message(error)
-
-
-# --- preparing ----------------------------------------------------------------
-
-
-def test_prepare_without_tensorflow_says_what_to_install(tmp_path, monkeypatch):
-  monkeypatch.setattr(prepare.importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(ModuleNotFoundError) as error:
-    prepare.prepare('mnist', os.fspath(tmp_path))
-  assert 'tensorflow' in _message(error)
-  assert "pip install 'dim_jax[prepare]'" in _message(error)
-
-
-def test_prepare_refuses_unknown_names(tmp_path):
-  with pytest.raises(ValueError, match="Did you mean 'mnist'"):
-    prepare.prepare('mnst', os.fspath(tmp_path))
-  with pytest.raises(ValueError, match='needs no files'):
-    prepare.prepare('digits', os.fspath(tmp_path))
-
-
-def test_prepare_without_network_fails_at_once(tmp_path, monkeypatch):
-  def unknown(host, port):
-    raise OSError(f'{host}:{port} not known')
-
-  monkeypatch.setattr(prepare.importlib.util, 'find_spec', lambda name: True)
-  monkeypatch.setattr(prepare.urllib.request, 'getproxies', dict)
-  monkeypatch.setattr(prepare.socket, 'getaddrinfo', unknown)
-  with pytest.raises(ConnectionError, match=r'Cannot reach .*cs\.toronto\.edu'):
-    prepare.prepare('cifar10', os.fspath(tmp_path))
 
 
 # --- the real ones ------------------------------------------------------------

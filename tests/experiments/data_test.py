@@ -76,6 +76,54 @@ def test_colours_become_grey_and_crops_their_centre(colours):
   np.testing.assert_array_equal(before.labels['class'], after.labels['class'])
 
 
+@pytest.mark.parametrize('grayscale', [False, True])
+def test_a_streamed_set_is_what_would_be_in_memory(colours, grayscale):
+  config = DataConfig(
+    name=str(colours), image_size=8, crop=5, grayscale=grayscale
+  )
+  whole = data.train_set(config, progress=False)
+  watched = data.load(config, 'validation', validation=0.5, progress=False)
+  config.stream = True
+  found = data.train_set(config, progress=False)
+  # 20 images, of which 4 are for tests and a tenth of 16 for validation.
+  assert found.num_examples == 14
+  read = found.read(np.arange(14))
+  assert set(read) == set(whole) == {'image', 'label'}
+  for name, values in whole.items():
+    np.testing.assert_array_equal(read[name], values)
+  first = data.load(config, 'validation', validation=0.5, first=3)
+  np.testing.assert_array_equal(first.inputs, watched.inputs[:3])
+  np.testing.assert_array_equal(
+    first.labels['class'], watched.labels['class'][:3]
+  )
+  assert first._replace(inputs=0, labels=0) == watched._replace(
+    inputs=0, labels=0
+  )
+  # Without a limit it is in memory, as probes need it.
+  np.testing.assert_array_equal(
+    data.load(config, 'test', progress=False).inputs,
+    data.load(config, 'test', first=99, progress=False).inputs,
+  )
+
+
+def test_a_stream_of_unlabelled_images(colours, tmp_path):
+  for i in range(3):
+    path = tmp_path / 'unlabelled' / f'{i}.png'
+    path.parent.mkdir(exist_ok=True)
+    PIL.Image.new('RGB', (4, 4), (i, i, i)).save(path)
+  (tmp_path / 'train').symlink_to(colours, target_is_directory=True)
+  config = DataConfig(
+    name=str(tmp_path), image_size=4, unlabelled=True, stream=True
+  )
+  found = data.train_set(config)
+  read = found.read(np.arange(found.num_examples))
+  assert sorted(read['image'][:, 0, 0, 0].tolist()) == [0, 1, 2]
+  assert read['label'].tolist() == [-1, -1, -1]
+  config.labelled = 0.5
+  with pytest.raises(ValueError, match=r'data\.labelled needs all labels'):
+    data.train_set(config)
+
+
 def test_sound_is_labelled_with_what_is_asked(speakers):
   config = SoundConfig(name=str(speakers), window=200, validation=0.0)
   found = data.load(config, 'test', progress=False)
