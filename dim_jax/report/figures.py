@@ -11,6 +11,7 @@ import colorsys
 import csv
 import math
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -87,8 +88,6 @@ def save(picture: Picture, folder: str | os.PathLike) -> dict[str, str]:
   Returns:
     The paths, by 'csv', 'light' and 'dark'.
   """
-  import matplotlib
-
   stem = os.path.join(folder, picture.name)
   paths = {'csv': f'{stem}.csv'}
   with open(paths['csv'], 'w', newline='') as file:
@@ -97,12 +96,17 @@ def save(picture: Picture, folder: str | os.PathLike) -> dict[str, str]:
     writer.writerows(picture.rows)
   for theme in THEMES:
     path = f'{stem}{"" if theme is LIGHT else "-" + theme.name}.png'
-    figure = picture.draw(theme)
-    with matplotlib.rc_context(_settings(theme)):
-      # A fixed Software field: the same numbers give the same bytes.
-      figure.savefig(path, dpi=DPI, metadata={'Software': None})
+    write(picture.draw(theme), path, theme)
     paths[theme.name] = path
   return paths
+
+
+def write(figure: Any, path: str | os.PathLike, theme: Theme = LIGHT) -> None:
+  """Writes a figure as PNG; the same figure gives the same bytes."""
+  import matplotlib
+
+  with matplotlib.rc_context(_settings(theme)):
+    figure.savefig(path, dpi=DPI, format='png', metadata={'Software': None})
 
 
 # Curves over steps.
@@ -996,6 +1000,64 @@ def _draw_retrieval(
   # imshow moves the limits.
   axes.set_xlim(-0.05, wide)
   axes.set_ylim(high, -0.05)
+  return figure
+
+
+# Images.
+
+
+def views(
+  originals: np.ndarray,
+  changed: np.ndarray,
+  *,
+  title: str,
+  caption: str,
+  theme: Theme = LIGHT,
+) -> Any:
+  """Images, a row each, beside what augmentation makes of them.
+
+  Args:
+    originals: uint8, shape [n, H, W, C], of one or three channels.
+    changed: uint8, shape [n, views, h, w, C], drawn as large as originals.
+    title: a few words above.
+    caption: sentences below, of any length.
+    theme: its colours.
+
+  Returns:
+    The matplotlib figure.
+  """
+  if originals.shape[-1] == 1:
+    originals, changed = (np.repeat(x, 3, -1) for x in (originals, changed))
+  rows, count = changed.shape[:2]
+  # In units of an image, with a wider gap behind the original.
+  step, start = 1.06, 1.3
+  wide, high = start + count * step - 0.06, rows * step - 0.06
+  # As wide as other pictures of eight views; text needs half of that.
+  inches = 1.35 * WIDTH / 9.8
+  width = max(wide * inches, 0.7 * WIDTH)
+  lines = textwrap.wrap(caption, round(17 * width))
+  text = 0.16 * len(lines) + 0.15
+  figure, axes = blank(theme, width, high * inches + text + 0.4)
+  axes.set_axis_off()
+  for i in range(rows):
+    for j in range(count + 1):
+      image = originals[i] if j == 0 else changed[i, j - 1]
+      x = 0 if j == 0 else start + (j - 1) * step
+      axes.imshow(
+        image,
+        extent=(x, x + 1, i * step + 1, i * step),
+        interpolation='nearest',
+      )
+  # imshow moves the limits.
+  axes.set_xlim(-0.02, wide + 0.02)
+  axes.set_ylim(high + 0.02, -0.02)
+  place = {'va': 'bottom', 'fontsize': 9, 'color': theme.faint}
+  axes.text(0.5, -0.1, 'original', ha='center', **place)
+  axes.text(start, -0.1, 'views', ha='left', **place)
+  axes.set_title(title, fontsize=11, loc='left', pad=18, color=theme.ink)
+  figure.supxlabel(
+    '\n'.join(lines), x=0.01, ha='left', fontsize=8.5, color=theme.ink
+  )
   return figure
 
 

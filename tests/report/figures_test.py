@@ -307,3 +307,28 @@ def test_effective_rank():
     figures.effective_rank(np.array([2.0, 1.0])), 3 / 2 ** (2 / 3)
   )
   assert figures.effective_rank(np.zeros(3)) == 0
+
+
+def test_views_stand_beside_their_originals(tmp_path):
+  random = np.random.default_rng(0)
+  originals = random.integers(0, 256, (2, 6, 6, 3), np.uint8)
+  changed = random.integers(0, 256, (2, 4, 5, 5, 3), np.uint8)
+  caption = 'Words that need several lines. ' * 8
+  for theme, ground in ((figures.LIGHT, 255), (figures.DARK, 0x16)):
+    figure = figures.views(
+      originals, changed, title='Views', caption=caption, theme=theme
+    )
+    axes = figure.axes[0]
+    drawn = [np.asarray(image.get_array()) for image in axes.images]
+    for i in range(2):
+      np.testing.assert_array_equal(drawn[5 * i], originals[i])
+      np.testing.assert_array_equal(drawn[5 * i + 1 : 5 * i + 5], changed[i])
+    places = np.array([image.get_extent() for image in axes.images])
+    # Equal squares that do not touch; a row's images have one top.
+    np.testing.assert_allclose(places[:, 1] - places[:, 0], 1)
+    assert (np.diff(places[:5, 0]) > 1).all()
+    assert len(set(places[:5, 3])) == 1 and places[5, 3] > 1
+    assert figure.get_supxlabel().replace('\n', ' ') == caption.strip()
+    figures.write(figure, tmp_path / 'x.png', theme)
+    pixels = image_lib.imread(tmp_path / 'x.png')
+    np.testing.assert_allclose(pixels[0, 0, 0], ground / 255, atol=1e-3)

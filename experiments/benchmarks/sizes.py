@@ -1,0 +1,290 @@
+"""How fast each encoder trains, and in how much memory, by batch size.
+
+  python -m experiments.benchmarks.sizes > sizes.json
+  python -m experiments.benchmarks.sizes --quick
+  python -m experiments.benchmarks.sizes --encoders=basic32,resnet50 \
+      --batch_sizes=64,256 --budget_s=60
+
+Prints one JSON line, and its table on stderr. It takes 10 to 15 minutes on two
+cores. A row is a full training step of DIM(L) with InfoNCE, for each of
+`networks.encoders.ENCODERS`: the encoder, the factored critic of 2,048 units,
+the uniform prior and its adversary, Adam, no probe; or one of Greedy InfoMax,
+for each of `networks.modules.MODULES`, on the examples of `gim_step`. Images
+and sounds are noise. Each row is a process of its own, with `--threads`
+threads, so that its peak is its own:
+
+  step_s            one step inside of a scan, the median over turns
+  examples_per_s    batch_size / step_s
+  compile_s         of that scan
+  peak_bytes        of the process on a CPU, with what Python and JAX take; what
+                    the device's allocator held at most elsewhere
+  start_bytes       of the process before the network was made
+  argument_bytes    of the compiled scan by XLA: parameters, moments, examples
+  temporary_bytes   likewise: activations, scores, gradients
+
+`--budget_s` ends a row, its start and compilation included. Such a row says
+'over_budget', and larger batches of its encoder are not tried but say so too. A
+row that failed, as one without enough memory does, has the 'error'.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.benchmarks import gim_step, workers
+
+BATCH_SIZES = (8, 64, 256)
+QUICK = {'encoders': ('small32', 'resnet_small'), 'batch_sizes': (8,)}
+
+
+def names() -> tuple[str, ...]:
+  """All encoders, Deep InfoMax's first."""
+  from dim_jax.networks import encoders, modules
+
+  return (*encoders.ENCODERS, *modules.MODULES)
+
+
+def case(name: str) -> tuple[Any, tuple[int, ...], str]:
+  """The objective of an encoder, and the shape and dtype of an example.
+
+  Args:
+    name: of `names`.
+  """
+  from dim_jax.networks import encoders
+  from dim_jax.objectives import dim, gim
+
+  if name in encoders.ENCODERS:
+    size = encoders.make(name).image_size
+    config = dim.Config(
+      encoder=name, bound='infonce', critic='factored', num_classes=0
+    )
+    if name.startswith('foldmulti'):  # These have several globals and no code.
+      config.global_tap = 'globals'
+    channels = 1 if size == 28 else 3
+    return dim.make(config), (size, size, channels), 'uint8'
+  # A context changes neither the examples nor the fields, but for the walls.
+  plain = name.removesuffix('_cpc')
+  like = {'resnet50': 'vision', 'resnet34': 'vision', 'sound': 'sound'}
+  fields, shape, dtype, _ = gim_step.CASES[
+    like.get(plain, plain.replace('resnet', 'vision'))
+  ]
+  fields = fields | {'modules': name}
+  if name != plain:
+    fields['walls'] = ()
+  return gim.make(gim.Config(num_classes=0, **fields)), shape, dtype
+
+
+def measure(
+  name: str, batch_size: int, *, steps: int, turns: int
+) -> dict[str, Any]:
+  """Takes steps and returns a row.
+
+  Args:
+    name: of `names`.
+    batch_size: N.
+    steps: of a turn, one scan.
+    turns: how many are measured, after one that is not.
+  """
+  import jax
+  import numpy as np
+
+  from dim_jax.config import OptimizerConfig
+  from dim_jax.training import loop, parallel, step
+
+  device = jax.devices()[0]
+  start_bytes = _resident_peak()
+  objective, shape, dtype = case(name)
+  kind = 'image' if dtype == 'uint8' else 'audio'
+  bounds = np.iinfo(dtype)
+  count = 2 * batch_size
+  examples: dict[str, Any] = {
+    kind: np.random.default_rng(0).integers(
+      bounds.min // 8, bounds.max // 8, (count, *shape), dtype
+    )
+  }
+  mesh = parallel.make_mesh(1)
+  few = {kind: examples[kind][:2]}
+  params, _ = jax.eval_shape(objective.init, jax.random.key(0), few)
+  optimizer = step.make_optimizer(OptimizerConfig(), {}, params)
+  init = jax.jit(lambda key: step.init_state(objective, optimizer, few, key))
+  state = parallel.replicate(init(jax.random.key(0)), mesh)
+  placed = parallel.replicate(examples, mesh)
+  rows = np.arange(steps * batch_size, dtype=np.int32) % count
+  indices = parallel.put_columns(rows.reshape(steps, -1), mesh)
+  chunk: Any = loop.make_chunk(objective, optimizer, mesh)
+  start = time.perf_counter()
+  compiled = chunk.lower(state, placed, indices).compile()
+  compile_s = time.perf_counter() - start
+
+  times = []
+  for _ in range(turns + 1):
+    start = time.perf_counter()
+    state, values = compiled(state, placed, indices)
+    jax.block_until_ready((state, values))
+    times.append((time.perf_counter() - start) / steps)
+  times = times[1:]
+  step_s = statistics.median(times)
+  allocated = compiled.memory_analysis()
+  stats = device.memory_stats() if device.platform != 'cpu' else None
+  return {
+    'step_s': round(step_s, 5),
+    'examples_per_s': round(batch_size / step_s, 2),
+    'spread_s': [round(min(times), 5), round(max(times), 5)],
+    'compile_s': round(compile_s, 2),
+    'peak_bytes': stats['peak_bytes_in_use'] if stats else _resident_peak(),
+    'start_bytes': start_bytes,
+    'argument_bytes': allocated.argument_size_in_bytes,
+    'temporary_bytes': allocated.temp_size_in_bytes,
+    'parameters': sum(x.size for x in jax.tree.leaves(params)),
+    'example': list(shape),
+    'device': device.device_kind,
+    'versions': {
+      module: __import__(module).__version__
+      for module in ('jax', 'jaxlib', 'flax')
+    }
+    | {'python': platform.python_version()},
+  }
+
+
+def _resident_peak() -> int:
+  """Bytes that this process held at most."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == 'darwin' else 1024 * peak
+
+
+def row(command: Sequence[str], budget_s: float) -> dict[str, Any]:
+  """What a process that measures prints, or why it did not.
+
+  Args:
+    command: of the process.
+    budget_s: seconds after which it ends.
+  """
+  try:
+    done = subprocess.run(
+      command,
+      cwd=workers.ROOT,
+      capture_output=True,
+      text=True,
+      timeout=budget_s,
+    )
+  except subprocess.TimeoutExpired:
+    return {'over_budget': budget_s}
+  if done.returncode:
+    lines = done.stderr.strip().splitlines() or ['']
+    return {'error': f'status {done.returncode}: {lines[-1][:200]}'}
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(args: argparse.Namespace) -> dict[str, Any]:
+  """Measures every row and returns the fields of the JSON line.
+
+  Args:
+    args: the parsed command line.
+  """
+  load = os.getloadavg()[0]
+  rows, shared = [], {}
+  start = time.perf_counter()
+  for name in args.encoders:
+    over = False
+    for batch_size in sorted(args.batch_sizes):
+      found: dict[str, Any] = {'over_budget': args.budget_s, 'tried': False}
+      if not over:
+        found = row(
+          [
+            *(sys.executable, '-m', 'experiments.benchmarks.sizes', '--work'),
+            *(f'--encoders={name}', f'--batch_sizes={batch_size}'),
+            *(f'--steps={args.steps}', f'--turns={args.turns}'),
+            f'--threads={args.threads}',
+          ],
+          args.budget_s,
+        )
+      over = 'over_budget' in found
+      for key in ('device', 'versions'):
+        if key in found:
+          shared[key] = found.pop(key)
+      rows.append({'encoder': name, 'batch_size': batch_size} | found)
+      print(line(rows[-1]), file=sys.stderr, flush=True)
+  return {
+    'name': 'sizes',
+    'rows': rows,
+    'seconds': round(time.perf_counter() - start, 1),
+    'turns': args.turns,
+    'steps': args.steps,
+    'budget_s': args.budget_s,
+    'critic': 'factored, 2048 units',
+    'device': shared.get('device'),
+    'machine': workers.machine(args.threads, load),
+    'versions': {'ours': shared.get('versions')},
+  }
+
+
+def line(row: dict[str, Any]) -> str:
+  """A row of the table, of one width.
+
+  Args:
+    row: as of `table`.
+  """
+  text = f'{row["encoder"]:22}{row["batch_size"]:>6}  '
+  if 'error' in row:
+    return f'{text}{row["error"]}'
+  if 'over_budget' in row:
+    tried = '' if row.get('tried', True) else ', as a smaller batch was'
+    return f'{text}over {row["over_budget"]:g} s{tried}'
+  return (
+    f'{text}{row["examples_per_s"]:10.1f} examples/s'
+    f'{row["peak_bytes"] / 2**20:10.0f} MiB at most'
+    f'{row["temporary_bytes"] / 2**20:10.0f} MiB of temporaries'
+  )
+
+
+def _words(text: str) -> tuple[str, ...]:
+  return tuple(text.split(','))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+  sizes = tuple(int(word) for word in text.split(','))
+  if min(sizes) < 2:
+    raise argparse.ArgumentTypeError('needs batches of two or more')
+  return sizes
+
+
+def main() -> None:
+  """Prints the JSON line, or works for the process that does."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--encoders', type=_words, help='all, if left out')
+  parser.add_argument('--batch_sizes', type=_sizes)
+  parser.add_argument('--steps', type=int, default=1, help='steps a turn')
+  parser.add_argument('--turns', type=int, default=3)
+  parser.add_argument(
+    '--budget_s', type=float, default=45.0, help='seconds of a row'
+  )
+  parser.add_argument('--threads', type=int, default=2)
+  parser.add_argument('--quick', action='store_true', help='two small rows')
+  parser.add_argument('--work', action='store_true', help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.work:
+    workers.pin(args.threads)
+    (name,), (size,) = args.encoders, args.batch_sizes
+    print(json.dumps(measure(name, size, steps=args.steps, turns=args.turns)))
+    return
+  known = names()
+  quick = QUICK if args.quick else {}
+  args.encoders = args.encoders or quick.get('encoders', known)
+  args.batch_sizes = args.batch_sizes or quick.get('batch_sizes', BATCH_SIZES)
+  if unknown := [name for name in args.encoders if name not in known]:
+    parser.error(f'no encoder {unknown[0]!r}: there are {", ".join(known)}.')
+  print(json.dumps(table(args)))
+
+
+if __name__ == '__main__':
+  main()
