@@ -22,6 +22,7 @@ Hjelm et al., Learning deep representations by mutual information estimation and
 maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -251,6 +252,79 @@ class ConcatCritic(nn.Module):
     for i in range(1, self.depth):
       x = nn.relu(layers.Dense(self.units, dtype=self.dtype, name=f'fc_{i}')(x))
     return _Score(self.dtype, name='score')(x)
+
+
+class CoordinateHead(nn.Module):
+  """Says which row and column of a map each of its features is from.
+
+  An MLP of the concatenation [code; local] or, given a source location,
+  [code; local; source], then it is the offset from there. Its hidden layers
+  have batch normalisation; the first is split as `ConcatCritic`'s.
+
+  Attributes:
+    units: size of the two hidden layers, the paper's being 512.
+    dtype: compute dtype; logits are float32.
+    axis_name: the `pmap` axis over which batch statistics are averaged.
+  """
+
+  units: int = 512
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    maps: jax.Array,
+    glob: jax.Array,
+    source: jax.Array | None = None,
+    *,
+    train: bool = False,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns logits of rows and columns, of each location given each global.
+
+    Args:
+      maps: local features, [n, H, W, C].
+      glob: the globals of the same images, [n, M, D].
+      source: int [n], a location of each image in its flattened map; None for
+        absolute coordinates.
+      train: whether normalisation uses the batch's statistics.
+
+    Returns:
+      Logits [n, M, H*W, H] and [n, M, H*W, W] or, of offsets -(H-1)..H-1 and
+      -(W-1)..W-1, [n, M, H*W, 2H-1] and [n, M, H*W, 2W-1].
+    """
+    rows, columns = maps.shape[1:3]
+    local = maps.reshape(maps.shape[0], -1, maps.shape[-1])
+    parts = [glob[:, :, None], local[:, None]]
+    if source is not None:
+      rows, columns = 2 * rows - 1, 2 * columns - 1
+      found = jnp.take_along_axis(local, source[:, None, None], axis=1)
+      parts.append(found[:, None])
+    sizes = [part.shape[-1] for part in parts]
+    kernel = self.param(
+      'kernel', layers.torch_uniform(), (sum(sizes), self.units)
+    ).astype(self.dtype)
+    ends = list(itertools.accumulate(sizes))
+    x = sum(
+      part.astype(self.dtype) @ kernel[end - size : end]
+      for part, size, end in zip(parts, sizes, ends, strict=True)
+    )
+
+    def activate(x: jax.Array, name: str) -> jax.Array:
+      norm = layers.batch_norm(
+        train, dtype=self.dtype, axis_name=self.axis_name, name=name
+      )
+      return nn.relu(norm(x))
+
+    x = activate(x, 'norm_0')
+    dense = layers.Dense(
+      self.units, use_bias=False, dtype=self.dtype, name='fc_1'
+    )
+    x = activate(dense(x), 'norm_1').astype(jnp.float32)
+    return (
+      layers.Dense(rows, name='row')(x),
+      layers.Dense(columns, name='column')(x),
+    )
 
 
 class Adversary(nn.Module):

@@ -1,10 +1,8 @@
-"""Encoders with a named feature at every stage.
+"""Encoders by name, with a named feature at every stage.
 
-The convolutional ones are those of Deep InfoMax: every hidden layer is a linear
-operation without bias, batch normalisation and ReLU, then perhaps max-pooling.
-The code Y is a plain linear map with bias; a sigmoid, where the prior asks for
-one, belongs to the objective. Maps are flattened in the order C, H, W, as
-PyTorch does, so that weights compare.
+The convolutional ones are those of Deep InfoMax. The folded ones among them cut
+an image into overlapping crops, encode each crop alone and lay the results out
+as a map, so that a location has seen nothing but its crop.
 
 Hjelm et al., Learning deep representations by mutual information estimation and
 maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
@@ -20,141 +18,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dim_jax.networks import layers
+from dim_jax.networks.convolutional import (
+  ConvEncoder,
+  ConvLayer,
+  ResidualLayer,
+  bounded_log_variance,
+)
 
-# The log-variance of a stochastic code lies in (-10, 10), that is, standard
-# deviations in (0.0067, 148) around a prior's 1.
-LOG_VARIANCE_BOUND = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvLayer:
-  """One hidden convolution.
-
-  Attributes:
-    features: output channels.
-    kernel_size: height and width of the kernel.
-    strides: step of the window.
-    padding: zeros on all four sides.
-    pool: whether 3x3 max-pooling with stride 2, without padding, follows.
-  """
-
-  features: int
-  kernel_size: int
-  strides: int
-  padding: int
-  pool: bool = False
-
-
-class ConvEncoder(nn.Module):
-  """Convolutions, fully connected layers and a linear code.
-
-  Attributes:
-    image_size: height and width of the images that it takes.
-    convs: the convolutions, first to last.
-    fcs: sizes of the fully connected hidden layers.
-    local: index in `convs` of the layer whose map is the local features.
-    code: size of the code Y.
-    stochastic: whether to also return the code's log-variance.
-    dtype: compute dtype, float32 or bfloat16. Parameters, batch statistics, 'y'
-      and 'log_variance' are float32 in each case.
-    axis_name: the `pmap` axis over which batch statistics are averaged.
-    lowering: of the convolutions, see `layers.Conv`.
-    title: what error messages call this encoder.
-  """
-
-  image_size: int
-  convs: tuple[ConvLayer, ...]
-  fcs: tuple[int, ...]
-  local: int
-  code: int = 64
-  stochastic: bool = False
-  dtype: Any = jnp.float32
-  axis_name: str | None = None
-  lowering: str | None = None
-  title: str = 'encoder'
-
-  @nn.compact
-  def __call__(
-    self, images: jax.Array, *, train: bool = False
-  ) -> dict[str, jax.Array]:
-    """Encodes images.
-
-    Args:
-      images: [N, H, W, C], floats in [-1, 1].
-      train: normalise with the batch's statistics and update the running ones
-        (collection 'batch_stats'), rather than use the running ones.
-
-    Returns:
-      Taps: 'local' [N, H', W', C'], the map of the layer `local`; 'conv'
-      [N, H'', W'', C''], the last map; 'fc' [N, D], the last hidden layer; 'y'
-      [N, code], a stochastic code's mean; and 'log_variance' [N, code] if the
-      encoder is stochastic. Features are taken after ReLU and pooling.
-
-    Raises:
-      ValueError: on images of another shape or dtype.
-    """
-    self._check(images)
-    x = images.astype(self.dtype)
-    taps = {}
-    for i, conv in enumerate(self.convs):
-      x = layers.Conv(
-        conv.features,
-        kernel_size=conv.kernel_size,
-        strides=conv.strides,
-        padding=conv.padding,
-        dtype=self.dtype,
-        lowering=self.lowering,
-        name=f'conv_{i}',
-      )(x)
-      x = self._activate(x, train, f'conv_{i}_norm')
-      if conv.pool:
-        x = nn.max_pool(x, (3, 3), strides=(2, 2))
-      if i == self.local:
-        taps['local'] = x
-    taps['conv'] = x
-    x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
-    for i, features in enumerate(self.fcs):
-      x = layers.Dense(
-        features, use_bias=False, dtype=self.dtype, name=f'fc_{i}'
-      )(x)
-      x = self._activate(x, train, f'fc_{i}_norm')
-    taps['fc'] = x
-    y = layers.Dense(self.code, dtype=self.dtype, name='y')(x)
-    taps['y'] = y.astype(jnp.float32)
-    if self.stochastic:
-      raw = layers.Dense(self.code, dtype=self.dtype, name='log_variance')(x)
-      taps['log_variance'] = _bounded(raw)
-    return taps
-
-  def _activate(self, x: jax.Array, train: bool, name: str) -> jax.Array:
-    norm = layers.batch_norm(
-      train, dtype=self.dtype, axis_name=self.axis_name, name=name
-    )
-    return nn.relu(norm(x))
-
-  def _check(self, images: jax.Array) -> None:
-    if not -len(self.convs) <= self.local < len(self.convs):
-      raise ValueError(
-        f'{self.title} has {len(self.convs)} convolutions; local='
-        f'{self.local} must be an index in 0..{len(self.convs) - 1}.'
-      )
-    if images.ndim != 4:
-      raise ValueError(
-        f'{self.title} takes images [N, H, W, C]; got shape {images.shape}.'
-      )
-    size = self.image_size
-    if images.shape[1:3] != (size, size):
-      height, width = images.shape[1:3]
-      raise ValueError(
-        f'{self.title} takes images of {size}x{size} pixels; got '
-        f'{height}x{width}. Set --config.data.image_size={size}, or choose '
-        'another encoder.'
-      )
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise ValueError(
-        f'{self.title} takes floats in [-1, 1]; got {images.dtype}. Pass '
-        'uint8 images through dim_jax.networks.layers.normalise_images.'
-      )
+_ALEXNET = (
+  ConvLayer(96, 3, 1, 1, pool=True),
+  ConvLayer(192, 3, 1, 1, pool=True),
+  ConvLayer(384, 3, 1, 1),
+  ConvLayer(384, 3, 1, 1),
+  ConvLayer(192, 3, 1, 1, pool=True),
+)
 
 
 def basic28(**overrides: Any) -> ConvEncoder:
@@ -203,13 +80,7 @@ def alex64(**overrides: Any) -> ConvEncoder:
     overrides,
     title='alex64',
     image_size=64,
-    convs=(
-      ConvLayer(96, 3, 1, 1, pool=True),
-      ConvLayer(192, 3, 1, 1, pool=True),
-      ConvLayer(384, 3, 1, 1),
-      ConvLayer(384, 3, 1, 1),
-      ConvLayer(192, 3, 1, 1, pool=True),
-    ),
+    convs=_ALEXNET,
     fcs=(4096, 4096),
     local=2,
   )
@@ -228,6 +99,122 @@ def small32(**overrides: Any) -> ConvEncoder:
     convs=_halving(32, 64, 128),
     fcs=(256,),
     local=1,
+  )
+
+
+def foldalex64(**overrides: Any) -> ConvEncoder:
+  """Returns `alex64` on 7x7 crops of 16 pixels; locals 7x7x192.
+
+  What the paper compares with contrastive predictive coding on STL-10. The
+  released code gives the layers before normalisation biases, which do nothing,
+  and the convolution after the fold other initial weights.
+  """
+  return _encoder(
+    overrides,
+    title='foldalex64',
+    image_size=64,
+    crop=16,
+    convs=(*_ALEXNET, ConvLayer(384, 3, 2, 0)),
+    fcs=(4096,),
+    local=4,
+    dropout=0.1,
+    init_std=0.02,
+  )
+
+
+def foldmultialex64(**overrides: Any) -> ConvEncoder:
+  """Returns `foldalex64` with 25 globals instead of a code; locals 7x7x192.
+
+  The tap 'globals', 5x5x192, holds one for each 3x3 locations: name it in
+  `dim.Config.global_tap`. The field `code` is not used.
+  """
+  return _encoder(
+    {**overrides, 'code': 0},
+    title='foldmultialex64',
+    image_size=64,
+    crop=16,
+    convs=(*_ALEXNET, ConvLayer(192, 3, 1, 0), ConvLayer(192, 1, 1, 0)),
+    fcs=(),
+    local=4,
+  )
+
+
+def resnet19_32(**overrides: Any) -> ConvEncoder:
+  """Returns a ResNet of 2, 2 and 2 blocks for 32x32 images; locals 8x8x512."""
+  return _encoder(
+    overrides,
+    title='resnet19_32',
+    image_size=32,
+    convs=_resnet(2, 2, 2),
+    fcs=(1024,),
+    local=3,
+  )
+
+
+def resnet34_32(**overrides: Any) -> ConvEncoder:
+  """Returns a ResNet of 3, 6 and 3 blocks for 32x32 images; locals 8x8x512.
+
+  It has 37 convolutions, and 3 more in shortcuts.
+  """
+  return _encoder(
+    overrides,
+    title='resnet34_32',
+    image_size=32,
+    convs=_resnet(3, 6, 3),
+    fcs=(1024,),
+    local=4,
+  )
+
+
+def foldresnet19_32(**overrides: Any) -> ConvEncoder:
+  """Returns `resnet19_32` on 7x7 crops of 8 pixels; locals 7x7x1024."""
+  return _encoder(
+    overrides,
+    title='foldresnet19_32',
+    image_size=32,
+    crop=8,
+    convs=_resnet(2, 2, 2),
+    fcs=(1024,),
+    local=6,
+  )
+
+
+def foldresnet34_32(**overrides: Any) -> ConvEncoder:
+  """Returns `resnet34_32` on 7x7 crops of 8 pixels; locals 7x7x1024.
+
+  What the paper compares with contrastive predictive coding on CIFAR-10, as far
+  as the released code tells: its last version leaves the two strided blocks
+  out, so that a crop keeps 4x4 locations and the fold mixes images up. Here
+  they are in, as in the version before.
+  """
+  return _encoder(
+    overrides,
+    title='foldresnet34_32',
+    image_size=32,
+    crop=8,
+    convs=_resnet(3, 6, 3),
+    fcs=(1024,),
+    local=12,
+  )
+
+
+def foldmultiresnet34_32(**overrides: Any) -> ConvEncoder:
+  """Returns `foldresnet34_32` with 25 globals, 5x5x1024, instead of a code.
+
+  Built as `foldmultialex64` is; the released code has none for CIFAR.
+  """
+  return _encoder(
+    {**overrides, 'code': 0},
+    title='foldmultiresnet34_32',
+    image_size=32,
+    crop=8,
+    convs=(
+      *_resnet(3, 6, 3),
+      ConvLayer(1024, 3, 1, 0),
+      ConvLayer(1024, 1, 1, 0),
+    ),
+    fcs=(),
+    local=12,
   )
 
 
@@ -299,7 +286,7 @@ class MLPCode(nn.Module):
     taps['y'] = layers.Dense(self.code, name='y')(taps['fc'])
     if self.stochastic:
       raw = layers.Dense(self.code, name='log_variance')(taps['fc'])
-      taps['log_variance'] = _bounded(raw)
+      taps['log_variance'] = bounded_log_variance(raw)
     return taps
 
 
@@ -309,6 +296,13 @@ ENCODERS: dict[str, Callable[..., ConvEncoder]] = {
   'basic64': basic64,
   'alex64': alex64,
   'small32': small32,
+  'foldalex64': foldalex64,
+  'foldmultialex64': foldmultialex64,
+  'resnet19_32': resnet19_32,
+  'resnet34_32': resnet34_32,
+  'foldresnet19_32': foldresnet19_32,
+  'foldresnet34_32': foldresnet34_32,
+  'foldmultiresnet34_32': foldmultiresnet34_32,
 }
 
 
@@ -328,18 +322,19 @@ def make(name: str, **overrides: Any) -> ConvEncoder:
   return ENCODERS[name](**overrides)
 
 
-def _bounded(raw: jax.Array) -> jax.Array:
-  """A log-variance from any real numbers, in float32."""
-  # The rate holds exp(log_variance), which overflows float32 above 88. A clip
-  # would stop the gradient outside; tanh is near the identity inside and always
-  # has a slope.
-  raw = raw.astype(jnp.float32) / LOG_VARIANCE_BOUND
-  return LOG_VARIANCE_BOUND * jnp.tanh(raw)
-
-
 def _halving(*features: int) -> tuple[ConvLayer, ...]:
   """Returns convolutions of kernel 4 that halve the map each."""
   return tuple(ConvLayer(n, 4, 2, 1) for n in features)
+
+
+def _resnet(*blocks: int) -> tuple[ConvLayer | ResidualLayer, ...]:
+  """Returns a convolution and three stages of so many bottleneck blocks."""
+  found: list[ConvLayer | ResidualLayer] = [ConvLayer(64, 3, 2, 1)]
+  for stage, count in enumerate(blocks):
+    width = 64 * 2**stage
+    found.append(ResidualLayer(width, 2 if stage else 1))
+    found += [ResidualLayer(width)] * (count - 1)
+  return tuple(found)
 
 
 def _encoder(overrides: dict[str, Any], **fields: Any) -> ConvEncoder:

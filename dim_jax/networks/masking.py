@@ -19,12 +19,17 @@ which is what its own padding shows beyond the border, and mid-gray in [-1, 1];
 it sees the edges of the holes, and at evaluation more that is not zero than in
 training. What it sees then is x, uncorrected.
 
-Masks hide an exact number of patches, those of every image alike, so that the
-hidden ones can be selected with static shapes and no image is whole or empty by
-chance. The patches of one image are then not independent; the means above need
-only each patch's own probability, (visible patches) / (all patches), which
-`visible_share` gives.
+- 'occlude': as 'drop', but of a rectangle of pixels whose place and size are
+  random, `draw_occlusion`, Deep InfoMax's own task.
 
+The others hide an exact number of patches, those of every image alike, so that
+the hidden ones can be selected with static shapes and no image is whole or
+empty by chance. The patches of one image are then not independent; the means
+above need only each patch's own probability, (visible patches) / (all patches),
+which `visible_share` gives.
+
+Hjelm et al., Learning deep representations by mutual information estimation and
+maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
 Su, MLM and MAE from the viewpoint of dropout, 2021 (in Chinese).
 https://kexue.fm/archives/8770
 He et al., Masked autoencoders are scalable vision learners, 2022.
@@ -34,6 +39,7 @@ https://arxiv.org/abs/2111.06377
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 MODES = ('token', 'rescale', 'drop')
 
@@ -114,6 +120,61 @@ def draw_visible(
   # Twice argsort: equal draws still have different ranks.
   rank = jnp.argsort(jnp.argsort(order, axis=1), axis=1)
   return (rank >= hidden).reshape(shape)
+
+
+def draw_occlusion(
+  rng: jax.Array, shape: tuple[int, ...], block: int
+) -> jax.Array:
+  """Masks that hide a rectangle of at least a block, and leave a block visible.
+
+  One axis, either at random where both are long enough, keeps `block` visible
+  pixels at one end. Along it, and along the other, each interval that qualifies
+  is equally likely.
+
+  Args:
+    rng: the key; the only source of randomness.
+    shape: (N, H, W) of the images.
+    block: least height and width of the rectangle, and side of a square that
+      stays visible, in pixels; the paper's is 10.
+
+  Returns:
+    Which pixels are visible, bool of `shape`, images independent.
+
+  Raises:
+    ValueError: the images hold no two such blocks side by side.
+  """
+  count, *sides = shape
+  if block < 1 or min(sides) < block or max(sides) < 2 * block:
+    raise ValueError(
+      f'occlusion hides a block of {block}x{block} pixels and shows another, '
+      f'which images of {sides[0]}x{sides[1]} do not hold side by side: take '
+      f'blocks of 1 to {min(*sides, max(sides) // 2)} pixels, or larger images.'
+    )
+  draws = jax.random.uniform(rng, (count, 3))
+  rows_leave = draws[:, 2] < 0.5
+  if min(sides) < 2 * block:
+    rows_leave = jnp.full(count, sides[0] >= 2 * block)
+  inside = []
+  for axis, leaves in enumerate((rows_leave, ~rows_leave)):
+    some, leaving = (
+      table[(draws[:, axis] * len(table)).astype(jnp.int32)]
+      for table in _intervals(sides[axis], block)
+    )
+    chosen = jnp.where(leaves[:, None], leaving, some)
+    at = jnp.arange(sides[axis])[None]
+    inside.append((chosen[:, :1] <= at) & (at < chosen[:, 1:]))
+  return ~(inside[0][:, :, None] & inside[1][:, None, :])
+
+
+def _intervals(size: int, least: int) -> tuple[jax.Array, jax.Array]:
+  """Intervals (start, stop) of 0..size; those that leave `least` at one end."""
+  start, stop = np.mgrid[: size + 1, : size + 1].reshape(2, -1)
+  long = stop - start >= least
+  leaving = long & (np.maximum(start, size - stop) >= least)
+  pairs = np.stack([start, stop], 1).astype(np.int32)
+  # Where none leaves, no image is told to; any stands in.
+  chosen = leaving if leaving.any() else long
+  return jnp.asarray(pairs[long]), jnp.asarray(pairs[chosen])
 
 
 def with_token(

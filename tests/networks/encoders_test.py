@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dim_jax.networks import encoders, layers
+from dim_jax.networks import convolutional, encoders, layers
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +117,47 @@ SMALL32 = (
   + (4 * 4 * 128 * 256 + 2 * 256)
   + (256 * 64 + 64)
 )
+# The convolutions on crops are those of alex64.
+ON_CROPS = (
+  (3 * 3 * 3 * 96 + 2 * 96)
+  + (3 * 3 * 96 * 192 + 2 * 192)
+  + (3 * 3 * 192 * 384 + 2 * 384)
+  + (3 * 3 * 384 * 384 + 2 * 384)
+  + (3 * 3 * 384 * 192 + 2 * 192)
+)
+FOLDALEX64 = (
+  ON_CROPS
+  + (3 * 3 * 192 * 384 + 2 * 384)
+  + (3 * 3 * 384 * 4096 + 2 * 4096)
+  + (4096 * 64 + 64)
+)
+FOLDMULTIALEX64 = (
+  ON_CROPS + (3 * 3 * 192 * 192 + 2 * 192) + (192 * 192 + 2 * 192)
+)
+
+
+def _block(inputs, width, shortcut=False):
+  """A bottleneck: 1x1, 3x3 and 1x1, and the shortcut's 1x1."""
+  return (
+    (inputs * width + 2 * width)
+    + (3 * 3 * width * width + 2 * width)
+    + (width * 4 * width + 2 * 4 * width)
+    + shortcut * (inputs * 4 * width + 2 * 4 * width)
+  )
+
+
+# The first block of each stage changes the shape.
+RESNET19 = (
+  (3 * 3 * 3 * 64 + 2 * 64)
+  + (_block(64, 64, True) + _block(256, 64))
+  + (_block(256, 128, True) + _block(512, 128))
+  + (_block(512, 256, True) + _block(1024, 256))
+)
+# 3, 6 and 3 blocks instead of 2, 2 and 2.
+RESNET34 = RESNET19 + _block(256, 64) + 4 * _block(512, 128) + _block(1024, 256)
+# The fully connected layer and the code, by the last map's side.
+HEAD = {n: n * n * 1024 * 1024 + 2 * 1024 + 1024 * 64 + 64 for n in (4, 7)}
+GLOBALS = (3 * 3 * 1024 * 1024 + 2 * 1024) + (1024 * 1024 + 2 * 1024)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +168,43 @@ SMALL32 = (
     ('basic64', 3, BASIC64, 11.21, (8, 8, 256), (4, 4, 512), 1024),
     ('alex64', 3, ALEX64, 58.42, (15, 15, 384), (7, 7, 192), 4096),
     ('small32', 3, SMALL32, 0.71, (8, 8, 64), (4, 4, 128), 256),
+    ('foldalex64', 3, FOLDALEX64, 17.92, (7, 7, 192), (7, 7, 192), 4096),
+    (
+      'resnet19_32',
+      3,
+      RESNET19 + HEAD[4],
+      20.28,
+      (8, 8, 512),
+      (4, 4, 1024),
+      1024,
+    ),
+    (
+      'resnet34_32',
+      3,
+      RESNET34 + HEAD[4],
+      22.59,
+      (8, 8, 512),
+      (4, 4, 1024),
+      1024,
+    ),
+    (
+      'foldresnet19_32',
+      3,
+      RESNET19 + HEAD[7],
+      54.88,
+      (7, 7, 1024),
+      (7, 7, 1024),
+      1024,
+    ),
+    (
+      'foldresnet34_32',
+      3,
+      RESNET34 + HEAD[7],
+      57.19,
+      (7, 7, 1024),
+      (7, 7, 1024),
+      1024,
+    ),
   ],
 )
 def test_architectures_are_the_papers(
@@ -141,6 +219,35 @@ def test_architectures_are_the_papers(
     'fc': (2, fc),
     'y': (2, 64),
   }
+
+
+@pytest.mark.parametrize(
+  ('name', 'count', 'channels'),
+  [
+    ('foldmultialex64', FOLDMULTIALEX64, 192),
+    ('foldmultiresnet34_32', RESNET34 + GLOBALS, 1024),
+  ],
+)
+def test_several_globals_instead_of_a_code(name, count, channels):
+  taps, variables = _shapes(encoders.make(name, code=64), 3)
+  assert sum(p.size for p in jax.tree.leaves(variables['params'])) == count
+  assert {tap: value.shape for tap, value in taps.items()} == {
+    'local': (2, 7, 7, channels),
+    'conv': (2, 7, 7, channels),
+    'globals': (2, 5, 5, channels),
+  }
+
+
+def test_every_encoder_has_a_count_here():
+  counted = {
+    name
+    for test in (
+      test_architectures_are_the_papers,
+      test_several_globals_instead_of_a_code,
+    )
+    for name, *_ in test.pytestmark[0].args[1]
+  }
+  assert counted == set(encoders.ENCODERS)
 
 
 def test_maps_of_alex64():
@@ -280,7 +387,7 @@ def test_log_variance_is_bounded_and_keeps_its_gradient():
     (value, log_variance), slope = gradient(shift)
     assert np.isfinite(value)
     assert np.isfinite(slope)
-    assert np.abs(log_variance).max() <= encoders.LOG_VARIANCE_BOUND
+    assert np.abs(log_variance).max() <= convolutional.LOG_VARIANCE_BOUND
   # Twice the bound, where a clip would have no slope.
   assert gradient(20.0)[1] > 1.0
 

@@ -237,3 +237,64 @@ def test_wrong_shapes_are_named():
     masking.hidden_locations(visible, 1, (5, 4))
   with pytest.raises(ValueError, match='no patch is hidden'):
     masking.hidden_locations(visible, 0, (4, 4))
+
+
+def holds_block(pixels, block):
+  """Whether a map of booleans has a square of `block` that is all True."""
+  windows = np.lib.stride_tricks.sliding_window_view(pixels, (block, block))
+  return windows.all((2, 3)).any()
+
+
+@pytest.mark.parametrize(
+  ('height', 'width', 'block'), [(32, 32, 10), (20, 20, 10), (12, 21, 10)]
+)
+def test_occlusion_hides_a_rectangle_and_a_block_stays_visible(
+  height, width, block
+):
+  draw = jax.jit(masking.draw_occlusion, static_argnums=(1, 2))
+  visible = np.asarray(draw(jax.random.key(0), (3000, height, width), block))
+  for seen in visible:
+    hidden = ~seen
+    rows, columns = hidden.any(1), hidden.any(0)
+    # A rectangle is what its rows and columns have in common.
+    np.testing.assert_array_equal(hidden, rows[:, None] & columns[None])
+    assert np.diff(np.flatnonzero(rows)).max() == 1
+    assert np.diff(np.flatnonzero(columns)).max() == 1
+    assert rows.sum() >= block and columns.sum() >= block
+    assert holds_block(seen, block)
+
+
+def test_occlusions_are_all_that_qualify_and_as_often_as_told():
+  # 4x4 pixels, blocks of 2. Intervals of at least 2: 0-2, 1-3, 2-4, 0-3, 1-4,
+  # 0-4; only 0-2 and 2-4 leave 2 at one end. So 2 x 6 rectangles if the rows
+  # leave, each 1/24, and 6 x 2 if the columns do; the 4 in both 1/12.
+  count = 12_000
+  visible = np.asarray(
+    masking.draw_occlusion(jax.random.key(1), (count, 4, 4), 2)
+  )
+  leaving = [(0, 2), (2, 4)]
+  some = [*leaving, (1, 3), (0, 3), (1, 4), (0, 4)]
+  expected = {}
+  for rows, columns in [(a, b) for a in leaving for b in some] + [
+    (a, b) for a in some for b in leaving
+  ]:
+    key = (*rows, *columns)
+    expected[key] = expected.get(key, 0) + 1 / 24
+  assert len(expected) == 20
+  found = dict.fromkeys(expected, 0)
+  for hidden in ~visible:
+    rows, columns = (np.flatnonzero(hidden.any(axis)) for axis in (1, 0))
+    found[rows[0], rows[-1] + 1, columns[0], columns[-1] + 1] += 1
+  for key, share in expected.items():
+    deviation = np.sqrt(count * share * (1 - share))
+    assert abs(found[key] - count * share) < 5 * deviation
+
+
+@pytest.mark.parametrize(
+  ('shape', 'block', 'accepted'),
+  [((19, 19), 10, 9), ((32, 8), 10, 8), ((4, 4), 0, 2)],
+)
+def test_occlusion_needs_room_for_two_blocks(shape, block, accepted):
+  message = f'do not hold side by side: take blocks of 1 to {accepted} pixels'
+  with pytest.raises(ValueError, match=message):
+    masking.draw_occlusion(jax.random.key(0), (2, *shape), block)
