@@ -75,6 +75,10 @@ class Objective(NamedTuple):
       uses running statistics and samples nothing.
     stages: `loss` as a chain of parts, whose losses and metrics add up to its
       own; () for a method that is not such a chain.
+    negatives: `batch -> {term: (count, ceiling)}`, from the batch's shapes
+      alone: how many negatives an anchor of each contrastive term has, and the
+      most nats that the term can then find, None without a ceiling. {} for a
+      method without such terms.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -84,3 +88,6 @@ class Objective(NamedTuple):
   ]
   encode: Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]]
   stages: tuple[Stage, ...] = ()
+  negatives: Callable[[Batch], dict[str, tuple[int, float | None]]] = (
+    lambda batch: {}
+  )

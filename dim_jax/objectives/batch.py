@@ -63,6 +63,31 @@ def per_image(
   return jax.lax.dynamic_slice_in_dim(everything, start, shape[0])
 
 
+def cross_entropy(
+  logits: jax.Array, labels: jax.Array, axis_name: str | None
+) -> tuple[jax.Array, jax.Array]:
+  """How well logits tell the labels of all examples that have one.
+
+  Args:
+    logits: of this device's examples, [n, C].
+    labels: theirs, int32 [n]; those of -1 do not count, whatever their logits.
+    axis_name: the pmapped axis.
+
+  Returns:
+    The cross-entropy in nats and the accuracy, scalars; 0 without a label.
+  """
+  labels = gather(labels, axis_name)
+  known = labels >= 0
+  count = jnp.maximum(known.sum(), 1)
+  # Before the loss: behind it, a gradient of infinity times 0 would be NaN.
+  logits = jnp.where(known[:, None], gather(logits, axis_name), 0)
+  losses = optax.softmax_cross_entropy_with_integer_labels(
+    logits, jnp.maximum(labels, 0)
+  )
+  hits = (logits.argmax(-1) == labels) & known
+  return jnp.where(known, losses, 0).sum() / count, hits.sum() / count
+
+
 def classify(
   layer: Mapping[str, jax.Array],
   features: jax.Array,
@@ -80,13 +105,5 @@ def classify(
   Returns:
     The cross-entropy in nats and the accuracy, scalars; 0 without a label.
   """
-  labels = gather(labels, axis_name)
   logits = features @ layer['kernel'] + layer['bias'][None]
-  logits = gather(logits, axis_name)
-  known = labels >= 0
-  count = jnp.maximum(known.sum(), 1)
-  losses = optax.softmax_cross_entropy_with_integer_labels(
-    logits, jnp.maximum(labels, 0)
-  )
-  hits = (logits.argmax(-1) == labels) & known
-  return jnp.where(known, losses, 0).sum() / count, hits.sum() / count
+  return cross_entropy(logits, labels, axis_name)

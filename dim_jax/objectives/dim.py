@@ -7,8 +7,11 @@ The paper's objective, with its alpha, beta and gamma,
 is maximised over the encoder and the critics, while an adversary estimates the
 divergence D. Four players share one loss: `encoder`, `critic`, `adversary` and
 an online `probe`; `Config.divergence` says which D, and two need no adversary.
-The adversary sees `stop_gradient` of the codes, the encoder sees
-`stop_gradient` of the adversary's parameters, and the probe sees
+The paper's structure tasks are options: `Config.coordinates`, whose heads are
+the critic's, and `mask='occlude'`. With labels, a fifth player `decoder` tells
+them together with the encoder: semi-supervised, fine-tuned or, with no other
+weight, supervised. The adversary sees `stop_gradient` of the codes, the encoder
+sees `stop_gradient` of the adversary's parameters, and the probe sees
 `stop_gradient` of the features; so each gets its own gradient from one backward
 pass.
 
@@ -19,6 +22,7 @@ maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -27,10 +31,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from dim_jax.losses import bottleneck, bounds, chunked, divergences
-from dim_jax.networks import critics, encoders, layers, masking
+from dim_jax.losses import (
+  bottleneck,
+  bounds,
+  chunked,
+  divergences,
+  micro_batches,
+)
+from dim_jax.networks import critics, decoders, encoders, layers, masking
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import batch as batch_lib
+from dim_jax.objectives import coordinates, masks
 
 BOUNDS = {
   bound.__name__: bound
@@ -86,6 +97,11 @@ class Config:
   of all, and make them twice: the same loss and gradients in less memory. For
   the critics 'projection' and 'factored'; the scores of `global_weight`, one a
   pair of images, stay as they are."""
+  micro_batch: int | None = None
+  """Encode so many images of a device at a time, twice: the same loss and
+  gradients, all negatives included, while a step holds the activations of so
+  many alone. For encoders without batch statistics; the critics keep theirs, of
+  the whole batch."""
   prior: str = 'uniform'
   """The prior of the code: 'uniform' on [0, 1] (against sigmoid of the code),
   'gaussian', 'ball' or 'sphere', matched by samples; or 'kl', a stochastic
@@ -112,11 +128,13 @@ class Config:
   mask: str | None = None
   """Hide patches of the images that the code is of, while the local features
   stay those of whole images: 'token' shows a learned patch instead, 'rescale'
-  keeps the images' mean, 'drop' shows zeros; see `networks.masking`."""
+  keeps the images' mean, 'drop' shows zeros; see `networks.masking`. 'occlude'
+  shows zeros in a random rectangle, as large as it falls."""
   mask_keep: float = 0.5
   """The part of the patches that stays visible, rounded to whole patches."""
   mask_patch: int = 8
-  """Height and width of a patch, in pixels."""
+  """Height and width of a patch, in pixels; of 'occlude' the least height and
+  width of what is hidden, and a square of so many stays visible."""
   mask_fill: float = 0.0
   """The value in [-1, 1] that 'rescale' shows where it hides, such as the mean
   pixel of the data."""
@@ -126,6 +144,21 @@ class Config:
   mask_evaluation: str = 'consistent'
   """What `encode` sees: the 'consistent' mean of the masked images, or the
   images as they are, 'naive'. They differ for 'token' alone."""
+  coordinates: str | None = None
+  """Predict where the local features are from each with the code: 'absolute',
+  its row and column in the map; 'relative', its offset from one random location
+  of the image, whose feature is given too; 'both'; or None."""
+  coordinate_weight: float = 1.0
+  """Of the cross-entropies of rows and columns, added up."""
+  coordinate_units: int = 512
+  """Width of the heads that predict them."""
+  supervised_weight: float = 0.0
+  """Of the cross-entropy of a small classifier, which the encoder learns from
+  too. Images labelled -1 are left out of it; 0 for no classifier."""
+  decoder_units: tuple[int, ...] = (200,)
+  """Hidden layers of that classifier."""
+  decoder_tap: str = 'conv'
+  """The feature that it reads."""
   local_tap: str = 'local'
   map_tap: str = 'conv'
   global_tap: str = 'y'
@@ -133,8 +166,9 @@ class Config:
   """Compute dtype of the networks, 'float32' or 'bfloat16'; parameters and
   scores stay float32."""
   num_classes: int = 10
-  """Classes of the online probe, a linear layer on every tap that sees no
-  gradient back; 0 for none. Images labelled -1 are left out of it."""
+  """Classes of the classifier and of the online probe, a linear layer on every
+  tap that sends no gradient back; 0 for neither. Images labelled -1 are left
+  out of it."""
   probe_taps: tuple[str, ...] = ('conv', 'fc', 'y')
 
 
@@ -146,7 +180,8 @@ def check(config: Config) -> None:
     ('prior', PRIORS),
     ('divergence', DIVERGENCES),
     ('dtype', ('float32', 'bfloat16')),
-    ('mask', (None, *masking.MODES)),
+    ('mask', (None, *masks.MODES)),
+    ('coordinates', (None, *coordinates.KINDS)),
     ('mask_targets', ('all', 'hidden')),
     ('mask_evaluation', ('consistent', 'naive')),
   ):
@@ -154,24 +189,52 @@ def check(config: Config) -> None:
       raise ValueError(
         f'objective.{name} must be one of {accepted}, got {value!r}.'
       )
-  weights = ('local_weight', 'global_weight', 'prior_weight')
-  for name in (*weights, 'gradient_penalty', 'spectral_penalty'):
+  for name in (
+    'local_weight',
+    'global_weight',
+    'prior_weight',
+    'gradient_penalty',
+    'spectral_penalty',
+    'coordinate_weight',
+    'supervised_weight',
+  ):
     if not 0 <= (value := getattr(config, name)) < math.inf:
       raise ValueError(
         f'objective.{name} must be >= 0 and finite, got {value}.'
       )
-  if not config.local_weight and not config.global_weight:
+  if not (
+    config.local_weight
+    or config.global_weight
+    or config.supervised_weight
+    or (config.coordinates and config.coordinate_weight)
+  ):
     raise ValueError(
       'objective.local_weight and objective.global_weight are both 0: nothing '
-      'would train the encoder. Set one above 0.'
+      'would train the encoder. Set one above 0, or supervised_weight, or '
+      f'coordinates to one of {coordinates.KINDS}.'
     )
-  for name in ('local_samples', 'global_samples'):
+  if config.supervised_weight and config.num_classes < 2:
+    raise ValueError(
+      f'objective.supervised_weight={config.supervised_weight} trains a '
+      'classifier: set num_classes to 2 or more, got '
+      f'{config.num_classes}.'
+    )
+  if config.coordinate_units < 1:
+    raise ValueError(
+      f'objective.coordinate_units must be >= 1, got {config.coordinate_units}.'
+    )
+  if config.decoder_units and min(config.decoder_units) < 1:
+    raise ValueError(
+      'objective.decoder_units must hold sizes >= 1, got '
+      f'{config.decoder_units}.'
+    )
+  for name in ('local_samples', 'global_samples', 'micro_batch'):
     value = getattr(config, name)
     if value is not None and value < 1:
       raise ValueError(f'objective.{name} must be >= 1 or None, got {value}.')
   _check_chunk(config)
   _check_prior(config)
-  _check_mask(config)
+  masks.check(config)
 
 
 def _check_chunk(config: Config) -> None:
@@ -220,42 +283,18 @@ def _check_prior(config: Config) -> None:
     )
 
 
-def _check_mask(config: Config) -> None:
-  if not 0 < config.mask_keep <= 1:
-    raise ValueError(
-      f'objective.mask_keep must be in (0, 1], got {config.mask_keep}.'
-    )
-  if config.mask_patch < 1:
-    raise ValueError(
-      f'objective.mask_patch must be >= 1, got {config.mask_patch}.'
-    )
-  if not -1 <= config.mask_fill <= 1:
-    raise ValueError(
-      f'objective.mask_fill must be in [-1, 1], got {config.mask_fill}.'
-    )
-  if config.mask_targets == 'hidden':
-    if config.mask is None or config.mask_keep == 1:
-      raise ValueError(
-        "objective.mask_targets is 'hidden', but nothing is hidden: set "
-        f'objective.mask to one of {masking.MODES} and mask_keep below 1.'
-      )
-    if not config.local_weight or config.local_samples is not None:
-      raise ValueError(
-        "objective.mask_targets='hidden' selects among all locations: it needs "
-        'local_weight above 0 and local_samples=None.'
-      )
-
-
 class Networks(nn.Module):
   """The critics, under the player's one name.
 
   Attributes:
     local: scores the code against each location; None if it has no weight.
     whole: scores the code against the whole map; None if it has no weight.
+    coordinates: says where local features are, by kind of coordinates.
   """
 
   local: nn.Module | None
   whole: nn.Module | None
+  coordinates: dict[str, nn.Module]
 
   def __call__(
     self,
@@ -285,6 +324,28 @@ class Networks(nn.Module):
       scores['global'] = self.whole(whole, codes, train=train)
     return scores
 
+  def locate(
+    self,
+    maps: jax.Array,
+    codes: jax.Array,
+    source: jax.Array,
+    train: bool = False,
+  ) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """Logits of rows and columns by kind; see `critics.CoordinateHead`.
+
+    Args:
+      maps: local features, shape [N, H, W, C].
+      codes: the globals, shape [N, M, Y].
+      source: int [N], the location that relative coordinates are from.
+      train: whether normalisation uses the batch's statistics.
+    """
+    return {
+      kind: head(
+        maps, codes, source if kind == 'relative' else None, train=train
+      )
+      for kind, head in self.coordinates.items()
+    }
+
 
 def _make_networks(
   config: Config, axis_name: str | None
@@ -312,6 +373,12 @@ def _make_networks(
     )
     if config.global_weight
     else None,
+    coordinates={
+      kind: critics.CoordinateHead(
+        units=config.coordinate_units, dtype=dtype, axis_name=axis_name
+      )
+      for kind in coordinates.kinds(config)
+    },
   )
   adversary = critics.Adversary(
     units=tuple(config.adversary_units),
@@ -447,7 +514,10 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   (a fraction). In the divergence's own unit: 'prior/adversary', its
   'prior/gradient_penalty' or, if it is of scores alone, 'prior/penalty', and
   'prior/encoder' (of 'stein' a surrogate, whose value means nothing). Without a
-  unit: 'encoder/spectral_penalty'.
+  unit: 'encoder/spectral_penalty'. Of options, in nats: 'coordinates/row',
+  '/column', '/relative_row' and '/relative_column', cross-entropies of which
+  `losses.structure` gives the ceilings; 'decoder/cross_entropy' and, a
+  fraction, 'decoder/accuracy', of labelled images alone, 0 without any.
 
   Args:
     config: what to optimise.
@@ -456,9 +526,10 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       the loss is that of the global batch.
 
   Returns:
-    The objective, over the players 'encoder', 'critic', 'adversary' (unless
-    the prior has no weight or is 'kl', or the divergence needs none) and
-    'probe'.
+    The objective, over the players 'encoder', 'critic' (if it scores or
+    locates), 'adversary' (unless the prior has no weight or is 'kl', or the
+    divergence needs none), 'decoder' (if supervised) and 'probe'. It encodes to
+    the encoder's taps and, if supervised, 'logits'.
 
   Raises:
     ValueError: a field cannot be used.
@@ -476,10 +547,37 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     taps, variables = encoder.init_with_output(rngs[0], images, train=False)
     model_state, params = {}, {}
     model_state['encoder'], params['encoder'] = _split(variables)
+    if config.micro_batch is not None and model_state['encoder']:
+      raise ValueError(
+        f'objective.micro_batch={config.micro_batch} needs an encoder without '
+        f'a state, but this one has {sorted(model_state["encoder"])}: its '
+        "statistics would be a micro-batch's, which is another loss. Choose an "
+        'encoder without batch normalisation, or micro_batch=None.'
+      )
     if config.mask is not None:
-      params['encoder'] |= _init_mask(config, rngs[0], images, taps)
-    variables = critic.init(rngs[1], *_inputs(config, taps), train=False)
+      local = _tap(taps, config.local_tap, 'local_tap')
+      params['encoder'] |= masks.init(config, rngs[0], images, local)
+    locations, whole, codes = _inputs(config, taps)
+    variables = critic.init(rngs[1], locations, whole, codes)
     model_state['critic'], params['critic'] = _split(variables)
+    if coordinates.kinds(config):
+      maps = _tap(taps, config.local_tap, 'local_tap')
+      coordinates.check_map(config, maps)
+      source = jnp.zeros(len(maps), jnp.int32)
+      heads = critic.init(rngs[1], maps, codes, source, method='locate')
+      state, heads = _split(heads)
+      params['critic'] |= heads
+      for name, values in state.items():
+        model_state['critic'][name] = (
+          model_state['critic'].get(name, {}) | values
+        )
+    if not params['critic']:
+      del params['critic']
+    if config.supervised_weight:
+      # A branch of its own, as for what masks add.
+      params['decoder'] = _decoder(config).init(
+        jax.random.fold_in(rng, 1), _decoded(config, taps)
+      )['params']
     if adversarial:
       variables = adversary.init(rngs[2], _codes(config, taps))
       state, params['adversary'] = _split(variables)
@@ -489,7 +587,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       model_state['spectral'] = divergences.spectral_vectors(
         jax.random.fold_in(rng, 0), _weights(params['encoder'])
       )
-    if config.num_classes:
+    if config.num_classes and config.probe_taps:
       params['probe'] = {
         tap: {
           'kernel': jnp.zeros((taps[tap][0].size, config.num_classes)),
@@ -505,20 +603,28 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
     noise_rng, local_rng, global_rng, prior_rng = jax.random.split(rng, 4)
     images = layers.normalise_images(batch_lib.images(batch))
-    encode_train = functools.partial(
+    encode_train: Any = functools.partial(
       encoder.apply,
       {'params': params['encoder'], **model_state['encoder']},
       train=True,
       mutable=list(model_state['encoder']),
+      rngs={'dropout': _dropout_key(rng, axis_name)},
     )
+    if config.micro_batch is not None:
+      encode_train = _in_micro_batches(
+        config.micro_batch,
+        encoder,
+        params['encoder'],
+        _dropout_key(rng, axis_name),
+      )
     targets, hidden = None, None
     if config.mask is not None:
       # The running statistics serve codes, so they are those of masked images.
       targets, _ = encode_train(images)
-      visible = _draw_mask(config, rng, images, axis_name)
+      visible = masks.draw(config, rng, images, axis_name)
       if config.mask_targets == 'hidden':
-        hidden = _hidden(config, visible, targets)
-      images = _masked(config, params['encoder'], images, visible)
+        hidden = masks.hidden(config, visible, targets[config.local_tap])
+      images = masks.masked(config, params['encoder'], images, visible)
     taps, encoder_state = encode_train(images)
     metrics: Metrics = {}
     total = jnp.zeros(())
@@ -569,6 +675,34 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
         metrics[f'mi/{name}_ceiling'] = jnp.asarray(ceiling, jnp.float32)
       total -= weights[name] * bound
 
+    if coordinates.kinds(config):
+      maps = (taps if targets is None else targets)[config.local_tap]
+      source = coordinates.draw_source(rng, maps, axis_name)
+      logits, critic_state = critic.apply(
+        {'params': params['critic'], **critic_state},
+        maps,
+        _positions(taps[config.global_tap]),
+        source,
+        train=True,
+        mutable=list(critic_state),
+        method='locate',
+      )
+      terms = coordinates.cross_entropies(logits, source, axis_name)
+      metrics |= terms
+      total += config.coordinate_weight * sum(terms.values())
+    if config.supervised_weight:
+      if 'label' not in batch:
+        raise ValueError(
+          f'objective.supervised_weight={config.supervised_weight} needs '
+          "batch['label'], int32 [N], -1 where unknown."
+        )
+      cross_entropy, accuracy = batch_lib.cross_entropy(
+        _read(config, params, taps), batch['label'], axis_name
+      )
+      metrics['decoder/cross_entropy'] = cross_entropy
+      metrics['decoder/accuracy'] = accuracy
+      total += config.supervised_weight * cross_entropy
+
     new_state = {'encoder': encoder_state, 'critic': critic_state}
     if matched:
       codes = batch_lib.gather(_codes(config, taps), axis_name)
@@ -591,7 +725,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       metrics['encoder/spectral_penalty'] = penalty
       total += config.spectral_penalty * penalty
 
-    if config.num_classes and 'label' in batch:
+    if 'probe' in params and 'label' in batch:
       probe_loss, terms = _probe(
         params['probe'], taps, batch['label'], axis_name
       )
@@ -604,10 +738,19 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   ) -> dict[str, jax.Array]:
     variables = {'params': params['encoder'], **model_state['encoder']}
     images = layers.normalise_images(batch_lib.images(batch))
-    images = _shown(config, params['encoder'], images)
-    return encoder.apply(variables, images, train=False)
+    images = masks.shown(config, params['encoder'], images)
+    taps = encoder.apply(variables, images, train=False)
+    if config.supervised_weight:
+      taps = taps | {'logits': _read(config, params, taps)}
+    return taps
 
-  return Objective(init, loss, encode)
+  def negatives(batch: Batch) -> dict[str, tuple[int, float | None]]:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(init, key, batch)
+    taps = jax.eval_shape(encode, *variables, batch)
+    return _count_negatives(config, batch_lib.images(batch), taps)
+
+  return Objective(init, loss, encode, negatives=negatives)
 
 
 def scores(
@@ -633,13 +776,45 @@ def scores(
     train=False,
   )
   images = layers.normalise_images(batch_lib.images(batch))
-  taps = encode(_shown(config, params['encoder'], images))
+  taps = encode(masks.shown(config, params['encoder'], images))
   targets = None if config.mask is None else encode(images)
   return critic.apply(
-    {'params': params['critic'], **model_state['critic']},
+    {'params': params.get('critic', {}), **model_state['critic']},
     *_inputs(config, taps, targets),
     train=False,
   )
+
+
+def logits(
+  config: Config, variables: PyTree, images: jax.Array, rng: jax.Array
+) -> jax.Array:
+  """The trained classifier's logits, with running statistics: [1, N, C].
+
+  Args:
+    config: the run's objective, of supervised_weight above 0.
+    variables: its (params, model_state).
+    images: uint8, or float32 in [-1, 1], shape [N, H, W, C].
+    rng: not used; a stochastic code is taken at its mean.
+  """
+  del rng
+  params, model_state = variables
+  taps = make(config).encode(params, model_state, {'image': images})
+  return taps['logits'][None]
+
+
+def _in_micro_batches(
+  size: int, encoder: nn.Module, params: PyTree, rng: jax.Array
+) -> Callable[[jax.Array], tuple[dict[str, jax.Array], PyTree]]:
+  """Images to (taps, {}), in training; see `losses.micro_batches`."""
+
+  def embed(
+    params: PyTree, images: jax.Array, rng: jax.Array
+  ) -> dict[str, jax.Array]:
+    rngs = {'dropout': rng}
+    return encoder.apply({'params': params}, images, train=True, rngs=rngs)
+
+  in_parts = micro_batches.micro_batched(embed, size=size)
+  return lambda images: (in_parts(params, images, rng), {})
 
 
 def _split(variables: PyTree) -> tuple[PyTree, PyTree]:
@@ -647,6 +822,15 @@ def _split(variables: PyTree) -> tuple[PyTree, PyTree]:
   variables = dict(variables)
   params = variables.pop('params', {})
   return variables, params
+
+
+def _dropout_key(rng: jax.Array, axis_name: str | None) -> jax.Array:
+  """What an encoder with dropout draws from, another on each device."""
+  # A branch of its own: encoders without dropout draw what they always drew.
+  rng = jax.random.fold_in(rng, np.uint32(2**32 - 2))
+  if axis_name is None:
+    return rng
+  return jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
 
 
 def _codes(config: Config, taps: dict[str, jax.Array]) -> jax.Array:
@@ -727,74 +911,23 @@ def _sample(
   return jnp.take_along_axis(features, rows[:, :, None], axis=1)
 
 
-def _init_mask(
-  config: Config,
-  rng: jax.Array,
-  images: jax.Array,
-  taps: dict[str, jax.Array],
-) -> dict[str, jax.Array]:
-  """What a mask adds to the encoder's parameters; checks that it fits."""
-  visible = jnp.ones((1, *masking.grid_of(images, config.mask_patch)), bool)
-  masking.hidden_count(visible.shape[1:], config.mask_keep)
-  if config.mask_targets == 'hidden':
-    _hidden(config, visible, taps)
-  if config.mask != 'token':
-    return {}
-  shape = (config.mask_patch, config.mask_patch, images.shape[-1])
-  # Not zeros: without biases every ReLU over them would have no slope. What the
-  # encoder drew stays as it is.
-  rng = jax.random.fold_in(rng, np.uint32(2**32 - 1))
-  return {'mask_token': 0.02 * jax.random.normal(rng, shape)}
+def _decoder(config: Config) -> decoders.Classifier:
+  return decoders.Classifier(config.num_classes, config.decoder_units)
 
 
-def _draw_mask(
-  config: Config, rng: jax.Array, images: jax.Array, axis_name: str | None
+def _decoded(config: Config, taps: dict[str, jax.Array]) -> jax.Array:
+  """What the classifier reads, [N, D]."""
+  features = _tap(taps, config.decoder_tap, 'decoder_tap')
+  return features.reshape(features.shape[0], -1)
+
+
+def _read(
+  config: Config, params: PyTree, taps: dict[str, jax.Array]
 ) -> jax.Array:
-  """Which patches of this device's images are visible, [n, rows, cols]."""
-  grid = masking.grid_of(images, config.mask_patch)
-  draw = functools.partial(
-    masking.draw_visible, hidden=masking.hidden_count(grid, config.mask_keep)
+  """The classifier's logits, [N, C]."""
+  return _decoder(config).apply(
+    {'params': params['decoder']}, _decoded(config, taps)
   )
-  # A branch of its own: a run without masks draws what it always drew.
-  rng = jax.random.fold_in(rng, np.uint32(2**32 - 1))
-  return batch_lib.per_image(rng, (images.shape[0], *grid), axis_name, draw)
-
-
-def _share(config: Config, grid: masking.Grid) -> float:
-  """The probability of a patch to be visible."""
-  hidden = masking.hidden_count(grid, config.mask_keep)
-  return masking.visible_share(grid, hidden)
-
-
-def _masked(
-  config: Config, params: PyTree, images: jax.Array, visible: jax.Array
-) -> jax.Array:
-  """What the codes see in training."""
-  if config.mask == 'token':
-    return masking.with_token(images, visible, params['mask_token'])
-  if config.mask == 'rescale':
-    share = _share(config, visible.shape[1:])
-    return masking.rescaled(images, visible, share, config.mask_fill)
-  return masking.dropped(images, visible)
-
-
-def _shown(config: Config, params: PyTree, images: jax.Array) -> jax.Array:
-  """What the codes see at evaluation."""
-  if config.mask != 'token' or config.mask_evaluation == 'naive':
-    return images
-  grid = masking.grid_of(images, config.mask_patch)
-  return masking.mean_token(
-    images, params['mask_token'], grid, _share(config, grid)
-  )
-
-
-def _hidden(
-  config: Config, visible: jax.Array, taps: dict[str, jax.Array]
-) -> jax.Array:
-  """The locations of the local features in hidden patches, [n, K]."""
-  local = _tap(taps, config.local_tap, 'local_tap')
-  count = masking.hidden_count(visible.shape[1:], config.mask_keep)
-  return masking.hidden_locations(visible, count, local.shape[1:-1])
 
 
 def _at_locations(scores: jax.Array, locations: jax.Array) -> jax.Array:
@@ -850,6 +983,28 @@ def _local_bound(
   )
   shape = jax.eval_shape(score, (anchors, rows), local).shape
   return bound, _negatives(shape)
+
+
+def _count_negatives(
+  config: Config, images: jax.Array, taps: dict[str, jax.Array]
+) -> dict[str, tuple[int, float | None]]:
+  """`Objective.negatives`, of shapes alone."""
+  local, whole, _ = jax.eval_shape(functools.partial(_inputs, config), taps)
+  positions = config.local_samples or local.shape[1]
+  if config.mask_targets == 'hidden':
+    grid = masking.grid_of(images, config.mask_patch)
+    visible = jax.ShapeDtypeStruct((1, *grid), bool)
+    hidden = functools.partial(masks.hidden, config)
+    positions = jax.eval_shape(hidden, visible, taps[config.local_tap]).shape[1]
+  counts = {}
+  if config.local_weight:
+    counts['mi/local'] = _negatives((0, images.shape[0], positions))
+  if config.global_weight:
+    counts['mi/global'] = _negatives((0, *whole.shape[:2]))
+  return {
+    name: (count, bounds.ceiling(config.bound, count))
+    for name, count in counts.items()
+  }
 
 
 def _negatives(shape: tuple[int, ...]) -> int:

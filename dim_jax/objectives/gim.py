@@ -613,7 +613,28 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
 
   lasts = [i for i in range(config.frozen, depth) if i in ends]
   firsts = [config.frozen, *(i + 1 for i in lasts[:-1])]
-  return Objective(init, loss, encode, tuple(map(stage, firsts, lasts)))
+
+  def negatives(batch: Batch) -> dict[str, tuple[int, float | None]]:
+    if config.loss != 'infonce':
+      return {}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(init, key, batch)
+    taps = jax.eval_shape(encode, *variables, batch)
+    found: dict[str, tuple[int, float | None]] = {}
+    for i in lasts:
+      count = config.negatives or _others(config, taps[f'module_{i}_map'].shape)
+      found[f'module_{i}/infonce'] = count, math.log(count + 1)
+    return found
+
+  stages = tuple(map(stage, firsts, lasts))
+  return Objective(init, loss, encode, stages, negatives)
+
+
+def _others(config: Config, shape: tuple[int, ...]) -> int:
+  """All targets of a prediction one step ahead, less its own."""
+  if len(shape) == 4:
+    return shape[0] * (shape[1] - config.skip - 1) * shape[2] - 1
+  return shape[0] * (min(config.window or shape[1], shape[1]) - 1) - 1
 
 
 def _run(

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dim_jax.losses import bounds, chunked
-from dim_jax.training import micro_batches
+from dim_jax.losses import bounds, chunked, micro_batches
 
 N, ROWS, SIZE, HIDDEN = 12, 3, 6, 8
 
@@ -89,14 +88,15 @@ def test_both_passes_draw_the_same():
 
   @jax.jit
   def whole(params, batch, rng):
-    # The noise of each micro-batch of 4, by hand.
+    # By hand: micro-batch i of 4 has the rows i, i + 3, i + 6 and i + 9.
     noise = [
       jax.random.normal(jax.random.fold_in(rng, i), (4, 5)) for i in range(3)
     ]
+    noise = jnp.stack([noise[row % 3][row // 3] for row in range(N)])
 
     def of(params):
       code, local = embed(params, batch, None)
-      return loss((code + jnp.concatenate(noise), local))
+      return loss((code + noise, local))
 
     return jax.value_and_grad(of)(params)
 

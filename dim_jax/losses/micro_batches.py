@@ -18,8 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dim_jax.objective import PyTree
-
+PyTree = Any
 EmbedFn = Callable[[Any, Any, jax.Array], Any]
 
 
@@ -38,8 +37,10 @@ def micro_batched(embed_fn: EmbedFn, *, size: int) -> EmbedFn:
 
   Returns:
     `(params, batch, rng) -> embeddings`, a tree of arrays [N, ...] for a batch
-    of arrays [N, ...]. Micro-batch i draws from `fold_in(rng, i)`, the same in
-    both passes. It raises ValueError where the batch does not divide.
+    of arrays [N, ...]. Of k micro-batches, the i-th has the rows i, i + k,
+    i + 2k, ..., so that each has its share of every device that the batch is
+    sharded over; it draws from `fold_in(rng, i)`, the same in both passes. It
+    raises ValueError where the batch does not divide.
   """
 
   def embed(params: PyTree, batch: PyTree, rng: jax.Array) -> PyTree:
@@ -50,13 +51,15 @@ def micro_batched(embed_fn: EmbedFn, *, size: int) -> EmbedFn:
         'must have as many, a multiple of the size.'
       )
     count = rows.pop() // size
-    parts = jax.tree.map(lambda x: x.reshape(count, size, *x.shape[1:]), batch)
+    parts = jax.tree.map(
+      lambda x: x.reshape(size, count, *x.shape[1:]).swapaxes(0, 1), batch
+    )
     rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(count))
     # Inside of a loop no other computation is there to be merged with.
     again = jax.checkpoint(embed_fn, prevent_cse=False)
     embeddings = jax.lax.map(lambda part: again(params, *part), (parts, rngs))
     return jax.tree.map(
-      lambda x: x.reshape(count * size, *x.shape[2:]), embeddings
+      lambda x: x.swapaxes(0, 1).reshape(count * size, *x.shape[2:]), embeddings
     )
 
   return embed

@@ -1,0 +1,137 @@
+"""The encoder in micro-batches: less memory, and the gradient of all pairs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax.networks import encoders
+from dim_jax.objectives import dim
+
+N = 8
+KEY = np.asarray([0, 1], np.uint32)
+# Compiling is what takes the time here.
+QUICK = {'xla_backend_optimization_level': 0}
+
+
+def images(n=N, size=8):
+  rng = np.random.default_rng(0)
+  return {
+    'image': rng.integers(0, 256, (n, size, size, 1), dtype=np.uint8),
+    'label': rng.integers(0, 3, n).astype(np.int32),
+  }
+
+
+def start(objective, batch):
+  """Variables from NumPy: XLA takes long to compile the samplers."""
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  rng = np.random.default_rng(1)
+
+  def draw(x):
+    if x.ndim < 2:
+      return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype)
+    values = rng.normal(size=x.shape) / np.sqrt(np.prod(x.shape[:-1]))
+    return jnp.asarray(values, x.dtype)
+
+  return jax.tree.map(draw, jax.eval_shape(objective.init, key, batch))
+
+
+def gradients(objective, variables, batch):
+  """((loss, (metrics, model_state)), gradients), all in NumPy."""
+  grad = jax.jit(
+    jax.value_and_grad(objective.loss, has_aux=True), compiler_options=QUICK
+  )
+  found = grad(*variables, batch, jax.random.wrap_key_data(KEY))
+  return jax.tree.map(np.asarray, found)
+
+
+def assert_same(result, expected, tolerance=1e-5):
+  assert jax.tree.structure(result) == jax.tree.structure(expected)
+  for a, b in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
+    scale = max(1.0, np.abs(b).max())
+    np.testing.assert_allclose(a / scale, b / scale, atol=tolerance)
+
+
+def mlp(**changes):
+  defaults = {
+    'encoder': encoders.MLPCode(units=(16, 12), code=4),
+    'critic_units': 8,
+    'local_tap': 'input',
+    'map_tap': 'fc',
+    'num_classes': 3,
+  }
+  return dim.Config(**(defaults | changes))
+
+
+@functools.cache
+def reference():
+  objective = dim.make(mlp(prior_weight=0.0))
+  variables = start(objective, images())
+  return variables, gradients(objective, variables, images())
+
+
+def test_micro_batches_have_the_gradient_of_all_negatives():
+  variables, expected = reference()
+  objective = dim.make(mlp(prior_weight=0.0, micro_batch=2))
+  # Loss, metrics, the critic's statistics and every player's gradient.
+  assert_same(gradients(objective, variables, images()), expected)
+  # 8 images of one row of pixels: an anchor has 7 negatives in all of it.
+  assert expected[0][1][0]['mi/local_ceiling'] == pytest.approx(np.log(8))
+  kernel = expected[1]['encoder']['mlp']['fc_0']['kernel']
+  assert np.abs(kernel).max() > 1e-3
+
+
+def test_micro_batches_on_two_devices_are_those_of_one():
+  variables, ((loss, _), grads) = reference()
+  objective = dim.make(mlp(prior_weight=0.0, micro_batch=2), axis_name='data')
+  split = jax.pmap(
+    jax.value_and_grad(objective.loss, has_aux=True),
+    axis_name='data',
+    in_axes=(None, None, 0, None),
+    devices=jax.devices()[:2],
+  )
+  halves = jax.tree.map(lambda x: x.reshape(2, N // 2, *x.shape[1:]), images())
+  (losses, _), found = split(*variables, halves, jax.random.wrap_key_data(KEY))
+  np.testing.assert_allclose(losses, [loss, loss], rtol=1e-5)
+  assert_same(jax.tree.map(lambda x: np.asarray(x).mean(0), found), grads)
+
+
+def test_micro_batches_hold_the_activations_of_one():
+  n, units = 512, (512,) * 4
+  batch = jax.eval_shape(lambda: images(n, 4))
+  key = jax.eval_shape(lambda: jax.random.key(0))
+
+  def temporary(**changes):
+    objective = dim.make(
+      mlp(
+        encoder=encoders.MLPCode(units=units, code=4),
+        prior_weight=0.0,
+        num_classes=0,
+        **changes,
+      )
+    )
+    variables = jax.eval_shape(objective.init, key, batch)
+    grad = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
+    compiled = grad.lower(*variables, batch, key).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  # Four hidden layers of 512 units and 512 images, 1 MiB each; the last one is
+  # a tap, which is there in each case, and N x N scores are another MiB.
+  layer = 4 * n * 512
+  assert temporary() - temporary(micro_batch=16) > 2 * layer
+
+
+def test_what_micro_batches_cannot_have_is_told_in_a_line():
+  batch = images(8, 32)
+  with pytest.raises(
+    ValueError, match=r"micro_batch=2 needs an encoder .*\['batch_stats'\]"
+  ):
+    start(dim.make(dim.Config(encoder='small32', micro_batch=2)), batch)
+  with pytest.raises(ValueError, match=r'micro_batch must be >= 1 or None'):
+    dim.make(mlp(micro_batch=0))
+  objective = dim.make(mlp(micro_batch=3))
+  variables = start(objective, images())
+  with pytest.raises(ValueError, match=r'micro-batches of 3 rows from .*\[8\]'):
+    jax.eval_shape(objective.loss, *variables, images(), jax.random.key(0))
