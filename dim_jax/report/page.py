@@ -328,6 +328,10 @@ def _summary(run: Run, command: str | None) -> str:
         text += f', median {statistics.median(rates):,.0f} '
         text += f'{runs_lib.noun(config)}/s'
       rows.append(('Training time', text))
+  if run.summary:
+    spent = {k: _number(v) for k, v in run.summary['seconds'].items()}
+    text = ', '.join(f'{k} {_duration(v)}' for k, v in spent.items())
+    rows.append(('Where the time went', text))
   if probes:
     text = f'step {probes.get("step")}'
     if 'seconds' in probes:

@@ -22,6 +22,7 @@ class Run(NamedTuple):
     classified: the arrays of evaluation/classification.npz, or None.
     density: of evaluation/density.json, or None.
     density_arrays: the arrays of evaluation/density.npz, or None.
+    summary: of summary.json, where the time went; or None.
   """
 
   path: str
@@ -34,6 +35,7 @@ class Run(NamedTuple):
   classified: dict[str, np.ndarray] | None = None
   density: dict[str, Any] | None = None
   density_arrays: dict[str, np.ndarray] | None = None
+  summary: dict[str, Any] | None = None
 
 
 def read(path: str | os.PathLike) -> Run:
@@ -66,6 +68,7 @@ def read(path: str | os.PathLike) -> Run:
     file = os.path.join(path, 'evaluation', name)
     return _read_arrays(file) if os.path.exists(file) else None
 
+  summary = os.path.join(path, 'summary.json')
   return Run(
     path,
     os.path.basename(os.path.abspath(path)),
@@ -77,6 +80,7 @@ def read(path: str | os.PathLike) -> Run:
     arrays_of('classification.npz'),
     json_of('density.json'),
     arrays_of('density.npz'),
+    read_json(summary) if os.path.exists(summary) else None,
   )
 
 

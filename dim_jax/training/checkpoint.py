@@ -2,13 +2,29 @@
 
 A checkpoint holds arrays only. Restoring takes the shapes and the shardings of
 the devices at hand, so a run moves between device counts.
+
+Orbax writes a checkpoint whole or not at all, but restores changed bytes in its
+arrays without a word. So the sizes and CRC-32 of its files stand beside them,
+with the shapes of what they hold.
 """
 
+import contextlib
+import json
+import logging
 import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
+
+from dim_jax.training import files, parallel
+
+_CONTENTS = 'contents.json'
+# The file that Orbax writes into every checkpoint.
+_METADATA = '_CHECKPOINT_METADATA'
 
 
 class Checkpoints:
@@ -29,17 +45,25 @@ class Checkpoints:
         a killed write left behind; a reader must leave a live write alone.
     """
     self.directory = os.path.join(os.path.abspath(run_dir), 'checkpoints')
-    self._checkpointer = ocp.training.Checkpointer(
-      self.directory,
-      preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-      cleanup_tmp_directories=owner,
-    )
+    self._verified: set[int] = set()
+    with _quiet():
+      self._checkpointer = ocp.training.Checkpointer(
+        self.directory,
+        preservation_policy=ocp.training.preservation_policies.LatestN(keep),
+        cleanup_tmp_directories=owner,
+      )
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *_: object) -> None:
-    self._checkpointer.close()
+  def __exit__(self, kind: Any, *_: object) -> None:
+    with _quiet():
+      try:
+        self._checkpointer.close()
+      except Exception:
+        # A write that failed is told of once more.
+        if kind is None:
+          raise
 
   @property
   def latest(self) -> int | None:
@@ -58,10 +82,65 @@ class Checkpoints:
     Args:
       step: its step.
       state: a pytree of arrays, global ones where there are several processes.
+
+    Raises:
+      OSError: it could not be written, as on a full disk; the checkpoints
+        before it are as they were.
     """
-    # Not in the background: the next step takes over the state's buffers, which
-    # on a CPU are the very memory that a background write would still read.
-    self._checkpointer.save(step, state, force=True)
+    try:
+      # Not in the background: the next step takes over the state's buffers,
+      # which on a CPU are the very memory that a background write still reads.
+      with _quiet():
+        self._checkpointer.save(step, state, force=True)
+      if jax.process_index() == 0:
+        _write_contents(self._path(step), state)
+    except (OSError, ValueError, RuntimeError) as error:
+      raise files.unwritable(self._path(step), error) from error
+
+  def recover(self, say: Callable[[str], None]) -> int | None:
+    """Step of the newest undamaged checkpoint; for the run's trainer.
+
+    Damaged ones that are newer move to `run_dir`/damaged, out of the way of
+    those that the run writes as it goes on from there.
+
+    Args:
+      say: what tells the user of each.
+
+    Returns:
+      The step; None if there is no checkpoint at all.
+
+    Raises:
+      ValueError: all are damaged.
+    """
+    bad: dict[int, str] = {}
+    steps = sorted(self.steps, reverse=True)
+    whole = -1
+    if jax.process_index() == 0:
+      for whole in [*steps, -1]:
+        if whole < 0 or not (damage := self._damage(whole)):
+          break
+        bad[whole] = damage
+    whole = parallel.of_first_process(whole)
+    if not steps:
+      return None
+    if whole < 0:
+      found = '; '.join(f'{step}: {what}' for step, what in bad.items())
+      raise ValueError(
+        f'All checkpoints in {self.directory!r} are damaged ({found}). Put '
+        'back a copy of one, or choose another --workdir.'
+      )
+    for step, what in bad.items():
+      aside = os.path.join(os.path.dirname(self.directory), 'damaged')
+      os.makedirs(aside, exist_ok=True)
+      shutil.rmtree(os.path.join(aside, str(step)), ignore_errors=True)
+      os.replace(self._path(step), os.path.join(aside, str(step)))
+      say(
+        f'Checkpoint {step} is damaged ({what}) and moved to {aside}; '
+        f'falling back to checkpoint {whole}.'
+      )
+    parallel.of_first_process(0)  # Wait until they are moved.
+    self._checkpointer.reload()
+    return whole
 
   def restore(self, state: Any, step: int | None = None) -> Any:
     """The saved state, with the shapes, dtypes and shardings of `state`.
@@ -72,8 +151,8 @@ class Checkpoints:
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
-      ValueError: it holds another structure or other shapes, as when a run is
-        resumed with another config.
+      ValueError: it is damaged, or holds another structure or other shapes, as
+        when a run is resumed with another config.
     """
     step = self.latest if step is None else step
     if step not in self.steps:
@@ -81,6 +160,13 @@ class Checkpoints:
         f'No checkpoint of step {step} in {self.directory!r}; there are '
         f'{self.steps}.'
       )
+    if damage := self._damage(step):
+      raise ValueError(
+        f'Checkpoint {step} in {self.directory!r} is damaged ({damage}); there '
+        f'are {self.steps}. Training goes on from the newest whole one.'
+      )
+    if difference := _difference(self._path(step), state):
+      raise ValueError(self._unfit(step, difference))
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=getattr(x, 'sharding', None)
@@ -90,8 +176,109 @@ class Checkpoints:
     try:
       return self._checkpointer.load(step, abstract)
     except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(
-        f'Checkpoint {step} in {self.directory!r} does not fit this config '
-        f'({str(error).splitlines()[0][:200]}). Resume with the config.json '
-        'that is beside it, or choose another --workdir.'
-      ) from error
+      raise ValueError(self._unfit(step, files.reason(error))) from error
+
+  def _path(self, step: int) -> str:
+    return os.path.join(self.directory, str(step))
+
+  def _unfit(self, step: int, why: str) -> str:
+    return (
+      f'Checkpoint {step} in {self.directory!r} does not fit this config '
+      f'({why}). Resume with the config.json that is beside it, or choose '
+      'another --workdir.'
+    )
+
+  def _damage(self, step: int) -> str:
+    """What is wrong with the files of a checkpoint; '' if nothing is."""
+    if step not in self._verified:
+      if damage := _damage(self._path(step)):
+        return damage
+      self._verified.add(step)
+    return ''
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Orbax logs what it then raises, at length, and from several threads."""
+  logger = logging.getLogger('absl')
+  before, logger.disabled = logger.disabled, True
+  try:
+    yield
+  finally:
+    logger.disabled = before
+
+
+def _crc32(path: str) -> int:
+  crc = 0
+  with open(path, 'rb') as file:
+    while block := file.read(2**20):
+      crc = zlib.crc32(block, crc)
+  return crc
+
+
+def _tensors(state: Any) -> dict[str, str]:
+  """Dtype and shape of each array by its name, such as 'float32 (3, 4)'."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): (
+      f'{x.dtype} {tuple(x.shape)}'
+    )
+    for path, x in jax.tree_util.tree_leaves_with_path(state)
+  }
+
+
+def _write_contents(folder: str, state: Any) -> None:
+  """Writes what `state` holds; size and CRC-32 of every file in a folder."""
+  sums = {}
+  for parent, _, names in os.walk(folder):
+    for name in names:
+      path = os.path.join(parent, name)
+      where = os.path.relpath(path, folder)
+      sums[where] = [os.path.getsize(path), _crc32(path)]
+  contents = {'files': sums, 'tensors': _tensors(state)}
+  files.write_json(os.path.join(folder, _CONTENTS), contents)
+
+
+def _difference(folder: str, state: Any) -> str:
+  """The first array that a checkpoint has otherwise; '' for none."""
+  path = os.path.join(folder, _CONTENTS)
+  if not os.path.exists(path):
+    return ''
+  with open(path) as file:
+    there = json.load(file)['tensors']
+  here = _tensors(state)
+  for name in [*here, *there]:
+    old, new = there.get(name, 'missing'), here.get(name, 'missing')
+    if old != new:
+      return f'{name} is {old} there, {new} here'
+  return ''
+
+
+def _damage(folder: str) -> str:
+  """Compares a checkpoint's files with their checksums.
+
+  Args:
+    folder: of the checkpoint. Without checksums, as of a run killed just before
+      they were written, only Orbax's own metadata must be there.
+
+  Returns:
+    The first file that differs and how; '' if none does.
+  """
+  path = os.path.join(folder, _CONTENTS)
+  if not os.path.exists(path):
+    whole = os.path.exists(os.path.join(folder, _METADATA))
+    return '' if whole else f'{_METADATA} is missing'
+  try:
+    with open(path) as file:
+      found = json.load(file)['files']
+    sums = {name: (size, crc) for name, (size, crc) in found.items()}
+  except (ValueError, KeyError, TypeError, AttributeError):
+    return f'{_CONTENTS} is unreadable'
+  for where, (size, crc) in sorted(sums.items()):
+    path = os.path.join(folder, where)
+    if not os.path.exists(path):
+      return f'{where} is missing'
+    if (found := os.path.getsize(path)) != size:
+      return f'{where} has {found:,} of {size:,} bytes'
+    if _crc32(path) != crc:
+      return f'{where} has changed bytes'
+  return ''

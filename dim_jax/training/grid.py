@@ -66,13 +66,17 @@ def init_states(
 
 
 def make_chunk(
-  objective: Objective, optimizer: optax.GradientTransformation
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  *,
+  accumulate: int = 1,
 ) -> Chunk:
   """Compiles many steps of all runs as one scan, under `vmap`.
 
   Args:
     objective: the method.
     optimizer: as `make_optimizer` makes it.
+    accumulate: into how many micro-batches a step splits its batch.
 
   Returns:
     `(states, data, indices [R, steps, batch]) -> (states, metrics)`; metrics
@@ -87,7 +91,11 @@ def make_chunk(
     ) -> tuple[step_lib.TrainState, dict[str, jax.Array]]:
       batch = {name: values[rows] for name, values in data.items()}
       return step_lib.train_step(
-        state, batch, objective=objective, optimizer=optimizer
+        state,
+        batch,
+        objective=objective,
+        optimizer=optimizer,
+        accumulate=accumulate,
       )
 
     state, values = jax.lax.scan(body, state, indices)

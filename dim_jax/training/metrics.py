@@ -11,6 +11,8 @@ from typing import Any
 import jax
 from rich import console, progress
 
+from dim_jax.training import files
+
 _SHOWN = re.compile(
   r'mi/(local|global)|encoder/(rate|effective_rank)|decoder/accuracy|'
   r'module_\d+/(infonce|cross_entropy)|probe/(y|module_\d+)_accuracy'
@@ -34,15 +36,12 @@ class JsonLines:
       The seconds of training that the last line kept has counted.
     """
     kept = [line for line in read(self.path) if line['step'] <= step]
-    with open(self.path + '.tmp', 'w') as file:
-      file.writelines(json.dumps(line) + '\n' for line in kept)
-    os.replace(self.path + '.tmp', self.path)
+    files.write(self.path, ''.join(json.dumps(ln) + '\n' for ln in kept))
     return kept[-1]['seconds'] if kept else 0.0
 
   def write(self, line: Mapping[str, Any]) -> None:
     """Appends one line and flushes it."""
-    with open(self.path, 'a') as file:
-      file.write(json.dumps(line) + '\n')
+    files.append(self.path, json.dumps(line) + '\n')
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:

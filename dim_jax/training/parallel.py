@@ -112,3 +112,12 @@ def any_process(flag: bool) -> bool:
   from jax.experimental import multihost_utils
 
   return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
+def of_first_process(value: int) -> int:
+  """What the first process has of `value`; every process must ask."""
+  if jax.process_count() == 1:
+    return value
+  from jax.experimental import multihost_utils
+
+  return int(multihost_utils.broadcast_one_to_all(np.asarray(value)))

@@ -218,6 +218,7 @@ def train_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   axis_name: str | None = None,
+  accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
   """One step of all players, from one backward pass.
 
@@ -227,13 +228,20 @@ def train_step(
     objective: the method, made with the same `axis_name`.
     optimizer: as `make_optimizer` makes it.
     axis_name: the pmapped axis; None under jit.
+    accumulate: into how many micro-batches the batch is split; see
+      `accumulated`.
 
   Returns:
     The state after it, and the objective's metrics with 'loss', the sum of all
     players' terms, which has no meaning of its own but must stay finite.
+
+  Raises:
+    ValueError: the batch does not divide into micro-batches.
   """
   rng = jax.random.fold_in(state.rng, state.step)
-  grad_fn = jax.value_and_grad(objective.loss, has_aux=True)
+  grad_fn: Any = jax.value_and_grad(objective.loss, has_aux=True)
+  if accumulate != 1:
+    grad_fn = accumulated(grad_fn, accumulate)
   (loss, (metrics, model_state)), grads = grad_fn(
     state.params, state.model_state, batch, rng
   )
@@ -251,6 +259,110 @@ def train_step(
     rng=state.rng,
   )
   return new_state, metrics | {'loss': loss}
+
+
+def accumulated(
+  grad_fn: Callable[[PyTree, PyTree, Batch, jax.Array], Any], count: int
+) -> Callable[[PyTree, PyTree, Batch, jax.Array], Any]:
+  """The mean gradient of micro-batches, one after another, in less memory.
+
+  Of a loss that is a mean over examples this is the gradient of the batch. A
+  contrastive loss sees the negatives of one micro-batch alone, and batch
+  normalisation its statistics; see `accumulation_note`.
+
+  Args:
+    grad_fn: `value_and_grad` of an objective's loss.
+    count: k, how many micro-batches. The i-th has the rows i, i + k, i + 2k,
+      ..., a share of every device's, and draws from `fold_in(rng, i)`.
+
+  Returns:
+    A function as `grad_fn`. Loss, metrics and gradient are means over the
+    micro-batches, which are of one size; where labels are unknown (-1), a mean
+    over known ones weighs a micro-batch by its size too. Each micro-batch
+    starts from the model state that the one before left, but for whole numbers:
+    these count steps, and move once.
+  """
+
+  def is_counter(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.integer)
+
+  def split(x: jax.Array) -> jax.Array:
+    if x.shape[0] % count:
+      raise ValueError(
+        f'accumulate={count}: {x.shape[0]} examples on a device do not divide '
+        'into so many micro-batches; change accumulate or batch_size.'
+      )
+    return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
+  def run(params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array):
+    def body(carry: Any, inputs: Any) -> Any:
+      entered, total = carry
+      i, part = inputs
+      (loss, (metrics, left)), grads = grad_fn(
+        params, entered, part, jax.random.fold_in(rng, i)
+      )
+      counters = [x for x in jax.tree.leaves(left) if is_counter(x)]
+      entered = jax.tree.map(
+        lambda old, new: old if is_counter(new) else new, entered, left
+      )
+      total = jax.tree.map(jnp.add, total, grads)
+      return (entered, total), (loss, metrics, counters)
+
+    start = model_state, jax.tree.map(jnp.zeros_like, params)
+    inputs = jnp.arange(count), jax.tree.map(split, batch)
+    (left, total), (losses, metrics, counters) = jax.lax.scan(
+      body, start, inputs
+    )
+    moved = iter(x[-1] for x in counters)
+    left = jax.tree.map(lambda x: next(moved) if is_counter(x) else x, left)
+    metrics = jax.tree.map(lambda x: x.mean(0), metrics)
+    grads = jax.tree.map(lambda x: x / count, total)
+    return (losses.mean(), (metrics, left)), grads
+
+  return run
+
+
+def accumulation_note(
+  objective: Objective, batch: Mapping[str, Any], accumulate: int
+) -> str | None:
+  """What accumulation does to the negatives, in a line.
+
+  Args:
+    objective: the method.
+    batch: the global one, of which only the shapes matter.
+    accumulate: into how many micro-batches it is split.
+
+  Returns:
+    The line; None where nothing changes: no micro-batches, or a loss without
+    negatives.
+  """
+
+  def sized(parts: int) -> dict[str, Any]:
+    return {
+      k: jax.ShapeDtypeStruct((x.shape[0] // parts, *x.shape[1:]), x.dtype)
+      for k, x in batch.items()
+    }
+
+  if accumulate == 1:
+    return None
+  whole = objective.negatives(sized(1))
+  if not whole:
+    return None
+  terms = []
+  for name, (count, ceiling) in objective.negatives(sized(accumulate)).items():
+    least, most = whole[name]
+    if count == least:
+      terms.append(f'{name} {count:,}, drawn from fewer')
+      continue
+    term = f'{name} {count:,} instead of {least:,}'
+    if ceiling is not None and most is not None and ceiling != most:
+      term += f', ceiling {ceiling:.2f} nats instead of {most:.2f}'
+    terms.append(term)
+  size = next(iter(sized(accumulate).values())).shape[0]
+  return (
+    f'accumulate={accumulate}: the negatives of an anchor come from its own '
+    f'micro-batch of {size}: {"; ".join(terms)}.'
+  )
 
 
 def jit_step(step: StepFn, mesh: jax.sharding.Mesh) -> StepFn:

@@ -71,6 +71,8 @@ def _make_run(folder, *, nan=False, evaluation=True, **objective):
     'input_shape': [8, 8, 1],
   }
   (folder / 'config.json').write_text(json.dumps(config))
+  seconds = {'compile': 30.0, 'step': 60.0, 'total': 90.0}
+  (folder / 'summary.json').write_text(json.dumps({'seconds': seconds}))
   lines = [
     {
       'step': 20 * (t + 1),
@@ -234,6 +236,7 @@ def test_summary(full):
   for part in (
     '40, 2,560 images seen, batch 64, seed 0',
     '2 min, median 150 images/s',
+    'compile 30 s, step 60 s, total 90 s',
     'one abacus',
     'jax 1.2.3',
     'train it',

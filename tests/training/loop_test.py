@@ -225,6 +225,106 @@ def test_non_finite_metric_stops_the_run_and_names_it(tmp_path):
     )
 
 
+def test_parameters_that_break_in_the_last_step_are_not_saved(tmp_path):
+  # The fourth step's move is infinite; its metrics are of before.
+  steps = optax.scale_by_schedule(
+    lambda count: jnp.where(count == 3, -jnp.inf, -1e-2)
+  )
+  with pytest.raises(
+    FloatingPointError,
+    match=r'Between steps 2 and 4, params/encoder became non-finite '
+    r'\(first bad tensor, by name: params/encoder, of 1\)',
+  ):
+    loop.fit(
+      noisy_regression(),
+      steps,
+      make_data(),
+      run_dir=tmp_path,
+      batch_size=8,
+      steps=8,
+      log_every=2,
+      checkpoint_every=2,
+      devices=1,
+      show_progress=False,
+    )
+  assert logged_steps(tmp_path) == [2]
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    assert checkpoints.steps == [2]
+
+
+def test_only_intervals_of_another_length_compile_again(tmp_path):
+  objective = noisy_regression()
+  traces, seen = 0, []
+
+  def loss(*args):
+    nonlocal traces
+    traces += 1
+    return objective.loss(*args)
+
+  def monitor(params, model_state):
+    del params, model_state
+    seen.append(traces)
+    return {}
+
+  def fit_to(steps):
+    return loop.fit(
+      objective._replace(loss=loss),
+      optax.adam(1e-2),
+      make_data(),
+      run_dir=tmp_path,
+      batch_size=8,
+      steps=steps,
+      log_every=4,
+      checkpoint_every=4,
+      devices=1,
+      monitor=monitor,
+      profile=True,
+      show_progress=False,
+    )
+
+  # Intervals of 4, 4 and 2 steps: two programs.
+  fit_to(10)
+  assert seen == [seen[0], seen[0], 2 * seen[0]]
+  first = json.loads((tmp_path / 'summary.json').read_text())
+  assert (first['step'], first['sittings'], first['programs']) == (10, 1, 2)
+  parts = dict(first['seconds'])
+  total = parts.pop('total')
+  assert sum(parts.values()) == pytest.approx(total, abs=0.01)
+  assert all(parts[name] > 0 for name in ('compile', 'step', 'save'))
+  assert list((tmp_path / 'profile').rglob('*.trace.json.gz'))
+  # The rest of its interval, and the next one.
+  fit_to(16)
+  assert seen[3:] == [3 * seen[0], 4 * seen[0]]
+  second = json.loads((tmp_path / 'summary.json').read_text())
+  assert (second['step'], second['sittings'], second['programs']) == (16, 2, 4)
+  assert second['seconds']['compile'] > first['seconds']['compile']
+
+
+def test_a_transfer_that_nobody_asked_for_is_an_error(tmp_path, monkeypatch):
+  make_chunk = loop.make_chunk
+
+  def careless(*args, **kwargs):
+    chunk = make_chunk(*args, **kwargs)
+    return lambda state, data, indices: chunk(state, data, np.asarray(indices))
+
+  monkeypatch.setattr(loop, 'make_chunk', careless)
+  with pytest.raises(Exception, match='Disallowed host-to-device transfer'):
+    fit(tmp_path, steps=2)
+
+
+def test_a_run_in_training_is_refused_to_others(tmp_path):
+  def again(params, model_state):
+    del params, model_state
+    with pytest.raises(
+      ValueError, match=f'is being trained by process {os.getpid()} on'
+    ):
+      fit(tmp_path, steps=2)
+    return {}
+
+  fit(tmp_path, steps=2, monitor=again)
+  assert logged_steps(tmp_path) == [2]
+
+
 def test_checkpoint_of_another_model_is_refused(tmp_path):
   fit(tmp_path, steps=4)
   with pytest.raises(ValueError, match=r'Checkpoint 4 .* does not fit'):

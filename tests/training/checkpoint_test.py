@@ -1,0 +1,159 @@
+"""Checkpoints that were damaged on the disk, or could not be written."""
+
+import os
+import resource
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax.training import checkpoint
+
+
+def make_state(step):
+  # What does not compress, so that Orbax would read changed bytes.
+  values = np.random.default_rng(step).normal(size=(40, 50))
+  return {'kernel': jnp.asarray(values, jnp.float32), 'step': jnp.int32(step)}
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+  with checkpoint.Checkpoints(tmp_path, keep=3, owner=True) as checkpoints:
+    for step in (2, 4, 6):
+      checkpoints.save(step, make_state(step))
+  return tmp_path
+
+
+def files_of(folder):
+  found = [path for path in sorted(folder.rglob('*')) if path.is_file()]
+  # Data and metadata: at least one file of each.
+  assert len(found) > 3
+  return found
+
+
+def damage(path, how):
+  data = path.read_bytes()
+  if how == 'missing':
+    path.unlink()
+  elif how == 'cut':
+    path.write_bytes(data[: len(data) // 2])
+  else:
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    path.write_bytes(changed)
+
+
+@pytest.mark.parametrize('how', ['missing', 'cut', 'changed'])
+def test_whichever_file_is_damaged_is_named(run_dir, how):
+  folder = run_dir / 'checkpoints' / '6'
+  for path in files_of(folder):
+    if path.name == 'contents.json':
+      continue
+    whole = path.read_bytes()
+    damage(path, how)
+    found = checkpoint._damage(str(folder))
+    assert found.startswith(str(path.relative_to(folder))), found
+    path.write_bytes(whole)
+  assert checkpoint._damage(str(folder)) == ''
+
+
+def test_the_newest_whole_checkpoint_is_found_and_others_set_aside(run_dir):
+  folder = run_dir / 'checkpoints'
+  # The largest file is that of the arrays.
+  damage(max(files_of(folder / '6'), key=os.path.getsize), 'changed')
+  damage(folder / '4' / '_CHECKPOINT_METADATA', 'missing')
+  said = []
+  with checkpoint.Checkpoints(run_dir, keep=3, owner=True) as checkpoints:
+    with pytest.raises(
+      ValueError, match=r'Checkpoint 6 .* is damaged \(.*changed bytes\)'
+    ):
+      checkpoints.restore(make_state(0))
+    assert checkpoints.recover(said.append) == 2
+    assert checkpoints.steps == [2]
+    restored = checkpoints.restore(make_state(0), 2)
+    # The run writes those steps again.
+    checkpoints.save(4, make_state(4))
+    assert checkpoints.steps == [2, 4]
+    assert checkpoints.recover(said.append) == 4
+  np.testing.assert_array_equal(restored['kernel'], make_state(2)['kernel'])
+  assert int(restored['step']) == 2
+  aside = run_dir / 'damaged'
+  assert sorted(path.name for path in aside.iterdir()) == ['4', '6']
+  assert said[1] == (
+    f'Checkpoint 4 is damaged (_CHECKPOINT_METADATA is missing) and moved to '
+    f'{aside}; falling back to checkpoint 2.'
+  )
+  assert said[0].startswith('Checkpoint 6 is damaged (state')
+  assert len(said) == 2
+
+
+def test_all_damaged_is_an_error_that_leaves_them_where_they_are(run_dir):
+  for step in (2, 4, 6):
+    damage(run_dir / 'checkpoints' / str(step) / 'contents.json', 'cut')
+  with checkpoint.Checkpoints(run_dir, keep=3, owner=True) as checkpoints:
+    with pytest.raises(
+      ValueError,
+      match=r'All checkpoints in .* are damaged \(6: contents.json is',
+    ):
+      checkpoints.recover(print)
+    assert checkpoints.steps == [2, 4, 6]
+
+
+def test_a_checkpoint_without_checksums_is_taken_if_it_has_metadata(run_dir):
+  # A process was killed between the two, or an older version wrote it.
+  folder = run_dir / 'checkpoints' / '6'
+  (folder / 'contents.json').unlink()
+  with checkpoint.Checkpoints(run_dir) as checkpoints:
+    restored = checkpoints.restore(make_state(0))
+  np.testing.assert_array_equal(restored['kernel'], make_state(6)['kernel'])
+  (folder / '_CHECKPOINT_METADATA').unlink()
+  assert 'is missing' in checkpoint._damage(str(folder))
+
+
+def test_another_model_is_no_damage(run_dir):
+  with checkpoint.Checkpoints(run_dir, keep=3, owner=True) as checkpoints:
+    assert checkpoints.recover(print) == 6
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    for name, shape, message in (
+      ('bias', (3,), 'bias is missing there, float32 (3,) here'),
+      (
+        'kernel',
+        (40, 51),
+        'kernel is float32 (40, 50) there, float32 (40, 51) here',
+      ),
+    ):
+      other = {name: jax.ShapeDtypeStruct(shape, jnp.float32), 'step': step}
+      with pytest.raises(ValueError, match='does not fit this') as error:
+        checkpoints.restore(other)
+      assert message in str(error.value)
+    with pytest.raises(ValueError, match=r'kernel is float32 .* missing here'):
+      checkpoints.restore({'step': step})
+    assert checkpoints.steps == [2, 4, 6]
+
+
+def test_a_write_that_fails_keeps_the_checkpoint_before_it(tmp_path, capfd):
+  # No file may grow beyond 2,000 bytes, where the arrays have 8,000.
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with checkpoint.Checkpoints(tmp_path, owner=True) as checkpoints:
+    checkpoints.save(2, make_state(2))
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+  try:
+    with (
+      pytest.raises(
+        OSError,
+        match=r"Cannot write '.*checkpoints/4' \(File too large; [0-9,]+ b",
+      ) as error,
+      checkpoint.Checkpoints(tmp_path, owner=True) as checkpoints,
+    ):
+      checkpoints.save(4, make_state(4))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+  assert '\n' not in str(error.value)
+  logged = capfd.readouterr()
+  assert 'Traceback' not in logged.out + logged.err
+  with checkpoint.Checkpoints(tmp_path, owner=True) as checkpoints:
+    assert checkpoints.recover(print) == 2
+    checkpoints.save(4, make_state(4))
+    restored = checkpoints.restore(make_state(0))
+  np.testing.assert_array_equal(restored['kernel'], make_state(4)['kernel'])

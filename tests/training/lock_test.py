@@ -1,0 +1,78 @@
+"""One trainer a run, also after a kill and where nothing can be locked."""
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from dim_jax.training import lock
+
+HOLD = (
+  'import fcntl, os, json, sys, time\n'
+  'f = open(sys.argv[1], "a+")\n'
+  'fcntl.flock(f, fcntl.LOCK_EX)\n'
+  'json.dump({"pid": os.getpid(), "host": "elsewhere"}, f)\n'
+  'f.flush()\n'
+  'print("held", flush=True)\n'
+  'time.sleep(60)\n'
+)
+
+
+def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
+  lock.check(tmp_path)
+  assert not os.listdir(tmp_path)
+  command = [sys.executable, '-c', HOLD, str(tmp_path / 'lock')]
+  with subprocess.Popen(command, stdout=subprocess.PIPE) as owner:
+    assert owner.stdout.readline() == b'held\n'
+    refused = f'being trained by process {owner.pid} on elsewhere: wait for it'
+    with pytest.raises(ValueError, match=refused):
+      lock.check(tmp_path)
+    with pytest.raises(ValueError, match=refused), lock.hold(tmp_path):
+      pass
+    owner.send_signal(signal.SIGKILL)
+  lock.check(tmp_path)
+  with lock.hold(tmp_path):
+    told = json.loads((tmp_path / 'lock').read_text())
+    assert told == {'pid': os.getpid(), 'host': socket.gethostname()}
+    with pytest.raises(ValueError, match=f'process {os.getpid()} on'):
+      lock.check(tmp_path)
+  lock.check(tmp_path)
+
+
+def test_without_locks_a_living_process_of_this_host_counts(
+  tmp_path, monkeypatch
+):
+  def none(file, operation):
+    del file, operation
+    raise OSError(errno.ENOLCK, 'no locks')
+
+  monkeypatch.setattr(lock.fcntl, 'flock', none)
+  path = tmp_path / 'lock'
+  with subprocess.Popen(
+    [sys.executable, '-c', 'input()'], stdin=subprocess.PIPE
+  ) as owner:
+    here = {'pid': owner.pid, 'host': socket.gethostname()}
+    path.write_text(json.dumps(here))
+    with pytest.raises(ValueError, match=f'process {owner.pid}'):
+      lock.check(tmp_path)
+    # Whether it lives on another host cannot be seen from here.
+    path.write_text(json.dumps(here | {'host': 'elsewhere'}))
+    lock.check(tmp_path)
+  path.write_text(json.dumps(here))
+  with lock.hold(tmp_path):
+    pass
+  assert path.read_text() == ''
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+  (tmp_path / 'lock').mkdir()
+  with (
+    pytest.raises(OSError, match=r"Cannot write '.*lock' \(Is a directory; "),
+    lock.hold(tmp_path),
+  ):
+    pass
