@@ -1,14 +1,17 @@
-"""A trained encoder, from the folder of its run."""
+"""A trained encoder, from the folder of its run or a file of its own."""
 
 import functools
 import os
+import platform
 from typing import Any
 
+import flax
 import jax
 import numpy as np
 
 from dim_jax import config as config_lib
-from dim_jax.objective import Batch, as_batch
+from dim_jax import export as export_lib
+from dim_jax.objective import Batch, PyTree, as_batch
 
 _STORED: dict[str, type] = {
   'image': np.uint8,
@@ -23,14 +26,23 @@ class Encoder:
   Attributes:
     config: the run's config.
     step: how many steps it was trained; 0 means untrained.
-    variables: (params, model_state) of the whole objective.
+    variables: (params, model_state) of the whole objective; from a file, what
+      it holds of them.
+    input_shape: [H, W, C] of images, [T] of sound or [D] of points.
+    averaged: whether the parameters are a moving average of the run's.
   """
 
   def __init__(
-    self, config: config_lib.ExperimentConfig, step: int, variables: Any
+    self,
+    config: config_lib.ExperimentConfig,
+    step: int,
+    variables: Any,
+    input_shape: tuple[int, ...],
+    averaged: bool,
   ):
     """See `load`."""
     self.config, self.step, self.variables = config, step, variables
+    self.input_shape, self.averaged = input_shape, averaged
     self._objective = config_lib.make_objective(config)
     self._compiled: Any = jax.jit(self.encode)
 
@@ -87,6 +99,81 @@ class Encoder:
       rows.append({k: np.asarray(v)[: len(part)] for k, v in taps.items()})
     return {tap: np.concatenate([r[tap] for r in rows]) for tap in rows[0]}
 
+  def export(
+    self, path: str | os.PathLike, *, all_players: bool = False
+  ) -> None:
+    """Writes one file of plain arrays and JSON, for `load` or NumPy alone.
+
+    Args:
+      path: the file, such as 'encoder.npz', which must not be there yet; its
+        layout is that of `dim_jax.export`.
+      all_players: store critics, probes and whatever else was trained too, and
+        not only what encoding reads.
+
+    Raises:
+      FileExistsError: the file is there.
+    """
+    from dim_jax import __version__  # Known once all of the package is.
+
+    kind = self.config.data.kind
+    example = as_batch(np.zeros((2, *self.input_shape), _STORED[kind]), kind)
+    variables = self.variables
+    if not all_players:
+      variables = _read_parts(self.encode, variables, example)
+    taps = jax.eval_shape(self.encode, variables, example)
+    header = {
+      'config': config_lib.to_json(self.config),
+      'input': {
+        'kind': kind,
+        'shape': self.input_shape,
+        'dtype': np.dtype(_STORED[kind]).name,
+      },
+      'taps': {name: x.shape[1:] for name, x in taps.items()},
+      'step': int(self.step),
+      'averaged': self.averaged,
+      'versions': {
+        'python': platform.python_version(),
+        'dim_jax': __version__,
+        'flax': flax.__version__,
+        'jax': jax.__version__,
+        'numpy': np.__version__,
+      },
+    }
+    params, model_state = variables
+    tree = {'params': params, 'model_state': model_state}
+    export_lib.write(path, header, tree)
+
+
+def _read_parts(encode: Any, variables: Any, batch: Batch) -> Any:
+  """What encoding reads: players, and of each its parts."""
+  jaxpr = jax.make_jaxpr(encode)(variables, batch).jaxpr
+  read = {id(x) for equation in jaxpr.eqns for x in equation.invars}
+  read |= {id(x) for x in jaxpr.outvars}
+  leaves, structure = jax.tree.flatten(variables)
+  flags = [id(x) in read for x in jaxpr.invars[: len(leaves)]]
+
+  def kept(part: PyTree, flags: PyTree, depth: int) -> PyTree:
+    if depth == 0 or not isinstance(part, dict):
+      return part
+    return {
+      k: kept(v, flags[k], depth - 1)
+      for k, v in part.items()
+      # Code may ask for an empty dictionary, and it costs nothing.
+      if any(jax.tree.leaves(flags[k])) or not jax.tree.leaves(v)
+    }
+
+  chosen = tuple(
+    kept(part, flag, 2)
+    for part, flag in zip(
+      variables, jax.tree.unflatten(structure, flags), strict=True
+    )
+  )
+  try:
+    jax.eval_shape(encode, chosen, batch)
+  except Exception:  # Whatever a network raises that asks for what it ignores.
+    return variables
+  return chosen
+
 
 def load(
   run_dir: str | os.PathLike,
@@ -97,7 +184,7 @@ def load(
   """Loads a run's encoder, onto whatever devices are here.
 
   Args:
-    run_dir: the --workdir of a run.
+    run_dir: the --workdir of a run, or a file that `Encoder.export` wrote.
     step: which checkpoint; the newest if None. 0 gives the encoder as it was
       before training, from the run's own seed.
     average: use the moving average of the parameters where the run kept one
@@ -108,7 +195,11 @@ def load(
 
   Raises:
     FileNotFoundError: the folder is no run, or has no such checkpoint.
+    ValueError: the file is damaged or of something else, or holds another step
+      or an average.
   """
+  if os.path.isfile(run_dir):
+    return _load_file(run_dir, step, average)
   # Orbax is slow to import, and `import dim_jax` should not be.
   from dim_jax.training import checkpoint
   from dim_jax.training import step as step_lib
@@ -125,7 +216,8 @@ def load(
   rng = jax.random.key(config.seed)
   if step == 0:
     state = jax.jit(init)(template, rng)
-    return Encoder(config, 0, (state.params, state.model_state))
+    variables = state.params, state.model_state
+    return Encoder(config, 0, variables, input_shape, False)
   with checkpoint.Checkpoints(run_dir, config.keep) as checkpoints:
     step = checkpoints.latest if step is None else step
     if step is None:
@@ -141,4 +233,29 @@ def load(
     state = checkpoints.restore(abstract, step)
   decay = config.average if average else None
   params = step_lib.averaged_params(state, decay)
-  return Encoder(config, step, (params, state.model_state))
+  return Encoder(
+    config, step, (params, state.model_state), input_shape, decay is not None
+  )
+
+
+def _load_file(
+  path: str | os.PathLike, step: int | None, average: bool
+) -> Encoder:
+  header, tree = export_lib.read(path)
+  if step not in (None, header['step']):
+    raise ValueError(
+      f'{os.fspath(path)!r} holds step {header["step"]} alone, not {step}: '
+      "load the run's folder, or leave step out."
+    )
+  if header['averaged'] and not average:
+    raise ValueError(
+      f'{os.fspath(path)!r} holds the average of the parameters alone: load '
+      "the run's folder for the last ones."
+    )
+  return Encoder(
+    config_lib.from_json(header['config']),
+    header['step'],
+    (tree['params'], tree['model_state']),
+    tuple(header['input']['shape']),
+    header['averaged'],
+  )

@@ -1,0 +1,195 @@
+"""A file of arrays and JSON, which outlives the program that wrote it.
+
+An ordinary .npz, read with NumPy alone:
+
+  file = np.load('encoder.npz')
+  header = json.loads(str(file['json']))
+  kernel = file['params/encoder/conv_0/kernel']
+
+Names of arrays are paths in a tree of dictionaries. The header's 'dtypes' names
+the type of every array that NumPy has no type for: one like bfloat16 is stored
+as the unsigned integers of its bits, and a random key as its data. 'checksum'
+is SHA-256 over the header without it and all arrays; see `checksum`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+from zipfile import BadZipFile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FORMAT = 'dim_jax encoder'
+VERSION = 1
+
+
+def write(
+  path: str | os.PathLike, header: Mapping[str, Any], tree: Mapping[str, Any]
+) -> None:
+  """Writes a file, whole or not at all.
+
+  Args:
+    path: the file, which must not be there yet.
+    header: JSON data.
+    tree: dictionaries and tuples of arrays.
+
+  Raises:
+    FileExistsError: the file is there.
+    ValueError: the tree holds something else.
+  """
+  path = os.fspath(path)
+  if os.path.exists(path):
+    raise FileExistsError(
+      f'{path!r} exists already: choose another name, or delete it first.'
+    )
+  found: dict[str, Any] = {'dtypes': {}, 'containers': {}}
+  arrays: dict[str, np.ndarray] = {}
+  _flatten(tree, '', arrays, found)
+  # As they will be read, for the checksum.
+  told = json.loads(
+    json.dumps({'format': FORMAT, 'format_version': VERSION, **header, **found})
+  )
+  told['checksum'] = checksum(told, arrays)
+  text = np.array(json.dumps(told, indent=1))
+  with open(path + '.tmp', 'wb') as file:
+    np.savez(file, allow_pickle=False, **{'json': text}, **arrays)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(path + '.tmp', path)
+
+
+def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Reads what `write` wrote.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The header, and the tree.
+
+  Raises:
+    ValueError: the file is damaged, of something else, or of a later format.
+  """
+  path = os.fspath(path)
+  with open(path, 'rb') as file:
+    start = file.read(4)
+    if start != b'PK\x03\x04':
+      raise ValueError(
+        f'{path!r} is no exported encoder, as its first bytes are {start!r}: '
+        'give a file that `Encoder.export` wrote, or the --workdir of a run.'
+      )
+    file.seek(0)
+    try:
+      with np.load(file, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    except (ValueError, OSError, EOFError, KeyError, BadZipFile) as error:
+      raise ValueError(
+        f'{path!r} is damaged or cut short ({error}): copy or export it again.'
+      ) from error
+  try:
+    header = json.loads(str(arrays.pop('json')))
+    if header['format'] != FORMAT:
+      raise ValueError(f'its format is {header["format"]!r}')
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'{path!r} is no exported encoder but some other .npz: it has the arrays '
+      f'{sorted(arrays)[:4]} and no header of {FORMAT!r}.'
+    ) from error
+  if header['format_version'] > VERSION:
+    raise ValueError(
+      f'{path!r} has version {header["format_version"]} of the format, this '
+      f'dim_jax reads versions up to {VERSION}: install a later dim_jax.'
+    )
+  if checksum(header, arrays) != header.get('checksum'):
+    raise ValueError(
+      f'{path!r} is damaged: its checksum is not that of what it holds; copy '
+      'or export it again.'
+    )
+  return header, _nest(arrays, header)
+
+
+def checksum(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
+  """SHA-256, in hexadecimal, of all that a file says.
+
+  Of the header less 'checksum', as JSON with sorted keys and Python's default
+  separators; then of each array, by its name, 'NAME DTYPE SHAPE' such as
+  'params/encoder/y/bias <f4 (64,)', and its bytes, little-endian in C order.
+
+  Args:
+    header: JSON data.
+    arrays: by name.
+  """
+  rest = {k: v for k, v in header.items() if k != 'checksum'}
+  digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+  for name in sorted(arrays):
+    x = np.ascontiguousarray(arrays[name]).reshape(np.shape(arrays[name]))
+    x = x.astype(x.dtype.newbyteorder('<'), copy=False)
+    digest.update(f'{name} {x.dtype.str} {x.shape}'.encode())
+    digest.update(x.tobytes())
+  return digest.hexdigest()
+
+
+def _flatten(
+  tree: Any, path: str, arrays: dict[str, np.ndarray], found: dict[str, Any]
+) -> None:
+  """Adds the arrays of a tree by path, and what their names do not say."""
+  if isinstance(tree, Mapping | tuple):
+    items: Any = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    if isinstance(tree, tuple) or not tree:
+      found['containers'][path] = 'tuple' if isinstance(tree, tuple) else 'dict'
+    for key, value in items:
+      if '/' in str(key) or hasattr(tree, '_fields'):
+        raise ValueError(
+          f'{path!r} holds {key!r} of a {type(tree).__name__}: only trees of '
+          "dictionaries, whose keys have no '/', and tuples are stored."
+        )
+      _flatten(value, f'{path}/{key}' if path else str(key), arrays, found)
+    return
+  if not isinstance(tree, jax.Array | np.ndarray | np.generic):
+    raise ValueError(
+      f'{path!r} is a {type(tree).__name__}: only arrays are stored.'
+    )
+  if isinstance(tree, jax.Array) and jnp.issubdtype(
+    tree.dtype, jax.dtypes.prng_key
+  ):
+    found['dtypes'][path] = str(jax.random.key_impl(tree))
+    tree = jax.random.key_data(tree)
+  x = np.asarray(tree)
+  if x.dtype.isbuiltin == 2:  # Of a package, not of NumPy.
+    found['dtypes'][path] = x.dtype.name
+    x = x.view(f'u{x.dtype.itemsize}')
+  arrays[path] = x
+
+
+def _nest(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Any:
+  """The inverse of `_flatten`, with arrays on the device."""
+  tree: dict[str, Any] = {}
+
+  def enter(path: str) -> dict[str, Any]:
+    node = tree
+    for key in filter(None, path.split('/')):
+      node = node.setdefault(key, {})
+    return node
+
+  for path, x in arrays.items():
+    parent, _, name = path.rpartition('/')
+    enter(parent)[name] = _restored(x, header['dtypes'].get(path))
+  # Inner ones first, as what is outside takes them in as they are then.
+  for path in sorted(header['containers'], key=len, reverse=True):
+    node = enter(path)
+    if header['containers'][path] == 'tuple':
+      parent, _, name = path.rpartition('/')
+      enter(parent)[name] = tuple(node[str(i)] for i in range(len(node)))
+  return tree
+
+
+def _restored(x: np.ndarray, dtype: str | None) -> jax.Array:
+  if dtype is None:
+    return jnp.asarray(x)
+  if hasattr(jnp, dtype):
+    return jnp.asarray(x.view(jnp.dtype(dtype)))
+  return jax.random.wrap_key_data(jnp.asarray(x), impl=dtype)
