@@ -31,7 +31,7 @@ import dim_jax
 from dim_jax.data import sources
 from dim_jax.evaluation import calibration, classification, robustness
 from dim_jax.losses import bottleneck
-from dim_jax.objectives import vib
+from dim_jax.objectives import dim, vib
 from dim_jax.training import parallel
 from experiments import data as data_lib
 from experiments import evaluate
@@ -44,7 +44,7 @@ _ELLIPSES = 1000
 
 
 def measures(
-  config: vib.Config, samples: int
+  config: vib.Config | dim.Config, samples: int
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any] | None]:
   """A run's classifier as functions: of samples, at the mean, and its rate.
 
@@ -52,6 +52,9 @@ def measures(
     config: the run's objective.
     samples: posterior samples a prediction.
   """
+  if isinstance(config, dim.Config):
+    read = functools.partial(dim.logits, config)
+    return read, read, None
   draw = functools.partial(vib.logits, config, samples=samples)
   mean = functools.partial(vib.logits, config, samples=0)
   if config.covariance == 'none':
@@ -78,7 +81,8 @@ def classify(
   """Runs the measurements and writes them into the run's folder.
 
   Args:
-    run_dir: the run of a `dim_jax.objectives.vib` config.
+    run_dir: the run of a `dim_jax.objectives.vib` config, or of a
+      `dim_jax.objectives.dim` one with supervised_weight above 0.
     samples: posterior samples of an averaged prediction.
     step: which checkpoint; the newest if None.
     attacks: names in ATTACKS. Each is run with fresh posterior samples in every
@@ -184,10 +188,10 @@ def classify(
     'date': datetime.date.today().isoformat(),
     'seconds': time.time() - started,
     'paper': trained.config.paper,
-    'bottleneck': config.covariance,
+    'bottleneck': getattr(config, 'covariance', 'none'),
     'code': config.code,
-    'beta': config.beta,
-    'marginal': config.marginal,
+    'beta': getattr(config, 'beta', None),
+    'marginal': getattr(config, 'marginal', None),
     'label_entropy_bits': {
       split: by_split[split]['label_entropy_bits'] for split in data
     },
@@ -220,6 +224,25 @@ def check_labels(objective: Any, name: str, labels: np.ndarray) -> None:
     )
 
 
+def check_supervised(objective: Any, name: str, labels: np.ndarray) -> None:
+  """Raises ValueError where supervised learning has no two classes to learn.
+
+  Args:
+    objective: its config; one that learns from no labels takes any.
+    name: of the data set.
+    labels: of the training examples, -1 where unknown.
+  """
+  learner = ''
+  if weight := getattr(objective, 'supervised_weight', 0):
+    learner = f'objective.supervised_weight={weight}'
+  elif isinstance(objective, vib.Config) or (
+    getattr(objective, 'loss', None) == 'supervised'
+  ):
+    learner = 'a supervised objective'
+  if learner:
+    data_lib.check_classes(name, labels, learner)
+
+
 def _keep_older(path: str, report: dict[str, Any]) -> None:
   """Keeps attacks and detection of the same step that were not run again."""
   if not os.path.exists(path):
@@ -234,19 +257,25 @@ def _keep_older(path: str, report: dict[str, Any]) -> None:
 class _Victim:
   """A trained classifier; its functions are made once, as they key programs."""
 
-  def __init__(self, config: vib.Config, functions: Any, variables: Any):
+  def __init__(
+    self, config: vib.Config | dim.Config, functions: Any, variables: Any
+  ):
     self.config, self.variables = config, variables
     self.sampled, self.at_mean, self.rate = functions
 
 
-def _objective(encoder: dim_jax.Encoder, run_dir: str) -> vib.Config:
+def _objective(
+  encoder: dim_jax.Encoder, run_dir: str
+) -> vib.Config | dim.Config:
   config = encoder.config.objective
-  if not isinstance(config, vib.Config):
-    raise ValueError(
-      f'{run_dir!r} is a run of {type(config).__module__}, which has no '
-      'classifier: measure it with experiments.evaluate.'
-    )
-  return config
+  if isinstance(config, vib.Config):
+    return config
+  if isinstance(config, dim.Config) and config.supervised_weight:
+    return config
+  raise ValueError(
+    f'{run_dir!r} is a run of {type(config).__module__}, which has no '
+    'classifier: measure it with experiments.evaluate.'
+  )
 
 
 def _update(bar: rich.progress.Progress, job: Any, done: int) -> None:
@@ -408,7 +437,7 @@ def outliers(name: str, images: np.ndarray) -> np.ndarray:
 
 
 def _arrays(
-  config: vib.Config,
+  config: vib.Config | dim.Config,
   variables: Any,
   predictions: classification.Predictions,
   test: Any,
@@ -427,7 +456,7 @@ def _arrays(
     'probabilities': average[kept].astype(np.float32),
     'cross_entropy': classification.cross_entropy(part, labels),
   }
-  if predictions.rate is None:
+  if predictions.rate is None or isinstance(config, dim.Config):
     return saved
   saved['rate'] = predictions.rate[kept]
   posterior = jax.jit(functools.partial(vib.posterior, config))

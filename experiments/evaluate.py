@@ -36,8 +36,8 @@ from dim_jax.objectives import dim
 from dim_jax.training import parallel
 from experiments import data
 
-_TAPS = re.compile(r'conv|fc|y|module_\d+')
-_SAVED_TAPS = re.compile(r'fc|y|module_\d+')
+_TAPS = re.compile(r'conv|fc|y|globals|module_\d+')
+_SAVED_TAPS = re.compile(r'fc|y|globals|module_\d+')
 FEATURES = ('trained', 'untrained', 'raw')
 _SAVED_IMAGES = 2000
 _RANK_IMAGES = 1000
@@ -61,9 +61,9 @@ def evaluate(
   Args:
     run_dir: the run.
     probes: names in `dim_jax.evaluation.probe.PROBES`.
-    taps: taps of the encoder, by default those of 'conv', 'fc', 'y' and
-      'module_0', 'module_1', ... that it has; the raw data are always probed
-      too.
+    taps: taps of the encoder, by default those of 'conv', 'fc', 'y', 'globals'
+      and 'module_0', 'module_1', ... that it has; the raw data are always
+      probed too.
     labels: what to predict, of what the data tell, such as 'class', 'speaker'
       or 'digit'; by default all that is told of a whole example. Labels of
       single frames ('phone') are predicted from each frame's features.
@@ -110,6 +110,7 @@ def evaluate(
       raise ValueError(
         f'No label {name!r}: {train.name} has {sorted(train.labels)}.'
       )
+    data.check_classes(train.name, train.labels[name], 'a probe')
   protocol = protocol or probe_lib.Protocol()
   keep = np.arange(len(train.inputs))
   if protocol.max_examples is not None and protocol.max_examples < len(keep):

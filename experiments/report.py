@@ -11,7 +11,6 @@ page, which holds all that it shows.
 """
 
 import importlib
-import json
 import os
 import pathlib
 import sys
@@ -38,12 +37,11 @@ def train_command(run_dir: str) -> str | None:
     The config file that needs the fewest overrides, with them; None if none of
     experiments/configs comes to this config by flags.
   """
-  path = os.path.join(run_dir, 'config.json')
-  if not os.path.exists(path):
+  try:
+    # Loaded and not read, so that fields younger than the run are there too.
+    saved = _flatten(config_lib.to_json(config_lib.load(run_dir)[0]))
+  except (FileNotFoundError, ValueError):
     return None
-  with open(path) as file:
-    saved = _flatten(json.load(file))
-  saved.pop('input_shape', None)
   best: tuple[str, dict[str, Any]] | None = None
   for source in sorted(_CONFIGS.glob('*.py')):
     module = importlib.import_module(f'experiments.configs.{source.stem}')

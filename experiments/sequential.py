@@ -31,7 +31,7 @@ from absl import app, flags, logging
 
 import dim_jax
 from dim_jax import config as config_lib
-from dim_jax.data import cache
+from dim_jax.data import augment, cache
 from dim_jax.evaluation import features as features_lib
 from dim_jax.objective import as_batch
 from dim_jax.objectives import gim
@@ -168,17 +168,14 @@ def _store(
   """
   encoder = dim_jax.load(run_dir)
   config = encoder.config
-  split = 'train'
-  if getattr(config.data, 'unlabelled', False):
-    split = 'unlabelled'
-  examples = data.load(config.data, split, crop=False, progress=show_progress)
+  examples = data.training(config.data, progress=show_progress)
   count = len(examples.inputs)
   labels = np.tile(examples.labels[examples.label], views)
   rows = views * count
   form = [config_lib.to_json(config.data), count, views, str(dtype)]
   if _origin(path) == (origin := _describe(encoder, form)):
     return {'features': cache.read(path), 'label': labels}
-  change = train.augmentation(config.data)
+  change = augment.make(config.data)
 
   @functools.partial(jax.jit, static_argnums=3)
   def advance(variables, inputs, positions, stored):

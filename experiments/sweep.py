@@ -17,9 +17,10 @@ import rich.box
 import rich.table
 
 from dim_jax import config as config_lib
+from dim_jax.data import augment
 from dim_jax.evaluation import classification
 from dim_jax.objectives import vib
-from dim_jax.training import checkpoint, grid, metrics
+from dim_jax.training import checkpoint, files, grid, lock, metrics
 from dim_jax.training import step as step_lib
 from experiments import classify, evaluate
 from experiments import data as data_lib
@@ -71,21 +72,22 @@ def sweep(
   states = grid.init_states(
     objective, optimizer, example, seeds, {'beta': betas}
   )
-  os.makedirs(workdir, exist_ok=True)
+  files.make_folder(workdir)
   _claim(config, workdir)
-  chunk: Any = grid.make_chunk(objective, optimizer)
+  chunk: Any = grid.make_chunk(objective, optimizer, accumulate=run.accumulate)
   compiled: dict[int, Any] = {}
   memory_bytes = 0
   started = time.monotonic()
   with (
+    lock.hold(workdir),
     checkpoint.Checkpoints(workdir, run.keep, owner=True) as checkpoints,
     metrics.Progress(
       run.steps, run.batch_size * len(seeds), show_progress
     ) as progress,
   ):
-    step = checkpoints.latest or 0
+    step = checkpoints.recover(progress.say) or 0
     if step:
-      states = checkpoints.restore(states)
+      states = checkpoints.restore(states, step)
       progress.say(f'continuing {workdir} at step {step} of {run.steps}')
     writer = metrics.JsonLines(workdir)
     clock = metrics.Clock(writer.truncate(step))
@@ -162,9 +164,10 @@ def _check(config: config_lib.SweepConfig) -> None:
   data = config.run.data
   if not isinstance(data, config_lib.DataConfig):
     raise ValueError('a sweep trains on images: data must be a DataConfig.')
-  if data.flip or data.crop_padding or data.crop is not None:
+  if augment.make(data) is not None:
     raise ValueError(
-      'a sweep does not augment: unset data.flip, data.crop_padding, data.crop.'
+      'a sweep does not augment: leave out data.flip and what else changes '
+      'training images at random.'
     )
   if config.run.parallel != 'jit':
     raise ValueError(

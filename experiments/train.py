@@ -2,6 +2,7 @@
 
   python -m experiments.train --config=experiments/configs/dim_digits.py \
       --workdir=runs/digits --config.steps=300
+  python -m experiments.train --list
 
 The same command on the same --workdir continues a run that was interrupted.
 """
@@ -21,17 +22,25 @@ from ml_collections import config_flags
 
 import dim_jax
 from dim_jax import config as config_lib
-from dim_jax.data import augment
+from dim_jax.data import augment, stream
 from dim_jax.evaluation import features
 from dim_jax.objective import PyTree, as_batch
-from dim_jax.training import loop, parallel, pipeline
+from dim_jax.training import files, lock, loop, parallel, pipeline
 from dim_jax.training import step as step_lib
-from experiments import classify, data, sweep
+from experiments import classify, data, dry_run, listing, sweep
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The run, a file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
 _DEVICES = flags.DEFINE_integer('devices', None, 'Use only so many devices.')
-flags.mark_flags_as_required(['config', 'workdir'])
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run', False, 'Print sizes, FLOPs, memory and ceilings; read no data.'
+)
+_PROFILE = flags.DEFINE_bool(
+  'profile', False, 'Write a trace of the second interval to WORKDIR/profile.'
+)
+_LIST = flags.DEFINE_bool('list', False, 'Show all configs instead.')
+
+_WATCHED = 512  # examples, for signs of collapse
 
 # A run may be made longer, or kept and shown otherwise, when it goes on; any
 # other change would make it another run.
@@ -44,6 +53,7 @@ def train(
   *,
   stored: Mapping[str, np.ndarray] | None = None,
   devices: int | None = None,
+  profile: bool = False,
   show_progress: bool = True,
 ) -> step_lib.TrainState:
   """Trains or continues the run in `workdir`; see `dim_jax.training.loop.fit`.
@@ -54,12 +64,14 @@ def train(
     stored: what it trains on instead of the training split, such as the stored
       'features' of a frozen module, with 'label'; not augmented.
     devices: use only so many devices; all of them if None.
+    profile: write a trace of a few early steps; see `fit`.
     show_progress: show a bar, or lines.
 
   Returns:
     The final state.
   """
   config_lib.check(config)
+  lock.check(workdir)
   if os.path.exists(os.path.join(workdir, 'config.json')):
     _check_same(config, config_lib.load(workdir)[0], workdir)
   axis_name = 'data' if config.parallel == 'pmap' else None
@@ -67,20 +79,24 @@ def train(
   if config.parallel == 'pipeline':
     pipeline.check(objective)
   held_out = 'validation' if config.data.validation else 'train'
-  train_split = 'train'
-  if getattr(config.data, 'unlabelled', False):
-    train_split = 'unlabelled'
   if stored is None:
-    train_set = data.batch(
-      data.load(config.data, train_split, crop=False, progress=show_progress)
-    )
+    train_set = data.train_set(config.data, progress=show_progress)
   else:
     train_set = dict(stored)
-  watched = data.load(config.data, held_out, progress=show_progress)
+  if isinstance(train_set, stream.Stream):
+    first: int | None = _WATCHED
+    told = train_set.read(np.arange(min(_WATCHED, train_set.num_examples)))
+  else:
+    first, told = None, train_set
+  watched = data.load(
+    config.data, held_out, first=first, progress=show_progress
+  )
   example = data.batch(watched)
-  for part in (train_set, example):
+  for part in (told, example):
     if 'label' in part:
       classify.check_labels(config.objective, watched.name, part['label'])
+  if 'label' in told:
+    classify.check_supervised(config.objective, watched.name, told['label'])
   example = {name: values[:2] for name, values in example.items()}
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   params, _ = variables
@@ -88,6 +104,7 @@ def train(
   optimizer = step_lib.make_optimizer(
     config.optimizer, config.players, params, config.average
   )
+  change = augment.make(config.data, watched.inputs.shape[-1])
   start = start_from(config.init_from, variables)
   # What cannot be trained says so here, and leaves no folder behind.
   whole = {
@@ -95,12 +112,24 @@ def train(
     for name, x in example.items()
   }
   plain = config_lib.make_objective(config)
-  jax.eval_shape(plain.loss, *variables, whole, jax.random.key(0))
-  os.makedirs(workdir, exist_ok=True)
+  # Of the whole batch, or of the micro-batches that it is split into.
+  part = {
+    name: jax.ShapeDtypeStruct(
+      (config.batch_size // config.accumulate, *x.shape[1:]), x.dtype
+    )
+    for name, x in whole.items()
+  }
+  jax.eval_shape(plain.loss, *variables, part, jax.random.key(0))
+  note = step_lib.accumulation_note(plain, whole, config.accumulate)
+  if note and jax.process_index() == 0:
+    if hasattr(config.objective, 'micro_batch'):
+      note += ' For the gradient of all use objective.micro_batch.'
+    print(note, file=sys.stderr)
+  files.make_folder(workdir)
   if jax.process_index() == 0:
     config_lib.save(config, workdir, watched.inputs.shape[1:])
   # A run on all training images watches for collapse on some of them.
-  monitored = as_batch(watched.inputs[:512], watched.kind)
+  monitored = as_batch(watched.inputs[:_WATCHED], watched.kind)
   tap = _watched(taps)
   return loop.fit(
     objective,
@@ -108,6 +137,7 @@ def train(
     train_set,
     run_dir=workdir,
     batch_size=config.batch_size,
+    accumulate=config.accumulate,
     steps=config.steps,
     seed=config.seed,
     log_every=config.log_every,
@@ -115,13 +145,14 @@ def train(
     keep=config.keep,
     form=config.parallel,
     devices=devices,
-    augment=None if stored else augmentation(config.data),
+    augment=None if stored else change,
     monitor=None
     if tap is None
     else features.collapse_monitor(objective.encode, monitored, tap),
     example=example,
     start=start,
     tensorboard=config.tensorboard,
+    profile=profile,
     show_progress=show_progress,
   )
 
@@ -131,7 +162,9 @@ def _watched(taps: Mapping[str, object]) -> str | None:
   modules = [tap for tap in taps if re.fullmatch(r'module_\d+', tap)]
   if modules:
     return max(modules, key=lambda tap: int(tap[7:]))
-  return next((tap for tap in ('y', 'features') if tap in taps), None)
+  return next(
+    (tap for tap in ('y', 'globals', 'features') if tap in taps), None
+  )
 
 
 def start_from(
@@ -200,31 +233,6 @@ def start_from(
   return start
 
 
-def augmentation(config: data.Config) -> loop.Augment | None:
-  """What happens to training images at random; None for nothing."""
-  if not isinstance(config, config_lib.DataConfig):
-    return None
-  if not config.flip and not config.crop_padding and config.crop is None:
-    return None
-
-  def apply(
-    rng: jax.Array, images: jax.Array, positions: jax.Array
-  ) -> jax.Array:
-    flip_rng, crop_rng = jax.random.split(rng)
-    if config.crop is not None:
-      keys = augment.example_keys(crop_rng, positions)
-      images = augment.random_window(keys, images, config.crop)
-    if config.flip:
-      keys = augment.example_keys(flip_rng, positions)
-      images = augment.random_flip(keys, images)
-    if config.crop_padding:
-      keys = augment.example_keys(crop_rng, positions)
-      images = augment.random_crop(keys, images, config.crop_padding)
-    return images
-
-  return apply
-
-
 def _check_same(
   config: config_lib.ExperimentConfig,
   saved: config_lib.ExperimentConfig,
@@ -276,23 +284,31 @@ def main(argv: list[str]) -> None:
   """Runs `train`, with a user's mistakes as one line each."""
   if len(argv) > 1:
     sys.exit(f'Error: unknown arguments {argv[1:]}; flags begin with --.')
+  if _LIST.value:
+    return listing.show()
+  if not _CONFIG.value or not (_WORKDIR.value or _DRY_RUN.value):
+    sys.exit('Error: give --config and --workdir; --list shows all configs.')
   # Orbax tells of every file that it writes.
   logging.set_verbosity(logging.WARNING)
   try:
     parallel.initialize()
     parallel.cache_compilations()
     config, workdir = _CONFIG.value, str(_WORKDIR.value)
-    if isinstance(config, config_lib.SweepConfig):
+    if _DRY_RUN.value:
+      if isinstance(config, config_lib.SweepConfig):
+        raise ValueError('--dry_run is of one run; this config is a sweep.')
+      print(dry_run.text(dry_run.measure(config, _DEVICES.value)))
+    elif isinstance(config, config_lib.SweepConfig):
       if _DEVICES.value not in (None, 1):
         raise ValueError('a sweep runs on one device: leave --devices out.')
       console = rich.console.Console()
       console.print(sweep.table(sweep.sweep(config, workdir)))
       console.print(os.path.join(workdir, 'sweep.json'))
     else:
-      train(config, workdir, devices=_DEVICES.value)
+      train(config, workdir, devices=_DEVICES.value, profile=_PROFILE.value)
   except (
     ValueError,
-    FileNotFoundError,
+    OSError,
     FloatingPointError,
     RuntimeError,
   ) as error:

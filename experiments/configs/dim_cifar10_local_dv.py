@@ -5,7 +5,8 @@
       --workdir=runs/dim_cifar10_local_dv
 
 All but the bound is as in dim_cifar10_local_infonce.py.
-No result of this run has been measured yet.
+No result of this run has been measured yet. The published numbers are from
+memory, not checked against the paper.
 """
 
 from dim_jax.config import ExperimentConfig
@@ -17,7 +18,7 @@ def get_config() -> ExperimentConfig:
   config = dim_cifar10_local_infonce.get_config()
   config.objective.bound = 'donsker_varadhan'
   config.paper = {
-    'source': 'Hjelm et al. 2019, table 1',
+    'source': 'Hjelm et al. 2019, table 1 (from memory, unverified)',
     'row': 'DIM(L) DV',
     'probe': 'mlp',
     'conv': 72.66,

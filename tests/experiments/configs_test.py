@@ -14,15 +14,60 @@ from dim_jax.objectives import dim, gim, vib
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / 'experiments' / 'configs').glob('*.py'))
-CHANNELS = {'digits': 1, 'mnist': 1, 'cifar10': 3, 'cifar100': 3, 'stl10': 3}
+CHANNELS = {
+  'digits': 1,
+  'mnist': 1,
+  'cifar10': 3,
+  'cifar100': 3,
+  'stl10': 3,
+  'tiny-imagenet-200/': 3,
+}
 STORED_SIZE = {'mnist': 28, 'cifar10': 32, 'cifar100': 32, 'stl10': 96}
-# Hjelm et al. 2019, table 1: alpha, beta, gamma; and the bound.
-ROWS = {
-  'dim_cifar10_global': (1.0, 0.0, 1.0, 'jsd'),
-  'dim_cifar10_local_dv': (0.0, 1.0, 0.1, 'donsker_varadhan'),
-  'dim_cifar10_local_jsd': (0.0, 1.0, 0.1, 'jsd'),
-  'dim_cifar10_local_infonce': (0.0, 1.0, 0.1, 'infonce'),
-  'dim_cifar10_local_global': (0.5, 0.1, 0.1, 'jsd'),
+# Hjelm et al. 2019, tables 1 and 2: alpha, beta, gamma; and the bound.
+FORMS = {
+  'global': (1.0, 0.0, 1.0, 'jsd'),
+  'local_dv': (0.0, 1.0, 0.1, 'donsker_varadhan'),
+  'local_jsd': (0.0, 1.0, 0.1, 'jsd'),
+  'local_infonce': (0.0, 1.0, 0.1, 'infonce'),
+}
+# The encoder, classes, epochs and images trained on; and the accuracy in
+# percent of an MLP probe on conv, fc and y, in the order of FORMS.
+TABLES = {
+  'cifar10': (
+    ('basic32', 10, 1000, 45_000),
+    (52.2, 52.84, 43.17),
+    (72.66, 70.60, 64.71),
+    (73.25, 73.62, 66.96),
+    (75.21, 75.57, 69.13),
+  ),
+  'cifar100': (
+    ('basic32', 100, 1000, 45_000),
+    (27.68, 24.35, 19.98),
+    (48.52, 44.44, 39.27),
+    (48.13, 45.92, 39.60),
+    (49.74, 47.72, 41.61),
+  ),
+  'tiny_imagenet': (
+    ('alex64', 200, 200, 90_000),
+    (11.32, 6.34, 4.95),
+    (30.35, 29.51, 28.18),
+    (33.54, 36.88, 31.66),
+    (34.21, 38.09, 33.33),
+  ),
+  'stl10': (
+    ('alex64', 10, 200, 100_000),
+    (42.03, 30.82, 28.09),
+    (69.15, 63.81, 61.92),
+    (72.86, 70.85, 65.93),
+    (72.57, 70.00, 67.08),
+  ),
+}
+# Their comparison with CPC: the encoder, the globals, the accuracy in percent.
+FOLDED = {
+  'dim_cifar10_folded': ('foldresnet34_32', 'y', 80.95),
+  'dim_cifar10_folded_globals': ('foldmultiresnet34_32', 'globals', 77.51),
+  'dim_stl10_folded': ('foldalex64', 'y', 76.97),
+  'dim_stl10_folded_globals': ('foldmultialex64', 'globals', 78.21),
 }
 
 
@@ -79,23 +124,77 @@ def test_config_traces_and_names_its_command(path):
   )
   assert loss.shape == ()
   assert all(value.shape == () for value in metrics.values())
+  if isinstance(config.objective, dim.Config) and 'conv' in (
+    config.paper or {}
+  ):
+    # What the paper's numbers are of, evaluation can probe.
+    taps = jax.eval_shape(objective.encode, params, model_state, batch)
+    assert {'conv', 'fc', 'y'} & set(config.paper) <= set(taps)
 
 
-def test_there_is_a_config_a_paper_row():
-  for name, (alpha, beta, gamma, bound) in ROWS.items():
-    config = load(ROOT / 'experiments' / 'configs' / f'{name}.py').get_config()
-    objective = config.objective
-    assert isinstance(objective, dim.Config)
-    weights = (
-      objective.global_weight,
-      objective.local_weight,
-      objective.prior_weight,
-    )
-    assert weights == (alpha, beta, gamma)
-    assert objective.bound == bound
-    assert config.optimizer.learning_rate == 1e-4
-    assert config.optimizer.b1 == 0.5
-    assert config.paper['row'].startswith('DIM(')
+def weights_of(objective):
+  return (
+    objective.global_weight,
+    objective.local_weight,
+    objective.prior_weight,
+  )
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('name', TABLES)
+def test_there_is_a_config_a_paper_row(name, form):
+  *weights, bound = FORMS[form]
+  (encoder, classes, epochs, images), *numbers = TABLES[name]
+  path = ROOT / 'experiments' / 'configs' / f'dim_{name}_{form}.py'
+  config = load(path).get_config()
+  objective = config.objective
+  assert isinstance(objective, dim.Config)
+  assert weights_of(objective) == tuple(weights)
+  assert (objective.bound, objective.encoder) == (bound, encoder)
+  assert objective.num_classes == classes
+  assert config.optimizer.learning_rate == 1e-4
+  assert config.optimizer.b1 == 0.5
+  assert config.steps == pytest.approx(
+    epochs * images / config.batch_size, rel=1e-3
+  )
+  data = config.data
+  assert data.unlabelled == data.flip == (name == 'stl10')
+  assert data.crop == (64 if name == 'stl10' else None)
+  paper = config.paper
+  assert paper['row'].startswith('DIM(G)' if form == 'global' else 'DIM(L)')
+  expected = numbers[list(FORMS).index(form)]
+  assert (paper['conv'], paper['fc'], paper['y']) == expected
+  # The rows that no source at hand confirms say so.
+  assert ('from memory' in paper['source']) == (form == 'local_dv')
+
+
+def test_the_row_of_both_kinds_of_information():
+  path = ROOT / 'experiments' / 'configs' / 'dim_cifar10_local_global.py'
+  config = load(path).get_config()
+  assert weights_of(config.objective) == (0.5, 0.1, 0.1)
+  assert (config.objective.bound, config.paper['row']) == ('jsd', 'DIM(L+G)')
+
+
+@pytest.mark.parametrize('name', FOLDED)
+def test_the_rows_against_cpc(name):
+  encoder, tap, accuracy = FOLDED[name]
+  path = ROOT / 'experiments' / 'configs' / f'{name}.py'
+  config = load(path).get_config()
+  objective = config.objective
+  assert weights_of(objective) == (0.0, 1.0, 0.0)
+  assert (objective.encoder, objective.global_tap) == (encoder, tap)
+  assert (objective.bound, objective.critic_units) == ('infonce', 1024)
+  assert config.paper['conv'] == accuracy
+  assert 'from memory' in config.paper['source']
+  size = encoders.make(encoder).image_size
+  taps, _ = jax.eval_shape(
+    lambda images: encoders.make(encoder).init_with_output(
+      jax.random.key(0), images
+    ),
+    jax.ShapeDtypeStruct((2, size, size, 3), np.float32),
+  )
+  assert taps['local'].shape[1:3] == (7, 7)
+  assert taps[tap].shape[1:3] == ((5, 5) if tap == 'globals' else (64,))
 
 
 # Alemi et al. 2017, table 1: what each row adds to the network, and its error.

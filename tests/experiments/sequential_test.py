@@ -14,9 +14,9 @@ from flax import linen as nn
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
-from dim_jax.data import augment, batches, cache
+from dim_jax.data import augment, batches, cache, stream
 from dim_jax.objectives import gim
-from dim_jax.training import loop, metrics
+from dim_jax.training import loop, metrics, timing
 from experiments import data, sequential, train
 
 
@@ -335,16 +335,18 @@ def test_streaming_in_parts_is_streaming_at_once(parts):
   mesh = loop.parallel.make_mesh(1)
   seen = []
 
-  def chunk(state, values, positions):
-    seen.append(np.asarray(values['features'])[np.asarray(positions)])
-    assert values['label'].shape[0] == 20 // parts
-    return state + len(positions), {'sum': seen[-1].sum((1, 2)).mean()}
+  def chunk(state, resident, examples):
+    assert resident == {}
+    seen.append(np.asarray(examples['features']))
+    assert examples['label'].shape == (4 // parts, 5)
+    return state + len(seen[-1]), {'sum': seen[-1].sum((1, 2)).mean()}
 
-  found = {'features': stored, 'label': np.arange(20)}
-  step_bytes = 5 * (8 + found['label'].itemsize)
-  with pytest.MonkeyPatch.context() as patch:
+  found = {'features': stored, 'label': np.arange(20, dtype=np.int32)}
+  step_bytes = 5 * (8 + 4)
+  reader = stream.of_arrays(found).batches(0, 0, 4, batch_size=5)
+  with pytest.MonkeyPatch.context() as patch, timing.Times() as times:
     patch.setattr(loop, 'STREAM_BYTES', 4 * step_bytes // parts)
-    state, values = loop._stream(chunk, 0, found, indices, mesh)
+    state, values = loop._stream(chunk, 0, reader, (4, 5), mesh, 'jit', times)
   assert state == 4 and len(seen) == parts
   np.testing.assert_array_equal(np.concatenate(seen), rows[indices])
   # The mean over 4 steps of which each has 10 of the 40 numbers.

@@ -1,0 +1,30 @@
+"""DIM(G) with the JSD bound on Tiny ImageNet: Hjelm et al. 2019, table 2.
+
+  python -m experiments.train \
+      --config=experiments/configs/dim_tiny_imagenet_global.py \
+      --workdir=runs/dim_tiny_imagenet_global
+
+Data and network are as in dim_tiny_imagenet_local_infonce.py, the
+objective as in dim_cifar10_global.py. Not trained here.
+"""
+
+from dim_jax.config import ExperimentConfig
+from experiments.configs import dim_tiny_imagenet_local_infonce
+
+
+def get_config() -> ExperimentConfig:
+  """alpha, beta, gamma = 1, 0, 1."""
+  config = dim_tiny_imagenet_local_infonce.get_config()
+  config.objective.bound = 'jsd'
+  config.objective.global_weight = 1.0
+  config.objective.local_weight = 0.0
+  config.objective.prior_weight = 1.0
+  config.paper = {
+    'source': 'Hjelm et al. 2019, table 2',
+    'row': 'DIM(G)',
+    'probe': 'mlp',
+    'conv': 11.32,
+    'fc': 6.34,
+    'y': 4.95,
+  }
+  return config

@@ -1,0 +1,237 @@
+r"""What a run will take, from its config alone: sizes, FLOPs, memory, ceilings.
+
+  python -m experiments.train --dry_run \
+      --config=experiments/configs/dim_mnist.py
+
+One training step is compiled, and no example is read; of a folder of images the
+names, and the header of one.
+"""
+
+import functools
+import math
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dim_jax import config as config_lib
+from dim_jax.data import augment, decode, folders, points, sources
+from dim_jax.objective import as_batch
+from dim_jax.objectives import vib
+from dim_jax.training import loop, parallel
+from dim_jax.training import step as step_lib
+from experiments import data
+
+# [H, W, C] and training images of the stored data sets, validation included.
+_IMAGES = {
+  'digits': ((8, 8, 1), 1_438),
+  'mnist': ((28, 28, 1), 60_000),
+  'cifar10': ((32, 32, 3), 50_000),
+  'cifar100': ((32, 32, 3), 50_000),
+  'stl10': ((96, 96, 3), 5_000),
+}
+_UNLABELLED = 100_000  # of stl10
+
+
+class Shapes(NamedTuple):
+  """The examples of a config.
+
+  Attributes:
+    stored: as they are kept for training, such as [H, W, C].
+    seen: as objectives see them, less what augmentation cuts off.
+    dtype: of both.
+    examples: how many to train on; None where only reading would tell.
+    labelled: whether they come with labels.
+  """
+
+  stored: tuple[int, ...]
+  seen: tuple[int, ...]
+  dtype: Any
+  examples: int | None
+  labelled: bool
+
+
+def shapes(config: data.Config) -> Shapes:
+  """Shapes of a config's training examples; reads none.
+
+  Raises:
+    ValueError: a field cannot be used.
+    FileNotFoundError: there is no such folder of images.
+  """
+  if isinstance(config, config_lib.SoundConfig):
+    shape: tuple[int, ...] = (config.window,)
+    return Shapes(shape, shape, np.int16, None, True)
+  if isinstance(config, config_lib.PointConfig):
+    shape = points.moments(config.name)[0].shape
+    count = config.count - round(config.validation * config.count)
+    return Shapes(shape, shape, np.float32, count, False)
+  sources.check(config.name, 'train', config.image_size, config.validation)
+  shape, count = _images(config)
+  if config.image_size is not None:
+    shape = (config.image_size, config.image_size, shape[2])
+  if config.grayscale:
+    shape = (*shape[:2], 1)
+  side = config.crop
+  seen = shape if side is None else (side, side, shape[2])
+  return Shapes(shape, seen, np.uint8, count, True)
+
+
+def _images(config: config_lib.DataConfig) -> tuple[tuple[int, ...], int]:
+  """Stored shape, and number of training images."""
+  root = folders.path_of(config.name, sources.NAMES)
+  if root is None:
+    shape, labelled = _IMAGES[config.name]
+    if config.name == 'digits' and config.image_size is None:
+      shape = (32, 32, 1)  # They are always enlarged.
+    unlabelled = _UNLABELLED
+  else:
+    if not root.exists():
+      raise FileNotFoundError(f'There is no folder {os.fspath(root)!r}.')
+    parts = folders.parts(root)
+    (header,) = decode.headers(parts['train'].paths[:1])
+    shape = (header.height, header.width, 1 if header.gray else 3)
+    labelled = len(parts['train'].paths)
+    unlabelled = len(parts['unlabelled'].paths) if config.unlabelled else 0
+  labelled -= round(config.validation * labelled)
+  if not config.unlabelled:
+    return shape, labelled
+  both = config.labelled is not None or config.labels_per_class is not None
+  return shape, unlabelled + (labelled if both else 0)
+
+
+def measure(
+  config: config_lib.ExperimentConfig, devices: int | None = None
+) -> dict[str, Any]:
+  """Compiles one step of a run and counts.
+
+  Args:
+    config: the run.
+    devices: use only so many devices; all of them if None.
+
+  Returns:
+    'shape', 'dtype' and 'examples' of the data; 'players', parameters by
+    player; 'batch', 'steps' and 'devices'; 'flops' of a step of the whole
+    batch; 'memory', bytes on each device by what they are for, or None where
+    the compiler does not say; 'negatives' of an anchor and 'ceilings' in nats,
+    by term.
+
+  Raises:
+    ValueError: the config cannot be trained.
+  """
+  config_lib.check(config)
+  mesh = parallel.make_mesh(devices)
+  parallel.check_batch_size(config.batch_size, mesh.size * config.accumulate)
+  found = shapes(config.data)
+  # Under pmap and as a pipeline the step is the same, in other parts.
+  objective = config_lib.make_objective(config)
+  example = _batch(config, found, found.seen, 2)
+  variables = jax.eval_shape(objective.init, jax.random.key(0), example)
+  optimizer = step_lib.make_optimizer(
+    config.optimizer, config.players, variables[0], config.average
+  )
+  init = functools.partial(step_lib.init_state, objective, optimizer)
+  state = jax.eval_shape(init, example, jax.random.key(0))
+  streams = found.examples is None or getattr(config.data, 'stream', False)
+  rows = config.batch_size if streams else found.examples
+  chunk: Any = loop.make_chunk(
+    objective,
+    optimizer,
+    mesh,
+    augment=augment.make(config.data, found.stored[-1]),
+    accumulate=config.accumulate,
+  )
+  compiled = chunk.lower(
+    state,
+    _batch(config, found, found.stored, rows),
+    jax.ShapeDtypeStruct((1, config.batch_size), jnp.int32),
+  ).compile()
+  cost = compiled.cost_analysis() or {}
+  part = config.batch_size // config.accumulate
+  terms = objective.negatives(_batch(config, found, found.seen, part))
+  ceilings = {k: v for k, (_, v) in terms.items() if v is not None}
+  if isinstance(config.objective, vib.Config):
+    classes = config.objective.num_classes
+    ceilings['information on the label'] = math.log(classes)
+  return {
+    'name': config.data.name,
+    'shape': found.stored,
+    'dtype': np.dtype(found.dtype).name,
+    'examples': found.examples,
+    'players': {name: _size(tree) for name, tree in state.params.items()},
+    'batch': config.batch_size,
+    'steps': config.steps,
+    'devices': mesh.size,
+    'device': mesh.devices.flat[0].device_kind,
+    # XLA counts what one device does.
+    'flops': cost.get('flops', math.nan) * mesh.size,
+    'memory': _memory(compiled),
+    'negatives': {name: count for name, (count, _) in terms.items()},
+    'ceilings': ceilings,
+  }
+
+
+def _batch(
+  config: config_lib.ExperimentConfig,
+  found: Shapes,
+  shape: tuple[int, ...],
+  rows: int | None,
+) -> dict[str, Any]:
+  examples = jax.ShapeDtypeStruct((rows, *shape), found.dtype)
+  batch = as_batch(examples, config.data.kind)
+  if found.labelled:
+    batch['label'] = jax.ShapeDtypeStruct((rows,), jnp.int32)
+  return batch
+
+
+def _size(tree: Any) -> int:
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def _memory(compiled: Any) -> dict[str, int] | None:
+  found = compiled.memory_analysis()
+  if found is None:
+    return None
+  parts = {
+    'state and data': found.argument_size_in_bytes,
+    'temporary': found.temp_size_in_bytes,
+    'new state': found.output_size_in_bytes - found.alias_size_in_bytes,
+    'program': found.generated_code_size_in_bytes,
+  }
+  return parts | {'total': sum(parts.values())}
+
+
+def text(report: dict[str, Any]) -> str:
+  """What `measure` found, for people."""
+  shape = ' x '.join(map(str, report['shape']))
+  count, batch, steps = (report[k] for k in ('examples', 'batch', 'steps'))
+  many = 'as many as there are' if count is None else f'{count:,} to train on'
+  lines = [('data', f'{report["name"]}: {shape} {report["dtype"]}, {many}')]
+  length = f'{batch:,} examples a step, {steps:,} steps'
+  if count is not None:
+    length += f' ({steps * batch / count:.1f} epochs)'
+  where = f'{report["devices"]} x {report["device"]}'
+  lines.append(('batch', f'{length} on {where}'))
+  players = report['players']
+  each = ', '.join(f'{name} {size:,}' for name, size in players.items())
+  lines.append(('parameters', f'{sum(players.values()):,}: {each}'))
+  flops = f'{report["flops"]:.3g} a step, {report["flops"] * steps:.3g} in all'
+  flops += ', as the compiler counts (the body of a loop inside a step once)'
+  lines.append(('FLOPs', flops))
+  memory = dict(report['memory'] or {})
+  if memory:
+    total = memory.pop('total')
+    each = ', '.join(f'{k} {v / 2**20:,.1f}' for k, v in memory.items())
+    lines.append(('memory', f'{total / 2**20:,.1f} MiB on each device: {each}'))
+  for name in sorted({**report['negatives'], **report['ceilings']}):
+    words = []
+    if name in report['negatives']:
+      words.append(f'{report["negatives"][name]:,} negatives an anchor')
+    if name in report['ceilings']:
+      words.append(f'at most {report["ceilings"][name]:.3f} nats')
+    else:
+      words.append('no ceiling')
+    lines.append((name, ', '.join(words)))
+  width = max(len(name) for name, _ in lines)
+  return '\n'.join(f'{name:{width}}  {words}' for name, words in lines)
