@@ -54,9 +54,10 @@ def write(
     json.dumps({'format': FORMAT, 'format_version': VERSION, **header, **found})
   )
   told['checksum'] = checksum(told, arrays)
-  text = np.array(json.dumps(told, indent=1))
+  # Any: NumPy 2.0 has no `allow_pickle` here, which its later hints reserve.
+  stored: Any = {'json': np.array(json.dumps(told, indent=1)), **arrays}
   with open(path + '.tmp', 'wb') as file:
-    np.savez(file, allow_pickle=False, **{'json': text}, **arrays)
+    np.savez(file, **stored)
     file.flush()
     os.fsync(file.fileno())
   os.replace(path + '.tmp', path)
@@ -149,7 +150,9 @@ def _flatten(
         )
       _flatten(value, f'{path}/{key}' if path else str(key), arrays, found)
     return
-  if not isinstance(tree, jax.Array | np.ndarray | np.generic):
+  if not isinstance(tree, jax.Array | np.ndarray | np.generic) or (
+    tree.dtype == object
+  ):
     raise ValueError(
       f'{path!r} is a {type(tree).__name__}: only arrays are stored.'
     )
