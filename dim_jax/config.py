@@ -172,6 +172,7 @@ class ExperimentConfig:
       'steps',
       'log_every',
       'checkpoint_every',
+      'keep',
     ):
       value = getattr(self, name)
       if not isinstance(value, int) or value < 1:
@@ -215,6 +216,13 @@ def check(config: ExperimentConfig) -> None:
       f'accumulate={config.accumulate} does not divide batch_size='
       f'{config.batch_size} into micro-batches of one size: choose a divisor.'
     )
+  for name in ('labelled', 'labels_per_class'):
+    kept = getattr(config.data, name, None)
+    if kept is not None and getattr(config.data, 'stream', False):
+      raise ValueError(
+        f'data.{name} needs all labels at once, which data.stream=True does '
+        f'not read: set data.{name} to None, or data.stream to False.'
+      )
   if config.accumulate > 1 and config.parallel == 'pipeline':
     raise ValueError(
       f'accumulate={config.accumulate} is not written for '
@@ -331,6 +339,19 @@ def to_json(config: Any) -> Any:
     f'numbers, strings, dtypes and None; got {type(config).__name__}: '
     f'{config!r}.'
   )
+
+
+def renewed(data: Any) -> Any:
+  """A config's JSON as this version writes it.
+
+  Args:
+    data: what `to_json` gave, perhaps of a version before some fields, which
+      come at their defaults.
+
+  Raises:
+    ValueError: it names a type or field that does not exist here.
+  """
+  return to_json(from_json(data))
 
 
 def from_json(data: Any) -> Any:

@@ -32,7 +32,7 @@ from dim_jax.data import sources
 from dim_jax.evaluation import calibration, classification, robustness
 from dim_jax.losses import bottleneck
 from dim_jax.objectives import dim, vib
-from dim_jax.training import parallel
+from dim_jax.training import files, parallel
 from experiments import data as data_lib
 from experiments import evaluate
 
@@ -203,7 +203,7 @@ def classify(
     'ood': outliers,
   }
   _keep_older(path + '.json', report)
-  evaluate.write_json(path + '.json', report)
+  files.write_json(path + '.json', report)
   return report
 
 
@@ -637,7 +637,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parse(argv)
   try:
     report = classify(**vars(args))
-  except (FileNotFoundError, ValueError) as error:
+  except (OSError, ValueError) as error:
     sys.stderr.write(f'classify: {error}\n')
     return 1
   console = rich.console.Console()

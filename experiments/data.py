@@ -147,12 +147,6 @@ def train_set(
   """
   if not isinstance(config, config_lib.DataConfig) or not config.stream:
     return batch(training(config, progress=progress))
-  for name in ('labelled', 'labels_per_class'):
-    if getattr(config, name) is not None:
-      raise ValueError(
-        f'data.{name} needs all labels at once, which data.stream=True does '
-        f'not read: set data.{name} to None, or data.stream to False.'
-      )
   split = 'unlabelled' if config.unlabelled else 'train'
   return _stream(config, split, config.validation)
 
@@ -203,6 +197,14 @@ def _read(
   )
 
 
+def of_images(config: Config) -> config_lib.DataConfig:
+  """The config, or ValueError where its data are no images."""
+  if not isinstance(config, config_lib.DataConfig):
+    what = {'audio': 'sound', 'point': 'points'}[config.kind]
+    raise ValueError(f'{config.name!r} is {what}; this needs images.')
+  return config
+
+
 def images(
   config: Config,
   split: str,
@@ -217,9 +219,7 @@ def images(
     ValueError: the data are no images, or a field cannot be used.
     FileNotFoundError: the data set is not there.
   """
-  if not isinstance(config, config_lib.DataConfig):
-    what = {'audio': 'sound', 'point': 'points'}[config.kind]
-    raise ValueError(f'{config.name!r} is {what}; this needs images.')
+  config = of_images(config)
   found = sources.load(
     config.name,
     split,

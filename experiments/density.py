@@ -36,7 +36,7 @@ from dim_jax.evaluation import likelihood
 from dim_jax.losses import divergences
 from dim_jax.networks import energies
 from dim_jax.objectives import stein
-from dim_jax.training import parallel
+from dim_jax.training import files, parallel
 from experiments import data as data_lib
 from experiments import evaluate
 
@@ -184,7 +184,7 @@ def density(
   os.makedirs(folder, exist_ok=True)
   path = os.path.join(folder, 'density')
   evaluate.write_arrays(f'{path}.npz', arrays)
-  evaluate.write_json(f'{path}.json', report)
+  files.write_json(f'{path}.json', report)
   return report
 
 
@@ -392,7 +392,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   for run_dir in options.pop('runs'):
     try:
       report = density(run_dir, **options)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
       sys.stderr.write(f'density: {error}\n')
       return 1
     if report['rows']:

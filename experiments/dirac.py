@@ -27,7 +27,7 @@ import numpy as np
 from dim_jax.losses import divergences
 from dim_jax.report import figures
 from dim_jax.report import stein as pictures
-from dim_jax.training import parallel
+from dim_jax.training import files, parallel
 from experiments import evaluate
 
 # Where (theta, psi) starts, how long it moves, and in which steps.
@@ -211,7 +211,7 @@ def run(out: str, *, weight: float = 0.3) -> dict[str, Any]:
   )
   os.makedirs(out, exist_ok=True)
   figures.save(picture, out)
-  evaluate.write_json(os.path.join(out, 'dirac.json'), report)
+  files.write_json(os.path.join(out, 'dirac.json'), report)
   return report
 
 

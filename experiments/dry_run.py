@@ -20,7 +20,7 @@ from dim_jax import config as config_lib
 from dim_jax.data import augment, decode, folders, points, sources
 from dim_jax.objective import as_batch
 from dim_jax.objectives import vib
-from dim_jax.training import loop, parallel
+from dim_jax.training import loop, parallel, pipeline
 from dim_jax.training import step as step_lib
 from experiments import data
 
@@ -121,11 +121,13 @@ def measure(
     ValueError: the config cannot be trained.
   """
   config_lib.check(config)
-  mesh = parallel.make_mesh(devices)
-  parallel.check_batch_size(config.batch_size, mesh.size * config.accumulate)
+  mesh = parallel.make_mesh(1 if config.parallel == 'pipeline' else devices)
+  parallel.check_batch_size(config.batch_size, mesh.size, config.accumulate)
   found = shapes(config.data)
   # Under pmap and as a pipeline the step is the same, in other parts.
   objective = config_lib.make_objective(config)
+  if config.parallel == 'pipeline':
+    pipeline.check(objective)
   example = _batch(config, found, found.seen, 2)
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   optimizer = step_lib.make_optimizer(

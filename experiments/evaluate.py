@@ -33,7 +33,7 @@ from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probe as probe_lib
 from dim_jax.objective import as_batch
 from dim_jax.objectives import dim
-from dim_jax.training import parallel
+from dim_jax.training import files, parallel
 from experiments import data
 
 _TAPS = re.compile(r'conv|fc|y|globals|module_\d+')
@@ -373,7 +373,7 @@ def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
       new['protocols'] = old.get('protocols', {}) | new['protocols']
   used = {result.get('protocol_hash') for result in new['results']}
   new['protocols'] = {k: v for k, v in new['protocols'].items() if k in used}
-  write_json(path, new)
+  files.write_json(path, new)
   return new
 
 
@@ -393,14 +393,6 @@ def progress_bar(show: bool) -> rich.progress.Progress:
     disable=not show,
     transient=True,
   )
-
-
-def write_json(path: str, data: Any) -> None:
-  """Writes a file of JSON whole or not at all."""
-  with open(path + '.tmp', 'w') as file:
-    json.dump(data, file, indent=2)
-    file.write('\n')
-  os.replace(path + '.tmp', path)
 
 
 def write_arrays(path: str, arrays: Mapping[str, Any]) -> None:
@@ -560,7 +552,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       protocol=protocol,
       step=args.step,
     )
-  except (FileNotFoundError, RuntimeError, ValueError) as error:
+  except (OSError, RuntimeError, ValueError) as error:
     sys.stderr.write(f'evaluate: {error}\n')
     return 1
   console = rich.console.Console()

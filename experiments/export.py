@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import dim_jax
+from dim_jax.training import files
 from experiments import report
 
 
@@ -45,19 +46,26 @@ def export(
   Raises:
     FileNotFoundError: the folder is no run, or has no such checkpoint.
     FileExistsError: the file or the card is there already.
+    ValueError: the file would have the card's name.
   """
   out = out or os.path.join(run_dir, 'encoder.npz')
   described = os.path.splitext(out)[0] + '.md'
+  if described == out:
+    raise ValueError(
+      f'--out={out!r} is the name of the card, which lies beside the file: '
+      'give the file another suffix, such as .npz.'
+    )
   for path in (out, described):
     if os.path.exists(path):
       raise FileExistsError(
         f'{path!r} exists already: choose another --out, or delete it first.'
       )
   dim_jax.load(run_dir, step).export(out, all_players=all_players)
-  text = card(out, run_dir)
-  with open(described + '.tmp', 'w', encoding='utf-8') as file:
-    file.write(text)
-  os.replace(described + '.tmp', described)
+  try:
+    files.write(described, card(out, run_dir))
+  except BaseException:
+    os.remove(out)  # Or the next try would find it in its way.
+    raise
   return out, described
 
 
@@ -188,8 +196,8 @@ def _measured(run_dir: str, header: dict[str, Any]) -> tuple[list[str], str]:
       continue
     with open(path) as file:
       found = json.load(file)
-    if found['step'] != header['step']:
-      lines += [f'{name}.json is of step {found["step"]} and left out.', '']
+    if (step := found.get('step')) != header['step']:
+      lines += [f'{name}.json is of step {step} and left out.', '']
       continue
     note = found.get('note') or note
     lines += [*describe(found, header), '']

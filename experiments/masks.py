@@ -34,7 +34,7 @@ from dim_jax.evaluation import probe as probe_lib
 from dim_jax.networks import masking
 from dim_jax.objective import Batch
 from dim_jax.objectives import dim
-from dim_jax.training import metrics, parallel
+from dim_jax.training import files, metrics, parallel
 from experiments import data, evaluate, train
 
 CELLS = (
@@ -120,7 +120,7 @@ def masks(
     'date': datetime.date.today().isoformat(),
     'rows': rows,
   }
-  evaluate.write_json(os.path.join(workdir, 'masks.json'), report)
+  files.write_json(os.path.join(workdir, 'masks.json'), report)
   return report
 
 
@@ -141,6 +141,7 @@ def _cell(
   if os.path.exists(path):
     with open(path) as file:
       old = json.load(file)
+    old['config'] = config_lib.renewed(old['config'])
     if any(old[name] != value for name, value in made_by.items()):
       raise ValueError(
         f'{run_dir!r} holds a cell of another config or other probes: choose '
@@ -182,7 +183,7 @@ def _cell(
             'training_seconds': trained_s,
           }
         )
-  evaluate.write_json(path, made_by | {'rows': rows})
+  files.write_json(path, made_by | {'rows': rows})
   return rows
 
 
@@ -279,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.steps is not None:
       config.steps = args.steps
     report = masks(config, args.workdir, seeds=args.seeds, probes=args.probes)
-  except (FileNotFoundError, ValueError) as error:
+  except (OSError, ValueError, FloatingPointError, RuntimeError) as error:
     sys.stderr.write(f'masks: {error}\n')
     return 1
   console = rich.console.Console()

@@ -35,7 +35,7 @@ from dim_jax.data import points
 from dim_jax.losses import stein
 from dim_jax.report import figures
 from dim_jax.report import stein as pictures
-from dim_jax.training import parallel
+from dim_jax.training import files, parallel
 from experiments import evaluate
 
 LogDensity = Callable[[jax.Array], jax.Array]
@@ -527,7 +527,7 @@ def run(name: str, out: str, *, seed: int = 0) -> dict[str, Any]:
   evaluate.write_arrays(f'{path}.npz', result.arrays)
   for picture in pictures.of_particles(name, result.arrays):
     figures.save(picture, out)
-  evaluate.write_json(f'{path}.json', report)
+  files.write_json(f'{path}.json', report)
   return report
 
 

@@ -50,14 +50,15 @@ def preview(
     if value < 1:
       raise ValueError(f'{name} must be >= 1, got {value}.')
   config_lib.check(config)
-  unlabelled = getattr(config.data, 'unlabelled', False)
-  found = data.images(
-    config.data,
-    'unlabelled' if unlabelled else 'train',
+  images = data.of_images(config.data)
+  found = data.load(
+    images,
+    'unlabelled' if images.unlabelled else 'train',
     crop=False,
+    first=examples,
     progress=show_progress,
   )
-  originals = found.images[:examples]
+  originals = found.inputs
   change = augment.make(config.data, originals.shape[-1])
   made = originals
   if change is not None:
@@ -130,8 +131,6 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument('--examples', type=int, default=8, help='rows')
   parser.add_argument('--views', type=int, default=8, help='of each example')
   args, rest = parser.parse_known_args(argv[1:])
-  # The flags of experiments.train, of which a preview needs no --workdir.
-  flags.FLAGS.set_default('workdir', '')
   train.parse([argv[0], *rest])
   config = flags.FLAGS.config
   try:
@@ -144,7 +143,7 @@ def main(argv: Sequence[str]) -> int:
       raise FileNotFoundError(f'no folder {folder!r} for --out.')
     figure = preview(config, examples=args.examples, views=args.views)
     figures.write(figure, args.out)
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, OSError) as error:
     sys.stderr.write(f'preview: {error}\n')
     return 1
   print(args.out)

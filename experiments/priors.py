@@ -40,7 +40,7 @@ from dim_jax.losses import divergences
 from dim_jax.networks import critics, encoders, generators
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import dim
-from dim_jax.training import grid, metrics, parallel
+from dim_jax.training import files, grid, metrics, parallel
 from dim_jax.training import step as step_lib
 from experiments import data as data_lib
 from experiments import evaluate
@@ -572,7 +572,7 @@ def priors(
           for seed, row in zip(seeds, found, strict=True)
         ],
       }
-      evaluate.write_json(path, cell)
+      files.write_json(path, cell)
     rows += cell['rows']
     seconds += cell['seconds']
   report = settings | {
@@ -590,7 +590,7 @@ def priors(
   }
   if toy:
     del report['total_correlation']
-  evaluate.write_json(os.path.join(workdir, 'priors.json'), report)
+  files.write_json(os.path.join(workdir, 'priors.json'), report)
   return report
 
 
@@ -605,6 +605,7 @@ def _finished(path: str, told: dict[str, Any]) -> dict[str, Any] | None:
     return None
   with open(path) as file:
     cell = json.load(file)
+  cell['config'] = config_lib.renewed(cell['config'])
   if any(cell[key] != value for key, value in told.items()):
     raise ValueError(
       f'{path!r} holds a cell of other settings or seeds: choose another '
@@ -703,7 +704,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       steps=args.steps,
       batch_size=args.batch_size,
     )
-  except (FileNotFoundError, FloatingPointError, ValueError) as error:
+  except (OSError, FloatingPointError, ValueError) as error:
     sys.stderr.write(f'priors: {error}\n')
     return 1
   console = rich.console.Console()

@@ -13,6 +13,7 @@ page, which holds all that it shows.
 import importlib
 import os
 import pathlib
+import shlex
 import sys
 from typing import Any
 
@@ -57,10 +58,13 @@ def train_command(run_dir: str) -> str | None:
       best = source.stem, changed
   if best is None:
     return None
-  overrides = ''.join(f' --config.{k}={v}' for k, v in best[1].items())
-  return (
-    f'python -m experiments.train --config=experiments/configs/{best[0]}.py '
-    f'--workdir={run_dir}{overrides}'
+  return shlex.join(
+    [
+      *'python -m experiments.train'.split(),
+      f'--config=experiments/configs/{best[0]}.py',
+      f'--workdir={run_dir}',
+      *(f'--config.{k}={v}' for k, v in best[1].items()),
+    ]
   )
 
 

@@ -35,7 +35,7 @@ from dim_jax.data import augment, cache
 from dim_jax.evaluation import features as features_lib
 from dim_jax.objective import as_batch
 from dim_jax.objectives import gim
-from dim_jax.training import parallel
+from dim_jax.training import files, lock, parallel
 from experiments import data, evaluate, train
 
 _ROWS = 64  # examples that go through the modules at once
@@ -103,13 +103,47 @@ def sequential(
       'Each module starts from the run of the one below it: set init_from to '
       f'None, got {config.init_from!r}.'
     )
-  before = None
+  if store and getattr(config.data, 'stream', False):
+    raise ValueError(
+      '--store reads all examples at once, which data.stream=True does not: '
+      'leave out one of them.'
+    )
+  files.make_folder(workdir)
+  with lock.hold(workdir):
+    return _train_all(
+      config,
+      workdir,
+      depth,
+      store=store,
+      views=views,
+      half=half,
+      budget=budget,
+      devices=devices,
+      show_progress=show_progress,
+    )
+
+
+def _train_all(
+  config: config_lib.ExperimentConfig,
+  workdir: str,
+  depth: int,
+  *,
+  store: bool,
+  views: int,
+  half: bool,
+  budget: int,
+  devices: int | None,
+  show_progress: bool,
+) -> str:
+  """`sequential`, of arguments that were checked."""
+  objective = config.objective
+  before = ''
   for module in range(depth):
     run_dir = os.path.join(workdir, f'module_{module}')
     part = dataclasses.replace(
       config,
       objective=dataclasses.replace(objective, depth=module + 1, frozen=module),
-      init_from=before,
+      init_from=before or None,
     )
     stored = None
     if before and store and not _finished(run_dir, config.steps):
@@ -236,7 +270,7 @@ def _store(
         f'{error} Leave --store out, store --half, fewer --views, or pool '
         '(--config.objective.pool=2); --budget_gb raises the budget.'
       ) from error
-  evaluate.write_json(f'{path}.json', {'origin': origin})
+  files.write_json(f'{path}.json', {'origin': origin})
   if stored:
     os.remove(below)
   return {'features': values, 'label': labels}
@@ -260,6 +294,7 @@ def main(argv: list[str]) -> None:
   """Runs `sequential`, with a user's mistakes as one line each."""
   if len(argv) > 1:
     sys.exit(f'Error: unknown arguments {argv[1:]}; flags begin with --.')
+  train.check_flags()
   # Orbax tells of every file that it writes.
   logging.set_verbosity(logging.WARNING)
   try:
@@ -276,12 +311,7 @@ def main(argv: list[str]) -> None:
         devices=flags.FLAGS.devices,
       )
     )
-  except (
-    ValueError,
-    FileNotFoundError,
-    FloatingPointError,
-    RuntimeError,
-  ) as error:
+  except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
     if os.environ.get('DIM_JAX_TRACEBACK'):
       raise
     sys.exit(f'Error: {error}')

@@ -149,7 +149,7 @@ def sweep(
     'rows': rows,
   }
   path = os.path.join(workdir, 'sweep.json')
-  evaluate.write_json(path, report)
+  files.write_json(path, report)
   return report
 
 
@@ -169,6 +169,19 @@ def _check(config: config_lib.SweepConfig) -> None:
       'a sweep does not augment: leave out data.flip and what else changes '
       'training images at random.'
     )
+  for name, value in (
+    ('data.stream', data.stream),
+    ('data.unlabelled', data.unlabelled),
+    ('data.labelled', data.labelled),
+    ('data.labels_per_class', data.labels_per_class),
+    ('init_from', config.run.init_from),
+    ('tensorboard', config.run.tensorboard),
+  ):
+    if value:
+      raise ValueError(
+        f'a sweep does not know run.{name}={value!r}: leave it out, or train '
+        'its runs one by one.'
+      )
   if config.run.parallel != 'jit':
     raise ValueError(
       f"a sweep runs on one device: parallel is 'jit', got "
@@ -189,7 +202,7 @@ def _claim(config: config_lib.SweepConfig, workdir: str) -> None:
   data = config_lib.to_json(config)
   if os.path.exists(path):
     with open(path) as file:
-      old = json.load(file)
+      old = config_lib.renewed(json.load(file))
     if {**old['run'], 'steps': 0} != {**data['run'], 'steps': 0} or any(
       old[key] != data[key] for key in ('betas', 'seeds')
     ):
@@ -197,7 +210,7 @@ def _claim(config: config_lib.SweepConfig, workdir: str) -> None:
         f'{workdir!r} holds another sweep: choose another --workdir, or delete '
         'that folder.'
       )
-  evaluate.write_json(path, data)
+  files.write_json(path, data)
 
 
 def peak_bytes(compiled: Any) -> int:

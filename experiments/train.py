@@ -25,26 +25,20 @@ from dim_jax import config as config_lib
 from dim_jax.data import augment, stream
 from dim_jax.evaluation import features
 from dim_jax.objective import PyTree, as_batch
-from dim_jax.training import files, lock, loop, parallel, pipeline
+from dim_jax.training import files, lock, loop, metrics, parallel, pipeline
 from dim_jax.training import step as step_lib
 from experiments import classify, data, dry_run, listing, sweep
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The run, a file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
 _DEVICES = flags.DEFINE_integer('devices', None, 'Use only so many devices.')
-_DRY_RUN = flags.DEFINE_bool(
-  'dry_run', False, 'Print sizes, FLOPs, memory and ceilings; read no data.'
-)
-_PROFILE = flags.DEFINE_bool(
-  'profile', False, 'Write a trace of the second interval to WORKDIR/profile.'
-)
-_LIST = flags.DEFINE_bool('list', False, 'Show all configs instead.')
 
 _WATCHED = 512  # examples, for signs of collapse
 
 # A run may be made longer, or kept and shown otherwise, when it goes on; any
 # other change would make it another run.
 _FREE = ('steps', 'checkpoint_every', 'keep', 'tensorboard', 'paper')
+_FREE_OF_DATA = ('data_dir', 'stream')  # Where the same examples come from.
 
 
 def train(
@@ -239,9 +233,18 @@ def _check_same(
   workdir: str,
 ) -> None:
   """Raises ValueError where `workdir` holds a run of another config."""
+  lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
+  if lines and config.steps < lines[-1]['step']:
+    raise ValueError(
+      f'{workdir!r} holds a run of {lines[-1]["step"]} steps, more than '
+      f'steps={config.steps}: raise steps, or choose another --workdir.'
+    )
   for field in dataclasses.fields(config):
     new = config_lib.to_json(getattr(config, field.name))
     old = config_lib.to_json(getattr(saved, field.name))
+    if field.name == 'data':
+      for name in _FREE_OF_DATA:
+        new[name] = old[name] = None
     if field.name not in _FREE and new != old:
       where = field.name
       if isinstance(new, dict) and isinstance(old, dict):
@@ -256,7 +259,13 @@ def _check_same(
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags; a wrong `--config.a.b` names what is accepted."""
   words = [arg.lstrip('-').partition('=') for arg in argv[1:]]
-  files = [value for name, _, value in words if name == 'config']
+  # `--config FILE` is accepted, too.
+  after = [*argv[2:], '']
+  files = [
+    value if equals else after[i]
+    for i, (name, equals, value) in enumerate(words)
+    if name == 'config'
+  ]
   if files and not os.path.isfile(files[-1]):
     sys.exit(
       f'Error: no file {files[-1]!r} for --config; experiments/configs/ has '
@@ -280,17 +289,26 @@ def parse(argv: list[str]) -> list[str]:
     sys.exit(f'Error: {error}')
 
 
+def check_flags(*, workdir: bool = True) -> None:
+  """Ends the program in one line where --config or --workdir is missing."""
+  if not _CONFIG.value or (workdir and not _WORKDIR.value):
+    sys.exit(
+      'Error: give --config and --workdir; python -m experiments.train --list '
+      'shows all configs.'
+    )
+
+
 def main(argv: list[str]) -> None:
   """Runs `train`, with a user's mistakes as one line each."""
   if len(argv) > 1:
     sys.exit(f'Error: unknown arguments {argv[1:]}; flags begin with --.')
-  if _LIST.value:
-    return listing.show()
-  if not _CONFIG.value or not (_WORKDIR.value or _DRY_RUN.value):
-    sys.exit('Error: give --config and --workdir; --list shows all configs.')
+  if not _LIST.value:
+    check_flags(workdir=not _DRY_RUN.value)
   # Orbax tells of every file that it writes.
   logging.set_verbosity(logging.WARNING)
   try:
+    if _LIST.value:
+      return listing.show()
     parallel.initialize()
     parallel.cache_compilations()
     config, workdir = _CONFIG.value, str(_WORKDIR.value)
@@ -301,6 +319,8 @@ def main(argv: list[str]) -> None:
     elif isinstance(config, config_lib.SweepConfig):
       if _DEVICES.value not in (None, 1):
         raise ValueError('a sweep runs on one device: leave --devices out.')
+      if _PROFILE.value:
+        raise ValueError('--profile is of one run; this config is a sweep.')
       console = rich.console.Console()
       console.print(sweep.table(sweep.sweep(config, workdir)))
       console.print(os.path.join(workdir, 'sweep.json'))
@@ -318,4 +338,12 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
+  # Of this program alone, not of those that share the flags above.
+  _DRY_RUN = flags.DEFINE_bool(
+    'dry_run', False, 'Print sizes, FLOPs, memory and ceilings; read no data.'
+  )
+  _PROFILE = flags.DEFINE_bool(
+    'profile', False, 'Write a trace of the second interval to WORKDIR/profile.'
+  )
+  _LIST = flags.DEFINE_bool('list', False, 'Show all configs instead.')
   app.run(main, flags_parser=parse)

@@ -109,6 +109,13 @@ def test_right_paths_pass():
     ('batch_size', 0, 'batch_size must be a whole number >= 1, got 0'),
     ('steps', 1.5, 'steps must be a whole number >= 1, got 1.5'),
     ('log_every', 300, r'checkpoint_every \(1000\) must be a multiple of'),
+    ('keep', 0, 'keep must be a whole number >= 1, got 0'),
+    ('accumulate', 3, 'accumulate=3 does not divide batch_size=64'),
+    (
+      'data',
+      DataConfig(stream=True, labels_per_class=5),
+      'data.labels_per_class needs all labels at once',
+    ),
     ('parallel', 'pjit', "parallel is 'jit', 'pmap' or 'pipeline', got"),
     (
       'players',

@@ -380,6 +380,21 @@ def test_a_file_is_never_overwritten_nor_written_by_half(
   assert not (tmp_path / 'new.npz').exists()
 
 
+def test_a_card_never_takes_the_place_of_its_file(
+  run, tmp_path, monkeypatch, capsys
+):
+  assert export_command.main([str(run), f'--out={tmp_path / "x.md"}']) == 1
+  assert 'is the name of the card' in capsys.readouterr().err
+
+  def fail(*arguments):
+    raise ValueError('no card')
+
+  monkeypatch.setattr(export_command, 'card', fail)
+  assert export_command.main([str(run), f'--out={tmp_path / "x.npz"}']) == 1
+  # Nothing is in the way of the next try.
+  assert not os.listdir(tmp_path)
+
+
 def test_command_writes_a_card_of_what_was_measured(run, tmp_path, capsys):
   folder = run / 'evaluation'
   folder.mkdir(exist_ok=True)

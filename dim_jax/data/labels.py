@@ -45,6 +45,8 @@ def keep(
     raise ValueError(
       f'data.labels_per_class must be >= 1 or None, got {per_class}.'
     )
+  if not 0 <= seed < 2**64:
+    raise ValueError(f'data.label_seed must be in 0..2**64-1, got {seed}.')
   if fraction is None and per_class is None:
     return labels.copy()
   classes, sizes = np.unique(labels[labels >= 0], return_counts=True)

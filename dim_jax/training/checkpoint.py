@@ -95,6 +95,8 @@ class Checkpoints:
       if jax.process_index() == 0:
         _write_contents(self._path(step), state)
     except (OSError, ValueError, RuntimeError) as error:
+      if not files.system_error(error):
+        raise
       raise files.unwritable(self._path(step), error) from error
 
   def recover(self, say: Callable[[str], None]) -> int | None:

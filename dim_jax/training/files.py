@@ -11,11 +11,19 @@ def reason(error: BaseException) -> str:
   """In a few words what an error, or the first of its causes, says."""
   while error.__cause__ is not None:
     error = error.__cause__
+  if number := system_error(error):
+    return os.strerror(number)
   text = str(error).strip() or type(error).__name__
+  return text.splitlines()[0][:200]
+
+
+def system_error(error: BaseException) -> int | None:
+  """The number of the system's error at the bottom of the causes, if any."""
+  while error.__cause__ is not None:
+    error = error.__cause__
   # How TensorStore, which writes arrays, ends what the system told it.
-  code = re.search(r"os_error_code='(\d+)'", text)
-  number = int(code[1]) if code else getattr(error, 'errno', None)
-  return os.strerror(number) if number else text.splitlines()[0][:200]
+  code = re.search(r"os_error_code='(\d+)'", str(error))
+  return int(code[1]) if code else getattr(error, 'errno', None)
 
 
 def unwritable(path: str | os.PathLike, error: BaseException) -> OSError:

@@ -59,7 +59,8 @@ def check(run_dir: str | os.PathLike) -> None:
   """Raises ValueError, as `hold` does, and leaves nothing behind."""
   path = os.path.join(run_dir, 'lock')
   if jax.process_index() == 0 and os.path.exists(path):
-    with open(path) as file:
+    # To be written to: NFS gives no other file an exclusive lock.
+    with open(path, 'r+') as file:
       _lock(file, run_dir)
 
 

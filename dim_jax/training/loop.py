@@ -192,8 +192,8 @@ def fit(
     checkpoint_every: steps between checkpoints, a multiple of `log_every`; the
       last step is always saved.
     keep: how many checkpoints to keep.
-    form: 'jit' (sharded over a mesh), 'pmap', or 'pipeline', where only the
-      first device holds the data; see `training.pipeline`.
+    form: 'jit' (sharded over a mesh), 'pmap' (of one process), or 'pipeline',
+      where only the first device holds the data; see `training.pipeline`.
     devices: use only so many devices; all of them if None.
     augment: as in `make_chunk`.
     monitor: extra metrics of (params, model_state), read at each logged step.
@@ -218,12 +218,11 @@ def fit(
   if form == 'pipeline':
     # Only parts of the state are on the other devices.
     home = parallel.make_mesh(1)
-  parallel.check_batch_size(batch_size, home.size)
-  if batch_size % (home.size * accumulate):
+  parallel.check_batch_size(batch_size, home.size, accumulate)
+  if form == 'pmap' and jax.process_count() > 1:
     raise ValueError(
-      f'accumulate={accumulate} splits a batch of {batch_size} into '
-      f'micro-batches that do not divide over {home.size} devices: use a '
-      f'batch_size that is a multiple of {home.size * accumulate}.'
+      f"parallel='pmap' maps over the devices of one process; these are "
+      f"{jax.process_count()}: use parallel='jit'."
     )
   run_dir = os.fspath(run_dir)
   files.make_folder(run_dir)
@@ -294,19 +293,22 @@ def fit(
       # Chunks end at multiples of log_every wherever the run began, so that a
       # resumed run compiles and rounds as an uninterrupted one does.
       count = min(log_every - step % log_every, steps - step)
-      with times.part('data'):
-        indices = batches.batch_indices(
-          seed, step, count, batch_size=batch_size, num_examples=num_examples
-        )
       with tracer.interval(last=step + count == steps), times.part('step'):
         if isinstance(data, stream.Stream):
           state, values = _stream(
             chunk, state, reader, (count, batch_size), home, form, times
           )
         else:
-          state, values = chunk(
-            state, resident, parallel.put_columns(indices, home)
-          )
+          with times.part('data'):
+            indices = batches.batch_indices(
+              seed,
+              step,
+              count,
+              batch_size=batch_size,
+              num_examples=num_examples,
+            )
+            wanted = parallel.put_columns(indices, home)
+          state, values = chunk(state, resident, wanted)
         numbers = _floats(values)
       if monitor is not None:
         with times.part('monitor'):

@@ -46,8 +46,17 @@ def cache_compilations() -> None:
 
 
 def make_mesh(devices: int | None = None) -> Mesh:
-  """One axis, 'data', over the first `devices` devices; all of them if None."""
+  """One axis, 'data', over the first `devices` devices; all of them if None.
+
+  Raises:
+    ValueError: there are not so many devices.
+  """
   chosen = jax.devices()[:devices]
+  if devices is not None and not 1 <= devices <= len(jax.devices()):
+    raise ValueError(
+      f'devices={devices}, but there are {len(jax.devices())}: use 1 to '
+      f'{len(jax.devices())}, or leave it out for all.'
+    )
   return jax.make_mesh(
     (len(chosen),), ('data',), axis_types=(AxisType.Auto,), devices=chosen
   )
@@ -73,12 +82,26 @@ def put_columns(indices: np.ndarray, mesh: Mesh) -> jax.Array:
   )
 
 
-def check_batch_size(batch_size: int, devices: int) -> None:
-  """Raises ValueError where the global batch does not divide over devices."""
+def check_batch_size(
+  batch_size: int, devices: int, accumulate: int = 1
+) -> None:
+  """Raises ValueError where the global batch does not divide over devices.
+
+  Args:
+    batch_size: examples a step.
+    devices: how many, over all processes.
+    accumulate: micro-batches a step, each of which must divide.
+  """
   if batch_size % devices:
     raise ValueError(
       f'batch_size {batch_size} does not divide over {devices} devices in '
       f'{jax.process_count()} processes: use a multiple of {devices}.'
+    )
+  if batch_size % (devices * accumulate):
+    raise ValueError(
+      f'accumulate={accumulate} splits a batch of {batch_size} into '
+      f'micro-batches that do not divide over {devices} devices: use a '
+      f'batch_size that is a multiple of {devices * accumulate}.'
     )
 
 

@@ -78,6 +78,7 @@ def test_every_example_of_a_class_is_as_likely():
     ({'per_class': 0}, r'labels_per_class must be >= 1 or None, got 0'),
     ({'per_class': 5}, r'=5, but class 2 has 4 training labels: .* at most 4'),
     ({'fraction': 0.5, 'per_class': 1}, r'set one of them to None'),
+    ({'fraction': 0.5, 'seed': -1}, r'label_seed must be in .*, got -1'),
   ],
 )
 def test_what_cannot_be_kept_is_named(amount, message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import numpy as np
@@ -207,6 +208,15 @@ def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path):
   }
   assert max(rates[10.0]) < min(rates[1e-3]) / 3
   assert sweep.table(found).row_count == 2
+  # A sweep of a version before some field goes on.
+  path = os.path.join(parts, 'sweep_config.json')
+  with open(path) as file:
+    told = json.load(file)
+  del told['run']['data']['stream'], told['run']['accumulate']
+  with open(path, 'w') as file:
+    json.dump(told, file)
+  again = sweep.sweep(config(40), parts, samples=3, show_progress=False)
+  assert again['rows'] == expected['rows']
   other = config(40)
   other.betas = (1e-3, 1.0)
   with pytest.raises(ValueError, match='holds another sweep'):
@@ -220,6 +230,9 @@ def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path):
     ({'betas': (-1.0,)}, 'betas must be >= 0, got -1.0'),
     ({'run': make_config(num_classes=5)}, 'labels up to 9, the objective 5'),
     ({'run': change(data=DataConfig(flip=True))}, 'does not augment'),
+    ({'run': change(data=DataConfig(stream=True))}, r'run.data.stream=True'),
+    ({'run': change(data=DataConfig(labelled=0.1))}, 'data.labelled=0.1'),
+    ({'run': change(init_from='runs/a')}, "run.init_from='runs/a'"),
     ({'run': change(parallel='pmap')}, "parallel is 'jit', got 'pmap'"),
     ({'run': make_config(covariance='none')}, 'needs a bottleneck'),
     ({'run': ExperimentConfig(objective=dim.Config())}, 'needs a bottleneck'),

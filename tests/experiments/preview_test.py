@@ -62,6 +62,24 @@ def test_views_may_be_smaller():
   assert 'Crops of 5 pixels' in figure.get_supxlabel()
 
 
+def test_a_stream_is_read_no_further_than_shown(monkeypatch):
+  def refuse(*arguments, **options):
+    raise AssertionError('loads all images')
+
+  expected = preview.preview(
+    config_of(flip=True), examples=2, views=2, show_progress=False
+  )
+  monkeypatch.setattr(data, 'images', refuse)
+  found = preview.preview(
+    config_of(flip=True, stream=True),
+    examples=2,
+    views=2,
+    show_progress=False,
+  )
+  for a, b in zip(expected.axes[0].images, found.axes[0].images, strict=True):
+    np.testing.assert_array_equal(a.get_array(), b.get_array())
+
+
 def test_words():
   assert preview.describe(DataConfig()).startswith('No augmentation')
   config = DataConfig(

@@ -108,6 +108,11 @@ def test_another_config_on_the_same_folder_is_refused(run):
     ValueError, match=r"objective.bound = 'infonce', this one has 'jsd'"
   ):
     train.train(config, str(run), devices=1, show_progress=False)
+  config = make_config()
+  config.steps = 1
+  with pytest.raises(ValueError, match=r'holds a run of \d+ steps, '):
+    train.train(config, str(run), devices=1, show_progress=False)
+  assert config_lib.load(run)[0].steps == make_config().steps
 
 
 @pytest.fixture(scope='module')
@@ -221,6 +226,7 @@ def test_a_speaker_too_many_is_named_before_training(speakers, tmp_path):
     (['--config.data.name=mnits'], "'mnits'"),
     (['--config.steps=many'], 'config.steps'),
     (['--config.batch_size=0'], 'batch_size must be a whole number >= 1'),
+    (['--devices=0'], 'devices=0, but there are'),
   ],
 )
 def test_a_users_mistake_is_one_line(arguments, message, tmp_path):

@@ -1,6 +1,7 @@
 """One trainer a run, also after a kill and where nothing can be locked."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -42,6 +43,23 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
     with pytest.raises(ValueError, match=f'process {os.getpid()} on'):
       lock.check(tmp_path)
   lock.check(tmp_path)
+
+
+def test_files_are_locked_as_nfs_wants_them(tmp_path, monkeypatch):
+  # It gives no exclusive lock of a file that was opened only to be read.
+  modes = []
+
+  def note(file, operation):
+    del operation
+    modes.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE)
+
+  with lock.hold(tmp_path):
+    pass
+  monkeypatch.setattr(lock.fcntl, 'flock', note)
+  lock.check(tmp_path)
+  with lock.hold(tmp_path):
+    pass
+  assert modes == [os.O_RDWR, os.O_RDWR]
 
 
 def test_without_locks_a_living_process_of_this_host_counts(

@@ -14,7 +14,7 @@ import pytest
 
 from dim_jax.data import augment, batches
 from dim_jax.objective import Objective
-from dim_jax.training import checkpoint, loop, metrics, parallel
+from dim_jax.training import checkpoint, loop, metrics
 from dim_jax.training import step as step_lib
 
 
@@ -186,20 +186,19 @@ def test_finished_run_is_left_alone(tmp_path):
   assert (tmp_path / 'metrics.jsonl').read_text() == written
 
 
-def test_nothing_is_transferred_without_being_asked(tmp_path):
-  objective, optimizer = noisy_regression(), optax.adam(1e-2)
-  mesh = parallel.make_mesh(1)
-  data = make_data()
-  state = step_lib.init_state(objective, optimizer, data, jax.random.key(0))
-  state = parallel.replicate(state, mesh)
-  resident = parallel.replicate(data, mesh)
-  chunk = loop.make_chunk(objective, optimizer, mesh)
-  indices = batches.batch_indices(0, 0, 2, batch_size=8, num_examples=40)
-  state, _ = chunk(state, resident, parallel.put_columns(indices, mesh))
-  indices = parallel.put_columns(indices, mesh)
-  with jax.transfer_guard('disallow'):
-    state, _ = chunk(state, resident, indices)
-  assert int(state.step) == 4
+def test_what_the_host_feeds_unasked_stops_the_run():
+  # fit's own batches pass in every other test here.
+  chunk = loop._guarded(jax.jit(lambda x: x + 1))
+  assert chunk(jax.device_put(np.ones(3)))[0] == 2
+  with pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed host-to'):
+    chunk(np.ones(3))
+
+
+def test_pmap_is_of_one_process(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(ValueError, match=r"these are 2: use parallel='jit'"):
+    fit(tmp_path, form='pmap')
+  assert not os.listdir(tmp_path)
 
 
 def test_non_finite_metric_stops_the_run_and_names_it(tmp_path):
