@@ -145,8 +145,9 @@ class ExperimentConfig:
   """Split the batch into so many micro-batches, whose gradients are averaged:
   less memory, but a contrastive loss then has the negatives of one micro-batch
   alone, which a run tells at its start; `objective.micro_batch` of Deep InfoMax
-  keeps them all. Batch statistics are those of one micro-batch after another. A
-  step is still one of the optimizer."""
+  keeps them all. Batch statistics are those of one micro-batch after another,
+  and a cross-entropy of few labels weighs less, as some have none. A step is
+  still one of the optimizer."""
   steps: int = 1000
   seed: int = 0
   log_every: int = 100

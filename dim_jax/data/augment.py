@@ -74,6 +74,8 @@ class Config:
 
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
+  if config.crop is not None and config.crop < 1:
+    raise ValueError(f'data.crop must be >= 1 or None, got {config.crop}.')
   scale = config.crop_scale
   if scale is not None and not 0 < scale <= 1:
     raise ValueError(f'data.crop_scale must be in (0, 1], got {scale}.')
@@ -115,7 +117,7 @@ def make(
   check(config)
   jitters = config.jitter > 0 and config.jitter_probability > 0
   if channels == 1:
-    for name in ('jitter', 'grayscale_probability'):
+    for name in ('jitter',) * jitters + ('grayscale_probability',):
       if value := getattr(config, name):
         raise ValueError(
           f'data.{name}={value} changes colours, which images of one '

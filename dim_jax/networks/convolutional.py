@@ -79,7 +79,8 @@ class ConvEncoder(nn.Module):
     code: size of the code Y; 0 for none, and then the last map is the globals.
     stochastic: whether to also return the code's log-variance.
     dropout: fraction of the channels, or units, that training drops (a
-      'dropout' key) before each normalisation after the local features.
+      'dropout' key) before each normalisation after the local features; under
+      `pmap` each device draws its own.
     init_std: standard deviation of the hidden layers' normal initial weights;
       None for PyTorch's default.
     remat: compute the inside of residual blocks again in the backward pass

@@ -262,7 +262,7 @@ class CoordinateHead(nn.Module):
   have batch normalisation; the first is split as `ConcatCritic`'s.
 
   Attributes:
-    units: size of the two hidden layers, the paper's being 512.
+    units: size of the two hidden layers, from memory 512 in the paper.
     dtype: compute dtype; logits are float32.
     axis_name: the `pmap` axis over which batch statistics are averaged.
   """

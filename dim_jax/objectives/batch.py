@@ -65,7 +65,7 @@ def per_image(
 
 def cross_entropy(
   logits: jax.Array, labels: jax.Array, axis_name: str | None
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """How well logits tell the labels of all examples that have one.
 
   Args:
@@ -74,7 +74,8 @@ def cross_entropy(
     axis_name: the pmapped axis.
 
   Returns:
-    The cross-entropy in nats and the accuracy, scalars; 0 without a label.
+    The cross-entropy in nats and the accuracy, scalars, 0 without a label; and
+    1 if there is a label, else 0.
   """
   labels = gather(labels, axis_name)
   known = labels >= 0
@@ -85,7 +86,8 @@ def cross_entropy(
     logits, jnp.maximum(labels, 0)
   )
   hits = (logits.argmax(-1) == labels) & known
-  return jnp.where(known, losses, 0).sum() / count, hits.sum() / count
+  total = jnp.where(known, losses, 0).sum()
+  return total / count, hits.sum() / count, known.any().astype(jnp.float32)
 
 
 def classify(
@@ -106,4 +108,4 @@ def classify(
     The cross-entropy in nats and the accuracy, scalars; 0 without a label.
   """
   logits = features @ layer['kernel'] + layer['bias'][None]
-  return cross_entropy(logits, labels, axis_name)
+  return cross_entropy(logits, labels, axis_name)[:2]

@@ -147,7 +147,8 @@ class Config:
   coordinates: str | None = None
   """Predict where the local features are from each with the code: 'absolute',
   its row and column in the map; 'relative', its offset from one random location
-  of the image, whose feature is given too; 'both'; or None."""
+  of the image, whose feature is given too; 'both'; or None. Of all locations
+  and globals, whatever `local_samples` and `global_samples` say."""
   coordinate_weight: float = 1.0
   """Of the cross-entropies of rows and columns, added up."""
   coordinate_units: int = 512
@@ -167,8 +168,8 @@ class Config:
   scores stay float32."""
   num_classes: int = 10
   """Classes of the classifier and of the online probe, a linear layer on every
-  tap that sends no gradient back; 0 for neither. Images labelled -1 are left
-  out of it."""
+  tap that sends no gradient back; 0 for neither. Labels must be below it; those
+  of -1 are left out."""
   probe_taps: tuple[str, ...] = ('conv', 'fc', 'y')
 
 
@@ -517,7 +518,9 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   unit: 'encoder/spectral_penalty'. Of options, in nats: 'coordinates/row',
   '/column', '/relative_row' and '/relative_column', cross-entropies of which
   `losses.structure` gives the ceilings; 'decoder/cross_entropy' and, a
-  fraction, 'decoder/accuracy', of labelled images alone, 0 without any.
+  fraction, 'decoder/accuracy', of labelled images alone, 0 without any:
+  averages over steps are of all, those divided by that of 'decoder/labelled',
+  1 with a label and else 0, of the steps that had one.
 
   Args:
     config: what to optimise.
@@ -593,8 +596,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
           'kernel': jnp.zeros((taps[tap][0].size, config.num_classes)),
           'bias': jnp.zeros(config.num_classes),
         }
-        for tap in config.probe_taps
-        if tap in taps
+        for tap in _probed(config, taps)
       }
     return params, model_state
 
@@ -619,19 +621,27 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       )
     targets, hidden = None, None
     if config.mask is not None:
-      # The running statistics serve codes, so they are those of masked images.
-      targets, _ = encode_train(images)
+      targets, whole_state = encode_train(images)
       visible = masks.draw(config, rng, images, axis_name)
       if config.mask_targets == 'hidden':
         hidden = masks.hidden(config, visible, targets[config.local_tap])
       images = masks.masked(config, params['encoder'], images, visible)
     taps, encoder_state = encode_train(images)
+    if config.mask == 'occlude':
+      # Running statistics serve evaluation, which sees whole images.
+      encoder_state = whole_state
     metrics: Metrics = {}
     total = jnp.zeros(())
 
     if config.prior == 'kl':
       mean = taps[config.global_tap].astype(jnp.float32)
-      log_variance = _tap(taps, 'log_variance', 'prior').astype(jnp.float32)
+      if 'log_variance' not in taps:
+        raise ValueError(
+          "objective.prior='kl' needs a stochastic encoder, whose taps have "
+          f"'log_variance'; got the taps {sorted(taps)}. Give yours "
+          'stochastic=True, or choose another prior.'
+        )
+      log_variance = taps['log_variance'].astype(jnp.float32)
       noise = batch_lib.per_image(
         noise_rng, mean.shape, axis_name, jax.random.normal
       )
@@ -696,11 +706,12 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
           f'objective.supervised_weight={config.supervised_weight} needs '
           "batch['label'], int32 [N], -1 where unknown."
         )
-      cross_entropy, accuracy = batch_lib.cross_entropy(
+      cross_entropy, accuracy, labelled = batch_lib.cross_entropy(
         _read(config, params, taps), batch['label'], axis_name
       )
       metrics['decoder/cross_entropy'] = cross_entropy
       metrics['decoder/accuracy'] = accuracy
+      metrics['decoder/labelled'] = labelled
       total += config.supervised_weight * cross_entropy
 
     new_state = {'encoder': encoder_state, 'critic': critic_state}
@@ -822,6 +833,15 @@ def _split(variables: PyTree) -> tuple[PyTree, PyTree]:
   variables = dict(variables)
   params = variables.pop('params', {})
   return variables, params
+
+
+def _probed(config: Config, taps: dict[str, jax.Array]) -> tuple[str, ...]:
+  """The taps of probes: of the usual ones those that the encoder has."""
+  if config.probe_taps == Config.probe_taps:
+    return tuple(tap for tap in config.probe_taps if tap in taps)
+  for tap in config.probe_taps:
+    _tap(taps, tap, 'probe_taps')
+  return config.probe_taps
 
 
 def _dropout_key(rng: jax.Array, axis_name: str | None) -> jax.Array:

@@ -277,10 +277,10 @@ def accumulated(
 
   Returns:
     A function as `grad_fn`. Loss, metrics and gradient are means over the
-    micro-batches, which are of one size; where labels are unknown (-1), a mean
-    over known ones weighs a micro-batch by its size too. Each micro-batch
-    starts from the model state that the one before left, but for whole numbers:
-    these count steps, and move once.
+    micro-batches, which are of one size; where labels are unknown (-1), one
+    without any adds nothing to a mean over known ones, and counts. Each
+    micro-batch starts from the model state that the one before left, but for
+    whole numbers: these count steps, and move once.
   """
 
   def is_counter(x: jax.Array) -> bool:

@@ -5,9 +5,10 @@
       --workdir=runs/dim_cifar100_coordinates
 
 The row and column of each local feature are predicted from it with the code,
-and its offset from one random location of the image. The paper gives no weight
-of the cross-entropies; here it is 1. The table of structure tasks has a
-baseline of its own, conv / fc / y 49.90 / 47.96 / 44.27 %. Not trained here.
+and its offset from one random location of the image (that, and the width of the
+heads, is from memory). The paper gives no weight of the cross-entropies; here
+it is 1. The table of structure tasks has a baseline of its own, conv / fc / y
+49.90 / 47.96 / 44.27 %. Not trained here.
 """
 
 from dim_jax.config import ExperimentConfig

@@ -77,4 +77,7 @@ def test_the_command_needs_neither_config_nor_workdir():
   assert 'dim\tdim_digits\tDIM(L) with InfoNCE' in listed.stdout
   without = run('--workdir=runs/x')
   assert without.returncode == 1
-  assert 'give --config and --workdir; --list shows all' in without.stderr
+  assert (
+    'give --config and --workdir; python -m experiments.train --list'
+    in without.stderr
+  )

@@ -176,6 +176,7 @@ def test_stored_features_train_the_same_module(
   assert isinstance(fitted[-1]['features'], np.memmap)
   assert sorted(os.listdir(tmp_path)) == [
     'features_of_mine.txt',
+    'lock',
     'module_0',
     'module_1',
   ]

@@ -252,7 +252,7 @@ def test_occlusion_hides_a_rectangle_and_a_block_stays_visible(
   height, width, block
 ):
   draw = jax.jit(masking.draw_occlusion, static_argnums=(1, 2))
-  visible = np.asarray(draw(jax.random.key(0), (3000, height, width), block))
+  visible = np.asarray(draw(jax.random.key(0), (500, height, width), block))
   for seen in visible:
     hidden = ~seen
     rows, columns = hidden.any(1), hidden.any(0)

@@ -86,6 +86,31 @@ def head(params, inputs):
   ]
 
 
+class Normalised(nn.Module):
+  """A code of batch normalised features."""
+
+  @nn.compact
+  def __call__(self, images, train=False):
+    norm = nn.BatchNorm(use_running_average=not train, momentum=0.5)
+    local = norm(nn.Dense(6)(images))
+    return {'local': local, 'conv': local, 'y': local.mean((1, 2))}
+
+
+def test_running_statistics_are_of_whole_images_as_evaluation_is():
+  config = make_config(mask='occlude', encoder=Normalised())
+  objective = dim.make(config)
+  params, state = objective.init(jax.random.key(0), BATCH)
+  _, (_, new) = objective.loss(params, state, BATCH, RNG)
+  dense = params['encoder']['Dense_0']
+  maps = X @ np.asarray(dense['kernel']) + np.asarray(dense['bias'])
+  # Half of the start, 0 and 1, and half of the batch's.
+  moved = new['encoder']['batch_stats']['BatchNorm_0']
+  np.testing.assert_allclose(moved['mean'], maps.mean((0, 1, 2)) / 2, atol=1e-5)
+  np.testing.assert_allclose(
+    moved['var'], (1 + maps.var((0, 1, 2))) / 2, rtol=1e-4
+  )
+
+
 def cross_entropy(logits, target):
   log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   return -np.mean(

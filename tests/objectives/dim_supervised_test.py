@@ -74,7 +74,12 @@ def test_cross_entropy_is_of_labelled_images_alone():
   log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
   expected = -np.mean([log_p[0, 2], log_p[2, 0], log_p[3, 1]])
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
-  assert set(metrics) == {'decoder/cross_entropy', 'decoder/accuracy'}
+  assert set(metrics) == {
+    'decoder/cross_entropy',
+    'decoder/accuracy',
+    'decoder/labelled',
+  }
+  assert metrics['decoder/labelled'] == 1
   np.testing.assert_allclose(
     metrics['decoder/cross_entropy'], expected, rtol=1e-5
   )
@@ -98,6 +103,7 @@ def test_a_batch_without_labels_is_worth_nothing_and_moves_nothing():
     variables, PIXELS, np.full_like(LABELS, -1)
   )
   assert loss == 0 and metrics['decoder/accuracy'] == 0
+  assert metrics['decoder/labelled'] == 0
   for leaf in jax.tree.leaves(grads):
     np.testing.assert_array_equal(leaf, 0)
 
