@@ -1035,7 +1035,7 @@ def views(
   # As wide as other pictures of eight views; text needs half of that.
   inches = 1.35 * WIDTH / 9.8
   width = max(wide * inches, 0.7 * WIDTH)
-  lines = textwrap.wrap(caption, round(17 * width))
+  lines = textwrap.wrap(caption, round(15 * width))
   text = 0.16 * len(lines) + 0.15
   figure, axes = blank(theme, width, high * inches + text + 0.4)
   axes.set_axis_off()
@@ -1054,7 +1054,7 @@ def views(
   place = {'va': 'bottom', 'fontsize': 9, 'color': theme.faint}
   axes.text(0.5, -0.1, 'original', ha='center', **place)
   axes.text(start, -0.1, 'views', ha='left', **place)
-  axes.set_title(title, fontsize=11, loc='left', pad=18, color=theme.ink)
+  figure.suptitle(title, x=0.01, ha='left', fontsize=11, color=theme.ink)
   figure.supxlabel(
     '\n'.join(lines), x=0.01, ha='left', fontsize=8.5, color=theme.ink
   )
