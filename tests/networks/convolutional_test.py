@@ -138,7 +138,9 @@ def test_without_a_code_the_last_map_is_the_globals():
   x = np.tensordot(np.asarray(taps['local'])[:, :2, 1:3], kernel, 3)
   x = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
   expected = np.maximum(x * params['scale'] + params['bias'], 0)
-  np.testing.assert_allclose(taps['globals'][:, 0, 1], expected, rtol=1e-4)
+  np.testing.assert_allclose(
+    taps['globals'][:, 0, 1], expected, rtol=1e-4, atol=1e-5
+  )
 
 
 def test_dropout_is_before_normalisation_and_after_the_local_features():
