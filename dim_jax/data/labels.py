@@ -2,7 +2,9 @@
 
 import numpy as np
 
-_STREAM = 2  # apart from the draws of the test and validation sets
+# Apart from the epochs' orders, which are keyed by (seed, epoch): or an epoch of
+# the same seed would begin with the labelled examples.
+_STREAM = 2**63
 
 
 def keep(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dim_jax.data import labels
+from dim_jax.data import batches, labels
 
 # 20 of class 0, 10 of 1, 4 of 2, and 6 unknown, in no order.
 LABELS = np.random.default_rng(0).permutation(
@@ -49,6 +49,16 @@ def test_choice_is_of_the_seed_and_the_labels_alone():
 
 
 KEPT_OF_CLASS_2 = [15, 24]
+
+
+def test_no_epoch_has_the_labelled_examples_together():
+  many = np.repeat(np.arange(10, dtype=np.int32), 100)
+  for seed in range(3):
+    kept = labels.keep(many, fraction=0.1, seed=seed) >= 0
+    for epoch in range(20):
+      order = batches.permutation(seed, epoch, 1000)
+      # Of 100 in a random half: 50, sd sqrt(100 / 4 * 900 / 999) = 4.7.
+      assert abs(kept[order[:500]].sum() - 50) < 5 * 4.7
 
 
 def test_more_labels_include_fewer():
