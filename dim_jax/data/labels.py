@@ -2,8 +2,8 @@
 
 import numpy as np
 
-# Apart from the epochs' orders, which are keyed by (seed, epoch): or an epoch of
-# the same seed would begin with the labelled examples.
+# Apart from the epochs' orders, which are keyed by (seed, epoch): or an epoch
+# of the same seed would begin with the labelled examples.
 _STREAM = 2**63
 
 
