@@ -492,7 +492,7 @@ def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
     'Cross-entropy',
     'nats',
     lambda key: key == 'decoder/cross_entropy',
-    caption='On training batches, with sampled codes.',
+    caption='On training batches; codes of a bottleneck are sampled.',
   )
   add(
     'accuracy',
@@ -500,7 +500,7 @@ def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
     'accuracy, %',
     lambda key: key == 'decoder/accuracy',
     scale=100.0,
-    caption='On training batches, with sampled codes.',
+    caption='On training batches; codes of a bottleneck are sampled.',
   )
   add(
     'rate',
