@@ -13,6 +13,9 @@ IMAGE_FILES = tuple(
 )
 UNLABELLED = 'unlabelled'
 WNIDS = 'wnids.txt'  # only Tiny ImageNet has one
+# Apart from `labels` and from the orders of epochs, which are keyed by (seed,
+# epoch): or one of them would undo this order, and go from class to class.
+_STREAM = 2**63 + 1
 
 
 class Files(NamedTuple):
@@ -167,7 +170,7 @@ def _divide(root: pathlib.Path, files: Files) -> tuple[Files, Files]:
 
 
 def _shuffle(files: Files) -> Files:
-  return _choose(files, splits.random_ranks(len(files.paths), stream=2))
+  return _choose(files, splits.random_ranks(len(files.paths), _STREAM))
 
 
 def _choose(files: Files, index: np.ndarray) -> Files:

@@ -27,7 +27,7 @@ NAMES = ('digits', 'mnist', 'cifar10', 'cifar100', 'stl10')
 SPLITS = ('train', 'validation', 'test')  # of every data set
 UNLABELLED = folders.UNLABELLED  # of stl10, and of folders that have it
 
-_CACHE_FORMAT = 1  # raise it when what the cached arrays mean changes
+_CACHE_FORMAT = 2  # raise it when what the cached arrays mean changes
 _STALE_SECONDS = 24 * 3600  # a temporary file this old has lost its writer
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dim_jax.data import decode, sources
+from dim_jax.data import batches, decode, folders, sources
 
 _REAL = os.environ.get('TFDS_DATA_DIR')
 _LABELS = [str(i) for i in range(10)]
@@ -519,6 +519,18 @@ def test_names_of_data_sets_come_before_directories(tmp_path, monkeypatch):
   (tmp_path / 'digits').mkdir()
   monkeypatch.chdir(tmp_path)
   assert len(sources.load('digits', 'test').labels) == 359
+
+
+def test_no_epoch_goes_through_a_folder_in_the_order_of_its_names(tmp_path):
+  for i in range(100):
+    (tmp_path / f'{i:03}.png').touch()  # Names alone are looked at.
+  train = folders.parts(tmp_path)['train'].paths
+  rank = {path: i for i, path in enumerate(sorted(train))}
+  files = np.array([rank[path] for path in train])
+  for epoch in range(20):
+    order = batches.permutation(0, epoch, len(train))
+    # At random a name is followed by the next one once in 80 times.
+    assert (np.diff(files[order]) == 1).mean() < 0.2
 
 
 def test_folder_resizes_the_shorter_side_and_keeps_the_centre(tmp_path):
