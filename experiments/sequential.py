@@ -7,13 +7,14 @@
 Each module is a run of its own in WORKDIR/module_0, WORKDIR/module_1, ..., of
 as many steps as the config says, with the modules below it frozen. The last
 holds the whole encoder. The same command continues where it was interrupted,
-and --depth leaves modules for later: they can be added to a finished run.
+and --depth leaves modules for later: they can be added to a finished run, of as
+many steps.
 
 Without --store the frozen modules run in every step, and nothing of them is
 kept. With it, what they pass on is computed once and stored on disk, --views
 times for each example with other augmentations, at --half precision if asked.
-The size is printed, and refused beyond --budget_gb. Stored examples see no
-augmentation but that of their views.
+The sizes are printed, and refused beyond --budget_gb, before anything is
+trained. Stored examples see no augmentation but that of their views.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ import functools
 import hashlib
 import json
 import os
+import pathlib
 import re
 import sys
 from typing import Any
@@ -39,6 +41,9 @@ from dim_jax.training import files, lock, parallel
 from experiments import data, evaluate, train
 
 _ROWS = 64  # examples that go through the modules at once
+
+# Of the run's key, which itself is split for the parameters and the steps.
+_VIEW_STREAM = np.uint32(2**32 - 2)
 
 # --config, --workdir and --devices are those of experiments.train.
 _DEPTH = flags.DEFINE_integer('depth', None, 'Train only so many modules.')
@@ -78,7 +83,8 @@ def sequential(
 
   Raises:
     ValueError: no config of Greedy InfoMax, a wall is missing, the config has
-      an `init_from` of its own, or the features pass the budget.
+      an `init_from` of its own, `workdir` holds modules of other steps, or the
+      features would pass the budget; nothing was trained.
   """
   objective = config.objective
   if not isinstance(objective, gim.Config):
@@ -137,21 +143,40 @@ def _train_all(
 ) -> str:
   """`sequential`, of arguments that were checked."""
   objective = config.objective
+  dtype = np.dtype(np.float16 if half else np.float32)
+  every = [
+    os.path.join(workdir, f'module_{module}')
+    for module in range(len(gim.all_modules(objective)))
+  ]
+  for run_dir in every[1:]:
+    _check_steps(run_dir, config.steps)
+  pending = [
+    i for i in range(1, depth) if not _finished(every[i], config.steps)
+  ]
+  if store and pending:
+    _check_sizes(
+      config,
+      workdir,
+      pending,
+      views=views,
+      dtype=dtype,
+      budget=budget,
+      show_progress=show_progress,
+    )
   before = ''
-  for module in range(depth):
-    run_dir = os.path.join(workdir, f'module_{module}')
+  for module, run_dir in enumerate(every[:depth]):
     part = dataclasses.replace(
       config,
       objective=dataclasses.replace(objective, depth=module + 1, frozen=module),
       init_from=before or None,
     )
     stored = None
-    if before and store and not _finished(run_dir, config.steps):
+    if store and module in pending:
       stored = _store(
         before,
         os.path.join(workdir, f'features_{module}.npy'),
         views=views,
-        dtype=np.dtype(np.float16 if half else np.float32),
+        dtype=dtype,
         budget=budget,
         show_progress=show_progress,
       )
@@ -177,6 +202,85 @@ def _finished(run_dir: str, steps: int) -> bool:
   return os.path.isdir(path)
 
 
+def _check_steps(run_dir: str, steps: int) -> None:
+  """Raises ValueError where a module was trained on modules of other steps."""
+  checkpoints = pathlib.Path(run_dir, 'checkpoints').glob('*')
+  if not any(path.name.isdigit() for path in checkpoints):
+    return
+  # The modules below it had as many.
+  there = config_lib.load(run_dir)[0].steps
+  if there != steps:
+    raise ValueError(
+      f'{run_dir!r} was trained on frozen modules of {there} steps, which '
+      f'steps={steps} would change under it: choose another --workdir, or keep '
+      f'--config.steps={there}.'
+    )
+
+
+def _check_sizes(
+  config: config_lib.ExperimentConfig,
+  workdir: str,
+  modules: list[int],
+  *,
+  views: int,
+  dtype: np.dtype,
+  budget: int,
+  show_progress: bool,
+) -> None:
+  """Tells how large the files of features will be.
+
+  Args:
+    config: the run of all modules at once.
+    workdir: where the files will be.
+    modules: those that will train on them, none the first.
+    views: of each example.
+    dtype: of the files.
+    budget: bytes that none must pass.
+    show_progress: print a line each.
+
+  Raises:
+    ValueError: one would pass the budget; or the config cannot be used.
+  """
+  objective = dataclasses.replace(
+    config.objective, depth=modules[-1] + 1, frozen=0
+  )
+  config_lib.check(dataclasses.replace(config, objective=objective))
+  examples = data.training(config.data, progress=show_progress)
+  rows = views * len(examples.inputs)
+  change = augment.make(config.data, examples.inputs.shape[-1])
+
+  def entered(rng, inputs, positions):
+    if change is not None:
+      inputs = change(rng, inputs, positions)
+    batch = as_batch(inputs, config.data.kind)
+    variables = gim.make(objective).init(rng, batch)
+    return [
+      gim.outputs(dataclasses.replace(objective, depth=i), *variables, batch)
+      for i in modules
+    ]
+
+  found = jax.eval_shape(
+    entered, jax.random.key(0), examples.inputs[:1], np.arange(1)
+  )
+  lines, too_large = [], []
+  for module, features in zip(modules, found, strict=True):
+    path = os.path.join(workdir, f'features_{module}.npy')
+    size = cache.size(rows, shape := features.shape[1:], dtype)
+    lines.append(
+      f'{path}: {rows} rows of {shape} {dtype}, {size / 2**30:.3f} GiB'
+    )
+    if size > budget:
+      too_large.append(f'{path} would take {size / 2**30:.3g} GiB')
+  if show_progress:
+    print('\n'.join(lines), flush=True)
+  if too_large:
+    raise ValueError(
+      f'{", ".join(too_large)}; the budget is {budget / 2**30:.3g} GiB. Leave '
+      '--store out, store --half or fewer --views, or raise --budget_gb; or '
+      'pool (--config.objective.pool=2), in a new --workdir.'
+    )
+
+
 def _store(
   run_dir: str,
   path: str,
@@ -195,7 +299,7 @@ def _store(
     views: of each example.
     dtype: of the file.
     budget: bytes that it must not pass.
-    show_progress: print its size, and show a bar.
+    show_progress: show a bar.
 
   Returns:
     'features', left on disk, and 'label'.
@@ -206,7 +310,13 @@ def _store(
   count = len(examples.inputs)
   labels = np.tile(examples.labels[examples.label], views)
   rows = views * count
-  form = [config_lib.to_json(config.data), count, views, str(dtype)]
+  form = [
+    config_lib.to_json(config.data),
+    count,
+    views,
+    str(dtype),
+    int(_VIEW_STREAM),
+  ]
   if _origin(path) == (origin := _describe(encoder, form)):
     return {'features': cache.read(path), 'label': labels}
   change = augment.make(config.data)
@@ -214,7 +324,7 @@ def _store(
   @functools.partial(jax.jit, static_argnums=3)
   def advance(variables, inputs, positions, stored):
     if not stored and change is not None:
-      rng = jax.random.key(config.seed)
+      rng = jax.random.fold_in(jax.random.key(config.seed), _VIEW_STREAM)
       inputs = change(rng, inputs, positions)
     batch = (
       {'features': inputs} if stored else as_batch(inputs, config.data.kind)
@@ -249,27 +359,18 @@ def _store(
     source[:1],
     np.arange(1),
   ).shape[1:]
-  if show_progress:
-    gib = cache.size(rows, shape, dtype) / 2**30
-    print(f'{path}: {rows} rows of {shape} {dtype}, {gib:.3f} GiB', flush=True)
   with evaluate.progress_bar(show_progress) as bar:
     job = bar.add_task(os.path.basename(path), total=rows)
-    try:
-      values = cache.write(
-        path,
-        rows,
-        shape,
-        dtype,
-        produce,
-        budget=budget,
-        batch_size=_ROWS,
-        progress=lambda done: bar.update(job, completed=done),
-      )
-    except ValueError as error:
-      raise ValueError(
-        f'{error} Leave --store out, store --half, fewer --views, or pool '
-        '(--config.objective.pool=2); --budget_gb raises the budget.'
-      ) from error
+    values = cache.write(
+      path,
+      rows,
+      shape,
+      dtype,
+      produce,
+      budget=budget,
+      batch_size=_ROWS,
+      progress=lambda done: bar.update(job, completed=done),
+    )
   files.write_json(f'{path}.json', {'origin': origin})
   if stored:
     os.remove(below)

@@ -137,6 +137,51 @@ def test_the_same_call_trains_nothing_and_a_deeper_one_adds(workdir, tmp_path):
   tree_equal(params_of(folder / 'module_1'), params_of(workdir / 'module_1'))
 
 
+@pytest.fixture
+def trained(monkeypatch):
+  """The runs that would be trained, instead of training them."""
+  found = []
+  monkeypatch.setattr(
+    train, 'train', lambda part, run_dir, **_: found.append(run_dir)
+  )
+  return found
+
+
+@pytest.mark.parametrize('options', [{}, {'depth': 1}, {'store': True}])
+@pytest.mark.parametrize('steps', [2, 8])
+def test_modules_under_a_trained_one_keep_their_steps(
+  workdir, trained, steps, options
+):
+  config = dataclasses.replace(make_config(), steps=steps)
+  with pytest.raises(ValueError) as refused:
+    run(config, workdir, **options)
+  assert str(refused.value) == (
+    f'{str(workdir / "module_1")!r} was trained on frozen modules of 4 steps, '
+    f'which steps={steps} would change under it: choose another --workdir, or '
+    'keep --config.steps=4.'
+  )
+  assert not trained
+
+
+def test_steps_may_change_while_nothing_was_built_on_them(
+  workdir, trained, tmp_path
+):
+  longer = dataclasses.replace(make_config(), steps=8)
+  shutil.copytree(workdir, tmp_path, dirs_exist_ok=True)
+  checkpoints = tmp_path / 'module_1/checkpoints'
+  # Killed in module_1, which goes on.
+  (checkpoints / '4').rename(checkpoints / '2')
+  names = [str(tmp_path / f'module_{i}') for i in range(2)]
+  run(make_config(), tmp_path, depth=2)
+  assert trained == names
+  with pytest.raises(ValueError, match=r"module_1' was trained on frozen"):
+    run(longer, tmp_path, depth=2)
+  # Killed before there was anything of it, but for a write that never ended.
+  (checkpoints / '2').rename(checkpoints / '2.orbax-checkpoint-tmp')
+  run(longer, tmp_path, depth=2)
+  assert trained == 2 * names
+
+
 def test_stored_features_train_the_same_module(
   workdir, tmp_path, monkeypatch, capsys
 ):
@@ -238,7 +283,8 @@ def test_views_hold_different_crops(workdir, tmp_path):
   # The first and the last of each view, by hand: a view is a position of its
   # own, from which the crop is drawn.
   rows = np.array([0, count - 1, count, 2 * count - 1])
-  _, rng = jax.random.split(jax.random.key(config.seed))
+  key = jax.random.key(config.seed)
+  _, rng = jax.random.split(jax.random.fold_in(key, np.uint32(2**32 - 2)))
   crops = jax.jit(
     lambda images: augment.random_window(
       augment.example_keys(rng, jnp.asarray(rows)), images, 16
@@ -259,14 +305,60 @@ def test_views_hold_different_crops(workdir, tmp_path):
       )
 
 
-def test_features_beyond_the_budget_are_refused(workdir, tmp_path):
+def test_features_beyond_the_budget_are_refused_before_any_training(
+  trained, tmp_path, capsys
+):
+  config = make_config(
+    modules=(Pixelwise(3), Pixelwise(4), Pixelwise(5)), image_size=20, crop=16
+  )
+  count = len(data.load(config.data, 'train').inputs)
+  small, large = (2 * count * 3 * 3 * 8 * 8 * width * 2 for width in (3, 4))
+  options = {'store': True, 'views': 2, 'half': True}
+  with pytest.raises(ValueError) as refused:
+    sequential.sequential(config, str(tmp_path), budget=small, **options)
+  assert str(refused.value) == (
+    f'{tmp_path}/features_2.npy would take {large / 2**30:.3g} GiB; the budget '
+    f'is {small / 2**30:.3g} GiB. Leave --store out, store --half or fewer '
+    '--views, or raise --budget_gb; or pool (--config.objective.pool=2), in a '
+    'new --workdir.'
+  )
+  shown = ' '.join(capsys.readouterr().out.split())
+  for module, width, size in ((1, 3, small), (2, 4, large)):
+    assert (
+      f'{tmp_path}/features_{module}.npy: {2 * count} rows of (3, 3, 8, 8, '
+      f'{width}) float16, {size / 2**30:.3f} GiB'
+    ) in shown
+  assert not trained
+  assert os.listdir(tmp_path) == ['lock']
+  # Pooled, 4x4 of 8x8 pixels are left for module_1 and 2x2 for module_2.
+  config.objective.pool = 2
   with pytest.raises(
-    ValueError,
-    match=r'the budget is 9.31e-07 GiB. Leave --store out, store --half, fewer '
-    r'--views, or pool .*; --budget_gb raises',
+    ValueError, match=f'features_1.npy would take {small / 4 / 2**30:.3g} GiB;'
   ):
-    store(workdir / 'module_0', tmp_path / 'features_1.npy', budget=1000)
-  assert not os.listdir(tmp_path)
+    run(config, tmp_path, budget=small // 4 - 1, **options)
+
+
+def test_the_budget_is_of_what_will_be_stored(workdir, trained):
+  run(make_config(), workdir, depth=2, store=True, budget=0)
+  assert len(trained) == 2
+  with pytest.raises(
+    ValueError, match=r'^\S*features_2.npy would take \S* GiB;'
+  ):
+    run(make_config(), workdir, store=True, budget=0)
+  assert len(trained) == 2
+
+
+def test_files_of_another_stream_are_not_taken_for_these(
+  workdir, tmp_path, monkeypatch
+):
+  path = tmp_path / 'features_1.npy'
+  store(workdir / 'module_0', path)
+  before = path.stat().st_ino
+  store(workdir / 'module_0', path)
+  assert path.stat().st_ino == before
+  monkeypatch.setattr(sequential, '_VIEW_STREAM', np.uint32(0))
+  store(workdir / 'module_0', path)
+  assert path.stat().st_ino != before
 
 
 @pytest.mark.parametrize(
