@@ -39,6 +39,9 @@ from dim_jax.objective import Batch, Metrics, Objective, PyTree, Stage
 from dim_jax.objectives import batch as batch_lib
 
 LOSSES = ('infonce', 'supervised')
+# Module i draws negatives from stream i of a step's key, and dropout from this
+# one on.
+_DROPOUT = 2**31
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -51,8 +54,10 @@ class Config:
   modules: Any = 'resnet50'
   """A name of `networks.modules.MODULES`, or a sequence of Flax modules. One
   for images maps [P, h, w, C] to another map, or to [P, D]; one for sound
-  [N, L, C] to fewer frames. One with the attribute `context = True` maps what a
-  module predicts, [N, rows, columns, C] or [N, L, C], to contexts for it."""
+  [N, L, C] to fewer frames. One whose call takes `train` is told whether it
+  trains, as dropout and batch normalisation need to know. One with the
+  attribute `context = True` maps what a module predicts, [N, rows, columns, C]
+  or [N, L, C], to contexts for it."""
   walls: tuple[int, ...] | None = None
   """Behind which modules the gradient stops: None for all of them (GIM), () for
   none (CPC), (0, 2) for module_0 alone and module_1 with module_2."""
@@ -147,6 +152,11 @@ def check(config: Config) -> None:
     raise ValueError(
       f'objective.frozen must be in 0..{depth - 1}, so that one of {depth} '
       f'modules is trained; got {config.frozen}.'
+    )
+  if not isinstance(config.walls, tuple | list | None):
+    raise ValueError(
+      'objective.walls must be None or a tuple of the modules that walls stand '
+      f'behind, such as (0, 2); got {config.walls!r}.'
     )
   for wall in config.walls or ():
     if not 0 <= wall < count:
@@ -276,6 +286,7 @@ def apply_module(
   features: jax.Array,
   *,
   train: bool,
+  rng: jax.Array | None = None,
   by_rows: bool = False,
 ) -> tuple[jax.Array, PyTree]:
   """One module, whatever its inputs are.
@@ -286,6 +297,7 @@ def apply_module(
     state: its other collections, such as running statistics.
     features: what it gets, of any form that `inputs` or a module gives.
     train: passed to modules that take it; they then may change their state.
+    rng: of dropout in training.
     by_rows: take the rows of a grid of patches one after another.
 
   Returns:
@@ -304,11 +316,13 @@ def apply_module(
       )
 
     @jax.checkpoint
-    def of_row(row: jax.Array) -> jax.Array:
-      return apply_module(module, params, {}, row, train=train)[0]
+    def of_row(number_and_row: tuple[jax.Array, jax.Array]) -> jax.Array:
+      number, row = number_and_row
+      row_rng = None if rng is None else jax.random.fold_in(rng, number)
+      return apply_module(module, params, {}, row, train=train, rng=row_rng)[0]
 
     rows = jnp.moveaxis(features, 1, 0)[:, :, None]
-    made = jax.lax.map(of_row, rows)[:, :, 0]
+    made = jax.lax.map(of_row, (jnp.arange(len(rows)), rows))[:, :, 0]
     return jnp.moveaxis(made, 0, 1), state
   x, lead = _entering(module, features)
   y, changed = module.apply(
@@ -316,6 +330,7 @@ def apply_module(
     x,
     **_mode(module, train),
     mutable=list(state) if train else [],
+    rngs={} if rng is None else {'dropout': rng},
   )
   return y.reshape(*lead, *y.shape[1:]), state | changed
 
@@ -465,11 +480,16 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       # A module's first parameters do not depend on how many others there are.
       network_rng, loss_rng = jax.random.split(jax.random.fold_in(rng, i))
       x = jnp.zeros(features.shape, features.dtype)
-      variables = dict(
-        module.init(
-          network_rng, _entering(module, x)[0], **_mode(module, False)
+      entering = _entering(module, x)[0]
+      try:
+        variables = dict(
+          module.init(network_rng, entering, **_mode(module, False))
         )
-      )
+      except ValueError as error:
+        raise ValueError(
+          f'module_{i}, {type(module).__name__}, cannot take inputs of shape '
+          f'{entering.shape[1:]} each: {error}'
+        ) from error
       network = variables.pop('params', {})
       entered = features
 
@@ -526,12 +546,18 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       if i == config.frozen or i - 1 in walls:
         features = jax.lax.stop_gradient(features)
       entered = features
+      dropout_rng = jax.random.fold_in(rng, _DROPOUT + i)
+      if axis_name is not None:
+        dropout_rng = jax.random.fold_in(
+          dropout_rng, jax.lax.axis_index(axis_name)
+        )
       features, state = apply_module(
         module,
         params[name]['network'],
         model_state.get(name, {}),
         features,
         train=True,
+        rng=dropout_rng,
         by_rows=config.remat,
       )
       if state:

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from dim_jax.config import OptimizerConfig
 from dim_jax.losses import cpc
+from dim_jax.networks import modules
 from dim_jax.objectives import gim
 from dim_jax.training import parallel
 from dim_jax.training import step as step_lib
@@ -58,6 +59,14 @@ class Normalised(nn.Module):
   @nn.compact
   def __call__(self, x, train=False):
     return nn.BatchNorm(use_running_average=not train, momentum=0.5)(x)
+
+
+class Dropped(nn.Module):
+  """Half of what it gets, in training."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    return nn.Dropout(0.5, deterministic=not train)(x)
 
 
 N = 4
@@ -488,6 +497,47 @@ def test_running_statistics_move_in_training_and_rest_when_frozen():
   tree_equal(after, model_state)
 
 
+@pytest.mark.parametrize('by_rows', [False, True])
+def test_modules_drop_out_in_training_alone(by_rows):
+  x = jnp.ones((2, 3, 3, 8, 8, 4))
+  made, _ = gim.apply_module(
+    Dropped(), {}, {}, x, train=True, rng=RNG, by_rows=by_rows
+  )
+  # What is kept is doubled; 5 standard deviations of a mean of 4,608.
+  assert set(np.unique(made)) == {0, 2}
+  np.testing.assert_allclose(made.mean(), 1, atol=5 / np.sqrt(made.size))
+  rows = np.asarray(jnp.moveaxis(made, 1, 0))
+  assert not any(
+    np.array_equal(a, b) for a, b in itertools.combinations(rows, 2)
+  )
+  rest, _ = gim.apply_module(Dropped(), {}, {}, x, train=False, by_rows=by_rows)
+  np.testing.assert_array_equal(rest, x)
+
+
+def test_each_step_and_module_drops_out_anew():
+  # Nothing else is drawn.
+  config = image_config(
+    modules=(Dropped(), Dropped()), loss='supervised', remat=True
+  )
+  batch = make_batch('image')
+  params, model_state = start(config, batch)
+  # Classifiers of the mean, which count what is left of each module's input.
+  params = jax.tree.map(jnp.ones_like, params)
+  for i in range(2):
+    params[f'module_{i}']['head']['kernel'] = jnp.array([[1.0, 0.0, -1.0]])
+  loss = compiled(gim.make(config).loss)
+  found = [
+    loss(params, model_state, batch, jax.random.fold_in(RNG, i))[1][0]
+    for i in (0, 0, 1)
+  ]
+  same, again, other = (
+    [float(metrics[f'module_{i}/cross_entropy']) for i in range(2)]
+    for metrics in found
+  )
+  assert same == again
+  assert same[0] != other[0] and same[1] != other[1]
+
+
 def test_first_parameters_do_not_depend_on_other_modules():
   batch = make_batch('image')
   whole, _ = started('image')
@@ -696,11 +746,12 @@ def test_each_module_has_its_own_learning_rate_and_pace():
   [
     ({'loss': 'hinge'}, r"loss must be one of .*'infonce'.*, got 'hinge'"),
     ({'dtype': 'float16'}, r"dtype must be one of .*, got 'float16'"),
-    ({'modules': 'resnet18'}, r"one of \['resnet34'.*, got 'resnet18'"),
+    ({'modules': 'resnet18'}, r"one of \['patch_small'.*, got 'resnet18'"),
     ({'modules': ()}, r'at least one Flax module, got \(\)'),
     ({'modules': ('resnet50',)}, "Flax module, got 'resnet50'"),
     ({'modules': 3}, 'a sequence of at least one Flax module, got 3'),
     ({'walls': (0, 3)}, r'walls has 3; walls stand behind modules 0\.\.2'),
+    ({'walls': 1}, r'must be None or a tuple .* \(0, 2\); got 1'),
     ({'walls': (-1,)}, r'walls has -1; .* 0\.\.2'),
     ({'depth': 4}, r'depth must be in 1\.\.3, .*; got 4'),
     ({'depth': 0}, r'depth must be in 1\.\.3, .*; got 0'),
@@ -741,6 +792,13 @@ def test_wrong_fields_are_named(changes, message):
     ('audio', {'offsets': 8}, {}, 'more than 8 frames, but there are 8'),
     ('image', {'patch_size': 5}, {}, 'patches of 5 pixels every 2 .* 10x10'),
     ('image', {'patch_size': 16}, {}, 'patches of 16 pixels every 2 .* 10x10'),
+    (
+      'image',
+      {'modules': modules.patch_small()},
+      {},
+      # Patches of 4 pixels are one position behind the first module's 4x4.
+      r'module_1, PatchModule, cannot take inputs of shape \(1, 1, 64\) each',
+    ),
     ('image', {}, {'image': np.zeros((4, 10, 10))}, r'\(4, 10, 10\)'),
     ('audio', {}, {'audio': np.zeros((4, 0), np.int16)}, r'no samples.*4, 0'),
     (
