@@ -1,8 +1,8 @@
 """Modules that Greedy InfoMax trains one by one, each on the last one's output.
 
-Nothing here normalises, and weights and biases start as PyTorch's do. Images
-are cut into overlapping patches, and each patch goes through residual modules
-alone; sound goes through strided convolutions. A module with the attribute
+Images are cut into overlapping patches, and each patch goes through the modules
+alone; sound goes through strided convolutions. The paper's modules do not
+normalise. Weights and biases start as PyTorch's do. A module with the attribute
 `context` (see `dim_jax.networks.context`) turns the features into contexts.
 
 Löwe, O'Connor and Veeling, Putting an end to end-to-end: gradient-isolated
@@ -127,6 +127,54 @@ class ResNetModule(nn.Module):
     )
 
 
+class PatchModule(nn.Module):
+  """A strided convolution and a residual pair of 1x1 convolutions, normalised.
+
+  Before every ReLU each position is normalised over its channels, so that,
+  unlike with batch normalisation, nothing passes from one patch to another. Not
+  from the paper.
+
+  Ba, Kiros and Hinton, Layer normalization, 2016:
+  https://arxiv.org/abs/1607.06450
+
+  Attributes:
+    features: output channels.
+    kernel_size: side of the convolution's window.
+    strides: step of the window.
+    padding: zeros added on all four sides.
+    dtype: compute dtype, float32 or bfloat16; parameters are float32.
+  """
+
+  features: int
+  kernel_size: int
+  strides: int
+  padding: int = 0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns maps [P, H', W', features] >= 0 for `x` [P, H, W, C]."""
+    conv = layers.Conv(
+      self.features,
+      kernel_size=self.kernel_size,
+      strides=self.strides,
+      padding=self.padding,
+      use_bias=True,
+      dtype=self.dtype,
+      name='conv',
+    )
+    x = self._rectified(conv(x.astype(self.dtype)), 'norm_0')
+    y = self._rectified(self._mix(x, 'mix_0'), 'norm_1')
+    return self._rectified(x + self._mix(y, 'mix_1'), 'norm_2')
+
+  def _mix(self, x: jax.Array, name: str) -> jax.Array:
+    return layers.Dense(self.features, dtype=self.dtype, name=name)(x)
+
+  def _rectified(self, x: jax.Array, name: str) -> jax.Array:
+    norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
+    return nn.relu(norm(x))
+
+
 class ConvModule(nn.Module):
   """One convolution over time and a ReLU.
 
@@ -199,6 +247,18 @@ def resnet_small(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
   )
 
 
+def patch_small(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
+  """Returns three `PatchModule`s for 16x16 patches on a CPU.
+
+  Channels out 64, 128 and 512, on maps of 4x4, 2x2 and 1x1. Not from the paper.
+  """
+  return (
+    PatchModule(64, 4, 4, dtype=dtype),
+    PatchModule(128, 4, 2, 1, dtype=dtype),
+    PatchModule(512, 2, 1, dtype=dtype),
+  )
+
+
 def resnet50_cpc(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
   """Returns `resnet50` and the autoregressor that CPC trains with it."""
   return (*resnet50(dtype=dtype), context.PixelCNN(1024, dtype=dtype))
@@ -212,6 +272,11 @@ def resnet34_cpc(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
 def resnet_small_cpc(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
   """Returns `resnet_small` and an autoregressor of two layers, for CPC."""
   return (*resnet_small(dtype=dtype), context.PixelCNN(128, 2, dtype=dtype))
+
+
+def patch_small_cpc(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
+  """Returns `patch_small` and an autoregressor of two layers, for CPC."""
+  return (*patch_small(dtype=dtype), context.PixelCNN(128, 2, dtype=dtype))
 
 
 def sound(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
@@ -238,9 +303,11 @@ MODULES: dict[str, Callable[..., tuple[nn.Module, ...]]] = {
   'resnet50': resnet50,
   'resnet34': resnet34,
   'resnet_small': resnet_small,
+  'patch_small': patch_small,
   'resnet50_cpc': resnet50_cpc,
   'resnet34_cpc': resnet34_cpc,
   'resnet_small_cpc': resnet_small_cpc,
+  'patch_small_cpc': patch_small_cpc,
   'sound': sound,
   'sound_small': sound_small,
 }

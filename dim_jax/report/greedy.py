@@ -56,6 +56,7 @@ CONTEXTS = {
   'resnet50_cpc': (3, 'PixelCNN'),
   'resnet34_cpc': (3, 'PixelCNN'),
   'resnet_small_cpc': (3, 'PixelCNN'),
+  'patch_small_cpc': (3, 'PixelCNN'),
   'sound': (5, 'GRU'),
   'sound_small': (5, 'GRU'),
 }

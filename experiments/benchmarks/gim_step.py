@@ -6,16 +6,17 @@
 Prints one JSON line. `--torch_python` is any interpreter that imports torch
 (`pip install torch numpy`); by default this one. Cases:
 
-  vision         ResNet-50's three modules on gray images of 64x64, all at once
-  sound          the paper's six modules on 20,480 samples, all at once
-  vision_small   `resnet_small` on color images of 32x32, patches of 8 every 4
-  sound_small    `sound_small` on 2,048 samples
+  vision              ResNet-50's three modules, gray images of 64x64
+  sound               the paper's six modules on 20,480 samples
+  vision_small        `resnet_small`, color images of 32x32, 8x8 patches
+  vision_patch_small  `patch_small`, gray images of 32x32, 16x16 patches
+  sound_small         `sound_small` on 2,048 samples
 
-The first two are the paper's, with Adam, negatives and windows of a step's own;
-PyTorch takes the steps of `torch_gim`. The others have no peer. Both sides run
-as processes of their own that wait for their turn, so they alternate within one
-run and never compete; each has `--threads` threads. Times are medians over
-turns, in seconds:
+All modules are trained at once. The first two are the paper's, with Adam,
+negatives and windows of a step's own; PyTorch takes the steps of `torch_gim`.
+The others have no peer. Both sides run as processes of their own that wait for
+their turn, so they alternate within one run and never compete; each has
+`--threads` threads. Times are medians over turns, in seconds:
 
   ours_s        one step inside of the scan that `fit` dispatches
   peer_s        PyTorch's with the authors' loss; ratio = peer_s / ours_s
@@ -53,6 +54,12 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], str, int]] = {
     (32, 32, 3),
     'uint8',
     64,
+  ),
+  'vision_patch_small': (
+    {'modules': 'patch_small', 'offsets': 1, 'negatives': None},
+    (32, 32, 1),
+    'uint8',
+    128,
   ),
   'sound_small': (
     {'modules': 'sound_small', **SOUND, 'window': 32},
@@ -276,7 +283,7 @@ def main() -> None:
   parser.add_argument('--turns', type=int, default=5)
   parser.add_argument('--steps', type=int, default=2, help='steps a turn')
   parser.add_argument(
-    '--batch_size', type=int, help='by default 4, 4, 64 and 32'
+    '--batch_size', type=int, help='by default 4, 4, 64, 128 and 32'
   )
   parser.add_argument('--threads', type=int, default=2)
   parser.add_argument('--memory', action='store_true', help='of ResNet-50')

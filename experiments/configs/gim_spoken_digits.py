@@ -26,7 +26,7 @@ def get_config() -> ExperimentConfig:
       audio_std=0.06,
       num_classes=5,
     ),
-    data=SoundConfig(name='spoken_digit', window=2048, hop=256),
+    data=SoundConfig(name='spoken_digit', rate=8000, window=2048, hop=256),
     optimizer=OptimizerConfig(learning_rate=1e-3, b1=0.9),
     players={'probe': OptimizerConfig(learning_rate=1e-2, b1=0.9)},
     batch_size=32,
