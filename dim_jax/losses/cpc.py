@@ -276,8 +276,8 @@ def sequence_negatives(
   2: the same with frames of the target's own sequence only.
 
   All are uniform and with replacement. (For methods 1 and 2 the official code
-  permutes the frames K times, which shares the negatives of a frame too, but
-  costs more than the loss.)
+  permutes the frames K times a step, which costs more than the loss; offsets
+  share its permutations, and so negatives too.)
 
   Args:
     rng: a key.
