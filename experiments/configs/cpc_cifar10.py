@@ -2,9 +2,6 @@
 
   python -m experiments.train \
       --config=experiments/configs/cpc_cifar10.py --workdir=runs/cpc_cifar10
-
-Measured with seed 0 as gim_cifar10 was: 36.6, 39.5 and 39.7 %, and the contexts
-41.5 %. 17 minutes on one core of two, shared.
 """
 
 from dim_jax.config import ExperimentConfig
@@ -14,6 +11,6 @@ from experiments.configs import gim_cifar10
 def get_config() -> ExperimentConfig:
   """As gim_cifar10 without walls, with a PixelCNN for contexts."""
   config = gim_cifar10.get_config()
-  config.objective.modules = 'resnet_small_cpc'
+  config.objective.modules = 'patch_small_cpc'
   config.objective.walls = ()
   return config
