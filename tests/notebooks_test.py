@@ -14,7 +14,7 @@ NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / 'notebooks').iterdir())
 SETTINGS = {
   'deep_infomax': {'STEPS': 2},
   'bottleneck': {'STEPS': 10},
-  'greedy_infomax': {'STEPS': 40},
+  'greedy_infomax': {'STEPS': 20},
   'stein': {'STEPS': 20},
 }
 
