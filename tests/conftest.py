@@ -11,8 +11,8 @@ if 'xla_force_host_platform_device_count' not in os.environ['XLA_FLAGS']:
 if os.environ['JAX_PLATFORMS'] == 'cpu':
   # Most of the suite's time goes into compiling, which this halves.
   os.environ['XLA_FLAGS'] += ' --xla_backend_optimization_level=0'
-  # Operations in an order that saves memory, as on accelerators, not in one by
-  # which they could run side by side: several tests look at the memory.
+  # Operations in an order that saves memory, not in one by which they could run
+  # side by side: several tests look at the memory.
   os.environ['XLA_FLAGS'] += (
     ' --xla_cpu_enable_concurrency_optimized_scheduler=false'
   )

@@ -2,6 +2,11 @@
 
   python -m experiments.train \
       --config=experiments/configs/gim_cifar10.py --workdir=runs/gim_cifar10
+
+Measured with seeds 0, 1 and 2 on a JPEG-recompressed copy (experiments/results/
+gim_cifar10.json): a linear probe on 10,000 training images reads 41.2, 42.9 and
+42.8 % from module_0 to module_2 (untrained 34.1, 31.0, 32.3 %). 17 to 21
+minutes a run on one core of two, shared.
 """
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
