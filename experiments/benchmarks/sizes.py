@@ -72,13 +72,13 @@ def case(name: str) -> tuple[Any, tuple[int, ...], str]:
     return dim.make(config), (size, size, channels), 'uint8'
   # A context changes neither the examples nor the fields, but for the walls.
   plain = name.removesuffix('_cpc')
-  case = {
+  like = {
     'resnet50': 'vision',
     'resnet34': 'vision',
     'resnet_small': 'vision_small',
     'patch_small': 'vision_patch_small',
   }.get(plain, plain)
-  fields, shape, dtype, _ = gim_step.CASES[case]
+  fields, shape, dtype, _ = gim_step.CASES[like]
   fields = fields | {'modules': name}
   if name != plain:
     fields['walls'] = ()
