@@ -10,7 +10,8 @@ import difflib
 import importlib
 import json
 import os
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -342,28 +343,91 @@ def to_json(config: Any) -> Any:
   )
 
 
-def renewed(data: Any) -> Any:
-  """A config's JSON as this version writes it.
+class Group(NamedTuple):
+  """Fields of an old config that later became a nested one.
+
+  Attributes:
+    field: the nested config's field.
+    type: its type, 'module:name'.
+    names: its fields by their old names.
+    present: of the old config's JSON, whether the group was used; where it was
+      not, the field is None.
+  """
+
+  field: str
+  type: str
+  names: Mapping[str, str]
+  present: Callable[[Mapping[str, Any]], bool] = lambda old: True
+
+
+# What older versions wrote. Types are by their old 'module:name'; in the other
+# tables, the type is today's. Each line stays for as long as runs have it.
+TYPES: dict[str, str] = {}
+"""Today's type of each type that moved or has another name."""
+FIELDS: dict[str, dict[str, str | None]] = {}
+"""By type, today's name of each field that has another; None: it is gone."""
+VALUES: dict[str, dict[str, dict[Any, Any]]] = {}
+"""By type and today's field, today's value of each value that has another."""
+GROUPS: dict[str, tuple[Group, ...]] = {}
+"""By type, the nested configs that took in fields of it."""
+
+
+def _migrated(data: dict[str, Any]) -> dict[str, Any]:
+  """One dataclass's JSON under today's names; those inside are left alone."""
+  kind = TYPES.get(data['type'], data['type'])
+  data = data | {'type': kind}
+  for group in GROUPS.get(kind, ()):
+    old = {name: data[name] for name in group.names if name in data}
+    if not old:
+      continue
+    nested = {'type': group.type} | {group.names[k]: v for k, v in old.items()}
+    present = group.present(data)
+    data = {k: v for k, v in data.items() if k not in old}
+    data[group.field] = nested if present else None
+  names = FIELDS.get(kind, {})
+  data = {
+    new: value
+    for name, value in data.items()
+    if (new := names.get(name, name)) is not None
+  }
+  for name, values in VALUES.get(kind, {}).items():
+    value = data.get(name)
+    # A value that is today's already may be a list, which no key is.
+    if isinstance(value, str | int | float) and value in values:
+      data[name] = values[value]
+  return data
+
+
+def migrate(data: Any) -> Any:
+  """Rewrites a config's JSON as this version writes it.
 
   Args:
-    data: what `to_json` gave, perhaps of a version before some fields, which
-      come at their defaults.
+    data: what `to_json` gave, perhaps of an older version: types and fields
+      that moved or have other names get today's, and new fields their defaults.
 
   Raises:
-    ValueError: it names a type or field that does not exist here.
+    ValueError: it names a type or field that no version had.
   """
   return to_json(from_json(data))
 
 
 def from_json(data: Any) -> Any:
-  """The inverse of `to_json`; sequences come back as tuples."""
+  """Builds the config that `to_json` gave, also in an older version.
+
+  Args:
+    data: JSON data; sequences come back as tuples.
+
+  Raises:
+    ValueError: it names a type or field that no version had.
+  """
   if isinstance(data, list):
     return tuple(from_json(value) for value in data)
   if not isinstance(data, dict):
     return data
-  fields = {k: from_json(v) for k, v in data.items() if k != 'type'}
   if 'type' not in data:
-    return fields
+    return {k: from_json(v) for k, v in data.items()}
+  data = _migrated(data)
+  fields = {k: from_json(v) for k, v in data.items() if k != 'type'}
   module, _, name = data['type'].partition(':')
   try:
     kind = getattr(importlib.import_module(module), name)

@@ -141,7 +141,7 @@ def _cell(
   if os.path.exists(path):
     with open(path) as file:
       old = json.load(file)
-    old['config'] = config_lib.renewed(old['config'])
+    old['config'] = config_lib.migrate(old['config'])
     if any(old[name] != value for name, value in made_by.items()):
       raise ValueError(
         f'{run_dir!r} holds a cell of another config or other probes: choose '

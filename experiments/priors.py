@@ -605,7 +605,7 @@ def _finished(path: str, told: dict[str, Any]) -> dict[str, Any] | None:
     return None
   with open(path) as file:
     cell = json.load(file)
-  cell['config'] = config_lib.renewed(cell['config'])
+  cell['config'] = config_lib.migrate(cell['config'])
   if any(cell[key] != value for key, value in told.items()):
     raise ValueError(
       f'{path!r} holds a cell of other settings or seeds: choose another '

@@ -202,7 +202,7 @@ def _claim(config: config_lib.SweepConfig, workdir: str) -> None:
   data = config_lib.to_json(config)
   if os.path.exists(path):
     with open(path) as file:
-      old = config_lib.renewed(json.load(file))
+      old = config_lib.migrate(json.load(file))
     if {**old['run'], 'steps': 0} != {**data['run'], 'steps': 0} or any(
       old[key] != data[key] for key in ('betas', 'seeds')
     ):

@@ -1,5 +1,10 @@
 """Configs: their JSON form, and what a wrong one is told."""
 
+import json
+import pathlib
+
+import jax
+import numpy as np
 import pytest
 
 from dim_jax import config as config_lib
@@ -10,7 +15,14 @@ from dim_jax.config import (
   SoundConfig,
 )
 from dim_jax.networks import context, encoders, modules
+from dim_jax.objective import as_batch
 from dim_jax.objectives import dim, gim
+from dim_jax.training import step as step_lib
+
+# The config.json and the arrays' names of runs of the first version.
+OLD = json.loads(
+  pathlib.Path(__file__).with_name('old_runs.json').read_text('utf-8')
+)
 
 
 def make_config():
@@ -144,3 +156,80 @@ def test_a_pipeline_cannot_clip_the_probe():
     config_lib.check(config)
   config.players = {'probe': OptimizerConfig()}
   config_lib.check(config)
+
+
+@pytest.mark.parametrize('name', list(OLD))
+def test_old_config_is_migrated(name):
+  old = {k: v for k, v in OLD[name]['config'].items() if k != 'input_shape'}
+  migrated = config_lib.migrate(old)
+  assert config_lib.migrate(migrated) == migrated
+  # What no table renames is as it was.
+  for key, value in migrated.items():
+    if key in old and not isinstance(value, dict):
+      assert value == old[key]
+
+
+@pytest.mark.parametrize('name', [k for k in OLD if k != 'sweep'])
+def test_old_run_loads_and_its_checkpoint_fits(tmp_path, name):
+  text = json.dumps(OLD[name]['config'])
+  (tmp_path / 'config.json').write_text(text, 'utf-8')
+  config, input_shape = config_lib.load(tmp_path)
+  config_lib.check(config)
+  objective = config_lib.make_objective(config)
+  # Of this kind and with labels, as the run's own batches.
+  batch = as_batch(np.zeros((2, *input_shape), np.float32), config.data.kind)
+  if config.data.kind != 'point':
+    batch['label'] = np.zeros(2, np.int32)
+
+  def init(rng):
+    params, _ = objective.init(rng, batch)
+    optimizer = step_lib.make_optimizer(
+      config.optimizer, config.players, params, config.average
+    )
+    return step_lib.init_state(objective, optimizer, batch, rng)
+
+  state = jax.eval_shape(init, jax.random.key(0))
+  shapes = {
+    jax.tree_util.keystr(path, simple=True, separator='/'): (
+      f'{x.dtype} {x.shape}'
+    )
+    for path, x in jax.tree_util.tree_leaves_with_path(state)
+  }
+  assert shapes == OLD[name]['tensors']
+
+
+def test_tables_rename_move_and_drop(monkeypatch):
+  kind = 'dim_jax.config:OptimizerConfig'
+  monkeypatch.setitem(config_lib.TYPES, 'dim_jax.gone:Adam', kind)
+  monkeypatch.setitem(
+    config_lib.FIELDS, kind, {'step_size': 'learning_rate', 'amsgrad': None}
+  )
+  monkeypatch.setitem(config_lib.VALUES, kind, {'b1': {'half': 0.5}})
+  old = {
+    'type': 'dim_jax.gone:Adam',
+    'step_size': 0.25,
+    'amsgrad': True,
+    'b1': 'half',
+  }
+  assert config_lib.from_json(old) == OptimizerConfig(
+    learning_rate=0.25, b1=0.5
+  )
+
+
+@pytest.mark.parametrize(
+  ('rate', 'optimizer'),
+  [(0.25, OptimizerConfig(learning_rate=0.25)), (0, None)],
+)
+def test_fields_move_into_a_group(monkeypatch, rate, optimizer):
+  kind = 'dim_jax.config:ExperimentConfig'
+  group = config_lib.Group(
+    'optimizer',
+    'dim_jax.config:OptimizerConfig',
+    {'rate': 'learning_rate'},
+    lambda old: old['rate'] > 0,
+  )
+  monkeypatch.setitem(config_lib.GROUPS, kind, (group,))
+  data = {'type': kind, 'objective': None, 'rate': rate, 'steps': 7}
+  config = config_lib.from_json(data)
+  assert config.optimizer == optimizer
+  assert config.steps == 7
