@@ -11,7 +11,8 @@ import numpy as np
 
 from dim_jax import config as config_lib
 from dim_jax import export as export_lib
-from dim_jax.objective import Batch, PyTree, as_batch
+from dim_jax.data.load import as_batch
+from dim_jax.objective import Batch, PyTree
 
 _STORED: dict[str, type] = {
   'image': np.uint8,

@@ -10,34 +10,6 @@ Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-_SHAPES = {
-  'image': (4, 'images [N, H, W, C]'),
-  'audio': (2, 'sound of one channel [N, T]'),
-  'point': (2, 'points [N, D]'),
-}
-
-
-def as_batch(examples: Any, kind: str) -> dict[str, Any]:
-  """Examples under the name that objectives know them by.
-
-  Args:
-    examples: images [N, H, W, C], sound [N, T] or points [N, D].
-    kind: 'image', 'audio' or 'point', which a run's `config.data.kind` says.
-
-  Returns:
-    {kind: examples}.
-
-  Raises:
-    ValueError: examples of this kind have another rank.
-  """
-  rank, words = _SHAPES[kind]
-  if examples.ndim != rank:
-    raise ValueError(
-      f'examples must be {words}, got shape {tuple(examples.shape)}.'
-    )
-  return {kind: examples}
-
-
 class Stage(NamedTuple):
   """A part of an objective that gets no gradient from the parts behind it.
 

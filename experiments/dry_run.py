@@ -18,11 +18,11 @@ import numpy as np
 
 from dim_jax import config as config_lib
 from dim_jax.data import augment, decode, folders, points, sources
-from dim_jax.objective import as_batch
+from dim_jax.data import load as data
+from dim_jax.data.load import as_batch
 from dim_jax.objectives import vib
 from dim_jax.training import loop, parallel, pipeline
 from dim_jax.training import step as step_lib
-from experiments import data
 
 # [H, W, C] and training images of the stored data sets, validation included.
 _IMAGES = {

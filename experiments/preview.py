@@ -19,8 +19,9 @@ from absl import flags
 
 from dim_jax import config as config_lib
 from dim_jax.data import augment
+from dim_jax.data import load as data
 from dim_jax.report import figures
-from experiments import data, train
+from experiments import train
 
 
 def preview(

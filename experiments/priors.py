@@ -34,6 +34,7 @@ import rich.console
 import rich.table
 
 from dim_jax import config as config_lib
+from dim_jax.data import load as data_lib
 from dim_jax.data import points
 from dim_jax.evaluation import probe as probe_lib
 from dim_jax.losses import divergences
@@ -42,7 +43,6 @@ from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import dim
 from dim_jax.training import files, grid, metrics, parallel
 from dim_jax.training import step as step_lib
-from experiments import data as data_lib
 from experiments import evaluate
 
 

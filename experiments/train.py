@@ -23,11 +23,13 @@ from ml_collections import config_flags
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax.data import augment, stream
+from dim_jax.data import load as data
+from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features
-from dim_jax.objective import PyTree, as_batch
+from dim_jax.objective import PyTree
 from dim_jax.training import files, lock, loop, metrics, parallel, pipeline
 from dim_jax.training import step as step_lib
-from experiments import classify, data, dry_run, listing, sweep
+from experiments import classify, dry_run, listing, sweep
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'The run, a file.')
 _WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")

@@ -14,8 +14,9 @@ from dim_jax.config import (
   OptimizerConfig,
   SoundConfig,
 )
+from dim_jax.data import config as data_config
+from dim_jax.data.load import as_batch
 from dim_jax.networks import context, encoders, modules
-from dim_jax.objective import as_batch
 from dim_jax.objectives import dim, gim
 from dim_jax.training import step as step_lib
 
@@ -43,6 +44,13 @@ def test_json_round_trip_keeps_types_and_modules(tmp_path):
   assert isinstance(loaded.objective, dim.Config)
   assert isinstance(loaded.objective.encoder, encoders.ConvEncoder)
   assert input_shape == (28, 28, 1)
+
+
+@pytest.mark.parametrize('kind', ['DataConfig', 'SoundConfig', 'PointConfig'])
+def test_data_configs_load_by_the_place_of_older_runs(kind):
+  old = config_lib.from_json({'type': f'dim_jax.config:{kind}'})
+  assert old == getattr(data_config, kind)()
+  assert config_lib.to_json(old)['type'] == f'dim_jax.data.config:{kind}'
 
 
 def test_json_round_trip_keeps_sound_and_lists_of_modules(tmp_path):

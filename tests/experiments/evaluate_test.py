@@ -8,8 +8,9 @@ import pytest
 
 import dim_jax
 from dim_jax.config import DataConfig, ExperimentConfig, SoundConfig
+from dim_jax.data import load as data
 from dim_jax.evaluation import probe
-from experiments import data, evaluate
+from experiments import evaluate
 
 _PROTOCOL = probe.Protocol(
   seeds=2, max_examples=150, linear_l2=(1e-2, 1e-1), knn_neighbours=5

@@ -5,9 +5,10 @@ import pytest
 from matplotlib import image as image_lib
 
 from dim_jax.config import DataConfig, ExperimentConfig, PointConfig
+from dim_jax.data import load as data
 from dim_jax.objectives import dim
 from dim_jax.report import figures
-from experiments import data, preview
+from experiments import preview
 
 
 def config_of(**fields):

@@ -9,9 +9,10 @@ import pytest
 
 import dim_jax
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.data import load as data
 from dim_jax.networks import encoders
 from dim_jax.objectives import dim
-from experiments import classify, data, train
+from experiments import classify, train
 
 
 def make_config(**fields):

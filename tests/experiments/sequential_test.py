@@ -15,9 +15,10 @@ import dim_jax
 from dim_jax import config as config_lib
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.data import augment, batches, cache, stream
+from dim_jax.data import load as data
 from dim_jax.objectives import gim
 from dim_jax.training import loop, metrics, timing
-from experiments import data, sequential, train
+from experiments import sequential, train
 
 
 class Pixelwise(nn.Module):

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dim_jax import config as config_lib
 from dim_jax.data import augment, labels, points, sound, sources
+from dim_jax.data import config as config_lib
 from dim_jax.data import stream as stream_lib
-from dim_jax.objective import as_batch
 
 Config = config_lib.DataConfig | config_lib.SoundConfig | config_lib.PointConfig
 
@@ -323,3 +322,31 @@ def batch(examples: Examples) -> dict[str, Any]:
   if examples.label:
     arrays['label'] = examples.labels[examples.label]
   return arrays
+
+
+_SHAPES = {
+  'image': (4, 'images [N, H, W, C]'),
+  'audio': (2, 'sound of one channel [N, T]'),
+  'point': (2, 'points [N, D]'),
+}
+
+
+def as_batch(examples: Any, kind: str) -> dict[str, Any]:
+  """Examples under the name that objectives know them by.
+
+  Args:
+    examples: images [N, H, W, C], sound [N, T] or points [N, D].
+    kind: 'image', 'audio' or 'point', which a run's `config.data.kind` says.
+
+  Returns:
+    {kind: examples}.
+
+  Raises:
+    ValueError: examples of this kind have another rank.
+  """
+  rank, words = _SHAPES[kind]
+  if examples.ndim != rank:
+    raise ValueError(
+      f'examples must be {words}, got shape {tuple(examples.shape)}.'
+    )
+  return {kind: examples}

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from dim_jax.config import DataConfig, PointConfig, SoundConfig
-from experiments import data
+from dim_jax.data import load as data
 
 
 @pytest.fixture(scope='module')
