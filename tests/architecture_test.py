@@ -19,7 +19,7 @@ MAY_IMPORT = {
   'training': {'objective', 'data', 'training'},
   'data': {'data'},
   'evaluation': {'data', 'losses', 'evaluation'},
-  'report': {'report'},
+  'report': {'evaluation', 'training', 'report'},
   'objective': set(),
 }
 # Beyond ours, losses are mathematics on arrays.
