@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dim_jax.losses import divergences
+from dim_jax.report import density_figures as pictures
 from dim_jax.report import figures
-from dim_jax.report import stein as pictures
 from dim_jax.training import files, parallel
 from experiments import evaluate
 

@@ -33,8 +33,8 @@ import rich.table
 
 from dim_jax.data import points
 from dim_jax.losses import stein
+from dim_jax.report import density_figures as pictures
 from dim_jax.report import figures
-from dim_jax.report import stein as pictures
 from dim_jax.training import files, parallel
 from experiments import evaluate
 

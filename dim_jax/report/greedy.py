@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dim_jax.report import bottleneck, figures
+from dim_jax.report import classifier_figures, figures
 from dim_jax.report import runs as runs_lib
 from dim_jax.report.runs import Run
 
@@ -666,7 +666,7 @@ def _draw_depth(
     drawn.append(height)
   axes.set_xlim(0.6, last + 0.4)
   axes.set_ylim(min(drawn, default=1) / 1.2, max(drawn, default=100) * 1.2)
-  bottleneck.log_ticks(axes.yaxis)
+  classifier_figures.log_ticks(axes.yaxis)
   low, high = axes.get_ylim()
   if high < 10 * low:
     # Of 1, 2 and 5 too few would be in view.

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax.report import bottleneck, figures, greedy, stein
+from dim_jax.report import classifier_figures, density_figures, figures, greedy
 from dim_jax.report import runs as runs_lib
 from dim_jax.report.runs import Run, read
 
@@ -171,7 +171,7 @@ def _evaluator(run: Run) -> str:
   """Which of the experiments evaluates the run first."""
   if run.classification is not None or runs_lib.objective(run.config) == 'vib':
     return 'classify'
-  return 'density' if stein.is_energy(run) else 'evaluate'
+  return 'density' if density_figures.is_energy(run) else 'evaluate'
 
 
 # Findings and summary.
@@ -186,8 +186,9 @@ def _findings(runs: Sequence[Run]) -> list[str]:
       found += probe_findings(run.probes)
     elif len(runs) == 1:
       found += greedy.findings([run]) + greedy.loss_findings(run)
-    if stein.is_energy(run):
-      found += stein.findings(run) + stein.training_findings(run)
+    if density_figures.is_energy(run):
+      found += density_figures.findings(run)
+      found += density_figures.training_findings(run)
     found += _curve_findings(run)
     if len(runs) > 1 and found:
       sentences.append(f'{run.label}: {" ".join(found)}')
@@ -299,8 +300,8 @@ def _summary(run: Run, command: str | None) -> str:
       rows.append(('', str(probes['note'])))
   if greedy.is_greedy(run):
     rows += greedy.summary(run)
-  elif stein.is_energy(run):
-    rows += stein.summary(run)
+  elif density_figures.is_energy(run):
+    rows += density_figures.summary(run)
   else:
     rows.append(('Method', _method(config)))
   optimizer = config.get('optimizer')
@@ -510,8 +511,8 @@ def _families(runs: Sequence[Run]) -> list[dict[str, Any]]:
     caption='An upper bound on I(Z;X): the code’s divergence from its '
     'marginal, summed over dimensions.',
   )
-  taken.update(stein.UNDRAWN)
-  for family in (*greedy.FAMILIES, *stein.FAMILIES):
+  taken.update(density_figures.UNDRAWN)
+  for family in (*greedy.FAMILIES, *density_figures.FAMILIES):
     add(accept=re.compile(family['pattern']).fullmatch, **family)
   # A constant says less than the config does.
   if not _moves(runs, 'encoder/beta'):
@@ -861,7 +862,7 @@ def _probes_of(
 
 
 def _density(runs: Sequence[Run], show: _Show) -> list[str]:
-  energies = [run for run in runs if stein.is_energy(run)]
+  energies = [run for run in runs if density_figures.is_energy(run)]
   parts = [
     _say(
       f'{run.label} is not measured yet: run '
@@ -873,7 +874,7 @@ def _density(runs: Sequence[Run], show: _Show) -> list[str]:
   done = [run for run in energies if run.density]
   if not done:
     return parts
-  header, rows = stein.likelihoods(done)
+  header, rows = density_figures.likelihoods(done)
   if rows:
     parts += [
       _table(header, rows, text_columns=3 if len(done) > 1 else 2),
@@ -886,7 +887,7 @@ def _density(runs: Sequence[Run], show: _Show) -> list[str]:
     parts.append(
       _say('No log likelihood: the energy is not normalised (`--ais`).')
     )
-  return [*parts, _grid([show(p) for p in stein.measured(done)])]
+  return [*parts, _grid([show(p) for p in density_figures.measured(done)])]
 
 
 # Classification.
@@ -905,7 +906,9 @@ def _error_fields(
   """Fields of error rates, and their columns' titles; 'error_mean' is last."""
   results = [r for c in classifications for r in c['results']]
   counts = {
-    k: v for r in results for k, v in bottleneck.sample_errors(r).items()
+    k: v
+    for r in results
+    for k, v in classifier_figures.sample_errors(r).items()
   }
   fields = {
     counts[k]: f'error %, {k} sample{"" if k == 1 else "s"}'
@@ -1020,7 +1023,7 @@ def classification_findings(
   ours = _headline(classification) if classification else None
   if classification is None or ours is None:
     return []
-  fields = bottleneck.sample_errors(ours)
+  fields = classifier_figures.sample_errors(ours)
   # Without noise in the code all samples are the same.
   if classification.get('bottleneck') == 'none' and fields:
     fields = {1: fields[min(fields)]}
@@ -1073,9 +1076,10 @@ def classification_findings(
     if worst.get('epsilon') is not None:
       size = f' of at most {worst["epsilon"]:g}'
     sentences.append(
-      f'Least accuracy under untargeted {bottleneck.norm_name(norm)} attacks: '
+      f'Least accuracy under untargeted '
+      f'{classifier_figures.norm_name(norm)} attacks: '
       f'{_fixed(worst["accuracy"], 1)} % '
-      f'({bottleneck.attack_name(worst)}{size}, {worst["mode"]}).'
+      f'({classifier_figures.attack_name(worst)}{size}, {worst["mode"]}).'
     )
   return sentences
 
@@ -1154,7 +1158,7 @@ def _classification(runs: Sequence[Run], show: _Show) -> list[str]:
     bins = int((_headline(done[0][1]) or {}).get('ece_bins') or 15)
     p = arrays['probabilities']
     if len(p) and np.isfinite(p).all():
-      picture = bottleneck.reliability(p, arrays['labels'], bins)
+      picture = classifier_figures.reliability(p, arrays['labels'], bins)
       parts.append(_grid([show(picture)]))
   return parts
 
@@ -1186,12 +1190,14 @@ def _remembered(run: Run, show: _Show) -> list[str]:
     rate = None
   if rate is not None:
     widths = arrays.get('rate_by_dimension')
-    pictures.append(show(bottleneck.remembered(rate, widths, labels, names)))
+    pictures.append(
+      show(classifier_figures.remembered(rate, widths, labels, names))
+    )
   if {'means', 'chols', 'entropy', 'extent'} <= arrays.keys():
     means = arrays['means']
     pictures.append(
       show(
-        bottleneck.ellipses(
+        classifier_figures.ellipses(
           means,
           arrays['chols'],
           labels[: len(means)],
@@ -1203,7 +1209,7 @@ def _remembered(run: Run, show: _Show) -> list[str]:
     )
   pictures.append(
     show(
-      bottleneck.hardest(
+      classifier_figures.hardest(
         arrays['images'],
         labels,
         arrays['probabilities'],
@@ -1228,9 +1234,10 @@ def _attacks(runs: Sequence[Run], show: _Show) -> list[str]:
   rows = [
     [
       *([label] if several else []),
-      bottleneck.attack_name(a) + (', targeted' if a.get('targeted') else ''),
+      classifier_figures.attack_name(a)
+      + (', targeted' if a.get('targeted') else ''),
       str(a['mode']),
-      bottleneck.norm_name(a['norm']),
+      classifier_figures.norm_name(a['norm']),
       '–' if a.get('epsilon') is None else f'{a["epsilon"]:g}',
       _fixed(a.get('accuracy'), 1),
       _fixed(a.get('success'), 1),
@@ -1261,7 +1268,7 @@ def _attacks(runs: Sequence[Run], show: _Show) -> list[str]:
     if run.classified and 'probabilities' in run.classified
   }
   chance = 100 / classes.pop() if len(classes) == 1 else None
-  picture = bottleneck.attack_curve(
+  picture = classifier_figures.attack_curve(
     {label: c['attacks'] for label, c in done}, chance
   )
   return [_grid([show(picture)] if picture else []), *parts]
@@ -1334,7 +1341,7 @@ def _sweep(label: str, path: str | os.PathLike, show: _Show) -> list[str]:
   entropy = _of_split(sweep.get('label_entropy_bits'), 'test')
   examples = _of_split(sweep.get('log2_examples'), 'train')
   pictures = [
-    bottleneck.beta_sweep(
+    classifier_figures.beta_sweep(
       rows,
       classes=sweep.get('classes'),
       label_entropy_bits=entropy if math.isfinite(entropy) else None,
@@ -1343,7 +1350,7 @@ def _sweep(label: str, path: str | os.PathLike, show: _Show) -> list[str]:
   ]
   if math.isfinite(entropy):
     pictures.append(
-      bottleneck.information_plane(
+      classifier_figures.information_plane(
         rows, entropy, examples if math.isfinite(examples) else None
       )
     )
@@ -1377,7 +1384,7 @@ def sweep_table(
   Returns:
     Header and rows. A row is (split, beta, n, errors, rate, bound on I(Z;Y)).
   """
-  counts = bottleneck.sample_errors(rows[0])
+  counts = classifier_figures.sample_errors(rows[0])
   fields = {
     name: f'error %, {k} sample{"" if k == 1 else "s"}'
     for k, name in counts.items()
@@ -1385,7 +1392,7 @@ def sweep_table(
   fields |= {'rate_bits': 'rate, bits', 'izy_bits': 'I(Z;Y) ≥, bits'}
   found = {
     (name, split, beta): (mean, std, n)
-    for name, split, beta, mean, std, n in bottleneck.over_seeds(
+    for name, split, beta, mean, std, n in classifier_figures.over_seeds(
       rows, [*fields]
     )
   }
@@ -1404,13 +1411,13 @@ def sweep_table(
 
 
 def _sweep_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-  counts = bottleneck.sample_errors(rows[0])
+  counts = classifier_figures.sample_errors(rows[0])
   if not counts:
     return []
   count = max(counts)
   found = [
     row
-    for row in bottleneck.over_seeds(rows, [counts[count], 'rate_bits'])
+    for row in classifier_figures.over_seeds(rows, [counts[count], 'rate_bits'])
     if row[1] == 'test' and math.isfinite(row[3])
   ]
   errors = [row for row in found if row[0] == counts[count]]

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import image as image_lib
 from scipy import stats
 
-from dim_jax.report import bottleneck, figures
+from dim_jax.report import classifier_figures, figures
 
 
 def _draw(picture, folder):
@@ -60,7 +60,7 @@ _ROWS = [
 
 
 def test_over_seeds_by_hand():
-  found = bottleneck.over_seeds(_ROWS, ['error_12'])
+  found = classifier_figures.over_seeds(_ROWS, ['error_12'])
   assert [row[1:3] for row in found] == [
     ('train', 0.0), ('train', 1e-3), ('train', 1.0),
     ('test', 0.0), ('test', 1e-3), ('test', 1.0),
@@ -72,8 +72,8 @@ def test_over_seeds_by_hand():
 
 def test_sample_errors_are_known_by_their_number():
   row = {'error_mean': 0, 'error_12': 0, 'error_1': 0, 'nll_12': 0}
-  assert bottleneck.sample_errors(row) == {1: 'error_1', 12: 'error_12'}
-  assert list(bottleneck.sample_errors(row)) == [1, 12]
+  assert classifier_figures.sample_errors(row) == {1: 'error_1', 12: 'error_12'}
+  assert list(classifier_figures.sample_errors(row)) == [1, 12]
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,13 @@ def test_sample_errors_are_known_by_their_number():
   ],
 )
 def test_power(value, text):
-  assert bottleneck.power(value) == text
+  assert classifier_figures.power(value) == text
 
 
 def test_beta_sweep(tmp_path):
-  picture = bottleneck.beta_sweep(_ROWS, classes=10, log2_examples=15.87)
+  picture = classifier_figures.beta_sweep(
+    _ROWS, classes=10, log2_examples=15.87
+  )
   rows = _draw(picture, tmp_path)
   assert rows[0] == ['quantity', 'split', 'beta', 'mean', 'std', 'n']
   assert ['error_1', 'test', '0.001', '2.0', str(math.sqrt(0.5)), '2'] in rows
@@ -133,13 +135,13 @@ def test_beta_sweep(tmp_path):
 
 def test_a_sweep_needs_rows():
   with pytest.raises(ValueError, match='at least one row, got none'):
-    bottleneck.beta_sweep([])
+    classifier_figures.beta_sweep([])
   with pytest.raises(ValueError, match='at least one row, got none'):
-    bottleneck.information_plane([], 3.32)
+    classifier_figures.information_plane([], 3.32)
 
 
 def test_information_plane(tmp_path):
-  picture = bottleneck.information_plane(_ROWS, 3.3, 15.87)
+  picture = classifier_figures.information_plane(_ROWS, 3.3, 15.87)
   rows = _draw(picture, tmp_path)
   assert rows[5][:4] == ['test', '0.001', '22.0', str(math.sqrt(2))]
   assert rows[5][4] == '3.0625' and rows[5][6] == '2'
@@ -161,11 +163,11 @@ def test_information_plane(tmp_path):
 def test_radius_is_that_of_the_chi_distribution():
   for level in (0.05, 0.5, 0.95, 0.999):
     np.testing.assert_allclose(
-      bottleneck.radius(level), math.sqrt(stats.chi2.ppf(level, 2))
+      classifier_figures.radius(level), math.sqrt(stats.chi2.ppf(level, 2))
     )
   for level in (0, 1, 95):
     with pytest.raises(ValueError, match=f'between 0 and 1, got {level}'):
-      bottleneck.radius(level)
+      classifier_figures.radius(level)
 
 
 @pytest.mark.parametrize('level', [0.5, 0.95])
@@ -174,7 +176,9 @@ def test_an_ellipse_holds_its_share_of_samples(level):
 
   mean = np.array([1.0, -2.0])
   chol = np.array([[0.5, 0.0], [0.75, 0.25]])
-  curve = bottleneck.outlines(mean[None], chol[None], level, points=720)[0]
+  curve = classifier_figures.outlines(
+    mean[None], chol[None], level, points=720
+  )[0]
   np.testing.assert_allclose(curve[0], curve[-1])
   noise = np.random.default_rng(0).normal(size=(20_000, 2))
   inside = path.Path(curve).contains_points(mean + noise @ chol.T)
@@ -189,7 +193,7 @@ def test_ellipses(tmp_path):
   # Highest in the bottom right corner: rows ascend.
   entropy = np.zeros((4, 4))
   entropy[0, 3] = math.log(2)
-  picture = bottleneck.ellipses(
+  picture = classifier_figures.ellipses(
     means, chols, np.array([0, 1, 1]), ['ant', 'bee'], entropy, (-2, 2, -2, 2)
   )
   rows = _draw(picture, tmp_path)
@@ -212,7 +216,7 @@ def test_ellipses(tmp_path):
 def test_remembered(tmp_path):
   bits = np.array([1.0, 3.0, 5.0, 11.0])
   by_dimension = np.array([0.05, 4.0, 0.95, 0.0])
-  picture = bottleneck.remembered(
+  picture = classifier_figures.remembered(
     bits * math.log(2),
     by_dimension * math.log(2),
     np.array([0, 0, 1, 1]),
@@ -234,7 +238,7 @@ def test_remembered(tmp_path):
   texts = _texts(picture.draw(figures.LIGHT))
   assert texts == ['mean 5.00', '2 of 4 above 0.1 bit']
   # A full covariance has no rate by dimension.
-  whole = bottleneck.remembered(
+  whole = classifier_figures.remembered(
     bits, None, np.array([0, 0, 1, 1]), ['ant', 'bee']
   )
   assert {row[0] for row in whole.rows} == {'example', 'class'}
@@ -247,7 +251,7 @@ def test_hardest(tmp_path):
   p = np.array([[0.75, 0.25], [0.5, 0.5], [0.875, 0.125], [0.25, 0.75]])
   loss = -np.log(p[np.arange(4), labels])
   rate = np.array([2.0, 8.0, 4.0, 1.0]) * math.log(2)
-  picture = bottleneck.hardest(
+  picture = classifier_figures.hardest(
     images, labels, p, loss, rate, ['ant', 'bee'], count=2
   )
   rows = _draw(picture, tmp_path)
@@ -264,7 +268,7 @@ def test_hardest(tmp_path):
   )
   texts = _texts(picture.draw(figures.DARK))
   assert texts[3:6] == ['is bee', '→ ant', '3.00 bits']
-  without = bottleneck.hardest(
+  without = classifier_figures.hardest(
     images, labels, p, loss, None, ['ant', 'bee'], count=2
   )
   assert [row[0] for row in without.rows] == ['hardest'] * 2
@@ -295,7 +299,7 @@ def test_attack_curve(tmp_path):
     _attack('pgd', 'margin', 'samples', 0.0, 97.0),
     _attack('pgd', 'margin', 'samples', 0.25, 5.0),
   ]
-  picture = bottleneck.attack_curve({'vib': ours, 'plain': other}, 10.0)
+  picture = classifier_figures.attack_curve({'vib': ours, 'plain': other}, 10.0)
   rows = _draw(picture, tmp_path)
   assert len(rows) == 1 + 6  # an attack without a strength has no place
   assert 'lowest 5.00 %: plain, PGD margin, samples, L∞ 0.25' in picture.alt
@@ -310,14 +314,14 @@ def test_attack_curve(tmp_path):
   np.testing.assert_array_equal(line.get_ydata(), [98, 40])
   assert axes.texts[0].get_text() == 'chance 10 %'
   assert axes.lines[3].get_ydata()[0] == 10
-  assert bottleneck.attack_curve({'vib': ours[-1:]}) is None
+  assert classifier_figures.attack_curve({'vib': ours[-1:]}) is None
 
 
 def test_reliability(tmp_path):
   # Confidences 0.5, on an edge, 0.75, 0.75 and 1; four bins.
   p = np.array([[0.5, 0.5], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]])
   labels = np.array([0, 0, 0, 1])
-  picture = bottleneck.reliability(p, labels, bins=4)
+  picture = classifier_figures.reliability(p, labels, bins=4)
   rows = _draw(picture, tmp_path)
   assert [row[:3] for row in rows[1:]] == [
     ['0.0', '0.25', '0'],

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from dim_jax.report import figures, page, runs, stein
+from dim_jax.report import density_figures, figures, page, runs
 
 # A grid of the plane that is not square, so that exchanged axes are seen.
 _X = np.linspace(-2.0, 2.0, 17)
@@ -24,7 +24,7 @@ def _panel(label='truth', *, spread=1.0):
   # The score of N((0, 1), I) is the way back to its mean.
   scores = np.array([[-1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
   points = spread * np.array([[0.0, 1.0], [1.0, 2.0], [-5.0, 0.0]])
-  return stein.Panel(label, _normal(_X, _Y), points, at, scores)
+  return density_figures.Panel(label, _normal(_X, _Y), points, at, scores)
 
 
 def _quivers(axes):
@@ -36,7 +36,7 @@ def _title(axes):
 
 
 def test_contours_draw_points_and_scores():
-  picture = stein.contours([_panel(), _panel('CD-1')], _X, _Y)
+  picture = density_figures.contours([_panel(), _panel('CD-1')], _X, _Y)
   kinds = [row[:2] for row in picture.rows]
   assert kinds.count(('truth', 'point')) == kinds.count(('truth', 'score')) == 3
   assert ('CD-1', 'score', 1.0, 1.0, -1.0, 0.0) in picture.rows
@@ -63,26 +63,26 @@ def test_contours_draw_points_and_scores():
 
 def test_contours_take_what_is_not_finite():
   values = np.full((13, 17), np.nan)
-  broken = stein.Panel('CD-1', values, np.array([[np.nan, 0.0]]))
-  picture = stein.contours([_panel(), broken], _X, _Y)
+  broken = density_figures.Panel('CD-1', values, np.array([[np.nan, 0.0]]))
+  picture = density_figures.contours([_panel(), broken], _X, _Y)
   assert 'Not finite in places: CD-1.' in picture.caption
   picture.draw(figures.DARK)
-  stein.contours([broken], _X, _Y).draw(figures.LIGHT)
+  density_figures.contours([broken], _X, _Y).draw(figures.LIGHT)
 
 
 def test_shapes_are_checked():
   with pytest.raises(ValueError, match=r"'truth'.*\[17, 13\], got \[13, 17\]"):
-    stein.contours([_panel()], _Y, _X)
+    density_figures.contours([_panel()], _Y, _X)
   with pytest.raises(ValueError, match='at least one density'):
-    stein.curves([], _X, _X)
+    density_figures.curves([], _X, _X)
   with pytest.raises(ValueError, match=r'\[2, n, 2\], got \[3, 4, 2\]'):
-    stein.paths([0, 1], np.zeros((3, 4, 2)), _X, _Y, _normal(_X, _Y))
+    density_figures.paths([0, 1], np.zeros((3, 4, 2)), _X, _Y, _normal(_X, _Y))
   with pytest.raises(ValueError, match=r"'with'.*2 dimensions, got 1"):
-    stein.collapse([1, 2], {'with': [1.0]})
+    density_figures.collapse([1, 2], {'with': [1.0]})
   with pytest.raises(
     ValueError, match=r'\[n, H, W, C\], got shape \[2, 4, 4\]'
   ):
-    stein.image_grid({'data': np.zeros((2, 4, 4))})
+    density_figures.image_grid({'data': np.zeros((2, 4, 4))})
 
 
 def test_curves_have_the_truth_the_model_and_a_histogram():
@@ -90,7 +90,9 @@ def test_curves_have_the_truth_the_model_and_a_histogram():
   truth = -0.5 * x**2 - 0.5 * math.log(2 * math.pi)
   # Half of four points lie in one bin of 0.2, one is outside.
   points = np.array([[0.1], [0.15], [2.1], [9.0]])
-  picture = stein.curves([stein.Panel('CD-1', truth - 1, points)], x, truth)
+  picture = density_figures.curves(
+    [density_figures.Panel('CD-1', truth - 1, points)], x, truth
+  )
   bins = [row for row in picture.rows if row[1] == 'bin']
   heights = {round(row[2], 6): row[4] for row in bins if row[4]}
   assert heights == {0.0: pytest.approx(2 / 4 / 0.2), 2.0: pytest.approx(1.25)}
@@ -118,7 +120,9 @@ def test_paths_go_from_start_to_end():
       [[1.0, 0.0], [9.0, 1.0]],
     ]
   )
-  picture = stein.paths([0, 5, 10], positions, _X, _Y, _normal(_X, _Y))
+  picture = density_figures.paths(
+    [0, 5, 10], positions, _X, _Y, _normal(_X, _Y)
+  )
   assert picture.rows[0] == (0, 0, 0.0, 0.0)
   assert picture.rows[-1] == (10, 1, 9.0, 1.0)
   assert '2 particles from iteration 0 (hollow) to 10' in picture.caption
@@ -135,7 +139,7 @@ def test_paths_go_from_start_to_end():
 def test_snapshots_have_a_panel_for_each_iteration():
   x = np.linspace(-4.0, 4.0, 41)
   positions = np.zeros((3, 2, 1)) + np.array([-3.0, 0.0, 2.0])[:, None, None]
-  picture = stein.snapshots([0, 50, 500], positions, x, -0.5 * x**2)
+  picture = density_figures.snapshots([0, 50, 500], positions, x, -0.5 * x**2)
   figure = picture.draw(figures.DARK)
   titles = [_title(axes) for axes in figure.axes]
   assert titles == ['iteration 0', 'iteration 50', 'iteration 500']
@@ -147,7 +151,7 @@ def test_snapshots_have_a_panel_for_each_iteration():
 
 def test_collapse_draws_a_line_for_each_kernel():
   lines = {'with': [0.9, 0.1], 'without': [1.0, math.nan]}
-  picture = stein.collapse([1, 50], lines)
+  picture = density_figures.collapse([1, 50], lines)
   assert picture.rows[:2] == [('with', 1, 0.9), ('with', 50, 0.1)]
   axes = picture.draw(figures.LIGHT).axes[0]
   target, *drawn = axes.lines
@@ -169,7 +173,7 @@ def test_collapse_draws_a_line_for_each_kernel():
   ],
 )
 def test_eigenvalues(values, text):
-  assert stein.eigenvalues(np.array(values)) == text
+  assert density_figures.eigenvalues(np.array(values)) == text
 
 
 def test_vector_fields_draw_arrows_paths_and_eigenvalues():
@@ -178,10 +182,10 @@ def test_vector_fields_draw_arrows_paths_and_eigenvalues():
   turn = np.stack([psi, -theta], -1)
   path = np.array([[1.0, 0.0], [0.0, -1.0]])
   clipped = np.where(np.abs(psi)[..., None] > 0.5, np.nan, turn)
-  picture = stein.vector_fields(
+  picture = density_figures.vector_fields(
     [
-      stein.Field('wgan', turn, path, np.array([1j, -1j])),
-      stein.Field('wgan_gp', clipped, path, None, 'no derivative'),
+      density_figures.Field('wgan', turn, path, np.array([1j, -1j])),
+      density_figures.Field('wgan_gp', clipped, path, None, 'no derivative'),
     ],
     grid,
     grid,
@@ -205,7 +209,9 @@ def test_vector_fields_draw_arrows_paths_and_eigenvalues():
 def test_image_grid_scales_pixels():
   black = np.zeros((3, 4, 4, 1), np.uint8)
   samples = np.full((3, 4, 4, 3), 3.0)
-  picture = stein.image_grid({'data': black, 'without': samples}, columns=2)
+  picture = density_figures.image_grid(
+    {'data': black, 'without': samples}, columns=2
+  )
   assert picture.rows[3] == ('without', 0, 3.0, 3.0, 3.0)
   figure = picture.draw(figures.LIGHT)
   assert [_title(axes) for axes in figure.axes] == ['data', 'without']
@@ -225,7 +231,7 @@ def test_of_particles_knows_each_toy():
     'particles_with': np.zeros((2, 3, 2)),
     'particles_without': np.ones((2, 3, 2)),
   }
-  pictures = stein.of_particles('banana', arrays)
+  pictures = density_figures.of_particles('banana', arrays)
   assert [p.name for p in pictures] == ['banana_with', 'banana_without']
   assert pictures[1].rows[0] == (0, 0, 1.0, 1.0)
   shade = pictures[0].draw(figures.LIGHT).axes[0].collections[0]
@@ -238,16 +244,19 @@ def test_of_particles_knows_each_toy():
     'particles_with': np.zeros((2, 3, 1)),
     'particles_without': np.zeros((2, 3, 1)),
   }
-  names = [p.name for p in stein.of_particles('mixture_1d', flat)]
+  names = [p.name for p in density_figures.of_particles('mixture_1d', flat)]
   assert names == ['mixture_1d_with', 'mixture_1d_without']
   sizes = {
     'dimensions': np.array([1, 50]),
     'variance with': np.array([0.9, 0.1]),
     'variance without': np.array([1.0, 0.9]),
   }
-  (picture,) = stein.of_particles('variance', sizes)
+  (picture,) = density_figures.of_particles('variance', sizes)
   assert picture.rows[1] == ('with self term', 50, 0.1)
-  assert stein.of_particles('logistic', {'iterations': np.array([0])}) == []
+  assert (
+    density_figures.of_particles('logistic', {'iterations': np.array([0])})
+    == []
+  )
 
 
 # Runs.
@@ -412,7 +421,7 @@ def test_page_of_an_energy_that_is_not_normalised(tmp_path):
 def test_measured_runs_stand_side_by_side(tmp_path):
   a = _make_run(tmp_path / 'a')
   b = _make_run(tmp_path / 'b', 'generator')
-  (picture,) = stein.measured([a, b])
+  (picture,) = density_figures.measured([a, b])
   panels = list(dict.fromkeys(row[0] for row in picture.rows))
   assert panels == ['truth', 'a, KL 0.500', 'b, KL 0.500']
   # The truth's arrows are slopes of its grid: -x along x, 0 along y; the
@@ -430,7 +439,7 @@ def test_measured_runs_stand_side_by_side(tmp_path):
 
 def test_likelihoods_name_what_is_shared_once(tmp_path):
   a = _make_run(tmp_path / 'a')
-  header, table = stein.likelihoods([a])
+  header, table = density_figures.likelihoods([a])
   assert header == [
     'density',
     'normalised by',
@@ -440,7 +449,7 @@ def test_likelihoods_name_what_is_shared_once(tmp_path):
   ]
   assert table[0][2:4] == ['3.250', '−3.000\u00a0±\u00a00.125']
   b = _make_run(tmp_path / 'b', 'stein')
-  header, table = stein.likelihoods([a, b])
+  header, table = density_figures.likelihoods([a, b])
   assert [row[:3] for row in table] == [
     ['a', 'model', 'grid'],
     ['b', 'model', 'grid'],
@@ -452,7 +461,7 @@ def test_likelihoods_name_what_is_shared_once(tmp_path):
 
 def test_samples_of_images_are_scaled_from_the_range_of_the_energy(tmp_path):
   run = _make_run(tmp_path / 'run', 'generator', images=True)
-  (picture,) = stein.measured([run])
+  (picture,) = density_figures.measured([run])
   # From [0, 1] to [-1, 1]: 0 to -1 and 0.75 to 0.5.
   assert picture.rows[0] == ('test images', 0, -1.0, -1.0, -1.0)
   assert picture.rows[-1] == ('SteinGAN, KL 0.500', 7, 0.5, 0.5, 0.5)
@@ -470,13 +479,15 @@ def test_samples_of_images_are_scaled_from_the_range_of_the_energy(tmp_path):
 )
 def test_method(tmp_path, negatives, name):
   run = _make_run(tmp_path / 'run', negatives, density=False)
-  assert stein.method(run) == name
-  assert stein.summary(run)[0][1].startswith(name)
+  assert density_figures.method(run) == name
+  assert density_figures.summary(run)[0][1].startswith(name)
 
 
 def test_findings_name_another_temperature(tmp_path):
   hot = _make_run(
     tmp_path / 'run', density=False, **{'energy/temperature': 5e-5}
   )
-  assert 'T = 5.0e−05 and not the model' in stein.training_findings(hot)[0]
-  assert stein.findings(hot) == []
+  assert (
+    'T = 5.0e−05 and not the model' in density_figures.training_findings(hot)[0]
+  )
+  assert density_figures.findings(hot) == []
