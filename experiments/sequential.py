@@ -33,6 +33,7 @@ from absl import app, flags, logging
 
 import dim_jax
 from dim_jax import config as config_lib
+from dim_jax import random
 from dim_jax.data import augment, cache
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
@@ -42,9 +43,8 @@ from dim_jax.training import files, lock, parallel
 from experiments import evaluate, train
 
 _ROWS = 64  # examples that go through the modules at once
+_VIEW_STREAM = random.OfSeed.STORED_VIEWS
 
-# Of the run's key, which itself is split for the parameters and the steps.
-_VIEW_STREAM = np.uint32(2**32 - 2)
 
 # --config, --workdir and --devices are those of experiments.train.
 _DEPTH = flags.DEFINE_integer('depth', None, 'Train only so many modules.')
@@ -325,7 +325,8 @@ def _store(
   @functools.partial(jax.jit, static_argnums=3)
   def advance(variables, inputs, positions, stored):
     if not stored and change is not None:
-      rng = jax.random.fold_in(jax.random.key(config.seed), _VIEW_STREAM)
+      key = jax.random.key(config.seed)
+      rng = random.branch(key, _VIEW_STREAM)
       inputs = change(rng, inputs, positions)
     batch = (
       {'features': inputs} if stored else as_batch(inputs, config.data.kind)

@@ -15,10 +15,11 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 MAY_IMPORT = {
   'losses': {'losses'},
   'networks': {'losses', 'networks'},
-  'objectives': {'objective', 'losses', 'networks', 'objectives'},
-  'training': {'objective', 'data', 'training'},
-  'data': {'data'},
-  'evaluation': {'data', 'losses', 'evaluation'},
+  'objectives': {'objective', 'random', 'losses', 'networks', 'objectives'},
+  'training': {'objective', 'random', 'data', 'training'},
+  'data': {'random', 'data'},
+  'evaluation': {'random', 'data', 'losses', 'evaluation'},
+  'random': set(),
   'report': {'evaluation', 'training', 'report'},
   'objective': set(),
 }

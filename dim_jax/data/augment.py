@@ -30,11 +30,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax import random
+
 # What goes in as NumPy's comes out as NumPy's, without a device.
 _Array = TypeVar('_Array', np.ndarray, jax.Array)
-
-# Domains that keep the functions' draws apart when they get the same keys.
-_FLIP, _CROP, _WINDOW, _RESIZED, _JITTER, _GRAYSCALE, _BLUR = range(7)
 
 # Sides of resized crops, width by height, as everybody has them.
 RATIO = (3 / 4, 4 / 3)
@@ -162,7 +161,7 @@ def make(
 
 
 def _domain_keys(keys: jax.Array, domain: int) -> jax.Array:
-  return jax.vmap(lambda key: jax.random.fold_in(key, domain))(keys)
+  return jax.vmap(lambda key: random.branch(key, domain))(keys)
 
 
 def _check_images(images: jax.Array | np.ndarray) -> None:
@@ -247,7 +246,7 @@ def example_keys(rng: jax.Array, positions: jax.Array) -> jax.Array:
   Returns:
     Keys [N] (raw keys: [N, 2]).
   """
-  return jax.vmap(functools.partial(jax.random.fold_in, rng))(positions)
+  return jax.vmap(functools.partial(random.branch, rng))(positions)
 
 
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
@@ -264,7 +263,9 @@ def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     ValueError: the images are not [N, H, W, C], or not one key an image.
   """
   _check(keys, images)
-  flip = jax.vmap(jax.random.bernoulli)(_domain_keys(keys, _FLIP))
+  flip = jax.vmap(jax.random.bernoulli)(
+    _domain_keys(keys, random.OfExample.FLIP)
+  )
   return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -294,7 +295,7 @@ def random_crop(keys: jax.Array, images: jax.Array, padding: int) -> jax.Array:
   draw = functools.partial(
     jax.random.randint, shape=(2,), minval=0, maxval=2 * padding + 1
   )
-  offsets = jax.vmap(draw)(_domain_keys(keys, _CROP))
+  offsets = jax.vmap(draw)(_domain_keys(keys, random.OfExample.CROP))
   wide = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
 
   def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
@@ -328,7 +329,7 @@ def random_window(keys: jax.Array, images: jax.Array, size: int) -> jax.Array:
   draw = functools.partial(
     jax.random.randint, shape=(2,), minval=0, maxval=ends
   )
-  offsets = jax.vmap(draw)(_domain_keys(keys, _WINDOW))
+  offsets = jax.vmap(draw)(_domain_keys(keys, random.OfExample.WINDOW))
 
   def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
     start = (offset[0], offset[1], 0)
@@ -491,7 +492,7 @@ def draw_windows(
     )
   if not 0 < ratio[0] <= ratio[1] < math.inf:
     raise ValueError(f'ratio must hold 0 < low <= high; got {ratio}.')
-  draws = _uniform(keys, _RESIZED, 2 * _ATTEMPTS + 2)
+  draws = _uniform(keys, random.OfExample.RESIZED, 2 * _ATTEMPTS + 2)
   areas, sides, places = jnp.split(draws, [_ATTEMPTS, 2 * _ATTEMPTS], 1)
   low, high = math.log(ratio[0]), math.log(ratio[1])
   area = height * width * (scale[0] + areas * (scale[1] - scale[0]))
@@ -622,7 +623,7 @@ def random_blur(
     raise ValueError(f'sigma must hold 0 < low <= high; got {sigma}.')
   if radius is None:
     radius = max(1, min(images.shape[1:3]) // 20)
-  chosen, where = jnp.split(_uniform(keys, _BLUR, 2), 2, 1)
+  chosen, where = jnp.split(_uniform(keys, random.OfExample.BLUR, 2), 2, 1)
   sigmas = sigma[0] + where[:, 0] * (sigma[1] - sigma[0])
   blurred = blur(images, sigmas, radius)
   return _some(chosen[:, 0], probability, blurred, images)
@@ -761,7 +762,7 @@ def random_jitter(
   }
   for name, most in factors.items():
     _check_within(name, most, 0, math.inf)
-  draws = _uniform(keys, _JITTER, 5)
+  draws = _uniform(keys, random.OfExample.JITTER, 5)
   values: dict[str, jax.Array] = {}
   if hue:
     values['hue'] = hue * (2 * draws[:, 0] - 1)
@@ -791,5 +792,5 @@ def random_grayscale(
   """
   _check(keys, images)
   _check_within('probability', probability, 0, 1)
-  draws = _uniform(keys, _GRAYSCALE, 1)[:, 0]
+  draws = _uniform(keys, random.OfExample.GRAYSCALE, 1)[:, 0]
   return _some(draws, probability, grayscale(images), images)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dim_jax import random
+
 
 def _whole(name: str, value: Any, minimum: int) -> int:
   """`value` as an int of at least `minimum`, or a ValueError."""
@@ -26,10 +28,6 @@ def _whole(name: str, value: Any, minimum: int) -> int:
 def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
   """The order of the examples in one epoch.
 
-  Sorts the raw output of a counter-based generator, because NumPy promises
-  that the bits of a bit generator never change, and promises no such thing
-  of `Generator.permutation`.
-
   Args:
     seed: in [0, 2**64).
     epoch: in [0, 2**64).
@@ -37,14 +35,9 @@ def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
   Returns:
     A read-only permutation of 0..n-1, int32 [n].
-
-  References:
-    Salmon et al., [Parallel random numbers: as easy as 1, 2, 3](
-    https://doi.org/10.1145/2063384.2063405), 2011 (Philox).
   """
-  key = np.array([seed, epoch], np.uint64)
-  bits = np.random.Philox(key=key).random_raw(num_examples)
-  order = np.argsort(bits, kind='stable').astype(np.int32)
+  stream = random.Host.EPOCH + epoch
+  order = random.order(seed, stream, num_examples).astype(np.int32)
   order.setflags(write=False)
   return order
 

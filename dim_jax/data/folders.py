@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dim_jax import random
 from dim_jax.data import splits
 
 IMAGE_FILES = tuple(
@@ -13,9 +14,6 @@ IMAGE_FILES = tuple(
 )
 UNLABELLED = 'unlabelled'
 WNIDS = 'wnids.txt'  # only Tiny ImageNet has one
-# Apart from `labels` and from the orders of epochs, which are keyed by (seed,
-# epoch): or one of them would undo this order, and go from class to class.
-_STREAM = 2**63 + 1
 
 
 class Files(NamedTuple):
@@ -170,7 +168,9 @@ def _divide(root: pathlib.Path, files: Files) -> tuple[Files, Files]:
 
 
 def _shuffle(files: Files) -> Files:
-  return _choose(files, splits.random_ranks(len(files.paths), _STREAM))
+  return _choose(
+    files, splits.random_ranks(len(files.paths), random.Host.FOLDER)
+  )
 
 
 def _choose(files: Files, index: np.ndarray) -> Files:

@@ -2,9 +2,7 @@
 
 import numpy as np
 
-# Apart from the epochs' orders, which are keyed by (seed, epoch): or an epoch
-# of the same seed would begin with the labelled examples.
-_STREAM = 2**63
+from dim_jax import random
 
 
 def keep(
@@ -64,10 +62,7 @@ def keep(
       f'{classes[sizes.argmin()]} has {sizes.min()} training labels: ask for '
       f'at most {sizes.min()}.'
     )
-  key = np.array([seed, _STREAM], np.uint64)
-  order = np.argsort(
-    np.random.Philox(key=key).random_raw(len(labels)), kind='stable'
-  )
+  order = random.order(seed, random.Host.LABELS, len(labels))
   kept = np.full_like(labels, -1)
   for label, size in zip(classes, sizes, strict=True):
     members = order[labels[order] == label]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax import random as streams
 from dim_jax.data import sources
 
 _SPLITS = ('train', 'test')
@@ -167,9 +168,10 @@ def load(name: str, split: str, count: int, seed: int = 0) -> np.ndarray:
       raise ValueError(f'{what} must be a whole number, got {value!r}.')
     if value < minimum:
       raise ValueError(f'{what} must be >= {minimum}, got {value}.')
-  random = np.random.Generator(
-    np.random.Philox(key=np.array([seed, _SPLITS.index(split)], np.uint64))
-  )
+  stream = streams.Host.TEST_POINTS
+  if split == 'train':
+    stream = streams.Host.TRAIN_POINTS
+  random = np.random.Generator(streams.philox(seed, stream))
   if isinstance(density, Banana):
     x = random.standard_normal((count, 2))
     x[:, 1] *= density.deviation

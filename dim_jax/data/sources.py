@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dim_jax import random
 from dim_jax.data import decode, folders, splits
 
 _logger = logging.getLogger(__name__)
@@ -218,7 +219,7 @@ def validation_mask(num_examples: int, validation: float) -> np.ndarray:
 
   A larger fraction contains a smaller one's examples.
   """
-  rank = splits.random_ranks(num_examples, stream=0)
+  rank = splits.random_ranks(num_examples, random.Host.VALIDATION)
   return rank < round(validation * num_examples)
 
 

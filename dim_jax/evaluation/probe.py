@@ -20,6 +20,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from dim_jax import random
+
 # What the code fixes and a reader of the number must know.
 _STANDARDISED = (
   "mean and deviation of all training rows: 'dimension', each its own, at "
@@ -831,8 +833,7 @@ def _mlp_programs(model, learning_rate, boundaries):
   optimizer = optax.adam(schedule, b1=0.5, b2=0.999)
 
   def init_one(key, x):
-    # Training draws fold_in(key, step), which is no step for this one.
-    variables = model.init(jax.random.fold_in(key, 2**31 - 1), x)
+    variables = model.init(random.branch(key, random.OfProbe.PARAMETERS), x)
     return variables, optimizer.init(variables['params']), 0
 
   def step(carry, batch, key, x, labels):
@@ -843,7 +844,7 @@ def _mlp_programs(model, learning_rate, boundaries):
         {'params': params, 'batch_stats': variables['batch_stats']},
         x[batch],
         train=True,
-        rngs={'dropout': jax.random.fold_in(key, count)},
+        rngs={'dropout': random.branch(key, count)},
         mutable=['batch_stats'],
       )
       losses = optax.softmax_cross_entropy_with_integer_labels(

@@ -7,8 +7,8 @@ coordinates.
 from typing import Any
 
 import jax
-import numpy as np
 
+from dim_jax import random
 from dim_jax.losses import structure
 from dim_jax.objective import Metrics
 from dim_jax.objectives import batch as batch_lib
@@ -44,8 +44,7 @@ def draw_source(
   def draw(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.randint(rng, shape, 0, count)
 
-  # A branch of its own, as those of masks and micro-batches.
-  rng = jax.random.fold_in(rng, np.uint32(2**32 - 3))
+  rng = random.branch(rng, random.OfStep.COORDINATES)
   return batch_lib.per_image(rng, maps.shape[:1], axis_name, draw)
 
 

@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
+from dim_jax import random
 from dim_jax.losses import (
   bottleneck,
   bounds,
@@ -577,9 +577,9 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     if not params['critic']:
       del params['critic']
     if config.supervised_weight:
-      # A branch of its own, as for what masks add.
       params['decoder'] = _decoder(config).init(
-        jax.random.fold_in(rng, 1), _decoded(config, taps)
+        random.branch(rng, random.OfParameters.DECODER),
+        _decoded(config, taps),
       )['params']
     if adversarial:
       variables = adversary.init(rngs[2], _codes(config, taps))
@@ -588,7 +588,8 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
         model_state['adversary'] = state
     if config.spectral_penalty:
       model_state['spectral'] = divergences.spectral_vectors(
-        jax.random.fold_in(rng, 0), _weights(params['encoder'])
+        random.branch(rng, random.OfParameters.SPECTRAL_VECTORS),
+        _weights(params['encoder']),
       )
     if config.num_classes and config.probe_taps:
       params['probe'] = {
@@ -846,11 +847,10 @@ def _probed(config: Config, taps: dict[str, jax.Array]) -> tuple[str, ...]:
 
 def _dropout_key(rng: jax.Array, axis_name: str | None) -> jax.Array:
   """What an encoder with dropout draws from, another on each device."""
-  # A branch of its own: encoders without dropout draw what they always drew.
-  rng = jax.random.fold_in(rng, np.uint32(2**32 - 2))
+  rng = random.branch(rng, random.OfStep.DROPOUT)
   if axis_name is None:
     return rng
-  return jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
+  return random.branch(rng, jax.lax.axis_index(axis_name))
 
 
 def _codes(config: Config, taps: dict[str, jax.Array]) -> jax.Array:
@@ -889,7 +889,7 @@ def _match_prior(
     divergences.ADVERSARIAL[config.divergence],
     adversary,
     {'params': params, **state},
-    jax.random.fold_in(rng, 0),
+    random.branch(rng, random.OfPrior.PENALTY),
     prior,
     codes,
     penalised=config.gradient_penalty > 0,

@@ -33,15 +33,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dim_jax import random
 from dim_jax.losses import cpc
 from dim_jax.networks import layers, modules
 from dim_jax.objective import Batch, Metrics, Objective, PyTree, Stage
 from dim_jax.objectives import batch as batch_lib
 
 LOSSES = ('infonce', 'supervised')
-# Module i draws negatives from stream i of a step's key, and dropout from this
-# one on.
-_DROPOUT = 2**31
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -318,7 +316,7 @@ def apply_module(
     @jax.checkpoint
     def of_row(number_and_row: tuple[jax.Array, jax.Array]) -> jax.Array:
       number, row = number_and_row
-      row_rng = None if rng is None else jax.random.fold_in(rng, number)
+      row_rng = None if rng is None else random.branch(rng, number)
       return apply_module(module, params, {}, row, train=train, rng=row_rng)[0]
 
     rows = jnp.moveaxis(features, 1, 0)[:, :, None]
@@ -478,7 +476,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     probe = {}
     for i, module in enumerate(chain):
       # A module's first parameters do not depend on how many others there are.
-      network_rng, loss_rng = jax.random.split(jax.random.fold_in(rng, i))
+      network_rng, loss_rng = jax.random.split(random.branch(rng, i))
       x = jnp.zeros(features.shape, features.dtype)
       entering = _entering(module, x)[0]
       try:
@@ -546,11 +544,9 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       if i == config.frozen or i - 1 in walls:
         features = jax.lax.stop_gradient(features)
       entered = features
-      dropout_rng = jax.random.fold_in(rng, _DROPOUT + i)
+      dropout_rng = random.branch(rng, random.OfStep.MODULE_DROPOUT + i)
       if axis_name is not None:
-        dropout_rng = jax.random.fold_in(
-          dropout_rng, jax.lax.axis_index(axis_name)
-        )
+        dropout_rng = random.branch(dropout_rng, jax.lax.axis_index(axis_name))
       features, state = apply_module(
         module,
         params[name]['network'],
@@ -570,7 +566,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
           entered,
           features,
           labels,
-          jax.random.fold_in(rng, i),
+          random.branch(rng, i),
           axis_name,
         )
         total += term

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from dim_jax import random
 from dim_jax.networks import masking
 from dim_jax.objective import PyTree
 from dim_jax.objectives import batch as batch_lib
@@ -69,7 +69,7 @@ def init(
   shape = (config.mask_patch, config.mask_patch, images.shape[-1])
   # Not zeros: without biases every ReLU over them would have no slope. What the
   # encoder drew stays as it is.
-  rng = jax.random.fold_in(rng, np.uint32(2**32 - 1))
+  rng = random.branch(rng, random.OfParameters.MASK_TOKEN)
   return {'mask_token': 0.02 * jax.random.normal(rng, shape)}
 
 
@@ -87,8 +87,7 @@ def draw(
     function = functools.partial(
       masking.draw_visible, hidden=masking.hidden_count(grid, config.mask_keep)
     )
-  # A branch of its own: a run without masks draws what it always drew.
-  rng = jax.random.fold_in(rng, np.uint32(2**32 - 1))
+  rng = random.branch(rng, random.OfStep.MASK)
   return batch_lib.per_image(rng, (images.shape[0], *grid), axis_name, function)
 
 

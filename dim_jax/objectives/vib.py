@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dim_jax import random
 from dim_jax.losses import bottleneck as losses
 from dim_jax.networks import bottleneck, decoders, encoders, layers
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
@@ -268,7 +269,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     if axis_name is not None:
       # The mask depends on the number of devices: it is drawn inside of Flax.
       index = jax.lax.axis_index(axis_name)
-      dropout_rng = jax.random.fold_in(dropout_rng, index)
+      dropout_rng = random.branch(dropout_rng, index)
 
     def apply(images: jax.Array) -> tuple[tuple[PyTree, Any], PyTree]:
       return encoder.apply(

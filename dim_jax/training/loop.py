@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dim_jax import random
 from dim_jax.data import batches, stream
 from dim_jax.objective import Batch, Objective, PyTree
 from dim_jax.training import (
@@ -88,9 +89,8 @@ def make_chunk(
       if axis_name is not None:
         start = jax.lax.axis_index(axis_name) * size
         positions = positions + start
-      # A branch of its own: the step's draws come from fold_in(rng, t).
-      rng = jax.random.fold_in(state.rng, np.uint32(2**32 - 1))
-      rng = jax.random.fold_in(rng, state.step)
+      rng = random.branch(state.rng, random.OfRun.AUGMENTATION)
+      rng = random.branch(rng, state.step)
       batch['image'] = augment(rng, batch['image'], positions)
     return batch
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dim_jax import random
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.training import parallel
 
@@ -238,7 +239,7 @@ def train_step(
   Raises:
     ValueError: the batch does not divide into micro-batches.
   """
-  rng = jax.random.fold_in(state.rng, state.step)
+  rng = random.branch(state.rng, state.step)
   grad_fn: Any = jax.value_and_grad(objective.loss, has_aux=True)
   if accumulate != 1:
     grad_fn = accumulated(grad_fn, accumulate)
@@ -299,7 +300,7 @@ def accumulated(
       entered, total = carry
       i, part = inputs
       (loss, (metrics, left)), grads = grad_fn(
-        params, entered, part, jax.random.fold_in(rng, i)
+        params, entered, part, random.branch(rng, i)
       )
       counters = [x for x in jax.tree.leaves(left) if is_counter(x)]
       entered = jax.tree.map(

@@ -357,7 +357,7 @@ def test_files_of_another_stream_are_not_taken_for_these(
   before = path.stat().st_ino
   store(workdir / 'module_0', path)
   assert path.stat().st_ino == before
-  monkeypatch.setattr(sequential, '_VIEW_STREAM', np.uint32(0))
+  monkeypatch.setattr(sequential, '_VIEW_STREAM', 0)
   store(workdir / 'module_0', path)
   assert path.stat().st_ino != before
 
