@@ -30,7 +30,8 @@ import rich.table
 import dim_jax
 from dim_jax.data import load as data_lib
 from dim_jax.data import sources
-from dim_jax.evaluation import calibration, classification, robustness
+from dim_jax.evaluation import attacks as attacks_lib
+from dim_jax.evaluation import calibration, classification
 from dim_jax.losses import bottleneck
 from dim_jax.objectives import dim, vib
 from dim_jax.training import files, parallel
@@ -300,7 +301,7 @@ def _attack(
   if examples < 1:
     raise ValueError(f'examples must be >= 1, got {examples}.')
   images, labels = test.images[:examples], test.labels[:examples]
-  targets = robustness.random_targets(rng, labels, victim.config.num_classes)
+  targets = attacks_lib.random_targets(rng, labels, victim.config.num_classes)
   modes = {'samples': victim.sampled}
   if victim.rate is not None:
     modes['mean'] = victim.at_mean
@@ -308,9 +309,9 @@ def _attack(
 
   def run(
     attack: Any, label: Mapping[str, Any], logits: Any, **settings: Any
-  ) -> robustness.Attack:
+  ) -> attacks_lib.Attack:
     job = bar.add_task(' '.join(map(str, label.values())), total=len(labels))
-    found = robustness.in_batches(
+    found = attacks_lib.in_batches(
       attack,
       logits,
       settings.pop('variables', victim.variables),
@@ -321,12 +322,15 @@ def _attack(
       **settings,
     )
     bar.remove_task(job)
-    rows.append({**label, **robustness.summary(found)})
+    rows.append({**label, **attacks_lib.summary(found)})
     return found
 
   for mode, logits in modes.items():
     for epsilon in epsilons:
-      for name, attack in (('fgsm', robustness.fgsm), ('pgd', robustness.pgd)):
+      for name, attack in (
+        ('fgsm', attacks_lib.fgsm),
+        ('pgd', attacks_lib.pgd),
+      ):
         for loss in losses if name in attacks else ():
           label: dict[str, Any] = {
             'attack': name,
@@ -347,7 +351,7 @@ def _attack(
         'epsilon': None,
       }
       run(
-        robustness.carlini_wagner,
+        attacks_lib.carlini_wagner,
         label,
         logits,
         targets=targets if targeted else None,
@@ -368,7 +372,7 @@ def _attack(
         'epsilon': epsilon,
       }
       made = run(
-        robustness.pgd,
+        attacks_lib.pgd,
         label,
         logits,
         variables=other.variables,
@@ -376,7 +380,7 @@ def _attack(
         loss='margin',
       )
       rows.pop()
-      run(robustness.replay, label, victim.sampled, adversarial=made.images)
+      run(attacks_lib.replay, label, victim.sampled, adversarial=made.images)
   return rows
 
 

@@ -32,7 +32,7 @@ import dim_jax
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
-from dim_jax.evaluation import probe as probe_lib
+from dim_jax.evaluation import probes as probes_lib
 from dim_jax.objectives import dim
 from dim_jax.training import files, parallel
 
@@ -48,11 +48,11 @@ _SCORE_COUNT = 5000
 def evaluate(
   run_dir: str,
   *,
-  probes: Sequence[str] = tuple(probe_lib.PROBES),
+  probes: Sequence[str] = tuple(probes_lib.PROBES),
   taps: Sequence[str] | None = None,
   labels: Sequence[str] | None = None,
   features: Sequence[str] = FEATURES,
-  protocol: probe_lib.Protocol | None = None,
+  protocol: probes_lib.Protocol | None = None,
   step: int | None = None,
   show_progress: bool = True,
 ) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def evaluate(
 
   Args:
     run_dir: the run.
-    probes: names in `dim_jax.evaluation.probe.PROBES`.
+    probes: names in `dim_jax.evaluation.probes.PROBES`.
     taps: taps of the encoder, by default those of 'conv', 'fc', 'y', 'globals'
       and 'module_0', 'module_1', ... that it has; the raw data are always
       probed too.
@@ -82,9 +82,9 @@ def evaluate(
     RuntimeError: the encoder's variables changed while they were probed.
   """
   for name in probes:
-    if name not in probe_lib.PROBES:
+    if name not in probes_lib.PROBES:
       raise ValueError(
-        f'No probe {name!r}: there are {", ".join(probe_lib.PROBES)}.'
+        f'No probe {name!r}: there are {", ".join(probes_lib.PROBES)}.'
       )
   for name in features:
     if name not in FEATURES:
@@ -111,7 +111,7 @@ def evaluate(
         f'No label {name!r}: {train.name} has {sorted(train.labels)}.'
       )
     data.check_classes(train.name, train.labels[name], 'a probe')
-  protocol = protocol or probe_lib.Protocol()
+  protocol = protocol or probes_lib.Protocol()
   keep = np.arange(len(train.inputs))
   if protocol.max_examples is not None and protocol.max_examples < len(keep):
     keep = np.random.default_rng(0).permutation(keep)[: protocol.max_examples]
@@ -185,8 +185,8 @@ def evaluate(
               _framewise(frames[len(keep) :], test_labels),
             )
           results += _run_probes(
-            probe_lib.Examples(*pair[0]),
-            probe_lib.Examples(*pair[1]),
+            probes_lib.Examples(*pair[0]),
+            probes_lib.Examples(*pair[1]),
             probes,
             protocol,
             row,
@@ -270,7 +270,7 @@ def _run_probes(train, test, probes, protocol, row, bar) -> list[dict]:
     title = f'{row["features"]} {row["tap"]} {row["label"]}: {name}'
     job = bar.add_task(title, total=100)
     started = time.time()
-    found = probe_lib.PROBES[name](
+    found = probes_lib.PROBES[name](
       train,
       test,
       protocol,
@@ -429,7 +429,9 @@ def table(report: dict[str, Any]) -> rich.table.Table:
     A table of accuracies in percent.
   """
   results = report['results']
-  names = [n for n in probe_lib.PROBES if any(r['probe'] == n for r in results)]
+  names = [
+    n for n in probes_lib.PROBES if any(r['probe'] == n for r in results)
+  ]
   cells = {
     _key(r): f'{100 * r["mean"]:.1f}±{100 * r["std"]:.1f}'
     if len(r['values']) > 1
@@ -487,7 +489,7 @@ def whole(text: str) -> tuple[int, ...]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  default = probe_lib.Protocol()
+  default = probes_lib.Protocol()
   parser = argparse.ArgumentParser(
     prog='python -m experiments.evaluate',
     description=(__doc__ or '').splitlines()[0],
@@ -495,7 +497,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add = parser.add_argument
 
   add('run_dir', metavar='RUN', help='the --workdir of a run')
-  add('--probes', type=names, default=tuple(probe_lib.PROBES))
+  add('--probes', type=names, default=tuple(probes_lib.PROBES))
   add('--taps', type=names, help='conv, fc, y, module_0, ... that there are')
   add(
     '--features',
@@ -531,7 +533,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parse(argv)
   try:
     epochs = args.mlp_epochs
-    protocol = probe_lib.Protocol(
+    protocol = probes_lib.Protocol(
       seeds=args.seeds,
       max_examples=args.max_train,
       few_labels=args.few_labels,

@@ -31,7 +31,7 @@ import dim_jax
 from dim_jax import config as config_lib
 from dim_jax.data import load as data
 from dim_jax.evaluation import features as features_lib
-from dim_jax.evaluation import probe as probe_lib
+from dim_jax.evaluation import probes as probes_lib
 from dim_jax.networks import masking
 from dim_jax.objective import Batch
 from dim_jax.objectives import dim
@@ -62,7 +62,7 @@ def masks(
       sizes are every cell's, the kind and the targets are not used.
     workdir: folder of the runs.
     seeds: of the runs.
-    probes: names in `dim_jax.evaluation.probe.PROBES`.
+    probes: names in `dim_jax.evaluation.probes.PROBES`.
     show_progress: show bars, or lines.
 
   Returns:
@@ -78,9 +78,9 @@ def masks(
       f'{type(config.objective).__module__}.'
     )
   for name in probes:
-    if name not in probe_lib.PROBES:
+    if name not in probes_lib.PROBES:
       raise ValueError(
-        f'No probe {name!r}: there are {", ".join(probe_lib.PROBES)}.'
+        f'No probe {name!r}: there are {", ".join(probes_lib.PROBES)}.'
       )
   parts = {
     # Without a validation set, 'train' is all that is not for testing.
@@ -90,7 +90,7 @@ def masks(
     for split in ('train', 'test')
   }
   test = parts['test']
-  protocol = probe_lib.Protocol(
+  protocol = probes_lib.Protocol(
     dataset=test.name,
     note=test.note,
     train_split='train + validation',
@@ -130,7 +130,7 @@ def _cell(
   run_dir: str,
   parts: Mapping[str, Any],
   probes: Sequence[str],
-  protocol: probe_lib.Protocol,
+  protocol: probes_lib.Protocol,
   show_progress: bool,
 ) -> list[dict[str, Any]]:
   """The rows of one run, from its folder if they are there."""
@@ -164,10 +164,10 @@ def _cell(
     for tap in _TAPS:
       for name in probes:
         fitted, tested = (
-          probe_lib.Examples(found[split][tap], parts[split].labels)
+          probes_lib.Examples(found[split][tap], parts[split].labels)
           for split in ('train', 'test')
         )
-        probe = probe_lib.PROBES[name]
+        probe = probes_lib.PROBES[name]
         accuracies = probe(fitted, tested, protocol).accuracies
         rows.append(
           {

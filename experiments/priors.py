@@ -36,7 +36,7 @@ import rich.table
 from dim_jax import config as config_lib
 from dim_jax.data import load as data_lib
 from dim_jax.data import points
-from dim_jax.evaluation import probe as probe_lib
+from dim_jax.evaluation import probes as probes_lib
 from dim_jax.losses import divergences
 from dim_jax.networks import critics, encoders, generators
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
@@ -404,12 +404,12 @@ def measure_codes(
     count, batch_size, *test_set.inputs.shape[1:]
   )
   mi = jax.device_get(information(*variables, parts))
-  protocol = probe_lib.Protocol(seeds=1)
+  protocol = probes_lib.Protocol(seeds=1)
   rows = []
   for train_codes, test_codes, sample, bound in zip(*found, mi, strict=True):
-    accuracy = probe_lib.linear(
-      probe_lib.Examples(train_codes, train_set.labels['class'][:_PROBED]),
-      probe_lib.Examples(test_codes, test_set.labels['class']),
+    accuracy = probes_lib.linear_probe(
+      probes_lib.Examples(train_codes, train_set.labels['class'][:_PROBED]),
+      probes_lib.Examples(test_codes, test_set.labels['class']),
       protocol,
     ).accuracies[0]
     rows.append(

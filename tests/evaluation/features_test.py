@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dim_jax.evaluation import features, probe
+from dim_jax.evaluation import features, probes
 
 
 class _Encoder(nn.Module):
@@ -72,7 +72,7 @@ def test_variables_are_bit_identical_after_probing():
   found = features.extract(encode, variables, images, batch_size=7)
   labels = np.arange(90) % 3
   # The shapes and settings of probe_test.py, whose compilations it shares.
-  protocol = probe.Protocol(
+  protocol = probes.Protocol(
     seeds=2,
     linear_l2=(1e-3, 1e-1),
     few_l2=(1e-2, 1.0),
@@ -82,8 +82,8 @@ def test_variables_are_bit_identical_after_probing():
     mlp_decay_epochs=(1,),
     mlp_units=8,
   )
-  for run in probe.PROBES.values():
-    examples = probe.Examples(found['y'], labels)
+  for run in probes.PROBES.values():
+    examples = probes.Examples(found['y'], labels)
     run(examples, examples, protocol)
   assert features.fingerprint(variables) == before
   jax.tree.map(np.testing.assert_array_equal, copies, variables)

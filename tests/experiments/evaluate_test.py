@@ -9,10 +9,10 @@ import pytest
 import dim_jax
 from dim_jax.config import DataConfig, ExperimentConfig, SoundConfig
 from dim_jax.data import load as data
-from dim_jax.evaluation import probe
+from dim_jax.evaluation import probes
 from experiments import evaluate
 
-_PROTOCOL = probe.Protocol(
+_PROTOCOL = probes.Protocol(
   seeds=2, max_examples=150, linear_l2=(1e-2, 1e-1), knn_neighbours=5
 )
 
@@ -110,11 +110,11 @@ def test_features_are_those_of_the_test_images(run_dir):
 def test_an_encoder_that_changes_is_noticed(run_dir, monkeypatch):
   def tampering(train, test, protocol, progress=None):
     encoder.variables['a'][3, 3] += 1e-3
-    return probe.knn(train, test, protocol, progress)
+    return probes.knn_probe(train, test, protocol, progress)
 
   encoder = _Encoder(7)
   monkeypatch.setattr(dim_jax, 'load', lambda run_dir, step=None: encoder)
-  monkeypatch.setitem(probe.PROBES, 'knn', tampering)
+  monkeypatch.setitem(probes.PROBES, 'knn', tampering)
   with pytest.raises(RuntimeError, match='changed while it was probed'):
     _run(run_dir, ['knn'])
   assert not (run_dir / 'evaluation').exists()

@@ -10,9 +10,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from dim_jax.evaluation import probe
+from dim_jax.evaluation import probes
+from dim_jax.evaluation.probes import examples, logistic
 
-_QUICK = probe.Protocol(
+_QUICK = probes.Protocol(
   seeds=2,
   linear_l2=(1e-3, 1e-1),
   few_l2=(1e-2, 1.0),
@@ -26,7 +27,7 @@ _QUICK = probe.Protocol(
 
 _FIT = jax.jit(
   functools.partial(
-    probe.fit_logistic, classes=3, iterations=500, tolerance=1e-6
+    logistic.fit_logistic, classes=3, iterations=500, tolerance=1e-6
   )
 )
 
@@ -38,7 +39,7 @@ def _blobs(n=90, dimensions=6, classes=3, distance=6.0, seed=0):
   labels = random.permutation(np.arange(n) % classes)
   noise = random.normal(size=[n, dimensions])
   rows = distance * centres[labels] + noise
-  return probe.Examples(rows.astype(np.float32), labels)
+  return probes.Examples(rows.astype(np.float32), labels)
 
 
 def _objective(x, labels, weights, l2, kernel, bias):
@@ -78,11 +79,11 @@ def test_logistic_regression_equals_scikit_learn(l2):
 def test_linear_selects_on_its_own_validation_rows(selection):
   train, test = _blobs(distance=0.5), _blobs(distance=0.5, seed=1)
   protocol = dataclasses.replace(_QUICK, linear_selection=selection)
-  found = probe.linear(train, test, protocol)
-  shift, scale = probe.standardisation(train.features)
+  found = probes.linear_probe(train, test, protocol)
+  shift, scale = examples.standardisation(train.features)
   x = (train.features - shift) / scale
   for seed in range(2):
-    mask = probe.validation_rows(90, 0.1, seed)
+    mask = examples.validation_rows(90, 0.1, seed)
     assert mask.sum() == 9
     merits, machines = [], []
     for l2 in _QUICK.linear_l2:
@@ -104,13 +105,13 @@ def test_linear_selects_on_its_own_validation_rows(selection):
 
 def test_ties_go_to_the_larger_l2():
   protocol = dataclasses.replace(_QUICK, linear_selection='accuracy')
-  found = probe.linear(_blobs(), _blobs(seed=1), protocol)
+  found = probes.linear_probe(_blobs(), _blobs(seed=1), protocol)
   np.testing.assert_array_equal(found.chosen, [1e-1, 1e-1])
 
 
 @pytest.mark.parametrize('name', ['linear', 'linear_few', 'knn', 'svm'])
 def test_separable_classes_are_told_apart(name):
-  found = probe.PROBES[name](_blobs(), _blobs(seed=1), _QUICK)
+  found = probes.PROBES[name](_blobs(), _blobs(seed=1), _QUICK)
   np.testing.assert_array_equal(found.accuracies, 1.0)
 
 
@@ -120,19 +121,19 @@ def test_random_labels_give_chance(name):
   shuffled = np.random.default_rng(3).permutation(train.labels)
   test = _blobs(n=600, distance=0.3, seed=1)
   mixed = np.random.default_rng(4).permutation(test.labels)
-  found = probe.PROBES[name](
+  found = probes.PROBES[name](
     train._replace(labels=shuffled), test._replace(labels=mixed), _QUICK
   )
   # 600 rows: a standard deviation of 0.019 about 1/3.
   np.testing.assert_allclose(found.accuracies, 1 / 3, atol=0.08)
 
 
-@pytest.mark.parametrize('name', list(probe.PROBES))
+@pytest.mark.parametrize('name', list(probes.PROBES))
 def test_test_labels_change_the_accuracy_alone(name):
   train, test = _blobs(distance=1.0), _blobs(distance=1.0, seed=1)
   other = test._replace(labels=(test.labels + 1) % 3)
-  found = probe.PROBES[name](train, test, _QUICK)
-  again = probe.PROBES[name](train, other, _QUICK)
+  found = probes.PROBES[name](train, test, _QUICK)
+  again = probes.PROBES[name](train, other, _QUICK)
   assert not np.array_equal(found.accuracies, again.accuracies)
   np.testing.assert_array_equal(found.predictions, again.predictions)
   jax.tree.map(np.testing.assert_array_equal, found.weights, again.weights)
@@ -142,14 +143,14 @@ def test_test_labels_change_the_accuracy_alone(name):
 
 def test_draws_of_few_labels_are_balanced_and_differ():
   labels = np.random.default_rng(0).integers(0, 4, 200)
-  draws = [probe.balanced_rows(labels, 5, draw) for draw in range(3)]
+  draws = [examples.balanced_rows(labels, 5, draw) for draw in range(3)]
   for rows in draws:
     np.testing.assert_array_equal(np.bincount(labels[rows]), [5, 5, 5, 5])
     assert len(np.unique(rows)) == 20
   assert not np.array_equal(draws[0], draws[1])
-  np.testing.assert_array_equal(draws[0], probe.balanced_rows(labels, 5, 0))
+  np.testing.assert_array_equal(draws[0], examples.balanced_rows(labels, 5, 0))
   with pytest.raises(ValueError, match=r'Class 0 has \d+ training rows'):
-    probe.balanced_rows(labels, 100, 0)
+    examples.balanced_rows(labels, 100, 0)
 
 
 @pytest.mark.parametrize('dimensions', [4, 40])
@@ -158,10 +159,10 @@ def test_few_labels_equal_scikit_learn_on_the_draw(dimensions):
   train = _blobs(dimensions=dimensions, distance=0.6)
   test = _blobs(dimensions=dimensions, distance=0.6, seed=1)
   protocol = dataclasses.replace(_QUICK, few_l2=(0.1, 0.2))
-  found = probe.linear_few(train, test, protocol)
-  shift, scale = probe.standardisation(train.features, 'overall')
+  found = probes.linear_few_probe(train, test, protocol)
+  shift, scale = examples.standardisation(train.features, 'overall')
   for draw, l2 in enumerate(found.chosen):
-    rows = probe.balanced_rows(train.labels, 3, draw)
+    rows = examples.balanced_rows(train.labels, 3, draw)
     reference = LogisticRegression(C=1 / (l2 * 9), tol=1e-9, max_iter=5000)
     reference.fit((train.features[rows] - shift) / scale, train.labels[rows])
     np.testing.assert_allclose(
@@ -176,10 +177,10 @@ def test_mlp_learns_what_no_line_divides():
     signs = random.choice([-1.0, 1.0], [n, 2])
     rows = signs + 0.15 * random.normal(size=[n, 2])
     labels = (signs[:, 0] * signs[:, 1] > 0).astype(np.int64)
-    return probe.Examples(rows.astype(np.float32), labels)
+    return probes.Examples(rows.astype(np.float32), labels)
 
   train, test = crossed(256), crossed(200)
-  protocol = probe.Protocol(
+  protocol = probes.Protocol(
     seeds=2,
     mlp_units=32,
     mlp_epochs=40,
@@ -188,9 +189,9 @@ def test_mlp_learns_what_no_line_divides():
     linear_l2=(1e-2, 1e-1),
   )
   shares = []
-  found = probe.mlp(train, test, protocol, shares.append)
+  found = probes.mlp_probe(train, test, protocol, shares.append)
   assert min(found.accuracies) >= 0.99
-  assert max(probe.linear(train, test, protocol).accuracies) < 0.8
+  assert max(probes.linear_probe(train, test, protocol).accuracies) < 0.8
   assert shares[-1] == 1 and len(shares) == 40
   kernels = found.weights['params']['Dense_0']['kernel']
   assert kernels.shape == (2, 2, 32)
@@ -201,7 +202,7 @@ def test_mlp_averages_its_last_epochs():
   train, test = _blobs(distance=1.0), _blobs(distance=1.0, seed=1)
 
   def accuracies(epochs, average):
-    protocol = probe.Protocol(
+    protocol = probes.Protocol(
       seeds=1,
       mlp_units=8,
       mlp_learning_rate=1e-2,
@@ -209,7 +210,7 @@ def test_mlp_averages_its_last_epochs():
       mlp_decay_epochs=(),
       mlp_average_epochs=average,
     )
-    return probe.mlp(train, test, protocol).accuracies[0]
+    return probes.mlp_probe(train, test, protocol).accuracies[0]
 
   expected = (accuracies(1, 1) + accuracies(2, 1)) / 2
   assert accuracies(2, 2) == pytest.approx(expected)
@@ -218,8 +219,8 @@ def test_mlp_averages_its_last_epochs():
 
 def test_knn_equals_brute_force():
   train, test = _blobs(n=50, distance=0.8), _blobs(n=23, distance=0.8, seed=1)
-  protocol = probe.Protocol(knn_neighbours=7, knn_temperature=0.2)
-  found = probe.knn(train, test, protocol)
+  protocol = probes.Protocol(knn_neighbours=7, knn_temperature=0.2)
+  found = probes.knn_probe(train, test, protocol)
   x, q = (
     part.features / np.linalg.norm(part.features, axis=1, keepdims=True)
     for part in (train, test)
@@ -239,26 +240,26 @@ def test_standardisation_spares_dead_dimensions():
   features = np.zeros([4, 3], np.float32)
   features[:, 0] = [0, 2, 4, 6]
   features[0, 1] = 1e-6
-  shift, scale = probe.standardisation(features)
+  shift, scale = examples.standardisation(features)
   assert shift[0] == 3 and scale[0] == pytest.approx(np.sqrt(5))
   floor = 0.01 * np.sqrt(5 / 3)
   np.testing.assert_allclose(scale[1:], floor, rtol=1e-5)
-  _, overall = probe.standardisation(features, 'overall')
+  _, overall = examples.standardisation(features, 'overall')
   np.testing.assert_allclose(overall, 100 * floor, rtol=1e-5)
-  _, scale = probe.standardisation(np.ones([4, 2], np.float32))
+  _, scale = examples.standardisation(np.ones([4, 2], np.float32))
   np.testing.assert_allclose(scale, 0.01, rtol=1e-6)
 
 
 def test_protocol_hash_follows_what_concerns_the_probe():
-  default = probe.Protocol()
-  longer = probe.Protocol(mlp_epochs=7)
+  default = probes.Protocol()
+  longer = probes.Protocol(mlp_epochs=7)
   assert len(default.hash()) == 12
   assert default.hash() != longer.hash()
   assert default.hash('mlp') != longer.hash('mlp')
   assert default.hash('linear') == longer.hash('linear')
-  rows = probe.Protocol(train_rows=10)
-  strict = probe.Protocol(linear_tolerance=1e-6)
-  for name in probe.PROBES:
+  rows = probes.Protocol(train_rows=10)
+  strict = probes.Protocol(linear_tolerance=1e-6)
+  for name in probes.PROBES:
     assert rows.hash(name) != default.hash(name)
     differs = strict.hash(name) != default.hash(name)
     assert differs == name.startswith('linear')
@@ -284,12 +285,12 @@ def test_protocol_hash_follows_what_concerns_the_probe():
 )
 def test_protocol_refuses_what_cannot_be(fields, message):
   with pytest.raises(ValueError, match=message):
-    probe.Protocol(**fields)
+    probes.Protocol(**fields)
 
 
-@pytest.mark.parametrize('name', list(probe.PROBES))
+@pytest.mark.parametrize('name', list(probes.PROBES))
 def test_bad_examples_are_refused(name):
-  run, good = probe.PROBES[name], _blobs(n=30)
+  run, good = probes.PROBES[name], _blobs(n=30)
   with pytest.raises(ValueError, match='unlabelled'):
     run(good._replace(labels=good.labels - 1), good, _QUICK)
   with pytest.raises(ValueError, match='30 rows of features, but labels'):

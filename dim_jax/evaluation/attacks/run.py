@@ -1,0 +1,205 @@
+"""Attacks on any number of images, attacks made elsewhere, and summaries."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from dim_jax.evaluation.attacks import attack as attack_lib
+from dim_jax.evaluation.attacks.attack import Array, Attack, Logits
+
+
+def replay(
+  logits: Logits,
+  variables: Any,
+  images: Array,
+  labels: Array,
+  rng: jax.Array,
+  *,
+  adversarial: Array,
+  loss: str = 'cross_entropy',
+  targets: Array | None = None,
+) -> Attack:
+  """Judges given adversarial images as an attack on this attack_lib.
+
+  For images made on another model (black box), or on this one with other noise.
+  They are judged as they are: none is exchanged for its clean image.
+
+  Args:
+    logits: the classifier, `(variables, images, rng) -> [S, N, C]`.
+    variables: what it needs.
+    images: the clean ones, uint8 or float in [-1, 1], [N, H, W, C].
+    labels: true classes, integers in 0..C-1, [N].
+    rng: split into the judge's and the gradient's noise, see the module.
+    adversarial: their perturbed versions, of the same shape.
+    loss: the loss of `zero_gradients`: 'cross_entropy' or 'margin'.
+    targets: classes to reach, none its label, [N]; None if untargeted.
+
+  Returns:
+    The attack, with this classifier's predictions and gradients.
+
+  Raises:
+    ValueError: an argument is not as above.
+  """
+  how, data = attack_lib.prepare(
+    logits, variables, images, labels, rng, loss, targets
+  )
+  adversarial = attack_lib.checked_images(adversarial, 'adversarial')
+  if adversarial.shape != data.images.shape:
+    raise ValueError(
+      f'adversarial must have the shape of images, {data.images.shape}, got '
+      f'{adversarial.shape}.'
+    )
+  return _replay(how, data, rng, adversarial)
+
+
+def in_batches(
+  attack: Callable[..., Attack],
+  logits: Logits,
+  variables: Any,
+  images: Array,
+  labels: Array,
+  rng: jax.Array,
+  *,
+  batch_size: int = 250,
+  targets: Array | None = None,
+  adversarial: Array | None = None,
+  progress: Callable[[int], None] | None = None,
+  **settings: Any,
+) -> Attack:
+  """Runs an attack on many images, in batches of one size.
+
+  The last batch is padded by repeating its last example, and the padding cut
+  off again: one compilation, and no example dropped.
+
+  Args:
+    attack: `fgsm`, `pgd`, `carlini_wagner` or `replay`.
+    logits: the classifier, `(variables, images, rng) -> [S, N, C]`.
+    variables: what it needs.
+    images: uint8, or float in [-1, 1], [n, H, W, C].
+    labels: true classes, integers in 0..C-1, [n].
+    rng: batch i gets `fold_in(rng, i)`.
+    batch_size: images in one dispatch.
+    targets: classes to reach, none its label, [n]; None attacks untargeted.
+    adversarial: for `replay`, [n, H, W, C].
+    progress: called with the number of images done after each batch.
+    **settings: the attack's own, such as epsilon.
+
+  Returns:
+    The attack on all images, as NumPy arrays in their order.
+
+  Raises:
+    ValueError: an argument is not as above.
+  """
+  rows = {'images': np.asarray(images), 'labels': np.asarray(labels)}
+  for name, given in (('targets', targets), ('adversarial', adversarial)):
+    if given is not None:
+      rows[name] = np.asarray(given)
+  parts: list[Attack] = []
+  total = 0
+  for i, done, part in _batches(rows, batch_size):
+    key = jax.random.fold_in(rng, i)
+    found = attack(logits, variables, rng=key, **part, **settings)
+    parts.append(Attack(*(np.asarray(x)[:done] for x in found)))
+    total += done
+    if progress is not None:
+      progress(total)
+  return Attack(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def random_targets(rng: jax.Array, labels: Array, classes: int) -> jax.Array:
+  """A class for each label, uniform over all but the label itself.
+
+  Args:
+    rng: the key.
+    labels: integers in 0..classes-1, [N].
+    classes: how many there are, at least 2.
+
+  Returns:
+    int32 [N].
+
+  Raises:
+    ValueError: an argument is not as above.
+  """
+  if classes < 2:
+    raise ValueError(f'A target needs classes >= 2, got {classes}.')
+  labels = attack_lib.checked_classes(
+    'labels', labels, np.shape(labels)[:1], classes
+  )
+  shift = jax.random.randint(rng, labels.shape, 1, classes)
+  return (labels + shift) % classes
+
+
+def summary(attack: Attack) -> dict[str, float | int | None]:
+  """The attack in numbers.
+
+  Args:
+    attack: what an attack returned.
+
+  Returns:
+    'examples', how many; 'accuracy_before' and 'accuracy', the per cent of all
+    of them that are predicted right before and after (what was wrong before and
+    still is counts against the accuracy); 'success', the per cent that
+    succeeded of those that were right before; 'l0', 'l2' and 'linf', means over
+    exactly these successes, in [0, 1] pixels; 'zero_gradients', the fraction of
+    all examples that gave the attack no gradient. A mean over nothing is None.
+
+  Raises:
+    ValueError: the attack has no examples.
+  """
+  before = np.asarray(attack.correct_before)
+  if not before.size:
+    raise ValueError('The attack has no examples; it needs at least 1.')
+  turned = before & np.asarray(attack.success)
+
+  def mean(values: Array, where: np.ndarray) -> float | None:
+    kept = np.asarray(values, np.float64)[where]
+    return float(kept.mean()) if kept.size else None
+
+  succeeded = mean(turned, before)
+  return {
+    'examples': before.size,
+    'accuracy_before': 100 * float(before.mean()),
+    'accuracy': 100 * float(np.mean(np.asarray(attack.correct_after))),
+    'success': None if succeeded is None else 100 * succeeded,
+    'l0': mean(attack.l0, turned),
+    'l2': mean(attack.l2, turned),
+    'linf': mean(attack.linf, turned),
+    'zero_gradients': float(np.mean(np.asarray(attack.zero_gradients))),
+  }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _replay(
+  how: attack_lib.Program,
+  data: attack_lib.Inputs,
+  rng: jax.Array,
+  adversarial: jax.Array,
+) -> Attack:
+  judge, noise = jax.random.split(rng)
+  gradient = attack_lib.input_gradient(how, data, data.images, noise)
+  return attack_lib.measure(
+    how, data, adversarial, judge, gradient, exchange=False
+  )
+
+
+def _batches(
+  rows: dict[str, np.ndarray], batch_size: int
+) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
+  """(index, rows that are real, rows) of batches of one size."""
+  attack_lib.check_count('batch_size', batch_size)
+  n = len(rows['images']) if rows['images'].ndim else 0
+  for name, values in rows.items():
+    if values.shape[:1] != (n,) or not n:
+      raise ValueError(
+        f'images and {name} must have as many rows, at least 1, got shapes '
+        f'{rows["images"].shape} and {values.shape}.'
+      )
+  size = min(batch_size, n)
+  for i, start in enumerate(range(0, n, size)):
+    # Beyond the end, the last row again.
+    taken = np.minimum(np.arange(start, start + size), n - 1)
+    part = {name: values[taken] for name, values in rows.items()}
+    yield i, min(size, n - start), part

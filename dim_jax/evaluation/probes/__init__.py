@@ -1,0 +1,38 @@
+"""Probes: how well simple classifiers do on frozen features.
+
+Every probe is a function `(train, test, protocol) -> Result` of arrays. It fits
+on the training rows, selects on training rows that it held out, and meets the
+test labels only when the accuracy of its final predictions is counted. The
+`Protocol` holds every choice that defines the number, and hashes it.
+"""
+
+from collections.abc import Callable
+
+from dim_jax.evaluation.probes.examples import Examples, Progress, Result
+from dim_jax.evaluation.probes.knn import knn_probe
+from dim_jax.evaluation.probes.linear import linear_few_probe, linear_probe
+from dim_jax.evaluation.probes.mlp import mlp_probe
+from dim_jax.evaluation.probes.protocol import Protocol
+from dim_jax.evaluation.probes.svm import svm_probe
+
+PROBES: dict[str, Callable[..., Result]] = {
+  'linear': linear_probe,
+  'linear_few': linear_few_probe,
+  'mlp': mlp_probe,
+  'knn': knn_probe,
+  'svm': svm_probe,
+}
+"""Probes by the name that tables and protocols use."""
+
+__all__ = [
+  'PROBES',
+  'Examples',
+  'Progress',
+  'Protocol',
+  'Result',
+  'knn_probe',
+  'linear_few_probe',
+  'linear_probe',
+  'mlp_probe',
+  'svm_probe',
+]

@@ -1,0 +1,81 @@
+"""The probe by weighted nearest neighbours."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dim_jax.evaluation.probes.examples import (
+  Examples,
+  Progress,
+  Result,
+  check_examples,
+  count_correct,
+)
+from dim_jax.evaluation.probes.protocol import Protocol
+
+
+def knn_probe(
+  train: Examples,
+  test: Examples,
+  protocol: Protocol,
+  progress: Progress | None = None,
+) -> Result:
+  """Weighted k nearest neighbours by cosine, in blocks of bounded memory.
+
+  Args:
+    train: rows that vote.
+    test: rows to classify.
+    protocol: fields knn_*.
+    progress: called with the share that is done after each block.
+
+  Returns:
+    One accuracy: nothing here is random.
+
+  Raises:
+    ValueError: shapes or labels do not fit together.
+
+  References:
+    Wu et al., "Unsupervised feature learning via non-parametric instance
+    discrimination", section 3.4, https://arxiv.org/abs/1805.01978
+  """
+  classes = check_examples(train, test)
+  x = _unit_rows(jnp.asarray(train.features, jnp.float32))
+  labels = jnp.asarray(train.labels, jnp.int32)
+  # 2^24 similarities of a block take 64 MiB.
+  size = max(1, min(len(test.labels), 2**24 // len(x)))
+  found = np.empty([len(test.labels)], np.int32)
+  for start in range(0, len(found), size):
+    part = np.asarray(test.features[start : start + size], np.float32)
+    padded = np.pad(part, [(0, size - len(part)), (0, 0)])
+    votes = _neighbour_votes(
+      x,
+      labels,
+      padded,
+      protocol.knn_temperature,
+      k=min(protocol.knn_neighbours, len(x)),
+      classes=classes,
+    )
+    winners = np.argmax(np.asarray(votes), axis=1)
+    found[start : start + len(part)] = winners[: len(part)]
+    if progress is not None:
+      progress((start + len(part)) / len(found))
+  return count_correct(found[None], test, None)
+
+
+@functools.partial(jax.jit, static_argnames=('k', 'classes'))
+def _neighbour_votes(x, labels, queries, temperature, *, k, classes):
+  """Votes [B, C] for queries [B, D] by unit rows x [n, D]."""
+  with jax.default_matmul_precision('highest'):
+    similarity = _unit_rows(queries) @ x.T
+  nearest, rows = jax.lax.top_k(similarity, k)
+  # Less the nearest one's, a factor common to all classes: no overflow.
+  votes = jnp.exp((nearest - nearest[:, :1]) / temperature)
+  return jnp.einsum('bk,bkc->bc', votes, jax.nn.one_hot(labels[rows], classes))
+
+
+def _unit_rows(x):
+  """Rows of length 1; zero rows stay."""
+  length = jnp.linalg.norm(x, axis=1, keepdims=True)
+  return x / jnp.where(length > 0, length, 1.0)
