@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dim_jax import files
 from dim_jax.data import augment
 from dim_jax.data.config import DataConfig, PointConfig, SoundConfig
 from dim_jax.objective import Objective
@@ -386,10 +387,7 @@ def save(
   """
   path = os.path.join(run_dir, 'config.json')
   data = to_json(config) | {'input_shape': list(input_shape)}
-  with open(path + '.tmp', 'w') as file:
-    json.dump(data, file, indent=2)
-    file.write('\n')
-  os.replace(path + '.tmp', path)
+  files.write_json(path, data, sync=True)
 
 
 def load(
@@ -414,7 +412,7 @@ def load(
       f'{os.fspath(run_dir)!r} is not a run: it has no config.json. Give the '
       f'--workdir of a run of experiments.train.'
     )
-  with open(path) as file:
+  with open(path, encoding='utf-8') as file:
     data = json.load(file)
   # Runs of images used to call it image_shape.
   name = 'input_shape' if 'input_shape' in data else 'image_shape'

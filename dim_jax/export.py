@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax import files
+
 FORMAT = 'dim_jax encoder'
 VERSION = 1
 
@@ -56,11 +58,8 @@ def write(
   told['checksum'] = checksum(told, arrays)
   # Any: NumPy 2.0 has no `allow_pickle` here, which its later hints reserve.
   stored: Any = {'json': np.array(json.dumps(told, indent=1)), **arrays}
-  with open(path + '.tmp', 'wb') as file:
+  with files.replacing(path, 'wb', sync=True) as file:
     np.savez(file, **stored)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(path + '.tmp', path)
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:

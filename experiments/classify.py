@@ -28,13 +28,14 @@ import rich.progress
 import rich.table
 
 import dim_jax
+from dim_jax import files
 from dim_jax.data import load as data_lib
 from dim_jax.data import sources
 from dim_jax.evaluation import attacks as attacks_lib
 from dim_jax.evaluation import calibration, classification
 from dim_jax.losses import bottleneck
 from dim_jax.objectives import dim, vib
-from dim_jax.training import files, parallel
+from dim_jax.training import parallel
 from experiments import evaluate
 
 ATTACKS = ('fgsm', 'pgd', 'cw')

@@ -31,13 +31,14 @@ import rich.table
 
 import dim_jax
 from dim_jax import config as config_lib
+from dim_jax import files
 from dim_jax.data import load as data_lib
 from dim_jax.data import points
 from dim_jax.evaluation import likelihood
 from dim_jax.losses import divergences
 from dim_jax.networks import energies
 from dim_jax.objectives import stein
-from dim_jax.training import files, parallel
+from dim_jax.training import parallel
 from experiments import evaluate
 
 _SAVED = 2000

@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax import files
 from dim_jax.losses import divergences
 from dim_jax.report import density_figures as pictures
 from dim_jax.report import figures
-from dim_jax.training import files, parallel
+from dim_jax.training import parallel
 from experiments import evaluate
 
 # Where (theta, psi) starts, how long it moves, and in which steps.

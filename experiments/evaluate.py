@@ -29,12 +29,13 @@ import rich.progress
 import rich.table
 
 import dim_jax
+from dim_jax import files
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.objectives import dim
-from dim_jax.training import files, parallel
+from dim_jax.training import parallel
 
 _TAPS = re.compile(r'conv|fc|y|globals|module_\d+')
 _SAVED_TAPS = re.compile(r'fc|y|globals|module_\d+')

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import dim_jax
-from dim_jax.training import files
+from dim_jax import files
 from experiments import report
 
 

@@ -29,13 +29,14 @@ import rich.table
 
 import dim_jax
 from dim_jax import config as config_lib
+from dim_jax import files
 from dim_jax.data import load as data
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.networks import masking
 from dim_jax.objective import Batch
 from dim_jax.objectives import dim
-from dim_jax.training import files, metrics, parallel
+from dim_jax.training import metrics, parallel
 from experiments import evaluate, train
 
 CELLS = (

@@ -31,11 +31,12 @@ import rich.box
 import rich.console
 import rich.table
 
+from dim_jax import files
 from dim_jax.data import points
 from dim_jax.losses import stein
 from dim_jax.report import density_figures as pictures
 from dim_jax.report import figures
-from dim_jax.training import files, parallel
+from dim_jax.training import parallel
 from experiments import evaluate
 
 LogDensity = Callable[[jax.Array], jax.Array]

@@ -34,6 +34,7 @@ import rich.console
 import rich.table
 
 from dim_jax import config as config_lib
+from dim_jax import files
 from dim_jax.data import load as data_lib
 from dim_jax.data import points
 from dim_jax.evaluation import probes as probes_lib
@@ -41,7 +42,7 @@ from dim_jax.losses import divergences
 from dim_jax.networks import critics, encoders, generators
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import dim
-from dim_jax.training import files, grid, metrics, parallel
+from dim_jax.training import grid, metrics, parallel
 from dim_jax.training import step as step_lib
 from experiments import evaluate
 

@@ -33,13 +33,13 @@ from absl import app, flags, logging
 
 import dim_jax
 from dim_jax import config as config_lib
-from dim_jax import random
+from dim_jax import files, random
 from dim_jax.data import augment, cache
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
 from dim_jax.objectives import gim
-from dim_jax.training import files, lock, parallel
+from dim_jax.training import lock, parallel
 from experiments import evaluate, train
 
 _ROWS = 64  # examples that go through the modules at once

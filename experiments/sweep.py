@@ -17,11 +17,12 @@ import rich.box
 import rich.table
 
 from dim_jax import config as config_lib
+from dim_jax import files
 from dim_jax.data import augment
 from dim_jax.data import load as data_lib
 from dim_jax.evaluation import classification
 from dim_jax.objectives import vib
-from dim_jax.training import checkpoint, files, grid, lock, metrics
+from dim_jax.training import checkpoint, grid, lock, metrics
 from dim_jax.training import step as step_lib
 from experiments import classify, evaluate
 

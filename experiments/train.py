@@ -22,12 +22,13 @@ from ml_collections import config_flags
 
 import dim_jax
 from dim_jax import config as config_lib
+from dim_jax import files
 from dim_jax.data import augment, stream
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features
 from dim_jax.objective import PyTree
-from dim_jax.training import files, lock, loop, metrics, parallel, pipeline
+from dim_jax.training import lock, loop, metrics, parallel, pipeline
 from dim_jax.training import step as step_lib
 from experiments import classify, dry_run, listing, sweep
 

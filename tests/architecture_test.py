@@ -11,17 +11,19 @@ PACKAGE = ROOT / 'dim_jax'
 FILES = sorted(PACKAGE.rglob('*.py'))
 
 # What each room may import of ours. The files beside the rooms (config.py,
-# load.py, __init__.py) sit on top of them and may import any.
+# load.py, __init__.py) sit on top of them and may import any; those of GROUND
+# lie below them.
+GROUND = {'checks', 'files', 'progress', 'random'}
 MAY_IMPORT = {
   'losses': {'losses'},
   'networks': {'losses', 'networks'},
-  'objectives': {'objective', 'random', 'losses', 'networks', 'objectives'},
-  'training': {'objective', 'random', 'data', 'training'},
-  'data': {'random', 'data'},
-  'evaluation': {'random', 'data', 'losses', 'evaluation'},
-  'random': set(),
-  'report': {'evaluation', 'training', 'report'},
-  'objective': set(),
+  'objectives': {'objective', 'losses', 'networks', 'objectives'} | GROUND,
+  'training': {'objective', 'losses', 'data', 'training'} | GROUND,
+  'data': {'data'} | GROUND,
+  'evaluation': {'data', 'losses', 'evaluation'} | GROUND,
+  'report': {'evaluation', 'training', 'report'} | GROUND,
+  'objective': {'checks'},
+  **dict.fromkeys(GROUND, GROUND),
 }
 # Beyond ours, losses are mathematics on arrays.
 LOSSES_MAY_IMPORT = {

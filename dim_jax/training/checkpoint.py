@@ -20,7 +20,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from dim_jax.training import files, parallel
+from dim_jax import files
+from dim_jax.training import parallel
 
 _CONTENTS = 'contents.json'
 # The file that Orbax writes into every checkpoint.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import jax
 
-from dim_jax.training import files
+from dim_jax import files
 
 try:
   import fcntl

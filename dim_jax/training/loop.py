@@ -22,12 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dim_jax import random
+from dim_jax import files, random
 from dim_jax.data import batches, stream
 from dim_jax.objective import Batch, Objective, PyTree
 from dim_jax.training import (
   checkpoint,
-  files,
   lock,
   metrics,
   parallel,

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from rich import console, progress
 
-from dim_jax.training import files
+from dim_jax import files
 
 _SHOWN = re.compile(
   r'mi/(local|global)|encoder/(rate|effective_rank)|decoder/accuracy|'

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from dim_jax.training import files
+from dim_jax import files
 
 PARTS = ('compile', 'data', 'step', 'monitor', 'save', 'other')
 _COMPILED = '/jax/core/compile/backend_compile_duration'

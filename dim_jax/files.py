@@ -1,10 +1,13 @@
-"""Files of a run: written whole, or with an error that says what to do."""
+"""Files: written whole, or with an error that says what to do."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
-from typing import Any
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any
 
 
 def reason(error: BaseException) -> str:
@@ -42,7 +45,7 @@ def unwritable(path: str | os.PathLike, error: BaseException) -> OSError:
   return OSError(
     f'Cannot write {os.fspath(path)!r} ({reason(error)}; '
     f'{shutil.disk_usage(folder).free:,} bytes are free). When that is mended, '
-    'the same command goes on from the newest checkpoint.'
+    'give the same command again.'
   )
 
 
@@ -54,26 +57,61 @@ def make_folder(path: str | os.PathLike) -> None:
     raise unwritable(path, error) from error
 
 
-def write(path: str | os.PathLike, text: str) -> None:
-  """Replaces a file, whole or not at all; raises as `unwritable` says."""
+@contextlib.contextmanager
+def replacing(
+  path: str | os.PathLike, mode: str = 'w', *, sync: bool = False
+) -> Iterator[IO[Any]]:
+  """Opens a file that takes the place of `path` when the context closes.
+
+  It is written beside it under a name of its own, so that no reader sees a part
+  and two writers do not meet; what fails leaves `path` as it was.
+
+  Args:
+    path: the file.
+    mode: 'w' for UTF-8 text, 'wb' for bytes.
+    sync: whether the bytes must be on the disk first, for what cannot be made
+      again.
+
+  Raises:
+    OSError: as `unwritable` says.
+  """
   path = os.fspath(path)
+  part = f'{path}.{uuid.uuid4().hex}.tmp'
+  encoding = None if 'b' in mode else 'utf-8'
   try:
-    with open(path + '.tmp', 'w') as file:
-      file.write(text)
-    os.replace(path + '.tmp', path)
+    try:
+      # open() and not mkstemp, so that the umask decides who may read it.
+      with open(part, mode.replace('w', 'x'), encoding=encoding) as file:
+        yield file
+        if sync:
+          file.flush()
+          os.fsync(file.fileno())
+      os.replace(part, path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        os.remove(part)
+      raise
   except OSError as error:
     raise unwritable(path, error) from error
+
+
+def write(path: str | os.PathLike, text: str, *, sync: bool = False) -> None:
+  """Replaces a file, whole or not at all; see `replacing`."""
+  with replacing(path, sync=sync) as file:
+    file.write(text)
 
 
 def append(path: str | os.PathLike, text: str) -> None:
   """Adds to a file; raises as `unwritable` says."""
   try:
-    with open(path, 'a') as file:
+    with open(path, 'a', encoding='utf-8') as file:
       file.write(text)
   except OSError as error:
     raise unwritable(path, error) from error
 
 
-def write_json(path: str | os.PathLike, data: Any) -> None:
-  """`write`, of `data` as JSON."""
-  write(path, json.dumps(data, indent=2) + '\n')
+def write_json(
+  path: str | os.PathLike, data: Any, *, sync: bool = False
+) -> None:
+  """Replaces a file by `data` as JSON; see `replacing`."""
+  write(path, json.dumps(data, indent=2) + '\n', sync=sync)
