@@ -289,7 +289,10 @@ class Group(NamedTuple):
 
 # What older versions wrote. Types are by their old 'module:name'; in the other
 # tables, the type is today's. Each line stays for as long as runs have it.
-TYPES: dict[str, str] = {}
+TYPES: dict[str, str] = {
+  f'dim_jax.networks.modules:{name}': f'dim_jax.networks.greedy_modules:{name}'
+  for name in ('ResNetModule', 'PatchModule', 'ConvModule')
+}
 """Today's type of each type that moved or has another name."""
 FIELDS: dict[str, dict[str, str | None]] = {}
 """By type, today's name of each field that has another; None: it is gone."""

@@ -35,7 +35,7 @@ from dim_jax import files
 from dim_jax.data import load as data_lib
 from dim_jax.data import points
 from dim_jax.evaluation import likelihood
-from dim_jax.losses import divergences
+from dim_jax.losses import priors
 from dim_jax.networks import energies
 from dim_jax.objectives import stein
 from dim_jax.training import parallel
@@ -302,7 +302,7 @@ def _compared(
 
   @jax.jit
   def mmd(x, y):
-    return divergences.mmd(x, y, bandwidths=widths)
+    return priors.mmd(x, y, bandwidths=widths)
 
   part = jnp.asarray(test[:count], jnp.float32)
   return {

@@ -4,7 +4,7 @@ r"""Adversarial games of one number each, as dynamics, drawn with eigenvalues.
 
 The prior is a point at 0, the encoder's code a point at theta, and the critic
 linear, T(x) = psi x: the solution is theta = psi = 0. Each game of
-`dim_jax.losses.divergences` moves (theta, psi) along its own gradients at once,
+`dim_jax.losses.adversarial` moves (theta, psi) along its own gradients at once,
 and the eigenvalues of that velocity's Jacobian at the solution say what happens
 near it: a negative real part draws in, a real part of 0 leaves it to terms of
 higher order. Writes OUT/dirac.json with them, and the picture of the fields.
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dim_jax import files
-from dim_jax.losses import divergences
+from dim_jax.losses import adversarial
 from dim_jax.report import density_figures as pictures
 from dim_jax.report import figures
 from dim_jax.training import parallel
@@ -43,7 +43,7 @@ class Game(NamedTuple):
 
   Attributes:
     label: in print.
-    name: in `divergences.ADVERSARIAL`.
+    name: in `adversarial.ADVERSARIAL`.
     weight: of its penalty.
     clip: the critic's |psi| is cut to this; None leaves it.
   """
@@ -61,7 +61,7 @@ def games(weight: float = 0.3) -> list[Game]:
     weight: of the zero-centred penalty of 'jsd'.
   """
   found = [Game('jsd, no penalty', 'jsd', 0.0)]
-  for name, game in divergences.ADVERSARIAL.items():
+  for name, game in adversarial.ADVERSARIAL.items():
     if name == 'jsd':
       found.append(Game(f'jsd, penalty {weight:g}', name, weight))
     elif name == 'wgan':
@@ -81,7 +81,7 @@ def velocity(game: Game) -> Callable[[jax.Array], jax.Array]:
     A function from [2] to [2]: minus the encoder's gradient by theta, and minus
     the critic's by psi.
   """
-  rules = divergences.ADVERSARIAL[game.name]
+  rules = adversarial.ADVERSARIAL[game.name]
   prior = jnp.zeros((1, 1))
 
   def critic(psi: jax.Array) -> Callable[[jax.Array], jax.Array]:

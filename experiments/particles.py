@@ -31,9 +31,9 @@ import rich.box
 import rich.console
 import rich.table
 
-from dim_jax import files
+from dim_jax import files, samplers
 from dim_jax.data import points
-from dim_jax.losses import stein
+from dim_jax.losses import kernel_stein
 from dim_jax.report import density_figures as pictures
 from dim_jax.report import figures
 from dim_jax.training import parallel
@@ -72,7 +72,7 @@ def svgd(
     start: the particles, [n, d].
     iterations: when to record them, in ascending order; 0 is the start.
     learning_rate: of Adam (b1 0.9, b2 0.999).
-    self_term: see `dim_jax.losses.stein.svgd_direction`.
+    self_term: see `dim_jax.losses.kernel_stein.svgd_direction`.
 
   Returns:
     The particles at those iterations, float32 [len(iterations), n, d].
@@ -85,7 +85,7 @@ def svgd(
   def advance(state, steps):
     def body(_, state):
       particles, moments = state
-      direction = stein.svgd_direction(
+      direction = kernel_stein.svgd_direction(
         particles, score(particles), self_term=self_term
       )
       change, moments = optimizer.update(-direction, moments)
@@ -372,9 +372,9 @@ def chains(
   @jax.jit
   def part(rng, x, step_size):
     def transition(rng, x):
-      return stein.mala(rng, x, log_density, step_size)
+      return samplers.mala(rng, x, log_density, step_size)
 
-    return stein.run_chain(rng, x, transition, thin)
+    return samplers.run_chain(rng, x, transition, thin)
 
   rng = jax.random.key(seed)
   x = jnp.asarray(start, jnp.float32)
@@ -410,7 +410,7 @@ def logistic(
   """The posterior of `breast_cancer` beside long chains.
 
   References:
-    See `Regression`, and `dim_jax.losses.stein.mala`.
+    See `Regression`, and `dim_jax.samplers.mala`.
   """
   task = breast_cancer(seed)
   size = task.train[0].shape[1] + 1

@@ -38,7 +38,8 @@ from dim_jax import files
 from dim_jax.data import load as data_lib
 from dim_jax.data import points
 from dim_jax.evaluation import probes as probes_lib
-from dim_jax.losses import divergences
+from dim_jax.losses import adversarial
+from dim_jax.losses import priors as prior_losses
 from dim_jax.networks import critics, encoders, generators
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import dim
@@ -132,7 +133,7 @@ def make(config: ToyConfig, *, axis_name: str | None = None) -> Objective:
     units=tuple(config.adversary_units),
     spectral_norm=dim.normalises(config.divergence, config.spectral_norm),
   )
-  game = divergences.ADVERSARIAL.get(config.divergence)
+  game = adversarial.ADVERSARIAL.get(config.divergence)
 
   def generator(batch: Batch) -> generators.MLPGenerator:
     return generators.MLPGenerator(shape=batch['point'].shape[1:])
@@ -167,10 +168,10 @@ def make(config: ToyConfig, *, axis_name: str | None = None) -> Objective:
       total = terms.total(1.0, config.gradient_penalty)
       return total, (terms.metrics(), {'adversary': terms.state})
     if config.divergence == 'mmd':
-      term = divergences.mmd(fake, real, bandwidths=_TOY_BANDWIDTHS)
+      term = prior_losses.mmd(fake, real, bandwidths=_TOY_BANDWIDTHS)
     else:
       score = jax.grad(lambda x: points.log_density(config.density, x).sum())
-      term = divergences.stein_prior(fake, score_fn=score)
+      term = prior_losses.stein_prior(fake, score_fn=score)
     return term, ({'prior/encoder': term}, model_state)
 
   def encode(
@@ -428,7 +429,7 @@ def closeness(codes: np.ndarray) -> dict[str, float]:
   Returns:
     'mmd', 'variance' and 'total_correlation', see `measure_codes`.
   """
-  prior = divergences.sample_prior(jax.random.key(1), 'gaussian', codes.shape)
+  prior = prior_losses.sample_prior(jax.random.key(1), 'gaussian', codes.shape)
   return {
     'mmd': float(_mmd(jnp.asarray(codes[:_COMPARED]), prior[:_COMPARED])),
     'variance': float(np.var(codes, axis=0).mean()),
@@ -436,7 +437,7 @@ def closeness(codes: np.ndarray) -> dict[str, float]:
   }
 
 
-_mmd = jax.jit(divergences.mmd, static_argnames='bandwidths')
+_mmd = jax.jit(prior_losses.mmd, static_argnames='bandwidths')
 
 
 def measure_points(
@@ -538,7 +539,7 @@ def priors(
     data = {'image': train_set.inputs}
     note = test_set.note
     shape = (len(test_set.inputs), _CODE)
-    draws = divergences.sample_prior(jax.random.key(2), 'gaussian', shape)
+    draws = prior_losses.sample_prior(jax.random.key(2), 'gaussian', shape)
     floor = closeness(np.asarray(draws))
   os.makedirs(os.path.join(workdir, 'cells'), exist_ok=True)
   rows, seconds = [], 0.0

@@ -17,10 +17,12 @@ GROUND = {'checks', 'files', 'progress', 'random'}
 MAY_IMPORT = {
   'losses': {'losses'},
   'networks': {'losses', 'networks'},
-  'objectives': {'objective', 'losses', 'networks', 'objectives'} | GROUND,
+  'samplers': {'losses'},
+  'objectives': {'objective', 'losses', 'networks', 'objectives', 'samplers'}
+  | GROUND,
   'training': {'objective', 'losses', 'data', 'training'} | GROUND,
   'data': {'data'} | GROUND,
-  'evaluation': {'data', 'losses', 'evaluation'} | GROUND,
+  'evaluation': {'data', 'losses', 'evaluation', 'samplers'} | GROUND,
   'report': {'evaluation', 'training', 'report'} | GROUND,
   'objective': {'checks'},
   **dict.fromkeys(GROUND, GROUND),

@@ -16,7 +16,7 @@ from dim_jax.config import (
 )
 from dim_jax.data import config as data_config
 from dim_jax.data.load import as_batch
-from dim_jax.networks import context, encoders, modules
+from dim_jax.networks import context, encoders, greedy_modules
 from dim_jax.objectives import dim, gim
 from dim_jax.training import step as step_lib
 
@@ -57,7 +57,7 @@ def test_json_round_trip_keeps_sound_and_lists_of_modules(tmp_path):
   config = ExperimentConfig(
     objective=gim.Config(
       modules=(
-        modules.ConvModule(8, 10, 5, 2, dtype='float32'),
+        greedy_modules.ConvModule(8, 10, 5, 2, dtype='float32'),
         context.GRU(4, dtype='float32'),
       ),
       walls=(0,),

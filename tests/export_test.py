@@ -16,7 +16,7 @@ import pytest
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax import export as export_lib
-from dim_jax.networks import encoders, modules
+from dim_jax.networks import encoders, greedy_modules
 from dim_jax.objectives import dim, gim, vib
 from dim_jax.training import checkpoint
 from dim_jax.training import step as step_lib
@@ -192,7 +192,7 @@ def test_a_file_has_what_encoding_reads(tmp_path):
   bottleneck = vib.Config(
     units=(6,), code=2, marginal='mixture', components=2, num_classes=3
   )
-  block = functools.partial(modules.ResNetModule, bottleneck=False)
+  block = functools.partial(greedy_modules.ResNetModule, bottleneck=False)
   greedy = gim.Config(
     modules=(block(1, 4), block(1, 3)),
     patch_size=2,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax.losses import stein
+from dim_jax import samplers
 
 # Where one leapfrog step's random walk explores fastest.
 _ACCEPTANCE = 0.65
@@ -165,7 +165,7 @@ def _anneal(
     def between(u: jax.Array) -> jax.Array:
       return (1 - beta) * standard(u) + beta * target(u)
 
-    step = stein.hmc(rng, u, between, jnp.exp(log_step), leapfrogs)
+    step = samplers.hmc(rng, u, between, jnp.exp(log_step), leapfrogs)
     acceptance = jnp.mean(step.acceptance)
     change = _ADAPTATION * (acceptance - _ACCEPTANCE) / (1 - _ACCEPTANCE)
     return (step.position, log_weight, log_step + change), acceptance

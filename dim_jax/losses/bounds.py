@@ -186,7 +186,7 @@ def ceiling(name: str, num_negatives: int) -> float | None:
 
   Args:
     name: a function of this file or one of the f-divergences of
-      `divergences.py`, such as 'infonce'.
+      `f_divergences.py`, such as 'infonce'.
     num_negatives: K, the real negatives of each anchor; only 'infonce' depends
       on it.
 

@@ -7,7 +7,7 @@ global m of image i with local l of image j. Pairs of one image (i == j) are the
 positives. Critics are not losses: see `dim_jax.losses.bounds`.
 
 Where a score is of two embeddings, a critic has its two halves apart, for who
-cannot hold all scores (`dim_jax.losses.chunked`): `embed`, called as the critic
+cannot hold all scores (`losses.large_batches`): `embed`, called as the critic
 is, returns (anchors, local), trees of arrays [N*M, ...] and [N, ...]; `score`,
 which has no parameters and needs no `apply`, makes scores [A, N, L] of them, or
 of some of the anchors.
@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from dim_jax.losses import chunked
+from dim_jax.losses import large_batches
 from dim_jax.networks import layers
 
 Embedded = tuple[jax.Array, ...]
@@ -134,7 +134,7 @@ class ProjectionCritic(nn.Module):
   @nn.nowrap
   def score(self, anchors: jax.Array, local: jax.Array) -> jax.Array:
     """Returns scores [A, N, L] of anchors [A, K] and locals [N, L, K]."""
-    return chunked.dot(anchors, local)
+    return large_batches.dot(anchors, local)
 
 
 class FactoredCritic(nn.Module):
@@ -197,8 +197,8 @@ class FactoredCritic(nn.Module):
     """Returns scores [A, N, L] of what `embed` returns."""
     from_hidden, from_local, offset = anchors
     hidden, local = embedded
-    scores = chunked.dot(from_hidden, hidden)
-    scores += chunked.dot(from_local, local)
+    scores = large_batches.dot(from_hidden, hidden)
+    scores += large_batches.dot(from_local, local)
     scores += offset.astype(jnp.float32)[:, None, None]
     return scores / math.sqrt(self.units)
 

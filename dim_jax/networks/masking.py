@@ -246,8 +246,8 @@ def visible_mean(features: jax.Array, visible: jax.Array) -> jax.Array:
   """The mean over the visible patches of features that were computed for each.
 
   A hidden patch has no effect on the value nor on any gradient. The grid may be
-  of patches that overlap, such as those of `modules.patches`, where a pixel of
-  a hidden patch may still be seen in its neighbour.
+  of patches that overlap, such as those of `greedy_modules.patches`, where a
+  pixel of a hidden patch may still be seen in its neighbour.
 
   Args:
     features: [N, rows, cols, D].

@@ -32,11 +32,13 @@ from flax import linen as nn
 
 from dim_jax import random
 from dim_jax.losses import (
+  adversarial,
   bottleneck,
   bounds,
-  chunked,
-  divergences,
-  micro_batches,
+  f_divergences,
+  large_batches,
+  priors,
+  spectral,
 )
 from dim_jax.networks import critics, decoders, encoders, layers, masking
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
@@ -50,15 +52,15 @@ BOUNDS = {
     bounds.jsd,
     bounds.donsker_varadhan,
     bounds.nwj,
-    divergences.gan,
-    divergences.kl,
-    divergences.reverse_kl,
-    divergences.squared_hellinger,
-    divergences.chi_squared,
+    f_divergences.gan,
+    f_divergences.kl,
+    f_divergences.reverse_kl,
+    f_divergences.squared_hellinger,
+    f_divergences.chi_squared,
   )
 }
 PRIORS = ('uniform', 'gaussian', 'ball', 'sphere', 'kl')
-DIVERGENCES = (*divergences.ADVERSARIAL, 'mmd', 'stein')
+DIVERGENCES = (*adversarial.ADVERSARIAL, 'mmd', 'stein')
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -108,7 +110,7 @@ class Config:
   encoder with the closed-form KL to N(0, I)."""
   divergence: str = 'jsd'
   """How samples of the prior and codes are compared: a name of
-  `divergences.ADVERSARIAL`, by an adversary; 'mmd', by kernels; 'stein', along
+  `adversarial.ADVERSARIAL`, by an adversary; 'mmd', by kernels; 'stein', along
   the Stein direction of a 'gaussian' prior. An adversary may take k steps to
   one of the encoder's: give players 'encoder' and 'critic' an OptimizerConfig
   with every=k. 'wgan' needs clip_weights in that of 'adversary'."""
@@ -457,7 +459,7 @@ class Terms(NamedTuple):
 
 
 def play(
-  game: divergences.Adversarial,
+  game: adversarial.Adversarial,
   adversary: nn.Module,
   variables: PyTree,
   rng: jax.Array,
@@ -469,7 +471,7 @@ def play(
   """One round of an adversarial game between codes and a prior.
 
   Args:
-    game: of `divergences.ADVERSARIAL`.
+    game: of `adversarial.ADVERSARIAL`.
     adversary: a `critics.Adversary`.
     variables: its 'params', and its state.
     rng: a key for the penalty.
@@ -540,7 +542,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   check(config)
   encoder, critic, adversary = _make_networks(config, axis_name)
   matched = config.prior_weight > 0 and config.prior != 'kl'
-  adversarial = matched and config.divergence in divergences.ADVERSARIAL
+  has_adversary = matched and config.divergence in adversarial.ADVERSARIAL
 
   def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
     # Outside of pmap, where no axis is bound.
@@ -581,13 +583,13 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
         random.branch(rng, random.OfParameters.DECODER),
         _decoded(config, taps),
       )['params']
-    if adversarial:
+    if has_adversary:
       variables = adversary.init(rngs[2], _codes(config, taps))
       state, params['adversary'] = _split(variables)
       if state:
         model_state['adversary'] = state
     if config.spectral_penalty:
-      model_state['spectral'] = divergences.spectral_vectors(
+      model_state['spectral'] = spectral.spectral_vectors(
         random.branch(rng, random.OfParameters.SPECTRAL_VECTORS),
         _weights(params['encoder']),
       )
@@ -648,12 +650,12 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       )
       sample = mean + jnp.exp(0.5 * log_variance) * noise
       taps = taps | {config.global_tap: sample}
-      kl = divergences.gaussian_kl(mean, log_variance)
+      kl = priors.gaussian_kl(mean, log_variance)
       # The reported number is of all images, whichever device they are on.
       kl = kl if axis_name is None else jax.lax.pmean(kl, axis_name)
       metrics['prior/kl'] = kl
       if config.capacity is not None:
-        each = jax.vmap(divergences.gaussian_kl)(
+        each = jax.vmap(priors.gaussian_kl)(
           mean[:, None], log_variance[:, None]
         )
         kl = jnp.mean(bottleneck.rate_excess(each, config.capacity))
@@ -731,7 +733,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       if adversary_state:
         new_state['adversary'] = adversary_state
     if config.spectral_penalty:
-      penalty, new_state['spectral'] = divergences.spectral_penalty(
+      penalty, new_state['spectral'] = spectral.spectral_penalty(
         _weights(params['encoder']), model_state['spectral']
       )
       metrics['encoder/spectral_penalty'] = penalty
@@ -817,7 +819,7 @@ def logits(
 def _in_micro_batches(
   size: int, encoder: nn.Module, params: PyTree, rng: jax.Array
 ) -> Callable[[jax.Array], tuple[dict[str, jax.Array], PyTree]]:
-  """Images to (taps, {}), in training; see `losses.micro_batches`."""
+  """Images to (taps, {}), in training; see `losses.large_batches`."""
 
   def embed(
     params: PyTree, images: jax.Array, rng: jax.Array
@@ -825,7 +827,7 @@ def _in_micro_batches(
     rngs = {'dropout': rng}
     return encoder.apply({'params': params}, images, train=True, rngs=rngs)
 
-  in_parts = micro_batches.micro_batched(embed, size=size)
+  in_parts = large_batches.micro_batched(embed, size=size)
   return lambda images: (in_parts(params, images, rng), {})
 
 
@@ -876,17 +878,17 @@ def _match_prior(
   if config.prior == 'uniform':
     codes = jax.nn.sigmoid(codes)
   if config.divergence == 'stein':
-    loss = divergences.stein_prior(codes)
+    loss = priors.stein_prior(codes)
     return config.prior_weight * loss, ({'prior/encoder': loss}, {})
-  prior = divergences.sample_prior(
+  prior = priors.sample_prior(
     rng, config.prior, (codes.shape[0], codes.shape[1])
   )
   if config.divergence == 'mmd':
-    loss = divergences.mmd(codes, prior)
+    loss = priors.mmd(codes, prior)
     return config.prior_weight * loss, ({'prior/encoder': loss}, {})
 
   terms = play(
-    divergences.ADVERSARIAL[config.divergence],
+    adversarial.ADVERSARIAL[config.divergence],
     adversary,
     {'params': params, **state},
     random.branch(rng, random.OfPrior.PENALTY),
@@ -994,7 +996,7 @@ def _local_bound(
     scores = critic.score(anchor, local)
     return scores if rows is None else _at_locations(scores, rows)
 
-  bound = chunked.chunked_bound(
+  bound = large_batches.chunked_bound(
     BOUNDS[config.bound],
     (anchors, rows),
     local,

@@ -35,7 +35,7 @@ from flax import linen as nn
 
 from dim_jax import random
 from dim_jax.losses import cpc
-from dim_jax.networks import layers, modules
+from dim_jax.networks import greedy_modules, layers
 from dim_jax.objective import Batch, Metrics, Objective, PyTree, Stage
 from dim_jax.objectives import batch as batch_lib
 
@@ -50,8 +50,8 @@ class Config:
   """
 
   modules: Any = 'resnet50'
-  """A name of `networks.modules.MODULES`, or a sequence of Flax modules. One
-  for images maps [P, h, w, C] to another map, or to [P, D]; one for sound
+  """A name of `networks.greedy_modules.MODULES`, or a sequence of Flax modules.
+  One for images maps [P, h, w, C] to another map, or to [P, D]; one for sound
   [N, L, C] to fewer frames. One whose call takes `train` is told whether it
   trains, as dropout and batch normalisation need to know. One with the
   attribute `context = True` maps what a module predicts, [N, rows, columns, C]
@@ -111,9 +111,12 @@ def check(config: Config) -> None:
       raise ValueError(
         f'objective.{name} must be one of {accepted}, got {value!r}.'
       )
-  if isinstance(config.modules, str) and config.modules not in modules.MODULES:
+  if (
+    isinstance(config.modules, str)
+    and config.modules not in greedy_modules.MODULES
+  ):
     raise ValueError(
-      f'objective.modules must be one of {sorted(modules.MODULES)} or a '
+      f'objective.modules must be one of {sorted(greedy_modules.MODULES)} or a '
       f'sequence of Flax modules, got {config.modules!r}.'
     )
   for name in ('pool', 'patch_size', 'patch_stride', 'offsets'):
@@ -174,7 +177,7 @@ def all_modules(config: Config) -> tuple[nn.Module, ...]:
     ValueError: there is none, or something else than a Flax module.
   """
   if isinstance(config.modules, str):
-    return modules.MODULES[config.modules](dtype=jnp.dtype(config.dtype))
+    return greedy_modules.MODULES[config.modules](dtype=jnp.dtype(config.dtype))
   found = config.modules
   if not isinstance(found, list | tuple):
     found = (found,)
@@ -203,7 +206,9 @@ def inputs(config: Config, batch: Batch) -> jax.Array:
   """
   if 'image' in batch:
     images = layers.normalise_images(batch['image'])
-    return modules.patches(images, config.patch_size, config.patch_stride)
+    return greedy_modules.patches(
+      images, config.patch_size, config.patch_stride
+    )
   if 'audio' not in batch:
     raise ValueError(
       f"A batch must have 'image' or 'audio'; got {sorted(batch)}."

@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dim_jax.losses import stein as losses
+from dim_jax import samplers
+from dim_jax.losses import kernel_stein as losses
 from dim_jax.networks import energies, generators, layers
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import batch as batch_lib
@@ -91,7 +92,7 @@ class Config:
   """Probability that a step of a 'mixture' takes SteinCD's negatives."""
   bandwidth: object = 'svgd'
   """h of the kernel exp(-||x - y||^2 / h): a number, or a rule's name of
-  `losses.stein.BANDWIDTHS`."""
+  `losses.kernel_stein.BANDWIDTHS`."""
   self_term: bool = False
   """Whether a particle's own score counts in its Stein direction, as in the
   papers. A generator of 64 dimensions then keeps 8 % of the variance, and
@@ -463,7 +464,7 @@ def sample(
   if not steps:
     return x
   transition = _transition(config, params)
-  return losses.run_chain(chain_rng, x, transition, steps).position
+  return samplers.run_chain(chain_rng, x, transition, steps).position
 
 
 def _make_energy(config: Config) -> nn.Module:
@@ -556,19 +557,19 @@ def _generate(
 
 def _transition(
   config: Config, params: PyTree
-) -> Callable[[jax.Array, jax.Array], losses.Step]:
+) -> Callable[[jax.Array, jax.Array], samplers.Step]:
   """One step of every chain, `(rng, x) -> Step`."""
   f = functools.partial(log_density, config, params)
 
-  def step(rng: jax.Array, x: jax.Array) -> losses.Step:
+  def step(rng: jax.Array, x: jax.Array) -> samplers.Step:
     if config.transition == 'langevin':
-      return losses.langevin(rng, x, f, config.step_size, config.noise)
+      return samplers.langevin(rng, x, f, config.step_size, config.noise)
     if config.transition == 'mala':
-      return losses.mala(rng, x, f, config.step_size)
+      return samplers.mala(rng, x, f, config.step_size)
     if config.transition == 'hmc':
-      return losses.hmc(rng, x, f, config.step_size, config.leapfrogs)
+      return samplers.hmc(rng, x, f, config.step_size, config.leapfrogs)
     moved = energies.RBM.gibbs(params['energy'], rng, x)
-    return losses.Step(moved, jnp.ones(x.shape[0]), jnp.ones(()))
+    return samplers.Step(moved, jnp.ones(x.shape[0]), jnp.ones(()))
 
   return step
 
@@ -579,7 +580,7 @@ def _run_chains(
   model_state: PyTree,
   data: jax.Array,
   rng: jax.Array,
-) -> tuple[losses.Step, PyTree]:
+) -> tuple[samplers.Step, PyTree]:
   """All chains, from where the config has them start; and the new state."""
   start_rng, choice_rng, restart_rng, chain_rng = jax.random.split(rng, 4)
   count = data.shape[0]
@@ -604,7 +605,7 @@ def _run_chains(
       _noise(config, start_rng, data.shape),
       model_state['chains'][chosen],
     )
-  step = losses.run_chain(
+  step = samplers.run_chain(
     chain_rng, x, _transition(config, params), config.steps
   )
   step = jax.lax.stop_gradient(step)

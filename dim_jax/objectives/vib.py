@@ -24,12 +24,12 @@ from flax import linen as nn
 
 from dim_jax import random
 from dim_jax.losses import bottleneck as losses
-from dim_jax.networks import bottleneck, decoders, encoders, layers
+from dim_jax.networks import decoders, encoders, layers, posteriors
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import batch as batch_lib
 
 MARGINALS = ('normal', 'learned', 'mixture', 'vamp', 'class')
-COVARIANCES = (*bottleneck.COVARIANCES, 'none')
+COVARIANCES = (*posteriors.COVARIANCES, 'none')
 CONSTRAINTS = ('hinge', 'dual')
 SMOOTHINGS = ('uniform', 'zeros')
 
@@ -100,7 +100,7 @@ def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
   for name, accepted in (
     ('covariance', COVARIANCES),
-    ('scale', bottleneck.SCALES),
+    ('scale', posteriors.SCALES),
     ('marginal', MARGINALS),
     ('constraint', CONSTRAINTS),
     ('smoothing_definition', SMOOTHINGS),
@@ -196,7 +196,7 @@ def _make_networks(
     body = body.clone(axis_name=axis_name)
   head: nn.Module | None
   if config.covariance != 'none':
-    head = bottleneck.Bottleneck(
+    head = posteriors.Bottleneck(
       size=config.code or 0,
       covariance=config.covariance,
       scale=config.scale,
@@ -375,7 +375,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
 
 def posterior(
   config: Config, variables: PyTree, images: jax.Array
-) -> bottleneck.Posterior:
+) -> posteriors.Posterior:
   """The codes' distributions, with running statistics and no dropout.
 
   Args:
@@ -509,7 +509,7 @@ def _noise(
 
 def _read_samples(
   read: Callable[[jax.Array], jax.Array],
-  code: bottleneck.Posterior,
+  code: posteriors.Posterior,
   noise: jax.Array,
 ) -> jax.Array:
   """Logits [S, N, C] of the codes at the noise [S, N, K]."""
@@ -545,10 +545,10 @@ def _init_marginal(
 def _rate(
   config: Config,
   params: PyTree,
-  code: bottleneck.Posterior,
+  code: posteriors.Posterior,
   noise: jax.Array,
   labels: jax.Array,
-  pseudo: bottleneck.Posterior | None,
+  pseudo: posteriors.Posterior | None,
 ) -> jax.Array:
   """Nats [N]: in closed form where there is one, else at the samples."""
   if config.marginal == 'normal':

@@ -9,8 +9,8 @@ Prints one JSON line, and its table on stderr. It takes 10 to 15 minutes on two
 cores. A row is a full training step of DIM(L) with InfoNCE, for each of
 `networks.encoders.ENCODERS`: the encoder, the factored critic of 2,048 units,
 the uniform prior and its adversary, Adam, no probe; or one of Greedy InfoMax,
-for each of `networks.modules.MODULES`, on the examples of `gim_step`. Images
-and sounds are noise. Each row is a process of its own, with `--threads`
+for each of `networks.greedy_modules.MODULES`, on the examples of `gim_step`.
+Images and sounds are noise. Each row is a process of its own, with `--threads`
 threads, so that its peak is its own:
 
   step_s            one step inside of a scan, the median over turns
@@ -47,9 +47,9 @@ QUICK = {'encoders': ('small32', 'resnet_small'), 'batch_sizes': (8,)}
 
 def names() -> tuple[str, ...]:
   """All encoders, Deep InfoMax's first."""
-  from dim_jax.networks import encoders, modules
+  from dim_jax.networks import encoders, greedy_modules
 
-  return (*encoders.ENCODERS, *modules.MODULES)
+  return (*encoders.ENCODERS, *greedy_modules.MODULES)
 
 
 def case(name: str) -> tuple[Any, tuple[int, ...], str]:

@@ -55,7 +55,8 @@ class Ours:
     import numpy as np
     import optax
 
-    from dim_jax.losses import stein
+    from dim_jax import samplers
+    from dim_jax.losses import kernel_stein
     from experiments import sweep
 
     log_density = lambda x: -0.5 * jnp.sum(jnp.square(x), axis=1)  # noqa: E731
@@ -70,17 +71,19 @@ class Ours:
     def steps(count: int, **fields: Any) -> Callable[[Any], Any]:
       def step(state: Any, unused: None) -> Any:
         x, memory = state
-        phi = stein.svgd_direction(x, score(x), **fields)
+        phi = kernel_stein.svgd_direction(x, score(x), **fields)
         updates, memory = optimizer.update(-phi, memory)
         return (optax.apply_updates(x, updates), memory), None
 
       return lambda state: jax.lax.scan(step, state, None, length=count)[0]
 
-    def move(rng: Any, x: Any) -> stein.Step:
-      return stein.mala(rng, x, log_density, 0.1)
+    def move(rng: Any, x: Any) -> samplers.Step:
+      return samplers.mala(rng, x, log_density, 0.1)
 
     def walk(state: Any) -> Any:
-      end = stein.run_chain(jax.random.key(0), state[0], move, args.transitions)
+      end = samplers.run_chain(
+        jax.random.key(0), state[0], move, args.transitions
+      )
       return end.position, state[1]
 
     block = {'block_size': args.block_size}
@@ -88,7 +91,7 @@ class Ours:
       'ours': (steps(args.steps), args.particles, args.steps),
       'large': (steps(1, bandwidth=10.0, **block), args.large, 1),
       'large_bandwidth': (
-        lambda state: stein.paper_bandwidth(state[0], **block),
+        lambda state: kernel_stein.paper_bandwidth(state[0], **block),
         args.large,
         1,
       ),

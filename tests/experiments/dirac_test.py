@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dim_jax.losses import divergences
+from dim_jax.losses import adversarial
 from experiments import dirac
 
 
@@ -25,7 +25,7 @@ def _sorted(values):
 
 def test_every_game_of_the_registry_is_drawn():
   names = {game.name for game in dirac.games()}
-  assert names == set(divergences.ADVERSARIAL)
+  assert names == set(adversarial.ADVERSARIAL)
 
 
 def test_jsd_without_penalty_only_turns():

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dim_jax import config as config_lib
-from dim_jax.networks import context, modules
+from dim_jax.networks import context, greedy_modules
 from dim_jax.objectives import gim, vib
 from experiments import dry_run
 
@@ -61,7 +61,7 @@ def test_counts_of_a_network_by_hand():
 def test_negatives_and_ceiling_of_a_contrast():
   config = config_lib.ExperimentConfig(
     objective=gim.Config(
-      modules=(modules.ConvModule(4, 10, 5, 2), context.GRU(3)),
+      modules=(greedy_modules.ConvModule(4, 10, 5, 2), context.GRU(3)),
       offsets=2,
       negatives=7,
       window=16,

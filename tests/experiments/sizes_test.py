@@ -6,13 +6,13 @@ import sys
 import jax
 import pytest
 
-from dim_jax.networks import encoders, modules
+from dim_jax.networks import encoders, greedy_modules
 from dim_jax.objective import Objective
 from experiments.benchmarks import sizes
 
 
 def test_every_encoder_has_a_row():
-  assert sizes.names() == (*encoders.ENCODERS, *modules.MODULES)
+  assert sizes.names() == (*encoders.ENCODERS, *greedy_modules.MODULES)
   assert set(sizes.QUICK['encoders']) <= set(sizes.names())
 
 

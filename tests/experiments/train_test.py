@@ -13,7 +13,7 @@ import soundfile
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax.data import sources
-from dim_jax.networks import context, modules
+from dim_jax.networks import context, greedy_modules
 from dim_jax.objectives import gim
 from dim_jax.training import metrics
 from experiments import train
@@ -132,7 +132,7 @@ def speakers(tmp_path_factory):
 def sound_config(root, **changes):
   return config_lib.ExperimentConfig(
     objective=gim.Config(
-      modules=(modules.ConvModule(8, 10, 5, 2), context.GRU(6)),
+      modules=(greedy_modules.ConvModule(8, 10, 5, 2), context.GRU(6)),
       offsets=2,
       negatives=4,
       window=16,

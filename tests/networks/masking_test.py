@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dim_jax.networks import masking, modules
+from dim_jax.networks import greedy_modules, masking
 from dim_jax.objectives import batch as batch_lib
 
 RNG = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_visible_mean_needs_no_correction():
 
 
 def test_hidden_patches_of_an_overlapping_grid_have_no_effect():
-  grid = modules.patches(IMAGES, 2, 1)
+  grid = greedy_modules.patches(IMAGES, 2, 1)
   features = grid.reshape(*grid.shape[:3], -1)
   visible = np.asarray(masking.draw_visible(jax.random.key(2), (3, 3, 5), 7))
   broken = jnp.where(visible[..., None], features, jnp.nan)

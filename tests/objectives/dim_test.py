@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from dim_jax import config as config_lib
 from dim_jax.config import ExperimentConfig, OptimizerConfig
-from dim_jax.losses import divergences
+from dim_jax.losses import adversarial, priors
 from dim_jax.networks import critics
 from dim_jax.objectives import dim
 from dim_jax.training import step as step_lib
@@ -178,12 +178,12 @@ def test_capacity_is_free_for_each_image():
   np.testing.assert_allclose(metrics['prior/kl'], kl.mean(), rtol=1e-4)
 
 
-games = pytest.mark.parametrize('name', list(divergences.ADVERSARIAL))
+games = pytest.mark.parametrize('name', list(adversarial.ADVERSARIAL))
 
 
 @games
 def test_walls_of_every_game(name):
-  game = divergences.ADVERSARIAL[name]
+  game = adversarial.ADVERSARIAL[name]
   adversary = critics.Adversary(units=(8, 6), spectral_norm=name == 'hinge')
   rng = np.random.default_rng(0)
   prior, codes = (
@@ -283,7 +283,7 @@ def test_loss_of_other_divergences_is_the_sum_of_reported_terms(divergence):
     params, model_state, batch, jax.random.key(1)
   )
   expected = 0.3 * m['prior/encoder'] - m['mi/local']
-  if divergence in divergences.ADVERSARIAL:
+  if divergence in adversarial.ADVERSARIAL:
     assert set(params) == {'encoder', 'critic', 'adversary'}
     expected += m['prior/adversary'] + 2.0 * m.get('prior/penalty', 0.0)
     assert ('prior/penalty' in m) == (divergence == 'gan_qp_l2')
@@ -295,16 +295,16 @@ def test_loss_of_other_divergences_is_the_sum_of_reported_terms(divergence):
   assert ('adversary' in new_state) == (divergence == 'hinge')
   if divergence == 'mmd':
     codes = prior_codes(config, params, model_state, batch)['y']
-    prior = divergences.sample_prior(
+    prior = priors.sample_prior(
       jax.random.split(jax.random.key(1), 4)[3], 'gaussian', codes.shape
     )
     np.testing.assert_allclose(
-      m['prior/encoder'], divergences.mmd(codes, prior), atol=1e-5
+      m['prior/encoder'], priors.mmd(codes, prior), atol=1e-5
     )
   if divergence == 'stein':
     codes = prior_codes(config, params, model_state, batch)['y']
     np.testing.assert_allclose(
-      m['prior/encoder'], divergences.stein_prior(codes), rtol=1e-4, atol=1e-5
+      m['prior/encoder'], priors.stein_prior(codes), rtol=1e-4, atol=1e-5
     )
 
 

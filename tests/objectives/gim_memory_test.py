@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dim_jax.networks import layers, modules
+from dim_jax.networks import greedy_modules, layers
 from dim_jax.objectives import gim
 
 NUM_IMAGES, GRID, SIZE, WIDTH = 16, 3, 16, 16
 MODULES = tuple(
-  modules.ResNetModule(
+  greedy_modules.ResNetModule(
     2, WIDTH, bottleneck=False, stem=None if i else (WIDTH, 5, 1, 2)
   )
   for i in range(3)

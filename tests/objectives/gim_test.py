@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from dim_jax.config import OptimizerConfig
 from dim_jax.losses import cpc
-from dim_jax.networks import modules
+from dim_jax.networks import greedy_modules
 from dim_jax.objectives import gim
 from dim_jax.training import parallel
 from dim_jax.training import step as step_lib
@@ -794,7 +794,7 @@ def test_wrong_fields_are_named(changes, message):
     ('image', {'patch_size': 16}, {}, 'patches of 16 pixels every 2 .* 10x10'),
     (
       'image',
-      {'modules': modules.patch_small()},
+      {'modules': greedy_modules.patch_small()},
       {},
       # Patches of 4 pixels are one position behind the first module's 4x4.
       r'module_1, PatchModule, cannot take inputs of shape \(1, 1, 64\) each',

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import image as image_lib
 
-from dim_jax.networks import modules
+from dim_jax.networks import greedy_modules
 from dim_jax.report import figures, greedy, page, runs
 
 
@@ -133,7 +133,7 @@ def test_method(tmp_path, settings, name):
 def test_contexts_are_those_of_the_networks():
   found = {
     name: (i, type(module).__name__)
-    for name, make in modules.MODULES.items()
+    for name, make in greedy_modules.MODULES.items()
     for i, module in enumerate(make())
     if getattr(module, 'context', False)
   }

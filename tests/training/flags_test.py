@@ -9,7 +9,7 @@ import numpy as np
 
 import dim_jax
 from dim_jax import config as config_lib
-from dim_jax.networks import encoders, modules
+from dim_jax.networks import encoders, greedy_modules
 from dim_jax.objectives import dim, gim
 from experiments import train
 from tests.small import assert_same, gradients, images, start
@@ -29,7 +29,7 @@ def cosines(result, expected):
 
 
 def test_modules_made_again_by_rows_have_the_same_gradients():
-  module = modules.ResNetModule(
+  module = greedy_modules.ResNetModule(
     blocks=1, width=4, stem=(4, 3, 1, 1), bottleneck=False
   )
   config = gim.Config(modules=(module,), patch_size=4, patch_stride=2)

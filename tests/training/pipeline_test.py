@@ -10,7 +10,7 @@ import pytest
 
 from dim_jax import config as config_lib
 from dim_jax.data import augment
-from dim_jax.networks import modules
+from dim_jax.networks import greedy_modules
 from dim_jax.objective import Objective, Stage
 from dim_jax.objectives import gim
 from dim_jax.training import checkpoint, loop, metrics, parallel, pipeline
@@ -163,7 +163,9 @@ def test_averaged_adam_on_too_few_devices_is_joint_training(tmp_path):
 
 
 def sound(**changes):
-  chain = tuple(modules.ConvModule(width, 4, 2, 1) for width in (6, 5, 4))
+  chain = tuple(
+    greedy_modules.ConvModule(width, 4, 2, 1) for width in (6, 5, 4)
+  )
   config = gim.Config(modules=chain, offsets=1, negatives=3, num_classes=3)
   for name, value in changes.items():
     setattr(config, name, value)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from dim_jax.losses.bottleneck import vib_loss
 from dim_jax.networks import decoders, encoders
-from dim_jax.networks.bottleneck import Bottleneck, Posterior
+from dim_jax.networks.posteriors import Bottleneck, Posterior
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dim_jax.networks import modules
+from dim_jax.networks import greedy_modules
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def _convolve(x, layer, strides, padding):
 def test_patches_are_windows_in_row_major_order(height, width, size, stride):
   images = np.arange(2 * height * width * 3).reshape(2, height, width, 3)
   images = images.astype(np.uint8)
-  grid = modules.patches(jnp.asarray(images), size, stride)
+  grid = greedy_modules.patches(jnp.asarray(images), size, stride)
   rows, columns = (height - size) // stride + 1, (width - size) // stride + 1
   assert grid.shape == (2, rows, columns, size, size, 3)
   assert grid.dtype == jnp.uint8
@@ -77,7 +77,7 @@ def test_patches_are_windows_in_row_major_order(height, width, size, stride):
 def test_images_of_64_pixels_give_49_patches():
   # (64 - 16) / 8 + 1 = 7 along each axis.
   images = jax.ShapeDtypeStruct((3, 64, 64, 1), jnp.float32)
-  grid = jax.eval_shape(lambda x: modules.patches(x, 16, 8), images)
+  grid = jax.eval_shape(lambda x: greedy_modules.patches(x, 16, 8), images)
   assert grid.shape == (3, 7, 7, 16, 16, 1)
 
 
@@ -93,12 +93,12 @@ def test_images_of_64_pixels_give_49_patches():
 )
 def test_patches_refuse_images_that_they_do_not_cover(shape, match):
   with pytest.raises(ValueError, match=match):
-    modules.patches(jnp.zeros(shape), 16, 8)
+    greedy_modules.patches(jnp.zeros(shape), 16, 8)
 
 
 @pytest.mark.parametrize('bottleneck', [True, False])
 def test_residual_module_equals_its_equations(bottleneck):
-  module = modules.ResNetModule(2, 3, 2, bottleneck, stem=(2, 4, 2, 1))
+  module = greedy_modules.ResNetModule(2, 3, 2, bottleneck, stem=(2, 4, 2, 1))
   x = _normal(2, 10, 10, 1)
   variables = _variables(module, *x.shape)
   maps = jax.jit(module.apply)(variables, x)
@@ -164,7 +164,7 @@ def test_resnet50_has_the_published_sizes():
   assert counts == [216_064, 1_216_000, 7_088_128]
   maps = [(49, 16, 16, 256), (49, 8, 8, 512), (49, 4, 4, 1024)]
   for module, count, shape in zip(
-    modules.MODULES['resnet50'](), counts, maps, strict=True
+    greedy_modules.MODULES['resnet50'](), counts, maps, strict=True
   ):
     y, variables = _shapes(module, *x)
     assert _count(variables) == count
@@ -187,7 +187,7 @@ def test_resnet34_has_the_published_sizes():
   assert counts == [223_232, 1_115_264, 6_819_072]
   maps = [(49, 16, 16, 64), (49, 8, 8, 128), (49, 4, 4, 256)]
   for module, count, shape in zip(
-    modules.MODULES['resnet34'](), counts, maps, strict=True
+    greedy_modules.MODULES['resnet34'](), counts, maps, strict=True
   ):
     y, variables = _shapes(module, *x)
     assert _count(variables) == count
@@ -199,7 +199,7 @@ def test_small_resnet_halves_patches_of_8_pixels_to_one():
   x = (5, 8, 8, 3)
   # The stem halves as well: 8 -> 4.
   for module, shape in zip(
-    modules.MODULES['resnet_small'](),
+    greedy_modules.MODULES['resnet_small'](),
     [(5, 4, 4, 32), (5, 2, 2, 64), (5, 1, 1, 128)],
     strict=True,
   ):
@@ -214,7 +214,7 @@ def _normalised(x, layer):
 
 
 def test_patch_module_equals_its_equations():
-  module = modules.PatchModule(3, kernel_size=4, strides=2, padding=1)
+  module = greedy_modules.PatchModule(3, kernel_size=4, strides=2, padding=1)
   x = _normal(2, 6, 4, 5)
   variables = _variables(module, *x.shape)
   maps = jax.jit(module.apply)(variables, x)
@@ -234,7 +234,7 @@ def test_patch_module_equals_its_equations():
 def test_small_patch_modules_shrink_patches_of_16_pixels_to_one():
   x = (5, 16, 16, 3)
   for module, shape in zip(
-    modules.MODULES['patch_small'](),
+    greedy_modules.MODULES['patch_small'](),
     [(5, 4, 4, 64), (5, 2, 2, 128), (5, 1, 1, 512)],
     strict=True,
   ):
@@ -244,8 +244,10 @@ def test_small_patch_modules_shrink_patches_of_16_pixels_to_one():
 
 @pytest.mark.parametrize('name', ['resnet50', 'resnet34', 'resnet_small'])
 def test_cpc_appends_an_autoregressor_as_wide_as_the_features(name):
-  *encoder, autoregressor = modules.MODULES[f'{name}_cpc'](dtype=jnp.bfloat16)
-  assert tuple(encoder) == modules.MODULES[name](dtype=jnp.bfloat16)
+  *encoder, autoregressor = greedy_modules.MODULES[f'{name}_cpc'](
+    dtype=jnp.bfloat16
+  )
+  assert tuple(encoder) == greedy_modules.MODULES[name](dtype=jnp.bfloat16)
   assert not any(getattr(module, 'context', False) for module in encoder)
   assert autoregressor.context
   assert autoregressor.dtype == jnp.bfloat16
@@ -254,7 +256,7 @@ def test_cpc_appends_an_autoregressor_as_wide_as_the_features(name):
 
 
 def test_sound_module_equals_its_equation():
-  module = modules.ConvModule(3, kernel_size=4, strides=2, padding=1)
+  module = greedy_modules.ConvModule(3, kernel_size=4, strides=2, padding=1)
   x = _normal(2, 9, 2)
   variables = _variables(module, *x.shape)
   frames = jax.jit(module.apply)(variables, x)
@@ -276,7 +278,7 @@ def test_sound_has_the_published_sizes():
     4 * 512**2 + 512,
   ]
   assert counts == [5_632, 2_097_664, 1_049_088, 1_049_088, 1_049_088]
-  *convs, gru = modules.MODULES['sound']()
+  *convs, gru = greedy_modules.MODULES['sound']()
   x = (2, 20_480, 1)
   for module, length, count in zip(convs, frames, counts, strict=True):
     y, variables = _shapes(module, *x)
@@ -291,7 +293,7 @@ def test_sound_has_the_published_sizes():
 
 
 def test_small_sound_gives_a_frame_every_80_samples():
-  *convs, gru = modules.MODULES['sound_small']()
+  *convs, gru = greedy_modules.MODULES['sound_small']()
   x = (2, 10_240, 1)
   # (10240 + 4 - 10) // 5 + 1, then (L + 4 - 4) // 2 + 1 three times, and
   # (L + 2 - 4) // 2 + 1.
@@ -302,9 +304,9 @@ def test_small_sound_gives_a_frame_every_80_samples():
   assert _shapes(gru, *x)[0].shape == (2, 128, 128)
 
 
-@pytest.mark.parametrize('name', list(modules.MODULES))
+@pytest.mark.parametrize('name', list(greedy_modules.MODULES))
 def test_modules_compute_in_bfloat16_with_float32_parameters(name):
-  for module in modules.MODULES[name](dtype=jnp.bfloat16):
+  for module in greedy_modules.MODULES[name](dtype=jnp.bfloat16):
     grid = (1, 32, 4) if 'sound' in name else (1, 8, 8, 4)
     y, variables = _shapes(module, *grid)
     assert y.dtype == jnp.bfloat16
@@ -315,10 +317,10 @@ def test_modules_compute_in_bfloat16_with_float32_parameters(name):
 
 def test_bfloat16_is_close_to_float32():
   settings = {'blocks': 2, 'width': 4, 'stem': (4, 3, 1, 1)}
-  module = modules.ResNetModule(**settings)
+  module = greedy_modules.ResNetModule(**settings)
   x = _normal(2, 6, 6, 1)
   variables = _variables(module, *x.shape)
-  low = modules.ResNetModule(**settings, dtype=jnp.bfloat16)
+  low = greedy_modules.ResNetModule(**settings, dtype=jnp.bfloat16)
   exact, rounded = jax.jit(
     lambda v, x: (module.apply(v, x), low.apply(v, x).astype(jnp.float32))
   )(variables, x)
@@ -328,7 +330,7 @@ def test_bfloat16_is_close_to_float32():
 
 
 def test_parameters_start_as_pytorch_does():
-  module = modules.ResNetModule(1, 16, bottleneck=False)
+  module = greedy_modules.ResNetModule(1, 16, bottleneck=False)
   params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))
   # Inputs of an output unit: 3 * 3 * 16.
   bound = 1 / np.sqrt(144)

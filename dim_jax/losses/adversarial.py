@@ -1,0 +1,326 @@
+"""Adversarial losses that match codes to a prior, by name in `ADVERSARIAL`.
+
+An adversary scores samples of the prior against codes; each loss has a term for
+it and a term for the encoder. What keeps an adversary smooth is in
+`gradient_penalties.py` and `spectral.py`; priors that need no adversary are
+matched by `priors.py`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from dim_jax.losses import bounds, gradient_penalties
+
+
+def adversary_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """The adversary's term of prior matching: minus the JSD of prior and codes.
+
+  Minimising it trains the adversary to score samples of the prior high and the
+  encoder's codes low. It is 0 for a constant adversary of 0 and at least
+  -2 ln 2; adding 2 ln 2 gives the sum of both binary cross-entropies. Only the
+  adversary's parameters should see it: pass it `stop_gradient` of the codes.
+
+  Args:
+    prior_scores: the adversary's scores of samples of the prior, shape [N].
+    code_scores: its scores of the encoder's codes, shape [N] (or another
+      number of them).
+
+  Returns:
+    The loss in nats, a scalar. Minimise it.
+
+  References:
+    Hjelm et al., Learning deep representations by mutual information estimation
+    and maximization, 2019, eq. 7. https://arxiv.org/abs/1808.06670
+  """
+  chex.assert_rank(
+    [prior_scores, code_scores],
+    1,
+    custom_message='adversary_loss takes one score for each example.',
+  )
+  return -bounds.jsd(prior_scores[None, :], code_scores[None, :])
+
+
+def encoder_prior_loss(code_scores: jax.Array) -> jax.Array:
+  """The encoder's term of prior matching: look like the prior to the adversary.
+
+  E[softplus(-T)], the non-saturating form: its gradient with respect to every
+  code opposes the adversary's, and is largest where the adversary wins. Only
+  the encoder should see it: compute the scores with `stop_gradient` of the
+  adversary's parameters.
+
+  Args:
+    code_scores: the adversary's scores of the encoder's codes, shape [N].
+
+  Returns:
+    The loss in nats, a scalar; ln 2 for a constant adversary of 0. Minimise it.
+
+  References:
+    Goodfellow et al., Generative Adversarial Networks, 2014, section 3.
+    https://arxiv.org/abs/1406.2661
+  """
+  chex.assert_rank(
+    code_scores,
+    1,
+    custom_message='encoder_prior_loss takes one score for each example.',
+  )
+  return jnp.mean(jax.nn.softplus(-code_scores.astype(jnp.float32)))
+
+
+def wasserstein_critic_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """E[score of codes] - E[score of the prior], of a critic kept Lipschitz.
+
+  Without a bound on the critic (weights clipped, a penalty, or spectral
+  normalisation) it falls without end.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [M].
+
+  Returns:
+    A scalar without unit. Minimise it over the critic.
+
+  References:
+    Arjovsky et al., Wasserstein GAN, 2017. https://arxiv.org/abs/1701.07875
+  """
+  prior_scores, code_scores = _as_scores(prior_scores, code_scores)
+  return jnp.mean(code_scores) - jnp.mean(prior_scores)
+
+
+def wasserstein_encoder_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """The encoder's side of a Wasserstein game: minus the mean score of codes.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N]; not used.
+    code_scores: of codes, shape [M].
+
+  Returns:
+    A scalar without unit. Minimise it over the encoder.
+  """
+  _, code_scores = _as_scores(prior_scores, code_scores)
+  return -jnp.mean(code_scores)
+
+
+def paired_encoder_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """GAN-QP's encoder term: the mean difference in score, prior less codes.
+
+  Its gradient is that of `wasserstein_encoder_loss`; its value estimates the
+  divergence, up to the critic's penalty.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [N].
+
+  Returns:
+    A scalar without unit. Minimise it over the encoder.
+
+  Raises:
+    ValueError: the batches differ in size.
+  """
+  prior_scores, code_scores = _as_scores(prior_scores, code_scores)
+  gradient_penalties.check_paired(prior_scores, code_scores)
+  return jnp.mean(prior_scores - code_scores)
+
+
+def paired_critic_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """Minus `paired_encoder_loss`, for the critic.
+
+  It needs a bound: see `gradient_penalties.quadratic_penalty`.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [N].
+
+  Returns:
+    A scalar without unit. Minimise it over the critic.
+
+  Raises:
+    ValueError: the batches differ in size.
+  """
+  return -paired_encoder_loss(prior_scores, code_scores)
+
+
+def hinge_critic_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """E relu(1 - prior's score) + E relu(1 + code's score).
+
+  Made for an adversary under spectral normalisation.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [M].
+
+  Returns:
+    A scalar without unit, 2 for a constant critic of 0. Minimise it over the
+    critic.
+
+  References:
+    Miyato et al., Spectral Normalization for Generative Adversarial Networks,
+    2018, eq. 16. https://arxiv.org/abs/1802.05957
+  """
+  prior_scores, code_scores = _as_scores(prior_scores, code_scores)
+  return jnp.mean(jax.nn.relu(1 - prior_scores)) + jnp.mean(
+    jax.nn.relu(1 + code_scores)
+  )
+
+
+def relativistic_critic_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """E softplus(code's score - prior's score), over pairs of rows.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [N].
+
+  Returns:
+    The loss in nats, ln 2 for a constant critic. Minimise it over the critic.
+
+  Raises:
+    ValueError: the batches differ in size.
+
+  References:
+    Jolicoeur-Martineau, The relativistic discriminator, 2018, eq. 3 and 4.
+    https://arxiv.org/abs/1807.00734
+  """
+  prior_scores, code_scores = _as_scores(prior_scores, code_scores)
+  gradient_penalties.check_paired(prior_scores, code_scores)
+  return jnp.mean(jax.nn.softplus(code_scores - prior_scores))
+
+
+def relativistic_encoder_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """`relativistic_critic_loss` with the two sides exchanged.
+
+  Args:
+    prior_scores: of samples of the prior, shape [N].
+    code_scores: of codes, shape [N].
+
+  Returns:
+    The loss in nats. Minimise it over the encoder.
+
+  Raises:
+    ValueError: the batches differ in size.
+  """
+  return relativistic_critic_loss(code_scores, prior_scores)
+
+
+class Adversarial(NamedTuple):
+  """A game that matches codes to a prior. Every term is to be minimised.
+
+  The adversary minimises `critic_loss` plus `penalty` and must not see a
+  gradient of the codes; the encoder minimises `encoder_loss` and must not see
+  one of the adversary's parameters.
+
+  Attributes:
+    critic_loss: `(prior_scores [N], code_scores [M]) -> scalar`.
+    encoder_loss: `(prior_scores [N], code_scores [M]) -> scalar`.
+    penalty: `(rng, score_fn, prior [N, D], codes [M, D]) -> scalar`, with the
+      constants of its paper, or None.
+    input_gradient: whether the penalty differentiates scores with respect to
+      the adversary's input, so that its own gradient is of second order.
+    paired: whether row i of the prior meets row i of the codes, so that the two
+      batches must be of one size (N = M).
+  """
+
+  critic_loss: Callable[[jax.Array, jax.Array], jax.Array]
+  encoder_loss: Callable[[jax.Array, jax.Array], jax.Array]
+  penalty: (
+    Callable[
+      [jax.Array, gradient_penalties.Score, jax.Array, jax.Array], jax.Array
+    ]
+    | None
+  )
+  input_gradient: bool
+  paired: bool
+
+
+ADVERSARIAL: dict[str, Adversarial] = {
+  'jsd': Adversarial(
+    adversary_loss,
+    lambda prior_scores, code_scores: encoder_prior_loss(code_scores),
+    gradient_penalties.zero_centred_penalty,
+    input_gradient=True,
+    paired=False,
+  ),
+  'wgan': Adversarial(
+    wasserstein_critic_loss,
+    wasserstein_encoder_loss,
+    None,
+    input_gradient=False,
+    paired=False,
+  ),
+  'wgan_gp': Adversarial(
+    wasserstein_critic_loss,
+    wasserstein_encoder_loss,
+    gradient_penalties.one_centred_penalty,
+    input_gradient=True,
+    paired=True,
+  ),
+  'wgan_div': Adversarial(
+    wasserstein_critic_loss,
+    wasserstein_encoder_loss,
+    gradient_penalties.power_penalty,
+    input_gradient=True,
+    paired=True,
+  ),
+  'gan_qp_l1': Adversarial(
+    paired_critic_loss,
+    paired_encoder_loss,
+    functools.partial(gradient_penalties.quadratic_penalty, norm='l1'),
+    input_gradient=False,
+    paired=True,
+  ),
+  'gan_qp_l2': Adversarial(
+    paired_critic_loss,
+    paired_encoder_loss,
+    functools.partial(gradient_penalties.quadratic_penalty, norm='l2'),
+    input_gradient=False,
+    paired=True,
+  ),
+  'hinge': Adversarial(
+    hinge_critic_loss,
+    wasserstein_encoder_loss,
+    None,
+    input_gradient=False,
+    paired=False,
+  ),
+  'rsgan': Adversarial(
+    relativistic_critic_loss,
+    relativistic_encoder_loss,
+    None,
+    input_gradient=False,
+    paired=True,
+  ),
+}
+"""The games by name. What else their papers ask for: 'wgan', weights clipped to
+0.01 after each move, and 5 critic steps per encoder step, as 'wgan_gp' too;
+'hinge', spectral normalisation of the adversary; 'gan_qp', 2 critic steps, and
+an encoder's weight that is smaller by lambda = 10."""
+
+
+def _as_scores(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  chex.assert_rank(
+    [prior_scores, code_scores],
+    1,
+    custom_message='losses take one score for each example.',
+  )
+  return prior_scores.astype(jnp.float32), code_scores.astype(jnp.float32)

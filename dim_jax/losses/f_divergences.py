@@ -1,0 +1,149 @@
+"""f-divergences between joint and independent pairs, from a critic's scores.
+
+Each takes the arguments of the bounds in `bounds.py` and is estimated by its
+dual, E_p[T] - E_q[f*(T)], with the critic T written so that every real score is
+allowed. Each is a lower bound on its own divergence D(p || q), p the joint
+pairs and q the independent ones, with equality at its own best critic, given
+below for the density ratio r = p / q.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from dim_jax.losses import bounds
+
+
+def gan(
+  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  """The GAN objective: minus the sum of both binary cross-entropies.
+
+  E_p[-softplus(-T)] - E_q[softplus(T)], which is `bounds.jsd` - 2 ln 2: the
+  same gradients, at most 0 for every critic, -2 ln 2 for a constant critic of
+  0. Best critic ln r, and then 2 JSD - 2 ln 2.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+
+  Returns:
+    A scalar in nats. Maximise it.
+
+  References:
+    Goodfellow et al., Generative Adversarial Networks, 2014, eq. 1.
+    https://arxiv.org/abs/1406.2661
+  """
+  return bounds.jsd(positive, negative, where=where) - 2 * math.log(2)
+
+
+def kl(
+  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  """Lower bound on KL(p || q), under the name that f-divergences give it.
+
+  This is `bounds.nwj`: the mutual information is the KL divergence of joint
+  from independent pairs, and its f-dual is the bound of Nguyen et al. Best
+  critic 1 + ln r.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+
+  Returns:
+    A scalar in nats. Maximise it.
+
+  References:
+    Nowozin et al., f-GAN, 2016, table 2. https://arxiv.org/abs/1606.00709
+  """
+  return bounds.nwj(positive, negative, where=where)
+
+
+def reverse_kl(
+  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  """Lower bound on KL(q || p), the lautum information of dependent pairs.
+
+  E_p[-exp(-T)] - E_q[T - 1]. Best critic ln r; a constant critic of 0 gives 0.
+  Scores below -40 grow logarithmically, since exp(-t) would overflow (see
+  `bounds.log_above`): still a critic, so still a bound.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+
+  Returns:
+    A scalar in nats. Maximise it.
+
+  References:
+    Nowozin et al., f-GAN, 2016, table 2. https://arxiv.org/abs/1606.00709
+  """
+  positive, negative, where = bounds.checked_scores(positive, negative, where)
+  positive = -bounds.log_above(-positive)
+  negative = -bounds.log_above(-negative)
+  return -jnp.mean(jnp.exp(-positive)) - jnp.mean(negative - 1, where=where)
+
+
+def squared_hellinger(
+  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  """Lower bound on the squared Hellinger distance, at most 2.
+
+  The distance is the integral of (sqrt p - sqrt q)^2, and it is at most the KL
+  divergence in nats. E_p[1 - exp(-T)] - E_q[exp(T) - 1]. Best critic (ln r) /
+  2; a constant critic of 0 gives 0. Scores beyond +-40 grow logarithmically,
+  since exp would overflow (see `bounds.log_above`): still a critic, so still a
+  bound.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+
+  Returns:
+    A scalar without unit. Maximise it.
+
+  References:
+    Nowozin et al., f-GAN, 2016, table 2. https://arxiv.org/abs/1606.00709
+  """
+  positive, negative, where = bounds.checked_scores(positive, negative, where)
+  # Only this side of each term can overflow; the other decays to a constant.
+  positive = -bounds.log_above(-bounds.log_above(positive))
+  negative = -bounds.log_above(-bounds.log_above(negative))
+  return -jnp.mean(jnp.expm1(-positive)) - jnp.mean(
+    jnp.expm1(negative), where=where
+  )
+
+
+def chi_squared(
+  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  """Lower bound on the Pearson chi-squared divergence, E_q[(r - 1)^2].
+
+  E_p[T] - E_q[f*(T)], where f* is the conjugate of f(r) = (r - 1)^2 over r >= 0
+  (a density ratio is never negative): T + T^2 / 4 for T >= -2, and -1 below. So
+  it is bounded above for every p and q with a finite divergence, unlike forms
+  that square the positives' scores. Best critic 2 (r - 1); a constant critic of
+  0 gives 0. It exceeds the KL divergence, so it is no bound on information.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+
+  Returns:
+    A scalar without unit. Maximise it.
+
+  References:
+    Nowozin et al., f-GAN, 2016, table 2. https://arxiv.org/abs/1606.00709
+  """
+  positive, negative, where = bounds.checked_scores(positive, negative, where)
+  # The parabola's minimum is -1, at -2, so clamping its argument gives both
+  # branches, and a derivative that is continuous.
+  negative = jnp.maximum(negative, -2.0)
+  conjugate = negative + jnp.square(negative) / 4
+  return jnp.mean(positive) - jnp.mean(conjugate, where=where)

@@ -1,0 +1,217 @@
+"""Penalties on the slope of an adversary's score between two batches."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+Score = Callable[[jax.Array], jax.Array]
+
+
+def gradient_penalty(score_fn: Score, inputs: jax.Array) -> jax.Array:
+  """Zero-centred gradient penalty: E ||d score / d input||^2 over the batch.
+
+  Args:
+    score_fn: the adversary, from [N, D] to scores [N]. Each score must depend
+      on its own row alone, so no batch statistics.
+    inputs: where to penalise, usually the prior's samples and the codes,
+      concatenated, shape [N, D].
+
+  Returns:
+    The mean over all N rows of the squared norm, a scalar. Weigh and add it to
+    the adversary's loss.
+
+  References:
+    Mescheder et al., Which Training Methods for GANs do actually Converge?,
+    2018, eq. 9. https://arxiv.org/abs/1801.04406
+    Roth et al., Stabilizing Training of Generative Adversarial Networks through
+    Regularization, 2017. https://arxiv.org/abs/1705.09367
+  """
+  gradients = _input_gradients(score_fn, inputs)
+  return jnp.mean(jnp.sum(jnp.square(gradients), axis=1))
+
+
+def zero_centred_penalty(
+  rng: jax.Array, score_fn: Score, prior: jax.Array, codes: jax.Array
+) -> jax.Array:
+  """Half the `gradient_penalty` at the prior's samples plus that at the codes.
+
+  R1 and R2 together: the adversary that cannot tell the two apart is flat. The
+  mean is over all rows of each side; the released Deep InfoMax code penalises
+  one row of the batch instead.
+
+  Args:
+    rng: not used.
+    score_fn: the adversary, from [N, D] to scores [N], each of its own row.
+    prior: samples of the prior, shape [N, D].
+    codes: detached codes, shape [M, D].
+
+  Returns:
+    A scalar. Weigh it by 1 and add it to the adversary's loss.
+
+  References:
+    Mescheder et al. 2018, eq. 9 and 10. https://arxiv.org/abs/1801.04406
+  """
+  del rng
+  return 0.5 * (
+    gradient_penalty(score_fn, prior) + gradient_penalty(score_fn, codes)
+  )
+
+
+def one_centred_penalty(
+  rng: jax.Array,
+  score_fn: Score,
+  prior: jax.Array,
+  codes: jax.Array,
+  *,
+  weight: float = 10.0,
+) -> jax.Array:
+  """WGAN-GP's penalty: weight E (||gradient|| - 1)^2 between the two batches.
+
+  Args:
+    rng: a key, for one point on the line between row i of either batch.
+    score_fn: the adversary, from [N, D] to scores [N], each of its own row.
+    prior: samples of the prior, shape [N, D].
+    codes: detached codes, shape [N, D].
+    weight: lambda.
+
+  Returns:
+    A scalar to add to the adversary's loss. A gradient of exactly 0 is
+    penalised, but gets no direction to grow in.
+
+  Raises:
+    ValueError: the batches differ in size.
+
+  References:
+    Gulrajani et al., Improved Training of Wasserstein GANs, 2017, eq. 3.
+    https://arxiv.org/abs/1704.00028
+  """
+  gradients = _input_gradients(score_fn, _interpolate(rng, prior, codes))
+  norms = optax.safe_norm(gradients, 0.0, axis=1)
+  return weight * jnp.mean(jnp.square(norms - 1))
+
+
+def power_penalty(
+  rng: jax.Array,
+  score_fn: Score,
+  prior: jax.Array,
+  codes: jax.Array,
+  *,
+  weight: float = 2.0,
+  power: float = 6.0,
+) -> jax.Array:
+  """WGAN-div's penalty: weight E ||gradient||^power between the two batches.
+
+  With it the critic's game is a divergence for every such weight and power;
+  the 6th power explodes for gradients above 2, so clip the adversary's.
+
+  Args:
+    rng: a key, for one point on the line between row i of either batch.
+    score_fn: the adversary, from [N, D] to scores [N], each of its own row.
+    prior: samples of the prior, shape [N, D].
+    codes: detached codes, shape [N, D].
+    weight: k.
+    power: p, at least 2.
+
+  Returns:
+    A scalar to add to the adversary's loss.
+
+  Raises:
+    ValueError: the batches differ in size, or the power is below 2.
+
+  References:
+    Wu et al., Wasserstein Divergence for GANs, 2018, eq. 7.
+    https://arxiv.org/abs/1712.01026
+  """
+  if power < 2:
+    raise ValueError(f'power must be >= 2, got {power}.')
+  gradients = _input_gradients(score_fn, _interpolate(rng, prior, codes))
+  squares = jnp.sum(jnp.square(gradients), axis=1)
+  return weight * jnp.mean(squares ** (power / 2))
+
+
+def quadratic_penalty(
+  rng: jax.Array,
+  score_fn: Score,
+  prior: jax.Array,
+  codes: jax.Array,
+  *,
+  norm: str,
+  scale: float = 10.0,
+) -> jax.Array:
+  """GAN-QP's potential: E D^2 / (2 scale d), D the pair's difference in score.
+
+  d is the pair's distance, a mean over its D dimensions and not a sum. The best
+  critic then has |D| <= scale d, an adaptive Lipschitz constraint; for two
+  points the divergence is scale d / 2. It is the adversary's alone: the encoder
+  would bring pairs together in code space by it.
+
+  Args:
+    rng: not used.
+    score_fn: the adversary, from [N, D] to scores [N].
+    prior: samples of the prior, shape [N, D].
+    codes: detached codes, shape [N, D]; row i is paired with the prior's.
+    norm: d is the mean of |difference| for 'l1', the root of its mean square
+      for 'l2'. Below 1e-6 it counts as that.
+    scale: lambda, > 0.
+
+  Returns:
+    A scalar to add to the adversary's loss.
+
+  Raises:
+    ValueError: the batches differ in size, the norm is unknown or the scale not
+      positive.
+
+  References:
+    Su, GAN-QP: A Novel GAN Framework without Gradient Vanishing and Lipschitz
+    Constraint, 2018, eq. 14. https://arxiv.org/abs/1811.07296
+  """
+  del rng
+  if norm not in ('l1', 'l2'):
+    raise ValueError(f"norm is 'l1' or 'l2', got {norm!r}.")
+  if scale <= 0:
+    raise ValueError(f'scale must be > 0, got {scale}.')
+  check_paired(prior, codes)
+  difference = prior - codes
+  if norm == 'l1':
+    distances = jnp.maximum(jnp.mean(jnp.abs(difference), axis=1), 1e-6)
+  else:
+    # Below the root, whose slope at 0 is infinite.
+    squares = jnp.mean(jnp.square(difference), axis=1)
+    distances = jnp.sqrt(jnp.maximum(squares, 1e-12))
+  scores = score_fn(prior) - score_fn(codes)
+  return jnp.mean(jnp.square(scores) / (2 * scale * distances))
+
+
+def check_paired(prior: jax.Array, codes: jax.Array) -> None:
+  """Raises ValueError where two batches are not of one shape."""
+  if prior.shape != codes.shape:
+    raise ValueError(
+      'this divergence pairs sample i of the prior with code i, so it needs as '
+      f'many of either: got shapes {prior.shape} and {codes.shape}. Draw as '
+      "many samples as there are codes, or choose 'jsd' or 'hinge'."
+    )
+
+
+def _input_gradients(score_fn: Score, inputs: jax.Array) -> jax.Array:
+  """The gradient of each row's score by that row, [N, D]."""
+  chex.assert_rank(inputs, 2, custom_message='inputs must be [N, D].')
+
+  def total_score(rows: jax.Array) -> jax.Array:
+    scores = score_fn(rows)
+    chex.assert_shape(
+      scores, rows.shape[:1], custom_message='score_fn must return [N].'
+    )
+    return jnp.sum(scores.astype(jnp.float32))
+
+  # Rows are independent, so the gradient of the sum holds every row's own.
+  return jax.grad(total_score)(inputs.astype(jnp.float32))
+
+
+def _interpolate(rng: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+  """A random point on the line between each pair of rows."""
+  check_paired(x, y)
+  share = jax.random.uniform(rng, (x.shape[0], 1))
+  return share * x + (1 - share) * y

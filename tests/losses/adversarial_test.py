@@ -1,0 +1,171 @@
+"""Adversarial losses against their definitions in NumPy."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dim_jax.losses import (
+  adversarial,
+)
+
+LOG_2 = math.log(2)
+
+
+def softplus(x):
+  return np.logaddexp(0, x)
+
+
+def as_float32(*arrays):
+  return [jnp.asarray(array, jnp.float32) for array in arrays]
+
+
+def test_adversary_loss():
+  # Knows nothing: 0. Knows all: -2 ln 2.
+  np.testing.assert_allclose(
+    adversarial.adversary_loss(jnp.zeros(3), jnp.zeros(3)), 0, atol=1e-6
+  )
+  np.testing.assert_allclose(
+    adversarial.adversary_loss(jnp.full(3, 100.0), jnp.full(3, -100.0)),
+    -2 * LOG_2,
+    rtol=1e-6,
+  )
+  # With 2 ln 2 it is the sum of the cross-entropies, labels 1 and 0.
+  prior, codes = np.array([0.3, -1.2]), np.array([2.0, -0.5, 0.1])
+  expected = -np.mean(np.log(1 / (1 + np.exp(-prior))))
+  expected -= np.mean(np.log(1 - 1 / (1 + np.exp(-codes))))
+  np.testing.assert_allclose(
+    adversarial.adversary_loss(*as_float32(prior, codes)) + 2 * LOG_2,
+    expected,
+    rtol=1e-6,
+  )
+
+
+def test_encoder_prior_loss():
+  codes = np.array([2.0, -0.5, 0.1])
+  np.testing.assert_allclose(
+    adversarial.encoder_prior_loss(jnp.asarray(codes, jnp.float32)),
+    -np.mean(np.log(1 / (1 + np.exp(-codes)))),
+    rtol=1e-6,
+  )
+  # Non-saturating: where the adversary is certain, the gradient is full (1/N).
+  gradient = jax.grad(adversarial.encoder_prior_loss)(jnp.array([-100.0, 0.0]))
+  np.testing.assert_allclose(gradient, [-1 / 2, -1 / 4], rtol=1e-6)
+
+
+def test_encoder_opposes_adversary_at_every_code():
+  rng = np.random.default_rng(4)
+  weights = jnp.asarray(rng.normal(size=(3, 8)), jnp.float32)
+  codes, prior = as_float32(rng.normal(size=(6, 3)), rng.normal(size=(6, 3)))
+
+  def score(inputs):
+    return jnp.sum(jnp.tanh(inputs @ weights), axis=1)
+
+  of_adversary, of_encoder = jax.jit(
+    lambda codes: (
+      jax.grad(lambda z: adversarial.adversary_loss(score(prior), score(z)))(
+        codes
+      ),
+      jax.grad(lambda z: adversarial.encoder_prior_loss(score(z)))(codes),
+    )
+  )(codes)
+  inner = np.sum(of_adversary * of_encoder, axis=1)
+  norms = np.linalg.norm(of_adversary, axis=1)
+  norms = norms * np.linalg.norm(of_encoder, axis=1)
+  # Not only a negative product: exactly opposite directions.
+  np.testing.assert_allclose(inner / norms, -1, rtol=1e-5)
+
+
+def test_prior_losses_are_finite_at_extreme_scores():
+  extreme = jnp.array([-1e4, 1e4])
+  chex.assert_tree_all_finite(
+    jax.value_and_grad(adversarial.adversary_loss, argnums=(0, 1))(
+      extreme, extreme
+    )
+  )
+  chex.assert_tree_all_finite(
+    jax.value_and_grad(adversarial.encoder_prior_loss)(extreme)
+  )
+
+
+# name -> (critic's loss, encoder's loss), of scores r of the prior and g of
+# codes, in float64.
+GAMES = {
+  'jsd': (
+    lambda r, g: softplus(-r).mean() + softplus(g).mean() - 2 * LOG_2,
+    lambda r, g: softplus(-g).mean(),
+  ),
+  'wgan': (lambda r, g: g.mean() - r.mean(), lambda r, g: -g.mean()),
+  'hinge': (
+    lambda r, g: np.maximum(1 - r, 0).mean() + np.maximum(1 + g, 0).mean(),
+    lambda r, g: -g.mean(),
+  ),
+  'gan_qp_l1': (lambda r, g: -(r - g).mean(), lambda r, g: (r - g).mean()),
+  'rsgan': (
+    lambda r, g: softplus(-(r - g)).mean(),
+    lambda r, g: softplus(r - g).mean(),
+  ),
+}
+
+
+# These differ from another in the penalty alone.
+GAMES |= dict.fromkeys(('wgan_gp', 'wgan_div'), GAMES['wgan'])
+GAMES['gan_qp_l2'] = GAMES['gan_qp_l1']
+every_game = pytest.mark.parametrize('name', list(adversarial.ADVERSARIAL))
+
+
+@every_game
+def test_game_is_its_definition(name):
+  rng = np.random.default_rng(20)
+  # Some beyond 1 and -1, where the hinge is flat.
+  r, g = rng.normal(size=5) * 2, rng.normal(size=5) * 2
+  game = adversarial.ADVERSARIAL[name]
+  critic, encoder = GAMES[name]
+  np.testing.assert_allclose(
+    game.critic_loss(*as_float32(r, g)), critic(r, g), rtol=1e-5, atol=1e-6
+  )
+  np.testing.assert_allclose(
+    game.encoder_loss(*as_float32(r, g)), encoder(r, g), rtol=1e-5, atol=1e-6
+  )
+
+
+@every_game
+def test_encoder_opposes_critic_in_every_game(name):
+  game = adversarial.ADVERSARIAL[name]
+  r, g = as_float32([0.3, -0.2, 0.9], [-0.5, 0.4, 0.1])
+  # Scores within the hinge's slopes: each has a gradient of its own.
+  of_critic = jax.grad(game.critic_loss, argnums=1)(r, g)
+  of_encoder = jax.grad(game.encoder_loss, argnums=1)(r, g)
+  assert np.all(np.asarray(of_critic) > 0)
+  assert np.all(np.asarray(of_encoder) < 0)
+
+
+@every_game
+def test_only_paired_games_refuse_unequal_batches(name):
+  game = adversarial.ADVERSARIAL[name]
+  r, g = jnp.zeros(3), jnp.zeros(4)
+  x, z = jnp.ones((3, 2)), jnp.zeros((4, 2))
+
+  def terms():
+    value = game.critic_loss(r, g) + game.encoder_loss(r, g)
+    if game.penalty is not None:
+      value += game.penalty(jax.random.key(0), lambda x: x.sum(1), x, z)
+    return value
+
+  if game.paired:
+    with pytest.raises(ValueError, match=r'pairs .* got shapes \([34]'):
+      terms()
+  else:
+    assert np.isfinite(terms())
+
+
+@every_game
+def test_games_want_one_score_a_row(name):
+  game = adversarial.ADVERSARIAL[name]
+  with pytest.raises(AssertionError, match='one score for each'):
+    game.critic_loss(jnp.zeros((3, 1)), jnp.zeros((3, 1)))
+  with pytest.raises(AssertionError, match='one score for each'):
+    game.encoder_loss(jnp.zeros((3, 1)), jnp.zeros((3, 1)))
