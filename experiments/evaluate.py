@@ -34,6 +34,7 @@ from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
+from dim_jax.evaluation import representations
 from dim_jax.objectives import dim
 from dim_jax.training import parallel
 
@@ -165,7 +166,9 @@ def evaluate(
           saved[f'{source}_{tap}'] = rows
       for tap in list(found) if source == 'raw' else taps:
         values = found.pop(tap)
-        collapse[f'{source}/{tap}'] = _indicators(values[len(keep) :])
+        collapse[f'{source}/{tap}'] = representations.collapse_indicators(
+          values[len(keep) :][:_RANK_IMAGES]
+        )
         for label, (train_labels, test_labels) in told.items():
           row = {'features': source, 'tap': tap, 'label': label}
           pair = (
@@ -297,19 +300,6 @@ def _run_probes(train, test, probes, protocol, row, bar) -> list[dict]:
         highlight=False,
       )
   return results
-
-
-def _indicators(values: np.ndarray) -> dict[str, float]:
-  """Signs of collapse, on the first test images."""
-  part = values[:_RANK_IMAGES]
-  deviations = np.asarray(features_lib.deviation(part))
-  return {
-    'effective_rank': float(features_lib.effective_rank(part)),
-    'dimensions': int(values.shape[1]),
-    'examples': len(part),
-    'std_mean': float(np.mean(deviations)),
-    'std_min': float(np.min(deviations)),
-  }
 
 
 def _scores(encoder, images) -> dict[str, np.ndarray]:

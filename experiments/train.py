@@ -26,7 +26,7 @@ from dim_jax import files
 from dim_jax.data import augment, stream
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
-from dim_jax.evaluation import features
+from dim_jax.evaluation import representations
 from dim_jax.objective import PyTree
 from dim_jax.training import lock, loop, metrics, parallel, pipeline
 from dim_jax.training import step as step_lib
@@ -145,7 +145,7 @@ def train(
     augment=None if stored else change,
     monitor=None
     if tap is None
-    else features.collapse_monitor(objective.encode, monitored, tap),
+    else representations.collapse_monitor(objective.encode, monitored, tap),
     example=example,
     start=start,
     tensorboard=config.tensorboard,

@@ -22,8 +22,8 @@ class Reliability(NamedTuple):
     edges: of the bins, [B + 1]; bin b holds edges[b] < confidence <=
       edges[b + 1].
     examples: how many each bin holds, [B].
-    confidence: their mean confidence, [B]; 0 where there are none.
-    accuracy: the share of them predicted right, [B]; 0 where there are none.
+    confidence: their mean confidence, [B]; NaN where there are none.
+    accuracy: the fraction of them predicted right, [B]; NaN likewise.
   """
 
   ece: float
@@ -84,10 +84,10 @@ def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
   # Rounded probabilities may end a little outside.
   index = np.clip(index, 0, bins - 1)
   count = np.bincount(index, minlength=bins)
-  divisor = np.maximum(count, 1)
+  divisor = np.where(count, count, np.nan)
   confidence = np.bincount(index, top.astype(np.float64), bins) / divisor
   accuracy = np.bincount(index, right, bins) / divisor
-  ece = float(np.sum(count * np.abs(accuracy - confidence)) / len(p))
+  ece = float(np.nansum(count * np.abs(accuracy - confidence)) / len(p))
   return Reliability(ece, edges, count, confidence, accuracy)
 
 

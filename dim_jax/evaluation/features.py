@@ -1,4 +1,4 @@
-"""Features of a frozen encoder at every tap, with signs of their collapse.
+"""Features of a frozen encoder.
 
 An encoder is a pure function `encode(variables, batch) -> {tap: features}`. Its
 variables are an input that is neither differentiated, donated nor returned, so
@@ -6,7 +6,7 @@ nothing that happens here can change them.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -102,78 +102,6 @@ def raw(examples: np.ndarray) -> np.ndarray:
   flat /= 127.5
   flat -= 1.0
   return flat
-
-
-def effective_rank(features: jax.Array | np.ndarray) -> jax.Array:
-  """How many dimensions the features use, from 1 to min(n - 1, D).
-
-  exp(-sum p log p), where p are the singular values of the centred features,
-  normalised to sum to one. r equal singular values give r. Constant features
-  give 0.
-
-  Args:
-    features: shape [n, D].
-
-  Returns:
-    A scalar, float32.
-
-  References:
-    Roy and Vetterli, "The effective rank: a measure of effective
-    dimensionality", EUSIPCO 2007,
-    https://ieeexplore.ieee.org/document/7098875
-  """
-  features = jnp.asarray(features, jnp.float32)
-  centred = features - jnp.mean(features, axis=0, keepdims=True)
-  values = jnp.linalg.svd(centred, compute_uv=False)
-  total = jnp.sum(values)
-  share = values / jnp.where(total > 0, total, 1.0)
-  entropy = jnp.sum(jax.scipy.special.entr(share))
-  return jnp.where(total > 0, jnp.exp(entropy), 0.0)
-
-
-def deviation(features: jax.Array | np.ndarray) -> jax.Array:
-  """Standard deviation of each dimension: near zero everywhere = collapse.
-
-  Args:
-    features: shape [n, D].
-
-  Returns:
-    Shape [D], float32, in the features' own unit.
-  """
-  return jnp.std(jnp.asarray(features, jnp.float32), axis=0)
-
-
-def collapse_monitor(
-  encode: Callable[..., dict[str, jax.Array]],
-  batch: Mapping[str, Any],
-  tap: str = 'y',
-) -> Callable[[Any, Any], dict[str, jax.Array]]:
-  """Signs of collapse on a fixed batch, for `fit` to log while it trains.
-
-  Args:
-    encode: (params, model_state, batch) -> {tap: features}, an objective's.
-    batch: held-out images, always the same.
-    tap: the features to watch.
-
-  Returns:
-    A function of (params, model_state), compiled, that gives 'encoder/std', the
-    `deviation` averaged over dimensions, and 'encoder/effective_rank'.
-  """
-
-  # The batch is an argument: XLA would fold what is done to a constant while it
-  # compiles, which takes longer than to do it.
-  @jax.jit
-  def measured(
-    params: Any, model_state: Any, batch: Mapping[str, Any]
-  ) -> dict[str, jax.Array]:
-    features = encode(params, model_state, batch)[tap]
-    features = features.reshape(features.shape[0], -1)
-    return {
-      'encoder/std': deviation(features).mean(),
-      'encoder/effective_rank': effective_rank(features),
-    }
-
-  return lambda params, model_state: measured(params, model_state, batch)
 
 
 def fingerprint(variables: Any) -> str:

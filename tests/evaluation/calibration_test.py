@@ -24,8 +24,8 @@ def test_ece_by_hand():
   found = calibration.reliability(p, labels, bins=4)
   np.testing.assert_allclose(found.edges, [0, 0.25, 0.5, 0.75, 1])
   np.testing.assert_array_equal(found.examples, [0, 0, 2, 2])
-  np.testing.assert_allclose(found.confidence, [0, 0, 0.575, 0.85])
-  np.testing.assert_allclose(found.accuracy, [0, 0, 0.5, 0.5])
+  np.testing.assert_allclose(found.confidence, [np.nan] * 2 + [0.575, 0.85])
+  np.testing.assert_allclose(found.accuracy, [np.nan] * 2 + [0.5, 0.5])
   expected = 0.5 * 0.075 + 0.5 * 0.35
   assert found.ece == pytest.approx(expected)
   assert calibration.ece(p, labels, bins=4) == found.ece

@@ -1,4 +1,4 @@
-"""Tests of frozen features and their indicators."""
+"""Tests of frozen features."""
 
 import jax
 import jax.numpy as jnp
@@ -100,46 +100,8 @@ def test_fingerprint_sees_every_bit():
   assert features.fingerprint(jax.tree.map(np.copy, variables)) == before
 
 
-@pytest.mark.parametrize('rank', [1, 3, 8])
-def test_effective_rank_of_isotropic_features_is_their_rank(rank):
-  random = np.random.default_rng(0)
-  # Orthonormal columns that are orthogonal to the ones: already centred.
-  basis = random.normal(size=[40, rank])
-  basis, _ = np.linalg.qr(np.concatenate([np.ones([40, 1]), basis], axis=1))
-  turn, _ = np.linalg.qr(random.normal(size=[12, 12]))
-  rows = 7 * basis[:, 1:] @ turn[:rank] + 100
-  assert features.effective_rank(rows) == pytest.approx(rank, rel=2e-3)
-
-
-def test_effective_rank_of_a_known_spectrum():
-  # Singular values 3 and 1: exp of the entropy of (3/4, 1/4).
-  rows = np.array([[3, 0], [-3, 0], [0, 1], [0, -1]], np.float32)
-  expected = np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
-  assert features.effective_rank(rows) == pytest.approx(expected, rel=1e-5)
-
-
-def test_collapsed_features_have_no_rank_and_no_deviation():
-  rows = np.full([6, 3], 0.5, np.float32)
-  assert features.effective_rank(rows) == 0
-  np.testing.assert_array_equal(features.deviation(rows), np.zeros(3))
-  rows[:3, 1] = 1.5
-  np.testing.assert_allclose(features.deviation(rows), [0, 0.5, 0], atol=1e-6)
-  assert jax.jit(features.effective_rank)(rows) == pytest.approx(1, rel=1e-3)
-
-
 def test_pixels_run_from_minus_one_to_one():
   images = np.array([0, 255, 51, 204], np.uint8).reshape(2, 1, 2, 1)
   np.testing.assert_allclose(
     features.raw(images), [[-1, 1], [-0.6, 0.6]], atol=1e-6
   )
-
-
-def test_collapse_monitor_on_known_features():
-  # Four images whose features are +-e1 and +-e2: two equal singular values,
-  # so an effective rank of 2; each dimension has variance 2/4.
-  x = jnp.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
-  monitor = features.collapse_monitor(lambda *_: {'y': x}, {})
-  values = monitor(None, None)
-  np.testing.assert_allclose(values['encoder/effective_rank'], 2, rtol=1e-4)
-  expected = (2 * np.sqrt(0.5) + 0) / 3
-  np.testing.assert_allclose(values['encoder/std'], expected, rtol=1e-6)
