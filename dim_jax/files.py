@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
+
+import numpy as np
 
 
 def reason(error: BaseException) -> str:
@@ -115,3 +117,9 @@ def write_json(
 ) -> None:
   """Replaces a file by `data` as JSON; see `replacing`."""
   write(path, json.dumps(data, indent=2) + '\n', sync=sync)
+
+
+def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> None:
+  """Replaces a file by named arrays, compressed; see `replacing`."""
+  with replacing(path, 'wb') as file:
+    np.savez_compressed(file, **arrays)

@@ -18,6 +18,7 @@ from dim_jax import config as config_lib
 from dim_jax import export as export_lib
 from dim_jax.networks import encoders, greedy_modules
 from dim_jax.objectives import dim, gim, vib
+from dim_jax.runs import model_card, provenance
 from dim_jax.training import checkpoint
 from dim_jax.training import step as step_lib
 from experiments import export as export_command
@@ -389,7 +390,7 @@ def test_a_card_never_takes_the_place_of_its_file(
   def fail(*arguments):
     raise ValueError('no card')
 
-  monkeypatch.setattr(export_command, 'card', fail)
+  monkeypatch.setattr(model_card, 'card', fail)
   assert export_command.main([str(run), f'--out={tmp_path / "x.npz"}']) == 1
   # Nothing is in the way of the next try.
   assert not os.listdir(tmp_path)
@@ -460,4 +461,4 @@ def test_the_commit_is_that_of_this_checkout(monkeypatch, tmp_path):
   (package / '__init__.py').write_text('')
   subprocess.run(['git', 'init', '-q', str(tmp_path)], check=True)
   monkeypatch.setattr(dim_jax, '__file__', str(package / '__init__.py'))
-  assert export_command.commit() is None
+  assert provenance.commit() is None

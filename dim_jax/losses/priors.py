@@ -155,7 +155,7 @@ def stein_prior(
   direction is unbiased, at a fixed bandwidth, for codes of a fresh batch in
   every step. It is not for one set of points moved again and again, which
   spreads too far: 100 points of 20 dimensions had a variance of 2.4
-  (`experiments.particles`).
+  (`experiments.studies.particles`).
 
   Args:
     codes: shape [N, D], N >= 2.

@@ -869,7 +869,7 @@ def _draw_collapse(rows: list[tuple[Any, ...]], theme: figures.Theme) -> Any:
 def of_particles(
   toy: str, arrays: Mapping[str, np.ndarray]
 ) -> list[figures.Picture]:
-  """The pictures of one toy of `experiments.particles`.
+  """The pictures of one toy of `experiments.studies.particles`.
 
   Args:
     toy: its name, which is the stem of the files.

@@ -57,7 +57,7 @@ class Ours:
 
     from dim_jax import samplers
     from dim_jax.losses import kernel_stein
-    from experiments import sweep
+    from dim_jax.runs import sweep
 
     log_density = lambda x: -0.5 * jnp.sum(jnp.square(x), axis=1)  # noqa: E731
     score = jax.grad(lambda x: jnp.sum(log_density(x)))

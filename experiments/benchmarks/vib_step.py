@@ -132,8 +132,8 @@ def sweep(args: argparse.Namespace) -> dict[str, float]:
   import jax.numpy as jnp
   import numpy as np
 
+  from dim_jax.runs import sweep as sweep_lib
   from dim_jax.training import grid
-  from experiments import sweep as sweep_lib
 
   random = np.random.default_rng(0)
   data = {

@@ -4,7 +4,7 @@
       --config=experiments/configs/dim_digits_masked.py --workdir=runs/masked
 
 Half of the 16 patches are a learned token, and the code is scored against what
-they hid. `experiments.masks` trains this run's kinds of masks side by side.
+they hid. `experiments.studies.masks` trains its kinds of masks side by side.
 
 Measured by it on a CPU, 300 steps, 3 seeds (experiments/results/
 masks_digits.json): linear probe with 5 labels a class fc / y 92.0 / 91.3 % with

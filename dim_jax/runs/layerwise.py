@@ -1,8 +1,8 @@
 """Trains the modules of Greedy InfoMax one after another.
 
-  python -m experiments.sequential \
+  python -m experiments.layerwise \
       --config=experiments/configs/gim_spoken_digits.py \
-      --workdir=runs/sequential --store --half
+      --workdir=runs/layerwise --store --half
 
 Each module is a run of its own in WORKDIR/module_0, WORKDIR/module_1, ..., of
 as many steps as the config says, with the modules below it frozen. The last
@@ -29,7 +29,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
 
 import dim_jax
 from dim_jax import config as config_lib
@@ -39,22 +38,15 @@ from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
 from dim_jax.objectives import gim
-from dim_jax.training import lock, parallel
-from experiments import evaluate, train
+from dim_jax.training import lock
+from dim_jax import progress
+from dim_jax.runs import train
 
 _ROWS = 64  # examples that go through the modules at once
 _VIEW_STREAM = random.OfSeed.STORED_VIEWS
 
 
-# --config, --workdir and --devices are those of experiments.train.
-_DEPTH = flags.DEFINE_integer('depth', None, 'Train only so many modules.')
-_STORE = flags.DEFINE_bool('store', False, 'Train on stored features.')
-_VIEWS = flags.DEFINE_integer('views', 1, 'Stored augmentations an example.')
-_HALF = flags.DEFINE_bool('half', False, 'Store 16 bits a number.')
-_BUDGET = flags.DEFINE_float('budget_gb', 8.0, 'Largest file, in GiB.')
-
-
-def sequential(
+def train_modules(
   config: config_lib.ExperimentConfig,
   workdir: str,
   *,
@@ -142,7 +134,7 @@ def _train_all(
   devices: int | None,
   show_progress: bool,
 ) -> str:
-  """`sequential`, of arguments that were checked."""
+  """`train_modules`, of arguments that were checked."""
   objective = config.objective
   dtype = np.dtype(np.float16 if half else np.float32)
   every = [
@@ -182,7 +174,7 @@ def _train_all(
         show_progress=show_progress,
       )
     if show_progress:
-      print(f'module_{module} of {depth} in {run_dir}', flush=True)
+      print(f'module_{module} of {depth} in {run_dir}', file=sys.stderr, flush=True)
     train.train(
       part,
       run_dir,
@@ -273,7 +265,7 @@ def _check_sizes(
     if size > budget:
       too_large.append(f'{path} would take {size / 2**30:.3g} GiB')
   if show_progress:
-    print('\n'.join(lines), flush=True)
+    print('\n'.join(lines), file=sys.stderr, flush=True)
   if too_large:
     raise ValueError(
       f'{", ".join(too_large)}; the budget is {budget / 2**30:.3g} GiB. Leave '
@@ -361,8 +353,10 @@ def _store(
     source[:1],
     np.arange(1),
   ).shape[1:]
-  with evaluate.progress_bar(show_progress) as bar:
-    job = bar.add_task(os.path.basename(path), total=rows)
+  with (
+    progress.Progress(show_progress) as bar,
+    bar.task(os.path.basename(path), rows) as task,
+  ):
     values = cache.write(
       path,
       rows,
@@ -371,7 +365,7 @@ def _store(
       produce,
       budget=budget,
       batch_size=_ROWS,
-      progress=lambda done: bar.update(job, completed=done),
+      progress=task.update,
     )
   files.write_json(f'{path}.json', {'origin': origin})
   if stored:
@@ -391,34 +385,3 @@ def _origin(path: str) -> str | None:
     return None
   with open(f'{path}.json') as file:
     return json.load(file)['origin']
-
-
-def main(argv: list[str]) -> None:
-  """Runs `sequential`, with a user's mistakes as one line each."""
-  if len(argv) > 1:
-    sys.exit(f'Error: unknown arguments {argv[1:]}; flags begin with --.')
-  train.check_flags()
-  # Orbax tells of every file that it writes.
-  logging.set_verbosity(logging.WARNING)
-  try:
-    parallel.cache_compilations()
-    print(
-      sequential(
-        flags.FLAGS.config,
-        flags.FLAGS.workdir,
-        depth=_DEPTH.value,
-        store=_STORE.value,
-        views=_VIEWS.value,
-        half=_HALF.value,
-        budget=int(_BUDGET.value * 2**30),
-        devices=flags.FLAGS.devices,
-      )
-    )
-  except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-    if os.environ.get('DIM_JAX_TRACEBACK'):
-      raise
-    sys.exit(f'Error: {error}')
-
-
-if __name__ == '__main__':
-  app.run(main, flags_parser=train.parse)

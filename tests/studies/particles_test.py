@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import particles
+from experiments.studies import particles
 
 
 def test_particles_of_a_gaussian_have_its_mean_and_nearly_its_variance():

@@ -18,7 +18,7 @@ from dim_jax.data import augment, batches, cache, stream
 from dim_jax.data import load as data
 from dim_jax.objectives import gim
 from dim_jax.training import loop, metrics, timing
-from experiments import sequential, train
+from dim_jax.runs import layerwise, train
 
 
 class Pixelwise(nn.Module):
@@ -56,7 +56,7 @@ def make_config(**changes):
 
 
 def run(config, workdir, **options):
-  return sequential.sequential(
+  return layerwise.train_modules(
     config, str(workdir), devices=1, show_progress=False, **options
   )
 
@@ -87,7 +87,7 @@ def contents(folder):
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   """Two of the three modules, without stored features."""
-  folder = tmp_path_factory.mktemp('sequential')
+  folder = tmp_path_factory.mktemp('layerwise')
   assert run(make_config(), folder, depth=2) == str(folder / 'module_1')
   return folder
 
@@ -206,7 +206,7 @@ def test_stored_features_train_the_same_module(
   monkeypatch.setattr(train, 'train', killed)
   monkeypatch.setattr(cache, 'write', once)
   with pytest.raises(KeyboardInterrupt):
-    sequential.sequential(
+    layerwise.train_modules(
       make_config(), str(tmp_path), depth=2, store=True, devices=1
     )
   # 1,797 digits: 359 to test, 144 of the others to watch.
@@ -243,7 +243,7 @@ def test_stored_features_train_the_same_module(
 
 def store(run_dir, path, **changes):
   settings = {'views': 1, 'dtype': np.dtype(np.float32), 'budget': 2**30}
-  return sequential._store(
+  return layerwise._store(
     str(run_dir), str(path), show_progress=False, **(settings | changes)
   )
 
@@ -316,7 +316,7 @@ def test_features_beyond_the_budget_are_refused_before_any_training(
   small, large = (2 * count * 3 * 3 * 8 * 8 * width * 2 for width in (3, 4))
   options = {'store': True, 'views': 2, 'half': True}
   with pytest.raises(ValueError) as refused:
-    sequential.sequential(config, str(tmp_path), budget=small, **options)
+    layerwise.train_modules(config, str(tmp_path), budget=small, **options)
   assert str(refused.value) == (
     f'{tmp_path}/features_2.npy would take {large / 2**30:.3g} GiB; the budget '
     f'is {small / 2**30:.3g} GiB. Leave --store out, store --half or fewer '
@@ -357,7 +357,7 @@ def test_files_of_another_stream_are_not_taken_for_these(
   before = path.stat().st_ino
   store(workdir / 'module_0', path)
   assert path.stat().st_ino == before
-  monkeypatch.setattr(sequential, '_VIEW_STREAM', 0)
+  monkeypatch.setattr(layerwise, '_VIEW_STREAM', 0)
   store(workdir / 'module_0', path)
   assert path.stat().st_ino != before
 

@@ -1,6 +1,6 @@
 r"""Adversarial games of one number each, as dynamics, drawn with eigenvalues.
 
-  python -m experiments.dirac --out=runs/dirac
+  python -m experiments.studies.dirac --out=runs/dirac
 
 The prior is a point at 0, the encoder's code a point at theta, and the critic
 linear, T(x) = psi x: the solution is theta = psi = 0. Each game of
@@ -28,8 +28,8 @@ from dim_jax import files
 from dim_jax.losses import adversarial
 from dim_jax.report import density_figures as pictures
 from dim_jax.report import figures
+from dim_jax.runs import provenance
 from dim_jax.training import parallel
-from experiments import evaluate
 
 # Where (theta, psi) starts, how long it moves, and in which steps.
 _START = (1.5, 0.0)
@@ -200,7 +200,7 @@ def run(out: str, *, weight: float = 0.3) -> dict[str, Any]:
       }
       for f in fields
     },
-    'versions': evaluate.versions(),
+    'versions': provenance.versions(),
   }
   picture = pictures.vector_fields(
     fields,
@@ -219,7 +219,7 @@ def run(out: str, *, weight: float = 0.3) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line and returns its exit status."""
   parser = argparse.ArgumentParser(
-    prog='python -m experiments.dirac',
+    prog='python -m experiments.studies.dirac',
     description=(__doc__ or '').splitlines()[0],
   )
   parser.add_argument('--out', default='runs/dirac', help='a folder')

@@ -9,8 +9,9 @@ import pytest
 from dim_jax import config as config_lib
 from dim_jax.networks import encoders
 from dim_jax.objectives import vib
-from experiments import masks, train
+from dim_jax.runs import train
 from experiments.configs import dim_digits_masked
+from experiments.studies import masks
 
 
 def make_config():

@@ -1,7 +1,7 @@
 """Moves particles to densities whose answers are known, and prints the errors.
 
-  python -m experiments.particles mixture_1d --out=runs/particles
-  python -m experiments.particles
+  python -m experiments.studies.particles mixture_1d --out=runs/particles
+  python -m experiments.studies.particles
 
 The second command runs all of TOYS. Each writes OUT/NAME.json, its table,
 OUT/NAME.npz, the particles at the recorded iterations, and pictures of them.
@@ -36,8 +36,8 @@ from dim_jax.data import points
 from dim_jax.losses import kernel_stein
 from dim_jax.report import density_figures as pictures
 from dim_jax.report import figures
+from dim_jax.runs import provenance
 from dim_jax.training import parallel
-from experiments import evaluate
 
 LogDensity = Callable[[jax.Array], jax.Array]
 _GRID = 101
@@ -518,14 +518,14 @@ def run(name: str, out: str, *, seed: int = 0) -> dict[str, Any]:
       {k: v if isinstance(v, str | int) else float(v) for k, v in row.items()}
       for row in result.rows
     ],
-    'hardware': evaluate.hardware(),
-    'versions': evaluate.versions(),
+    'hardware': provenance.hardware(),
+    'versions': provenance.versions(),
     'date': datetime.date.today().isoformat(),
     'seconds': time.time() - started,
   }
   os.makedirs(out, exist_ok=True)
   path = os.path.join(out, name)
-  evaluate.write_arrays(f'{path}.npz', result.arrays)
+  files.write_arrays(f'{path}.npz', result.arrays)
   for picture in pictures.of_particles(name, result.arrays):
     figures.save(picture, out)
   files.write_json(f'{path}.json', report)
@@ -555,7 +555,7 @@ def table(report: dict[str, Any]) -> rich.table.Table:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line and returns its exit status."""
   parser = argparse.ArgumentParser(
-    prog='python -m experiments.particles',
+    prog='python -m experiments.studies.particles',
     description=(__doc__ or '').splitlines()[0],
   )
   parser.add_argument(

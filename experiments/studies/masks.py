@@ -1,6 +1,6 @@
 """Trains Deep InfoMax with each kind of mask and probes what masks are worth.
 
-  python -m experiments.masks runs/masks --seeds=0,1,2
+  python -m experiments.studies.masks runs/masks --seeds=0,1,2
 
 Cells are no mask, and each of `networks.masking.MODES` with the code scored
 against all locations or the hidden ones alone, for each seed. Each cell is a
@@ -36,15 +36,18 @@ from dim_jax.evaluation import probes as probes_lib
 from dim_jax.networks import masking
 from dim_jax.objective import Batch
 from dim_jax.objectives import dim
+from dim_jax.runs import provenance, train
 from dim_jax.training import metrics, parallel
-from experiments import evaluate, train
+from experiments import evaluate
 
 CELLS = (
   (None, 'all'),
   *((mode, t) for mode in masking.MODES for t in ('all', 'hidden')),
 )
 EVALUATIONS = ('consistent', 'naive')
-_CONFIG = pathlib.Path(__file__).parent / 'configs' / 'dim_digits_masked.py'
+_CONFIG = (
+  pathlib.Path(__file__).parent.parent / 'configs' / 'dim_digits_masked.py'
+)
 _TAPS = ('fc', 'y')
 
 
@@ -117,8 +120,8 @@ def masks(
     'patch': config.objective.mask_patch,
     'fill': config.objective.mask_fill,
     'protocols': {protocol.hash(n): protocol.describe(n) for n in probes},
-    'hardware': evaluate.hardware(),
-    'versions': evaluate.versions(),
+    'hardware': provenance.hardware(),
+    'versions': provenance.versions(),
     'date': datetime.date.today().isoformat(),
     'rows': rows,
   }
@@ -256,7 +259,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
-    prog='python -m experiments.masks',
+    prog='python -m experiments.studies.masks',
     description=(__doc__ or '').splitlines()[0],
   )
   add = parser.add_argument

@@ -12,7 +12,7 @@ from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.data import load as data
 from dim_jax.networks import encoders
 from dim_jax.objectives import dim
-from experiments import classify, train
+from dim_jax.runs import classify, train
 
 
 def make_config(**fields):

@@ -8,7 +8,7 @@ from dim_jax.config import DataConfig, ExperimentConfig, PointConfig
 from dim_jax.data import load as data
 from dim_jax.objectives import dim
 from dim_jax.report import figures
-from experiments import preview
+from dim_jax.runs import preview
 
 
 def config_of(**fields):

@@ -10,7 +10,7 @@ import pytest
 
 from dim_jax import config as config_lib
 from dim_jax.networks import encoders
-from experiments import priors
+from experiments.studies import priors
 
 
 def test_total_correlation_of_a_known_correlation():

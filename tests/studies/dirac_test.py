@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dim_jax.losses import adversarial
-from experiments import dirac
+from experiments.studies import dirac
 
 
 def _game(name):

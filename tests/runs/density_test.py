@@ -13,7 +13,8 @@ from flax import linen as nn
 from dim_jax.config import DataConfig, ExperimentConfig, PointConfig
 from dim_jax.data import points
 from dim_jax.objectives import dim, stein
-from experiments import density, evaluate, train
+from dim_jax.runs import density, evaluate, train
+from experiments import density as density_command
 
 
 class Truth(nn.Module):
@@ -58,7 +59,7 @@ def test_the_truth_is_normalised_and_has_no_divergence(true_run, capsys):
     '--temperatures=200',
     '--samples=400',
   ]
-  assert density.main(arguments) == 0
+  assert density_command.main(arguments) == 0
   assert 'AIS' in capsys.readouterr().out
   path = true_run / 'evaluation' / 'density.json'
   found = json.loads(path.read_text())
@@ -144,7 +145,7 @@ def test_an_rbm_is_beside_a_single_gaussian(tmp_path):
 
 
 def test_runs_without_a_density_are_named(tmp_path, capsys):
-  assert density.main([str(tmp_path / 'nowhere')]) == 1
+  assert density_command.main([str(tmp_path / 'nowhere')]) == 1
   assert 'nowhere' in capsys.readouterr().err
   config = ExperimentConfig(
     objective=dim.Config(encoder='mlp'), data=DataConfig(image_size=8)

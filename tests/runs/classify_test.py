@@ -16,7 +16,8 @@ from dim_jax.config import (
   SweepConfig,
 )
 from dim_jax.objectives import dim, vib
-from experiments import classify, sweep, train
+from dim_jax.runs import classify, sweep, train
+from experiments import classify as classify_command
 
 
 def make_config(steps=40, **fields):
@@ -169,7 +170,7 @@ def test_what_cannot_be_classified_is_refused(run_dir, tmp_path, capsys):
     classify.classify(run_dir, surrogate=run_dir)
   with pytest.raises(ValueError, match='samples must be >= 1, got 0'):
     classify.classify(run_dir, samples=0)
-  assert classify.main([str(tmp_path)]) == 1
+  assert classify_command.main([str(tmp_path)]) == 1
   assert 'is not a run' in capsys.readouterr().err
 
 

@@ -24,7 +24,7 @@ from dim_jax.evaluation import classification
 from dim_jax.objectives import vib
 from dim_jax.training import checkpoint, grid, lock, metrics
 from dim_jax.training import step as step_lib
-from experiments import classify, evaluate
+from dim_jax.runs import classify, provenance
 
 
 def sweep(
@@ -145,8 +145,8 @@ def sweep(
     'memory_bytes': memory_bytes or None,
     'training_seconds': trained_s,
     'seconds': time.monotonic() - started,
-    'hardware': evaluate.hardware(),
-    'versions': evaluate.versions(),
+    'hardware': provenance.hardware(),
+    'versions': provenance.versions(),
     'rows': rows,
   }
   path = os.path.join(workdir, 'sweep.json')

@@ -10,7 +10,8 @@ import dim_jax
 from dim_jax.config import DataConfig, ExperimentConfig, SoundConfig
 from dim_jax.data import load as data
 from dim_jax.evaluation import probes
-from experiments import evaluate
+from dim_jax.runs import evaluate
+from experiments import evaluate as evaluate_command
 
 _PROTOCOL = probes.Protocol(
   seeds=2, max_examples=150, linear_l2=(1e-2, 1e-1), knn_neighbours=5
@@ -121,12 +122,12 @@ def test_an_encoder_that_changes_is_noticed(run_dir, monkeypatch):
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
-  assert evaluate.main([str(tmp_path / 'nowhere')]) == 1
+  assert evaluate_command.main([str(tmp_path / 'nowhere')]) == 1
   message = capsys.readouterr().err
   assert message.count('\n') == 1 and 'nowhere' in message
-  assert evaluate.main([str(tmp_path), '--probes=lasso']) == 1
+  assert evaluate_command.main([str(tmp_path), '--probes=lasso']) == 1
   assert "No probe 'lasso'" in capsys.readouterr().err
-  assert evaluate.main([str(tmp_path), '--seeds=0']) == 1
+  assert evaluate_command.main([str(tmp_path), '--seeds=0']) == 1
   assert 'seeds must be >= 1' in capsys.readouterr().err
 
 

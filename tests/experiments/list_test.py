@@ -9,7 +9,7 @@ import sys
 import pytest
 import rich.console
 
-from experiments import listing
+from experiments import list as listing
 
 ROOT = pathlib.Path(__file__).parents[2]
 

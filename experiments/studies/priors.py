@@ -1,12 +1,12 @@
 """Which divergence brings codes to a prior, and what that costs.
 
-  python -m experiments.priors runs/priors
+  python -m experiments.studies.priors runs/priors
 
 trains global Deep InfoMax with each way of matching N(0, I), on small images
 with a small MLP, and prints how near the codes came, how dependent their
 dimensions are, and what a linear probe reads from them.
 
-  python -m experiments.priors runs/priors_toy --toy
+  python -m experiments.studies.priors runs/priors_toy --toy
 
 lets a generator of points play the same games on a ring of eight Gaussians.
 
@@ -43,6 +43,7 @@ from dim_jax.losses import priors as prior_losses
 from dim_jax.networks import critics, encoders, generators
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import dim
+from dim_jax.runs import provenance
 from dim_jax.training import grid, metrics, parallel
 from dim_jax.training import step as step_lib
 from experiments import evaluate
@@ -582,8 +583,8 @@ def priors(
     'seeds': list(seeds),
     'seconds': seconds,
     'date': datetime.date.today().isoformat(),
-    'hardware': evaluate.hardware(),
-    'versions': evaluate.versions(),
+    'hardware': provenance.hardware(),
+    'versions': provenance.versions(),
     'total_correlation': 'Gaussian: -1/2 ln det of the correlations, nats',
     'floor': floor,
     'summary': {name: _summary(rows, name) for name in configs},
@@ -678,7 +679,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
-    prog='python -m experiments.priors',
+    prog='python -m experiments.studies.priors',
     description=(__doc__ or '').splitlines()[0],
   )
   add = parser.add_argument

@@ -16,7 +16,7 @@ from dim_jax.data import sources
 from dim_jax.networks import context, greedy_modules
 from dim_jax.objectives import gim
 from dim_jax.training import metrics
-from experiments import train
+from dim_jax.runs import train
 from experiments.configs import dim_digits
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from PIL import Image
 from dim_jax import config as config_lib
 from dim_jax.networks import context, greedy_modules
 from dim_jax.objectives import gim, vib
-from experiments import dry_run
+from dim_jax.runs import dry_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 

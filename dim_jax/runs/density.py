@@ -1,0 +1,369 @@
+"""Measures the density that a run of an energy learned, in nats.
+
+  python -m experiments.density runs/mixture_2d
+  python -m experiments.density runs/rbm runs/gan --ais
+
+Points in one or two dimensions are normalised on a grid and compared with the
+density that they were drawn from; an RBM has an exact partition function, and
+annealed importance sampling (AIS) beside it. Other energies are normalised by
+AIS alone, and only where --ais asks for it: it is wrong where chains do not
+find all modes. Samples are compared with the test set.
+
+Writes RUN/evaluation/density.json and .npz.
+"""
+
+import datetime
+import functools
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.box
+import rich.table
+
+import dim_jax
+from dim_jax import config as config_lib
+from dim_jax import files
+from dim_jax.data import load as data_lib
+from dim_jax.data import points
+from dim_jax.evaluation import likelihood
+from dim_jax.losses import priors
+from dim_jax.networks import energies
+from dim_jax.objectives import stein
+from dim_jax.runs import provenance
+
+_SAVED = 2000
+_SAVED_IMAGES = 64
+_GRID = 101
+_ARROWS = 21
+# Cells along each axis, of the box and of one that is twice as wide.
+_CELLS = {1: 4000, 2: 200}
+# Kernels of the discrepancy, in root mean square distances of two examples.
+_WIDTHS = (0.125, 0.25, 0.5, 1.0)
+
+
+def density(
+  run_dir: str,
+  *,
+  step: int | None = None,
+  ais: bool = False,
+  chains: int = 100,
+  temperatures: int = 1000,
+  samples: int = 1000,
+  chain_steps: int = 1000,
+  seed: int = 0,
+) -> dict[str, Any]:
+  """Measures a run and writes what it found into the run's folder.
+
+  Args:
+    run_dir: the run of a `dim_jax.objectives.stein` config.
+    step: which checkpoint; the newest if None.
+    ais: estimate log Z by annealed importance sampling; an RBM's always is.
+    chains: of AIS.
+    temperatures: of AIS.
+    samples: how many to compare with the test set, as training makes its
+      negatives (fewer where fewer chains are kept), or exact ones of an RBM.
+    chain_steps: transitions of chains that start from noise, where training
+      started at the data.
+    seed: of samples and AIS.
+
+  Returns:
+    The contents of evaluation/density.json. 'rows' has the model, once for each
+    way to normalise it, and what it is compared with: log Z, mean log
+    likelihood of the test set with its standard error over examples, and the
+    divergence of each from the truth where that is known, all in nats an
+    example.
+
+  Raises:
+    FileNotFoundError: the folder is not a run, or has no such checkpoint.
+    ValueError: it has no energy.
+  """
+  started = time.time()
+  trained = dim_jax.load(run_dir, step)
+  config = trained.config.objective
+  if not isinstance(config, stein.Config):
+    raise ValueError(
+      f'{run_dir!r} is a run of {type(config).__module__}, which has no '
+      'density: measure it with experiments.evaluate.'
+    )
+  params, model_state = trained.variables
+  train, test = (
+    data_lib.load(trained.config.data, split, progress=False)
+    for split in ('train', 'test')
+  )
+  energy = functools.partial(stein.log_density, config, params)
+  x_train, x_test = _seen(config, train), _seen(config, test)
+  f_test = trained(test.inputs)['energy'][:, 0].astype(np.float64)
+  shape = x_test.shape[1:]
+  truth = None
+  if isinstance(trained.config.data, config_lib.PointConfig):
+    truth = _float64(points.log_density(trained.config.data.name, x_test))
+  rows: list[dict[str, Any]] = []
+
+  def add(name: str, by: str, log_p: np.ndarray, **more: Any) -> None:
+    row = {'density': name, 'by': by} | more | _mean('log_likelihood', log_p)
+    if truth is not None:
+      row |= _mean('divergence', truth - log_p)
+    rows.append(row)
+
+  arrays: dict[str, Any] = {'f_test': f_test[:_SAVED]}
+  if truth is not None and len(shape) == 1 and shape[0] in _CELLS:
+    log_z, change = _on_a_box(energy, x_train)
+    add('model', 'grid', f_test - log_z, log_z=log_z, box_change=change)
+    arrays |= _picture(trained, energy, x_train, log_z)
+  is_rbm = config.energy == 'rbm' or isinstance(config.energy, energies.RBM)
+  hidden = params['energy']['hidden'].size if is_rbm else 0
+  has_exact = is_rbm and hidden <= energies.MAX_HIDDEN
+  if has_exact:
+    log_z = float(energies.RBM.log_partition(params['energy']))
+    add('model', 'exact', f_test - log_z, log_z=log_z)
+  if ais or has_exact:
+    # An RBM is a mixture of Gaussians of unit variance. Chains from one of them
+    # find its near modes, as the exact row beside it shows.
+    std = 1.0 if is_rbm else 2 * float(np.sqrt(x_train.var(0).mean()))
+    found = likelihood.annealed_importance(
+      jax.random.key(seed),
+      energy,
+      shape,
+      mean=x_train.mean(0),
+      std=std,
+      chains=chains,
+      temperatures=temperatures,
+    )
+    estimate = {name: float(x) for name, x in found._asdict().items()}
+    log_z = estimate.pop('log_z')
+    estimate['log_z_error'] = estimate.pop('standard_error')
+    add('model', 'AIS', f_test - log_z, log_z=log_z, chains=chains, **estimate)
+  flat_train, flat_test = (_flat(x) for x in (x_train, x_test))
+  if truth is None and rows:
+    off = flat_test - flat_train.mean(0)
+    constant = 0.5 * off.shape[1] * math.log(2 * math.pi)
+    log_p = -0.5 * (off**2).sum(1) - constant
+    add('N(mean, I)', 'exact', log_p)
+  elif truth is not None:
+    add('N(mean, covariance)', 'exact', _gaussian(flat_train, flat_test))
+    add('truth', 'exact', truth)
+  if has_exact:
+    rng = jax.random.key(seed)
+    rows_made = energies.RBM.sample(params['energy'], rng, samples)
+    made = np.asarray(rows_made).reshape(samples, *shape)
+  else:
+    made = _samples(
+      config, params, model_state, shape, samples, chain_steps, seed
+    )
+  few = _SAVED if len(shape) == 1 else _SAVED_IMAGES
+  arrays |= {
+    'data': x_test[:few],
+    'samples': made[:few],
+    'f_samples': np.asarray(jax.jit(energy)(made))[:_SAVED],
+  }
+  report = {
+    'dataset': test.name,
+    'note': test.note,
+    'step': int(trained.step),
+    'energy': str(config_lib.to_json(config.energy)),
+    'negatives': config.negatives,
+    'test_examples': len(x_test),
+    'rows': rows,
+    'samples': _compared(_flat(made), flat_train, flat_test),
+    'seed': seed,
+    'hardware': provenance.hardware(),
+    'versions': provenance.versions(),
+    'date': datetime.date.today().isoformat(),
+    'seconds': time.time() - started,
+  }
+  folder = os.path.join(run_dir, 'evaluation')
+  os.makedirs(folder, exist_ok=True)
+  path = os.path.join(folder, 'density')
+  files.write_arrays(f'{path}.npz', arrays)
+  files.write_json(f'{path}.json', report)
+  return report
+
+
+def _float64(x: Any) -> np.ndarray:
+  return np.asarray(x, np.float64)
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+  return _float64(x).reshape(len(x), -1)
+
+
+def _seen(config: stein.Config, examples: data_lib.Examples) -> np.ndarray:
+  """The examples as the energy sees them."""
+  return np.asarray(stein.inputs(config, data_lib.batch(examples)))
+
+
+def _mean(name: str, values: np.ndarray) -> dict[str, float]:
+  error = values.std(ddof=1) / math.sqrt(len(values))
+  return {name: float(values.mean()), f'{name}_error': float(error)}
+
+
+def _gaussian(train: np.ndarray, x: np.ndarray) -> np.ndarray:
+  """Log density of the Gaussian with the moments of `train`, [n]."""
+  factor = np.linalg.cholesky(np.atleast_2d(np.cov(train, rowvar=False)))
+  white = np.linalg.solve(factor, (x - train.mean(0)).T)
+  constant = 0.5 * len(factor) * math.log(2 * math.pi)
+  return -0.5 * (white**2).sum(0) - np.log(np.diag(factor)).sum() - constant
+
+
+def _on_a_box(
+  energy: Callable[[jax.Array], jax.Array], x: np.ndarray
+) -> tuple[float, float]:
+  """Log Z on a box far around the data, and what doubling it had added."""
+  reach = 3 * x.std(0) + 1
+  low, high = x.min(0) - reach, x.max(0) + reach
+  half = (high - low) / 2
+  cells = _CELLS[x.shape[1]]
+  narrow, wide = (
+    float(
+      likelihood.grid_log_partition(
+        energy,
+        tuple((low - scale * half).tolist()),
+        tuple((high + scale * half).tolist()),
+        (1 + scale) * cells,
+      )
+    )
+    for scale in (0, 1)
+  )
+  return wide, wide - narrow
+
+
+def _picture(
+  trained: dim_jax.Encoder,
+  energy: Callable[[jax.Array], jax.Array],
+  x: np.ndarray,
+  log_z: float,
+) -> dict[str, np.ndarray]:
+  """The log densities of model and truth on a grid, and the model's score."""
+  config = trained.config
+  reach = 0.5 * x.std(0)
+  low, high = x.min(0) - reach, x.max(0) + reach
+
+  def grid(count: int) -> tuple[list[np.ndarray], np.ndarray]:
+    axes = [np.linspace(*ends, count) for ends in zip(low, high, strict=True)]
+    nodes = np.stack(np.meshgrid(*axes, indexing='ij'), -1)
+    return axes, nodes.reshape(-1, len(axes)).astype(np.float32)
+
+  axes, nodes = grid(_GRID)
+  _, arrows = grid(_ARROWS)
+  shape = (_GRID,) * len(axes)
+  score = jax.jit(
+    functools.partial(stein.score, config.objective, trained.variables[0])
+  )
+  log_density = np.asarray(jax.jit(energy)(nodes)) - log_z
+  log_truth = np.asarray(points.log_density(config.data.name, nodes))
+  return {f'axis_{i}': axis for i, axis in enumerate(axes)} | {
+    'log_density': log_density.reshape(shape),
+    'true_log_density': log_truth.reshape(shape),
+    'score_points': arrows,
+    'score': np.asarray(score(arrows)),
+  }
+
+
+def _samples(
+  config: stein.Config,
+  params: Any,
+  model_state: Any,
+  shape: tuple[int, ...],
+  count: int,
+  chain_steps: int,
+  seed: int,
+) -> np.ndarray:
+  """Draws as training makes its negatives; see `stein.sample`."""
+  kept = config.negatives in ('persistent', 'buffer')
+  steps = chain_steps if config.negatives in ('cd', 'stein') else None
+  draw = functools.partial(
+    stein.sample,
+    config,
+    count=min(count, config.chains) if kept else count,
+    shape=shape,
+    steps=steps,
+  )
+  rng = jax.random.key(seed)
+  return np.asarray(jax.jit(draw)(params, model_state, rng))
+
+
+def _compared(
+  made: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> dict[str, Any]:
+  """How samples differ from the test set, beside as many training examples."""
+  count = min(len(made), len(train), len(test))
+  spread = math.sqrt(2 * train.var(0).sum())
+  widths = [float(width * spread) for width in _WIDTHS]
+
+  @jax.jit
+  def mmd(x, y):
+    return priors.mmd(x, y, bandwidths=widths)
+
+  part = jnp.asarray(test[:count], jnp.float32)
+  return {
+    'count': count,
+    'mmd': float(mmd(jnp.asarray(made[:count], jnp.float32), part)),
+    'mmd_of_data': float(mmd(jnp.asarray(train[:count], jnp.float32), part)),
+    'mmd_bandwidths': widths,
+    'mean_distance': float(np.linalg.norm(made.mean(0) - test.mean(0))),
+    'variance_ratio': float(made.var(0).sum() / test.var(0).sum()),
+  }
+
+
+def notes(report: dict[str, Any]) -> str:
+  """What `density` returned of samples, and how to read its table."""
+  samples = report['samples']
+  lines = [
+    f'{samples["count"]} samples: MMD^2 {samples["mmd"]:.4f} to the test set '
+    f'(training examples: {samples["mmd_of_data"]:.4f}), mean off by '
+    f'{samples["mean_distance"]:.3f}, variance {samples["variance_ratio"]:.2f} '
+    'of its.'
+  ]
+  if report['rows']:
+    lines.append(
+      '± standard error: of log Z over chains, else over test examples. N(...) '
+      'has the moments of the training examples.'
+    )
+  else:
+    lines.append('The energy is not normalised: --ais estimates log Z.')
+  for row in report['rows']:
+    change = row.get('box_change', 0.0)
+    if abs(change) > 0.01:
+      lines.append(
+        f'The box is too narrow: doubling it changed log Z by {change:.3f}.'
+      )
+  return '\n'.join(lines)
+
+
+def table(report: dict[str, Any]) -> rich.table.Table:
+  """What `density` returned of densities, as a table."""
+  shown = rich.table.Table(
+    title=(
+      f'{report["dataset"]}, step {report["step"]}, negatives '
+      f'{report["negatives"]}: nats an example'
+    ),
+    box=rich.box.SIMPLE_HEAD,
+  )
+  names = {
+    'log_z': 'log Z',
+    'log_likelihood': 'log likelihood',
+    'divergence': 'KL(data || it)',
+  }
+  names = {
+    name: title
+    for name, title in names.items()
+    if any(name in row for row in report['rows'])
+  }
+  for title in ('density', 'by'):
+    shown.add_column(title, no_wrap=True)
+  for title in names.values():
+    shown.add_column(title, justify='right', no_wrap=True)
+  for row in report['rows']:
+    cells = []
+    for name in names:
+      error = row.get(f'{name}_error')
+      cell = f'{row[name]:.3f}' if name in row else ''
+      cells.append(cell if error is None else f'{cell} ± {error:.3f}')
+    shown.add_row(row['density'], row['by'], *cells)
+  return shown

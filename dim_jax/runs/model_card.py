@@ -1,0 +1,245 @@
+"""Writes a run's encoder as one file of arrays, with a card that describes it.
+
+  python -m experiments.export runs/digits
+  python -m experiments.export runs/digits --out=encoder.npz
+
+The file is read by `dim_jax.load`, or by NumPy alone; the card, encoder.md, has
+the config, the data and the numbers that were measured of this very step.
+"""
+
+import importlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+import dim_jax
+from dim_jax import files
+from dim_jax.runs import provenance
+
+
+def export(
+  run_dir: str,
+  out: str | None = None,
+  *,
+  step: int | None = None,
+  all_players: bool = False,
+  command: str | None = None,
+) -> tuple[str, str]:
+  """Writes the file and its card.
+
+  Args:
+    run_dir: the run.
+    out: the file, by default encoder.npz in the run's folder; the card is
+      beside it, with the suffix .md.
+    step: which checkpoint; the newest if None.
+    all_players: see `dim_jax.Encoder.export`.
+    command: what trains the run again, for the card.
+
+  Returns:
+    The paths of the file and of the card.
+
+  Raises:
+    FileNotFoundError: the folder is no run, or has no such checkpoint.
+    FileExistsError: the file or the card is there already.
+    ValueError: the file would have the card's name.
+  """
+  out = out or os.path.join(run_dir, 'encoder.npz')
+  described = os.path.splitext(out)[0] + '.md'
+  if described == out:
+    raise ValueError(
+      f'--out={out!r} is the name of the card, which lies beside the file: '
+      'give the file another suffix, such as .npz.'
+    )
+  for path in (out, described):
+    if os.path.exists(path):
+      raise FileExistsError(
+        f'{path!r} exists already: choose another --out, or delete it first.'
+      )
+  dim_jax.load(run_dir, step).export(out, all_players=all_players)
+  try:
+    files.write(described, card(out, run_dir, command))
+  except BaseException:
+    os.remove(out)  # Or the next try would find it in its way.
+    raise
+  return out, described
+
+
+def card(path: str, run_dir: str, command: str | None = None) -> str:
+  """What is known of an exported encoder, as Markdown.
+
+  Args:
+    path: the file.
+    run_dir: the run that it comes from, whose measurements are told.
+    command: what trains the run again.
+  """
+  with np.load(path, allow_pickle=False) as file:
+    header = json.loads(str(file['json']))
+    sizes = {name: file[name].size for name in file.files if name != 'json'}
+  config = header['config']
+  method = config['objective']['type'].partition(':')[0]
+  title = (importlib.import_module(method).__doc__ or method).splitlines()[0]
+  kind, shape = header['input']['kind'], header['input']['shape']
+  stored = header['input']['dtype']
+  given = stored if stored == 'float32' else f'{stored}, or float in [-1, 1]'
+  players = sorted({n.split('/')[1] for n in sizes if n.startswith('params/')})
+  numbers = sum(n for name, n in sizes.items() if name.startswith('params/'))
+  weights = 'the last of training'
+  if header['averaged']:
+    weights = f'a moving average, decay {config["average"]}'
+  measured, note = _measured(run_dir, header)
+  taps = ', '.join(f'`{k}` {v}' for k, v in header['taps'].items())
+  rows = {
+    'method': title,
+    'input': f"'{kind}', N x {shape}, {given}",
+    'features': taps,
+    'players': f'{", ".join(players)}: {numbers:,} parameters',
+    'trained': f'{header["step"]:,} steps of {config["batch_size"]} examples, '
+    f'seed {config["seed"]}',
+    'parameters': weights,
+    'exported with': ', '.join(
+      f'{k} {v}' for k, v in header['versions'].items()
+    ),
+    'commit': provenance.commit()
+    or 'not known: the package is in no git checkout',
+    'checksum': f'`{header["checksum"]}`',
+  }
+  name = os.path.basename(path)
+  return '\n'.join(
+    [
+      f'# {os.path.splitext(name)[0]}: {config["data"]["name"]}, '
+      f'step {header["step"]}',
+      '',
+      '| | |',
+      '| --- | --- |',
+      *(f'| {key} | {value} |' for key, value in rows.items()),
+      '',
+      '## Data',
+      '',
+      f'`{config["data"]["name"]}`. {note}'.rstrip(),
+      '',
+      '## Measured',
+      '',
+      *measured,
+      '',
+      '## Load',
+      '',
+      '```python',
+      'import dim_jax',
+      '',
+      f"encoder = dim_jax.load('{name}')",
+      f'features = encoder(examples)  # {", ".join(header["taps"])}',
+      '```',
+      '',
+      'With NumPy alone, the parameters by name:',
+      '',
+      '```python',
+      'import json',
+      'import numpy as np',
+      '',
+      f"file = np.load('{name}')",
+      "header = json.loads(str(file['json']))",
+      f"array = file['{min(sizes)}']",
+      '```',
+      '',
+      '## Licences',
+      '',
+      'Code, dim_jax: Apache-2.0. Data: the terms of whoever publishes '
+      f'`{config["data"]["name"]}`. Parameters: those of whoever trained them.',
+      '',
+      '## Config',
+      '',
+      *(['```sh', command, '```', ''] if command else []),
+      '```json',
+      json.dumps(config, indent=2),
+      '```',
+      '',
+    ]
+  )
+
+
+def _measured(run_dir: str, header: dict[str, Any]) -> tuple[list[str], str]:
+  """Lines of what evaluation found of this step, and the note on the data."""
+  lines: list[str] = []
+  note = ''
+  for name, describe in (
+    ('probes', _probes),
+    ('classification', _classification),
+    ('density', _density),
+  ):
+    path = os.path.join(run_dir, 'evaluation', f'{name}.json')
+    if not os.path.exists(path):
+      continue
+    with open(path) as file:
+      found = json.load(file)
+    if (step := found.get('step')) != header['step']:
+      lines += [f'{name}.json is of step {step} and left out.', '']
+      continue
+    note = found.get('note') or note
+    lines += [*describe(found, header), '']
+    lines += [f'Hardware: {found["hardware"]}; {found.get("date", "")}.', '']
+  if not lines:
+    lines = ['Nothing yet: measure the run, delete this card, export again.']
+  return lines, note
+
+
+def _probes(found: dict[str, Any], header: dict[str, Any]) -> list[str]:
+  del header
+  rows = [
+    f'| {r.get("label", "class")} | {r["tap"]} | {r["features"]} | '
+    f'{r["probe"]} | {100 * r["mean"]:.1f} ± {100 * r["std"]:.1f} | '
+    f'{len(r["values"])} | {r.get("protocol_hash", "")} |'
+    for r in found['results']
+  ]
+  return [
+    f'Accuracy of probes in % on the test split of {found["dataset"]}, mean ± '
+    'standard deviation over seeds (or draws of labels):',
+    '',
+    '| label | tap | features | probe | % | seeds | protocol |',
+    '| --- | --- | --- | --- | --- | --- | --- |',
+    *rows,
+    '',
+    *(
+      f'Protocol {key}: `{json.dumps(value)}`'
+      for key, value in found.get('protocols', {}).items()
+    ),
+  ]
+
+
+def _classification(found: dict[str, Any], header: dict[str, Any]) -> list[str]:
+  weights = 'average' if header['averaged'] else 'raw'
+  rows = [
+    f'| {r["split"]} | {r["examples"]} | {name.removeprefix("error_")} | '
+    f'{value:.2f} |'
+    for r in found['results']
+    if r['weights'] == weights
+    for name, value in r.items()
+    if name.startswith('error_')
+  ]
+  return [
+    f'Errors of the classifier in % on {found["dataset"]}, by how many samples '
+    f'of the code, or its mean ({weights} weights):',
+    '',
+    '| split | examples | samples | % |',
+    '| --- | --- | --- | --- |',
+    *rows,
+  ]
+
+
+def _density(found: dict[str, Any], header: dict[str, Any]) -> list[str]:
+  del header
+  rows = [
+    f'| {r["density"]} | {r["by"]} | {r["log_likelihood"]:.3f} ± '
+    f'{r["log_likelihood_error"]:.3f} |'
+    for r in found['rows']
+    if 'log_likelihood' in r
+  ]
+  return [
+    f'Log likelihood in nats of {found["test_examples"]} test examples, ± '
+    'standard error:',
+    '',
+    '| density | by | nats |',
+    '| --- | --- | --- |',
+    *rows,
+  ]
