@@ -13,16 +13,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import rich.box
 import rich.table
 
 from dim_jax import config as config_lib
 from dim_jax import files
+from dim_jax import progress as progress_lib
 from dim_jax.data import augment
 from dim_jax.data import load as data_lib
 from dim_jax.evaluation import classification
+from dim_jax.objective import Objective
 from dim_jax.objectives import vib
-from dim_jax.training import checkpoint, grid, lock, metrics
+from dim_jax.training import grid, loop, metrics, parallel
 from dim_jax.training import step as step_lib
 from dim_jax.runs import classify, provenance
 
@@ -57,76 +60,25 @@ def sweep(
   }
   part = data['train']
   classify.check_labels(run.objective, part.name, part.labels)
-  resident = {
-    'image': jnp.asarray(data['train'].images),
-    'label': jnp.asarray(data['train'].labels),
-  }
+  arrays = {'image': part.images, 'label': part.labels}
   betas, seeds = zip(
     *((b, s) for b in config.betas for s in config.seeds), strict=True
   )
   objective = vib.make(run.objective)
-  example = {name: values[:2] for name, values in resident.items()}
+  example = {name: values[:2] for name, values in arrays.items()}
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), example)
   optimizer = step_lib.make_optimizer(
     run.optimizer, run.players, params, run.average
   )
-  states = grid.init_states(
-    objective, optimizer, example, seeds, {'beta': betas}
-  )
+  runs = grid.Runs(seeds, {'beta': betas})
+  settings = loop.Settings.of(run, show_progress=show_progress)
+  memory_bytes = _memory(objective, optimizer, arrays, runs, settings)
   files.make_folder(workdir)
   _claim(config, workdir)
-  chunk: Any = grid.make_chunk(objective, optimizer, accumulate=run.accumulate)
-  compiled: dict[int, Any] = {}
-  memory_bytes = 0
   started = time.monotonic()
-  with (
-    lock.hold(workdir),
-    checkpoint.Checkpoints(workdir, run.keep, owner=True) as checkpoints,
-    metrics.Progress(
-      run.steps, run.batch_size * len(seeds), show_progress
-    ) as progress,
-  ):
-    step = checkpoints.recover(progress.say) or 0
-    if step:
-      states = checkpoints.restore(states, step)
-      progress.say(f'continuing {workdir} at step {step} of {run.steps}')
-    writer = metrics.JsonLines(workdir)
-    clock = metrics.Clock(writer.truncate(step))
-    while step < run.steps:
-      count = min(run.log_every - step % run.log_every, run.steps - step)
-      indices = grid.batch_indices(
-        seeds,
-        step,
-        count,
-        batch_size=run.batch_size,
-        num_examples=len(data['train'].labels),
-      )
-      if count not in compiled:
-        compiled[count] = chunk.lower(states, resident, indices).compile()
-        memory_bytes = max(memory_bytes, peak_bytes(compiled[count]))
-      states, values = compiled[count](states, resident, indices)
-      values = {k: np.asarray(v) for k, v in jax.device_get(values).items()}
-      step += count
-      for name, column in values.items():
-        if not np.isfinite(column).all():
-          r = int(np.argmin(np.isfinite(column)))
-          raise FloatingPointError(
-            f'{name} became non-finite between steps {step - count} and {step} '
-            f'at beta {betas[r]}, seed {seeds[r]}. Lower the learning rate, or '
-            'clip (run.optimizer.clip).'
-          )
-      images = count * run.batch_size * len(seeds)
-      line = {
-        'step': step,
-        'seconds': round(clock.seconds(), 3),
-        'images_per_s': round(images / clock.lap(), 1),
-      }
-      writer.write(line | {k: v.tolist() for k, v in values.items()})
-      progress.update(line | {k: float(v.mean()) for k, v in values.items()})
-      if step % run.checkpoint_every == 0 or step == run.steps:
-        checkpoints.save(step, states)
-        clock.lap()
-    trained_s = clock.seconds()
+  states = loop.fit(objective, optimizer, arrays, workdir, settings, runs=runs)
+  lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
+  with progress_lib.Progress(show_progress, stderr=False) as progress:
     rows = _measure(config, states, betas, seeds, data, samples, progress)
   bits = {row['split']: row['label_entropy_bits'] for row in rows}
   report = {
@@ -142,8 +94,8 @@ def sweep(
     'log2_examples': {
       split: float(np.log2(len(part.labels))) for split, part in data.items()
     },
-    'memory_bytes': memory_bytes or None,
-    'training_seconds': trained_s,
+    'memory_bytes': memory_bytes,
+    'training_seconds': lines[-1]['seconds'],
     'seconds': time.monotonic() - started,
     'hardware': provenance.hardware(),
     'versions': provenance.versions(),
@@ -214,6 +166,30 @@ def _claim(config: config_lib.SweepConfig, workdir: str) -> None:
   files.write_json(path, data)
 
 
+def _memory(
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  arrays: dict[str, Any],
+  runs: grid.Runs,
+  settings: loop.Settings,
+) -> int:
+  """What the compiled program of an interval allocates at most, in bytes."""
+  chunk: Any = loop.make_chunk(
+    objective,
+    optimizer,
+    parallel.make_mesh(1),
+    form='grid',
+    accumulate=settings.accumulate,
+  )
+  states = jax.eval_shape(
+    lambda: grid.init_states(objective, optimizer, arrays, runs)
+  )
+  count = min(settings.log_every, settings.steps)
+  shape = (len(runs.seeds), count, settings.batch_size)
+  indices = jax.ShapeDtypeStruct(shape, jnp.int32)
+  return peak_bytes(chunk.lower(states, arrays, indices).compile())
+
+
 def peak_bytes(compiled: Any) -> int:
   """What a compiled program allocates at most, its arguments included."""
   memory = compiled.memory_analysis()
@@ -232,7 +208,7 @@ def _measure(
   seeds: tuple[int, ...],
   data: dict[str, Any],
   samples: int,
-  progress: metrics.Progress,
+  progress: progress_lib.Progress,
 ) -> list[dict[str, Any]]:
   run = config.run
   functions = classify.measures(run.objective, samples)

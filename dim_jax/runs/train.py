@@ -124,25 +124,16 @@ def train(
     objective,
     optimizer,
     train_set,
-    run_dir=workdir,
-    batch_size=config.batch_size,
-    accumulate=config.accumulate,
-    steps=config.steps,
-    seed=config.seed,
-    log_every=config.log_every,
-    checkpoint_every=config.checkpoint_every,
-    keep=config.keep,
-    form=config.parallel,
-    devices=devices,
+    workdir,
+    loop.Settings.of(
+      config, devices=devices, profile=profile, show_progress=show_progress
+    ),
     augment=None if stored else change,
     monitor=None
     if tap is None
     else representations.collapse_monitor(objective.encode, monitored, tap),
     example=example,
     start=start,
-    tensorboard=config.tensorboard,
-    profile=profile,
-    show_progress=show_progress,
   )
 
 

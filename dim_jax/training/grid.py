@@ -1,12 +1,13 @@
-"""Many runs in one compiled program: a grid over seeds and model state.
+"""Several runs in one compiled program: a grid over seeds and model state.
 
-What tells the runs apart is data, not code: the key of each, and arrays of
-their model state, such as the bottleneck's 'beta'. So a sweep compiles once.
-Run r of a grid is the run that `fit` makes of the same seed and value, but for
-rounding.
+What sets the runs apart is data, not code: the key of each, and arrays of their
+model state, such as the bottleneck's 'beta'. So a sweep compiles once. Run r of
+a grid is the run that `loop.fit` makes of the same seed and value alone, but
+for rounding.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,27 +18,37 @@ from dim_jax.data import batches
 from dim_jax.objective import Batch, Objective
 from dim_jax.training import step as step_lib
 
-Chunk = Callable[
-  [step_lib.TrainState, Batch, jax.Array],
-  tuple[step_lib.TrainState, dict[str, jax.Array]],
-]
+
+class Runs(NamedTuple):
+  """What sets the runs of a grid apart.
+
+  Attributes:
+    seeds: of each run, R of them; equal seeds see the same order of examples.
+    model_state: for names of the model state, the value of each run.
+  """
+
+  seeds: Sequence[int]
+  model_state: Mapping[str, Sequence[float]] = {}
+
+  def name(self, number: int) -> str:
+    """Names a run in a message, such as 'beta 0.01, seed 2'."""
+    values = [f'{key} {x[number]:g}' for key, x in self.model_state.items()]
+    return ', '.join([*values, f'seed {self.seeds[number]}'])
 
 
 def init_states(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   batch: Batch,
-  seeds: Sequence[int],
-  model_state: Mapping[str, Sequence[float]],
+  runs: Runs,
 ) -> step_lib.TrainState:
-  """The states of R runs before their first step.
+  """Draws the states of R runs before their first step.
 
   Args:
     objective: the method.
     optimizer: as `make_optimizer` makes it.
     batch: an example batch, of which only the shapes matter.
-    seeds: of each run, R of them.
-    model_state: for names of the model state, the value of each run.
+    runs: what sets them apart.
 
   Returns:
     A `TrainState` whose leaves have a leading axis of R runs.
@@ -45,63 +56,26 @@ def init_states(
   Raises:
     ValueError: a name is not in the model state, or lengths differ.
   """
-  rngs = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+  rngs = jax.vmap(jax.random.key)(jnp.asarray(runs.seeds, jnp.uint32))
   init = jax.vmap(
     lambda rng: step_lib.init_state(objective, optimizer, batch, rng)
   )
   states = jax.jit(init)(rngs)
+  if not runs.model_state:
+    return states
   values = dict(states.model_state)
-  for name, column in model_state.items():
+  for name, column in runs.model_state.items():
     if name not in values:
       raise ValueError(
         f'No {name!r} in the model state: this objective has {sorted(values)}.'
       )
-    if len(column) != len(seeds):
+    if len(column) != len(runs.seeds):
       raise ValueError(
-        f'{len(seeds)} seeds, but {len(column)} values of {name!r}: give one '
-        'of each for every run.'
+        f'{len(runs.seeds)} seeds, but {len(column)} values of {name!r}: give '
+        'one of each for every run.'
       )
     values[name] = jnp.asarray(column, values[name].dtype)
   return states._replace(model_state=values)
-
-
-def make_chunk(
-  objective: Objective,
-  optimizer: optax.GradientTransformation,
-  *,
-  accumulate: int = 1,
-) -> Chunk:
-  """Compiles many steps of all runs as one scan, under `vmap`.
-
-  Args:
-    objective: the method.
-    optimizer: as `make_optimizer` makes it.
-    accumulate: into how many micro-batches a step splits its batch.
-
-  Returns:
-    `(states, data, indices [R, steps, batch]) -> (states, metrics)`; metrics
-    are averages over the steps, shape [R]. The states are donated.
-  """
-
-  def one(
-    state: step_lib.TrainState, data: Batch, indices: jax.Array
-  ) -> tuple[step_lib.TrainState, dict[str, jax.Array]]:
-    def body(
-      state: step_lib.TrainState, rows: jax.Array
-    ) -> tuple[step_lib.TrainState, dict[str, jax.Array]]:
-      batch = {name: values[rows] for name, values in data.items()}
-      return step_lib.train_step(
-        state,
-        batch,
-        objective=objective,
-        optimizer=optimizer,
-        accumulate=accumulate,
-      )
-
-    state, values = jax.lax.scan(body, state, indices)
-    return state, jax.tree.map(lambda x: x.mean(0), values)
-
-  return jax.jit(jax.vmap(one, in_axes=(0, None, 0)), donate_argnums=0)
 
 
 def batch_indices(
@@ -112,7 +86,7 @@ def batch_indices(
   batch_size: int,
   num_examples: int,
 ) -> np.ndarray:
-  """Which examples form the next steps of each run, as `fit` orders them.
+  """Orders the examples of the next steps of each run, as if it were alone.
 
   Args:
     seeds: of each run; equal seeds see the same order.

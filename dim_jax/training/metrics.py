@@ -3,19 +3,19 @@
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-from rich import console, progress
+import numpy as np
 
-from dim_jax import files
+from dim_jax import files, progress
 
+# Quantities that the terminal shows, whichever parameter group has them.
 _SHOWN = re.compile(
-  r'mi/(local|global)|encoder/(rate|effective_rank)|decoder/accuracy|'
-  r'module_\d+/(infonce|cross_entropy)|probe/(y|module_\d+)_accuracy'
+  r'(\w+/)*(local|global|rate|infonce|cross_entropy|gap|effective_rank|'
+  r'\w*accuracy)'
 )
 
 
@@ -55,7 +55,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   """
   if not os.path.exists(path):
     return []
-  with open(path) as file:
+  with open(path, encoding='utf-8') as file:
     rows = file.read().split('\n')
   lines = []
   for number, row in enumerate(rows, 1):
@@ -69,60 +69,6 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
         f'{os.fspath(path)} line {number} is not JSON: {row[:60]!r}.'
       ) from error
   return lines
-
-
-class Progress:
-  """Signs of life: a bar on a terminal, a line an interval elsewhere."""
-
-  def __init__(self, steps: int, batch_size: int, enabled: bool = True):
-    """Prepares to show `steps` steps of `batch_size` images each."""
-    self._steps, self._batch_size = steps, batch_size
-    self._enabled = enabled and jax.process_index() == 0
-    self._console = console.Console(soft_wrap=True, highlight=False)
-    self._bar = None
-    if self._enabled and sys.stdout.isatty():
-      self._bar = progress.Progress(
-        progress.TextColumn('step {task.completed:.0f}/{task.total:.0f}'),
-        progress.BarColumn(bar_width=24),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn('ETA'),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn('{task.description}'),
-        console=self._console,
-      )
-
-  def __enter__(self) -> 'Progress':
-    if self._bar:
-      self._bar.start()
-      self._task = self._bar.add_task('compiling', total=self._steps)
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    if self._bar:
-      self._bar.stop()
-
-  def say(self, text: str) -> None:
-    """One plain line."""
-    if self._enabled:
-      self._console.print(text, markup=False)
-
-  def update(self, line: Mapping[str, Any]) -> None:
-    """Shows a logged line."""
-    if not self._enabled:
-      return
-    rate = line['images_per_s']
-    terms = '  '.join(
-      f'{k} {v:.3f}' for k, v in line.items() if _SHOWN.fullmatch(k)
-    )
-    text = f'{rate:,.0f} images/s  {terms}'
-    if self._bar:
-      self._bar.update(self._task, completed=line['step'], description=text)
-      return
-    eta = (self._steps - line['step']) * self._batch_size / max(rate, 1e-9)
-    self.say(
-      f'step {line["step"]}/{self._steps}  {line["seconds"]:.0f} s  '
-      f'ETA {eta:.0f} s  {text}'
-    )
 
 
 class TensorBoard:
@@ -150,19 +96,105 @@ class TensorBoard:
 
 
 class Clock:
-  """Seconds of training, over all the sittings of a run."""
+  """Seconds of training, over all the sessions of a run."""
 
-  def __init__(self, before: float):
+  def __init__(self, before: float = 0.0):
     """Starts at `before` seconds."""
     self._start = time.perf_counter() - before
     self._lap = time.perf_counter()
 
   def seconds(self) -> float:
-    """Seconds of training so far."""
+    """Returns the seconds of training so far."""
     return time.perf_counter() - self._start
 
   def lap(self) -> float:
-    """Seconds since the last lap."""
+    """Returns the seconds since the last lap."""
     now = time.perf_counter()
     lap, self._lap = now - self._lap, now
     return lap
+
+
+class Log:
+  """Where the numbers of one session go; a context manager.
+
+  Of several processes only the first writes and shows.
+  """
+
+  def __init__(
+    self,
+    run_dir: str | os.PathLike,
+    *,
+    steps: int,
+    images: int,
+    tensorboard: bool = False,
+    show: bool = True,
+  ):
+    """Prepares to log.
+
+    Args:
+      run_dir: the run's folder.
+      steps: of the run.
+      images: examples of a step, over all runs of a grid.
+      tensorboard: write events too.
+      show: show progress.
+    """
+    self.is_writer = jax.process_index() == 0
+    self._run_dir, self._steps, self._images = run_dir, steps, images
+    self._lines = JsonLines(run_dir)
+    self._events = None
+    if tensorboard and self.is_writer:
+      self._events = TensorBoard(run_dir)
+    self._progress = progress.Progress(show and self.is_writer, stderr=False)
+    self.clock = Clock()
+
+  def __enter__(self) -> 'Log':
+    self._progress.__enter__()
+    return self
+
+  def __exit__(self, *error: Any) -> None:
+    self._progress.__exit__(*error)
+
+  def start(self, step: int) -> None:
+    """Starts the clock, and drops what was logged after `step`."""
+    before = self._lines.truncate(step) if self.is_writer else 0.0
+    self.clock = Clock(before)
+    self._task = self._progress.task(
+      'step', self._steps, done=step, seconds=0.0
+    )
+
+  def write(
+    self, step: int, count: int, numbers: Mapping[str, Any]
+  ) -> dict[str, Any]:
+    """Writes and shows the line of an interval.
+
+    Args:
+      step: its last one.
+      count: how many steps it has.
+      numbers: by name, those of each run where there are several.
+
+    Returns:
+      The line.
+    """
+    rate = count * self._images / self.clock.lap()
+    line = {
+      'step': step,
+      'images': step * self._images,
+      'seconds': round(self.clock.seconds(), 3),
+      'images_per_s': round(rate, 1),
+      **numbers,
+    }
+    if self.is_writer:
+      self._lines.write(line)
+    if self._events:
+      self._events.write(line)
+    terms = '  '.join(
+      f'{name} {np.mean(value):.3f}'
+      for name, value in numbers.items()
+      if _SHOWN.fullmatch(name)
+    )
+    self._task.update(step, f'{rate:,.0f} images/s  {terms}')
+    return line
+
+  def say(self, text: str) -> None:
+    """Shows one plain line."""
+    self._progress.say(text)

@@ -151,7 +151,7 @@ def merge(
   )
 
 
-def make_chunk(
+def make_dispatch(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   devices: Sequence[jax.Device],
@@ -160,7 +160,7 @@ def make_chunk(
   [step_lib.TrainState, Batch, jax.Array],
   tuple[step_lib.TrainState, dict[str, jax.Array]],
 ]:
-  """Compiles the steps of all stages, and dispatches many at a time.
+  """Compiles the step of each stage; the host dispatches many at a time.
 
   Args:
     objective: the method, which has stages.

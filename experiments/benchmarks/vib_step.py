@@ -133,7 +133,7 @@ def sweep(args: argparse.Namespace) -> dict[str, float]:
   import numpy as np
 
   from dim_jax.runs import sweep as sweep_lib
-  from dim_jax.training import grid
+  from dim_jax.training import grid, loop, parallel
 
   random = np.random.default_rng(0)
   data = {
@@ -145,12 +145,14 @@ def sweep(args: argparse.Namespace) -> dict[str, float]:
   betas, seeds = zip(*runs, strict=True)
   example = {name: values[:2] for name, values in data.items()}
   states = grid.init_states(
-    objective, optimizer, example, seeds, {'beta': betas}
+    objective, optimizer, example, grid.Runs(seeds, {'beta': betas})
   )
   indices = grid.batch_indices(
     seeds, 0, 10, batch_size=args.batch_size, num_examples=6000
   )
-  chunk: Any = grid.make_chunk(objective, optimizer)
+  chunk: Any = loop.make_chunk(
+    objective, optimizer, parallel.make_mesh(1), form='grid'
+  )
   compiled = chunk.lower(states, data, indices).compile()
   times = []
   for _ in range(4):

@@ -34,7 +34,7 @@ import rich.console
 import rich.table
 
 from dim_jax import config as config_lib
-from dim_jax import files
+from dim_jax import files, progress
 from dim_jax.data import load as data_lib
 from dim_jax.data import points
 from dim_jax.evaluation import probes as probes_lib
@@ -44,7 +44,7 @@ from dim_jax.networks import critics, encoders, generators
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import dim
 from dim_jax.runs import provenance
-from dim_jax.training import grid, metrics, parallel
+from dim_jax.training import grid, loop, parallel
 from dim_jax.training import step as step_lib
 from experiments import evaluate
 
@@ -292,16 +292,19 @@ def train(
   objective: Objective,
   data: Mapping[str, np.ndarray],
   seeds: Sequence[int],
-  progress: metrics.Progress,
+  run_dir: str,
+  *,
+  show_progress: bool = True,
 ) -> step_lib.TrainState:
-  """Trains all seeds of a cell in one compiled program.
+  """Trains all seeds of a cell in one compiled program, or continues them.
 
   Args:
     config: the run, but for its seed.
     objective: made of it.
     data: arrays of the same first axis.
     seeds: of the runs.
-    progress: told of every `log_every` steps.
+    run_dir: the folder of their checkpoints and metrics.
+    show_progress: show a bar, or lines.
 
   Returns:
     The final states, with a leading axis of seeds.
@@ -309,34 +312,17 @@ def train(
   Raises:
     FloatingPointError: a metric is not finite.
   """
-  resident = {name: jnp.asarray(values) for name, values in data.items()}
-  example = {name: values[:2] for name, values in resident.items()}
+  example = {name: values[:2] for name, values in data.items()}
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), example)
   players = {k: v for k, v in config.players.items() if k in params}
-  optimizer = step_lib.make_optimizer(config.optimizer, players, params)
-  states = grid.init_states(objective, optimizer, example, seeds, {})
-  chunk = grid.make_chunk(objective, optimizer)
-  clock, step = metrics.Clock(0.0), 0
-  while step < config.steps:
-    count = min(config.log_every, config.steps - step)
-    indices = grid.batch_indices(
-      seeds,
-      step,
-      count,
-      batch_size=config.batch_size,
-      num_examples=len(next(iter(data.values()))),
-    )
-    states, values = chunk(states, resident, jnp.asarray(indices))
-    step += count
-    means = {k: float(np.mean(v)) for k, v in jax.device_get(values).items()}
-    if bad := [k for k, value in means.items() if not np.isfinite(value)]:
-      raise FloatingPointError(
-        f'{bad[0]} became non-finite between steps {step - count} and {step}.'
-      )
-    images = count * config.batch_size * len(seeds)
-    line = {'step': step, 'seconds': clock.seconds()}
-    progress.update(line | {'images_per_s': images / clock.lap()} | means)
-  return states
+  return loop.fit(
+    objective,
+    step_lib.make_optimizer(config.optimizer, players, params),
+    data,
+    run_dir,
+    loop.Settings.of(config, show_progress=show_progress),
+    runs=grid.Runs(seeds),
+  )
 
 
 def measure_codes(
@@ -553,21 +539,19 @@ def priors(
       objective = (
         make(config.objective) if toy else config_lib.make_objective(config)
       )
-      with metrics.Progress(
-        config.steps, config.batch_size * len(seeds), show_progress
-      ) as progress:
-        progress.say(f'{name} ({number} of {len(configs)})')
-        states = train(config, objective, data, seeds, progress)
-        if toy:
-          found = measure_points(objective, states, dataset, 2000)
-        else:
-          found = measure_codes(
-            objective,
-            states,
-            train_set,
-            test_set,
-            config.batch_size,
-          )
+      with progress.Progress(show_progress, stderr=False) as shown:
+        shown.say(f'{name} ({number} of {len(configs)})')
+      run_dir = os.path.join(workdir, 'cells', name)
+      _claim(run_dir, told)
+      states = train(
+        config, objective, data, seeds, run_dir, show_progress=show_progress
+      )
+      if toy:
+        found = measure_points(objective, states, dataset, 2000)
+      else:
+        found = measure_codes(
+          objective, states, train_set, test_set, config.batch_size
+        )
       cell = told | {
         'seconds': time.monotonic() - started,
         'rows': [
@@ -600,6 +584,14 @@ def priors(
 def _plain(config: config_lib.ExperimentConfig) -> Any:
   """The config as a JSON file gives it back."""
   return json.loads(json.dumps(config_lib.to_json(config)))
+
+
+def _claim(run_dir: str, told: dict[str, Any]) -> None:
+  """Writes what a cell's runs are, or raises where others were begun."""
+  path = os.path.join(run_dir, 'runs.json')
+  if _finished(path, told) is None:
+    files.make_folder(run_dir)
+    files.write_json(path, told)
 
 
 def _finished(path: str, told: dict[str, Any]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dim_jax.data import augment, batches, decode, sources, stream
 from dim_jax.objective import Objective
-from dim_jax.training import loop, parallel
+from dim_jax.training import feed, loop, parallel
 from dim_jax.training import step as step_lib
 
 _REAL = os.environ.get('TFDS_DATA_DIR')
@@ -261,16 +261,21 @@ def _flip(rng, images, positions):
 
 def _fit(run_dir, data, **changes):
   settings = {
-    'run_dir': run_dir,
     'batch_size': 8,
     'steps': 6,
     'log_every': 3,
     'checkpoint_every': 3,
-    'augment': _flip,
     'devices': 2,
     'show_progress': False,
   }
-  return loop.fit(_network(), optax.adam(1e-2), data, **(settings | changes))
+  return loop.fit(
+    _network(),
+    optax.adam(1e-2),
+    data,
+    run_dir,
+    loop.Settings(**(settings | changes)),
+    augment=_flip,
+  )
 
 
 def _assert_same(a, b):
@@ -288,7 +293,7 @@ def test_a_streamed_run_that_was_killed_is_the_run_in_memory(
   data = {'image': found.images, 'label': found.labels}
   whole = _fit(tmp_path / 'memory', data)
   streamed = stream.load(str(birds), 'train', image_size=5)
-  monkeypatch.setattr(loop, 'STREAM_BYTES', 1)  # parts of one step
+  monkeypatch.setattr(feed, 'STREAM_BYTES', 1)  # parts of one step
   _fit(tmp_path / 'stream', streamed, steps=3)
   _assert_same(_fit(tmp_path / 'stream', streamed), whole)
 

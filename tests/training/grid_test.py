@@ -7,11 +7,12 @@ import pytest
 
 from dim_jax.config import OptimizerConfig
 from dim_jax.objectives import vib
-from dim_jax.training import grid, loop
+from dim_jax.training import grid, loop, metrics
 from dim_jax.training import step as step_lib
 
 BETAS, SEEDS = (0.0, 0.5, 0.5), (3, 3, 4)
 STEPS, BATCH = 5, 8
+RUNS = grid.Runs(SEEDS, {'beta': BETAS})
 
 
 def make_data(count=40):
@@ -35,58 +36,78 @@ def make(beta=0.1):
   return objective, optimizer, data, example
 
 
-@pytest.fixture(scope='module')
-def trained():
-  objective, optimizer, data, example = make()
-  states = grid.init_states(
-    objective, optimizer, example, SEEDS, {'beta': BETAS}
+def fit(run_dir, objective, optimizer, data, **changes):
+  runs = changes.pop('runs', None)
+  settings = loop.Settings(
+    batch_size=BATCH,
+    log_every=3,
+    checkpoint_every=3,
+    devices=1,
+    show_progress=False,
+    **({'steps': STEPS} | changes),
   )
-  chunk = grid.make_chunk(objective, optimizer)
-  for start, count in ((0, 3), (3, 2)):
-    indices = grid.batch_indices(
-      SEEDS, start, count, batch_size=BATCH, num_examples=40
-    )
-    assert indices.shape == (3, count, BATCH)
-    states, metrics = chunk(
-      states, jax.tree.map(jnp.asarray, data), jnp.asarray(indices)
-    )
-  return states, metrics
+  return loop.fit(objective, optimizer, data, run_dir, settings, runs=runs)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """The folder and the final states of a grid that was cut after 3 steps."""
+  run_dir = tmp_path_factory.mktemp('grid')
+  objective, optimizer, data, _ = make()
+  for steps in (3, STEPS):
+    states = fit(run_dir, objective, optimizer, data, steps=steps, runs=RUNS)
+  return run_dir, states
 
 
 @pytest.mark.parametrize('run', [0, 2])
-def test_each_run_is_the_one_that_fit_makes(trained, run, tmp_path):
-  states, metrics = trained
+def test_each_run_is_the_one_that_fit_makes_alone(trained, run, tmp_path):
+  run_dir, states = trained
   objective, optimizer, data, _ = make(BETAS[run])
-  alone = loop.fit(
-    objective,
-    optimizer,
-    data,
-    run_dir=tmp_path,
-    batch_size=BATCH,
-    steps=STEPS,
-    seed=SEEDS[run],
-    log_every=STEPS,
-    checkpoint_every=STEPS,
-    devices=1,
-    show_progress=False,
-  )
+  alone = fit(tmp_path, objective, optimizer, data, seed=SEEDS[run])
   one = jax.tree.map(lambda x: x[run], states)
-  for found, expected in zip(
+  for actual, expected in zip(
     jax.tree.leaves((one.params, one.model_state, one.opt_state)),
     jax.tree.leaves((alone.params, alone.model_state, alone.opt_state)),
     strict=True,
   ):
-    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-6)
-  assert metrics['loss'].shape == (3,)
+    np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-6)
   assert float(one.model_state['beta']) == BETAS[run]
-
-
-def test_runs_of_one_seed_start_alike_and_differ_by_their_price(trained):
-  states, _ = trained
-  objective, optimizer, _, example = make()
-  start = grid.init_states(
-    objective, optimizer, example, SEEDS, {'beta': BETAS}
+  lines, own = (
+    metrics.read(folder / 'metrics.jsonl') for folder in (run_dir, tmp_path)
   )
+  assert [line['step'] for line in lines] == [3, STEPS]
+  for line, expected in zip(lines, own, strict=True):
+    assert line['loss'][run] == pytest.approx(expected['loss'], rel=1e-4)
+    assert line['images'] == 3 * expected['images']
+
+
+def test_a_grid_that_was_killed_ends_bitwise_identical(trained, tmp_path):
+  _, states = trained
+  objective, optimizer, data, _ = make()
+  whole = fit(tmp_path, objective, optimizer, data, runs=RUNS)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (whole.params, whole.opt_state),
+    (states.params, states.opt_state),
+  )
+
+
+def test_a_run_that_breaks_is_named(tmp_path):
+  objective, optimizer, data, _ = make()
+  runs = grid.Runs((3, 4), {'beta': (0.0, 1e38)})
+
+  def loss(params, state, batch, rng):
+    value, others = objective.loss(params, state, batch, rng)
+    return value * jnp.square(state['beta']), others
+
+  with pytest.raises(FloatingPointError, match=r'at beta 1e\+38, seed 4'):
+    fit(tmp_path, objective._replace(loss=loss), optimizer, data, runs=runs)
+
+
+def test_runs_of_one_seed_start_alike_and_differ_by_their_beta(trained):
+  _, states = trained
+  objective, optimizer, _, example = make()
+  start = grid.init_states(objective, optimizer, example, RUNS)
   kernel = start.params['encoder']['head']['head']['kernel']
   np.testing.assert_array_equal(kernel[0], kernel[1])
   assert np.abs(kernel[1] - kernel[2]).max() > 0.01
@@ -97,6 +118,10 @@ def test_runs_of_one_seed_start_alike_and_differ_by_their_price(trained):
 def test_what_cannot_be_a_grid_is_refused():
   objective, optimizer, _, example = make()
   with pytest.raises(ValueError, match=r"No 'gamma' .* \['beta', 'encoder'\]"):
-    grid.init_states(objective, optimizer, example, [0], {'gamma': [1.0]})
+    grid.init_states(
+      objective, optimizer, example, grid.Runs([0], {'gamma': [1.0]})
+    )
   with pytest.raises(ValueError, match="2 seeds, but 1 values of 'beta'"):
-    grid.init_states(objective, optimizer, example, [0, 1], {'beta': [1.0]})
+    grid.init_states(
+      objective, optimizer, example, grid.Runs([0, 1], {'beta': [1.0]})
+    )

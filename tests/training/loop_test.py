@@ -56,18 +56,29 @@ def augmentation(rng, images, positions):
 
 def fit(run_dir, steps=12, **changes):
   objective = noisy_regression()
-  arguments = {
-    'run_dir': run_dir,
+  settings = {
     'batch_size': 8,
     'steps': steps,
     'log_every': 2,
     'checkpoint_every': 4,
     'devices': 1,
-    'augment': augmentation,
     'show_progress': False,
   }
+  arguments = {
+    'objective': objective,
+    'optimizer': optax.adam(1e-2),
+    'data': make_data(),
+    'augment': augmentation,
+  }
+  for name, value in changes.items():
+    group = settings if name in loop.Settings._fields else arguments
+    group[name] = value
+  arguments = {
+    'objective': objective,
+    'optimizer': optax.adam(1e-2),
+  } | arguments
   return loop.fit(
-    objective, optax.adam(1e-2), make_data(), **(arguments | changes)
+    run_dir=run_dir, settings=loop.Settings(**settings), **arguments
   )
 
 
@@ -149,7 +160,7 @@ def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
   fit(tmp_path, steps=4, devices=8)
   after_eight = numbers(tmp_path)
   fit(tmp_path, steps=8, devices=1)
-  moved = fit(tmp_path, steps=12, devices=8, form='pmap')
+  moved = fit(tmp_path, steps=12, devices=8, parallel='pmap')
   stayed = fit(tmp_path / 'one', steps=12)
   assert numbers(tmp_path)[:2] == after_eight
   # Sums over devices round otherwise than sums over one.
@@ -197,7 +208,7 @@ def test_what_the_host_feeds_unasked_stops_the_run():
 def test_pmap_is_of_one_process(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, 'process_count', lambda: 2)
   with pytest.raises(ValueError, match=r"these are 2: use parallel='jit'"):
-    fit(tmp_path, form='pmap')
+    fit(tmp_path, parallel='pmap')
   assert not os.listdir(tmp_path)
 
 
@@ -211,17 +222,7 @@ def test_non_finite_metric_stops_the_run_and_names_it(tmp_path):
   with pytest.raises(
     FloatingPointError, match=r'Between steps 0 and 2, mi/global became'
   ):
-    loop.fit(
-      objective._replace(loss=loss),
-      optax.adam(1e-2),
-      make_data(),
-      run_dir=tmp_path,
-      batch_size=8,
-      steps=4,
-      log_every=2,
-      devices=1,
-      show_progress=False,
-    )
+    fit(tmp_path, steps=4, objective=objective._replace(loss=loss))
 
 
 def test_parameters_that_break_in_the_last_step_are_not_saved(tmp_path):
@@ -234,18 +235,7 @@ def test_parameters_that_break_in_the_last_step_are_not_saved(tmp_path):
     match=r'Between steps 2 and 4, params/encoder became non-finite '
     r'\(first bad tensor, by name: params/encoder, of 1\)',
   ):
-    loop.fit(
-      noisy_regression(),
-      steps,
-      make_data(),
-      run_dir=tmp_path,
-      batch_size=8,
-      steps=8,
-      log_every=2,
-      checkpoint_every=2,
-      devices=1,
-      show_progress=False,
-    )
+    fit(tmp_path, steps=8, checkpoint_every=2, optimizer=steps)
   assert logged_steps(tmp_path) == [2]
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     assert checkpoints.steps == [2]
@@ -266,19 +256,14 @@ def test_only_intervals_of_another_length_compile_again(tmp_path):
     return {}
 
   def fit_to(steps):
-    return loop.fit(
-      objective._replace(loss=loss),
-      optax.adam(1e-2),
-      make_data(),
-      run_dir=tmp_path,
-      batch_size=8,
-      steps=steps,
+    return fit(
+      tmp_path,
+      steps,
+      objective=objective._replace(loss=loss),
       log_every=4,
-      checkpoint_every=4,
-      devices=1,
+      augment=None,
       monitor=monitor,
       profile=True,
-      show_progress=False,
     )
 
   # Intervals of 4, 4 and 2 steps: two programs.
@@ -327,17 +312,7 @@ def test_a_run_in_training_is_refused_to_others(tmp_path):
 def test_checkpoint_of_another_model_is_refused(tmp_path):
   fit(tmp_path, steps=4)
   with pytest.raises(ValueError, match=r'Checkpoint 4 .* does not fit'):
-    loop.fit(
-      noisy_regression(),
-      optax.sgd(1e-2, momentum=0.9),
-      make_data(),
-      run_dir=tmp_path,
-      batch_size=8,
-      steps=8,
-      log_every=2,
-      devices=1,
-      show_progress=False,
-    )
+    fit(tmp_path, steps=8, optimizer=optax.sgd(1e-2, momentum=0.9))
 
 
 def test_plain_lines_tell_of_progress(tmp_path, capsys):

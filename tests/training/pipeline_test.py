@@ -93,17 +93,24 @@ def adam(average=None, **changes):
 
 
 def fit(run_dir, optimizer, steps=6, objective=None, data=None, **changes):
-  arguments = {
-    'run_dir': run_dir,
+  settings = {
     'batch_size': 8,
     'steps': steps,
     'log_every': 3,
     'checkpoint_every': 3,
-    'augment': flips,
     'show_progress': False,
   }
+  arguments = {'augment': flips}
+  for name, value in changes.items():
+    group = settings if name in loop.Settings._fields else arguments
+    group[name] = value
   return loop.fit(
-    objective or chain(), optimizer, data or make_data(), **arguments | changes
+    objective or chain(),
+    optimizer,
+    data or make_data(),
+    run_dir,
+    loop.Settings(**settings),
+    **arguments,
   )
 
 
@@ -132,7 +139,7 @@ def plain(tmp_path_factory):
   """A joint run and one over three devices, by SGD; (folder, states)."""
   folder = tmp_path_factory.mktemp('plain')
   joint = fit(folder / 'joint', momentum(), devices=1)
-  return folder, joint, fit(folder / 'pipe', momentum(), form='pipeline')
+  return folder, joint, fit(folder / 'pipe', momentum(), parallel='pipeline')
 
 
 def momentum():
@@ -157,7 +164,9 @@ def test_averaged_adam_on_too_few_devices_is_joint_training(tmp_path):
   # Two devices hold three stages in turns.
   optimizer, run = adam(average=0.9), {'augment': None}
   joint = fit(tmp_path / 'joint', optimizer, devices=1, **run)
-  moved = fit(tmp_path / 'pipe', optimizer, devices=2, form='pipeline', **run)
+  moved = fit(
+    tmp_path / 'pipe', optimizer, devices=2, parallel='pipeline', **run
+  )
   assert_close(moved, joint)
   assert_same_numbers(numbers(tmp_path / 'pipe'), numbers(tmp_path / 'joint'))
 
@@ -187,7 +196,9 @@ def test_greedy_infomax_is_joint_training(tmp_path):
   optimizer = optax.sgd(0.1)
   run = {'objective': objective, 'data': waves(), 'augment': None, 'steps': 3}
   joint = fit(tmp_path / 'joint', optimizer, devices=1, **run)
-  moved = fit(tmp_path / 'pipe', optimizer, form='pipeline', devices=2, **run)
+  moved = fit(
+    tmp_path / 'pipe', optimizer, parallel='pipeline', devices=2, **run
+  )
   assert_close(moved, joint)
   assert_same_numbers(numbers(tmp_path / 'pipe'), numbers(tmp_path / 'joint'))
 
@@ -244,9 +255,9 @@ def test_a_killed_run_resumes_to_the_same_bits(plain, tmp_path):
     return {}
 
   with pytest.raises(InterruptedError):
-    fit(tmp_path, momentum(), monitor=kill, form='pipeline')
+    fit(tmp_path, momentum(), monitor=kill, parallel='pipeline')
   assert [line['step'] for line in numbers(tmp_path)] == [3]
-  resumed = fit(tmp_path, momentum(), form='pipeline')
+  resumed = fit(tmp_path, momentum(), parallel='pipeline')
   assert_close(resumed, whole, rtol=0, atol=0)
   assert numbers(tmp_path) == numbers(folder / 'pipe')
 
@@ -327,7 +338,7 @@ def test_each_stage_has_its_device_and_the_host_waits_for_none(monkeypatch):
 def test_what_no_pipeline_can_be_made_of_is_refused(plain, tmp_path):
   whole = chain()._replace(stages=())
   with pytest.raises(ValueError, match='needs an objective of isolated'):
-    fit(tmp_path, adam(), objective=whole, form='pipeline')
+    fit(tmp_path, adam(), objective=whole, parallel='pipeline')
   with pytest.raises(
     ValueError, match='parameter module_2 belongs to no stage'
   ):

@@ -1,0 +1,283 @@
+"""What feeds the steps: rows of arrays on the devices, or examples read ahead.
+
+Both give the same steps: which examples form step t is decided by
+`data.batches` alone.
+"""
+
+import itertools
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dim_jax.data import batches, stream
+from dim_jax.training import grid, parallel, timing
+from dim_jax.training import step as step_lib
+
+STREAM_BYTES = 2**28  # of examples that are read for one dispatch
+_CHECKED_BYTES = 2**26  # of an array that are looked at together
+
+Data = Mapping[str, np.ndarray] | stream.Stream
+Result = tuple[step_lib.TrainState, dict[str, jax.Array]]
+Chunk = Callable[[step_lib.TrainState, Any, Any], Result]
+
+
+def make(
+  data: Data,
+  *,
+  batch_size: int,
+  seed: int,
+  mesh: jax.sharding.Mesh,
+  form: str = 'jit',
+  seeds: Sequence[int] = (),
+) -> 'Resident | Streamed':
+  """Chooses how examples reach the devices.
+
+  Args:
+    data: arrays of the same first axis, or a stream; arrays of which one is a
+      `numpy.memmap` are streamed.
+    batch_size: examples a step.
+    seed: of the order of the examples.
+    mesh: the devices that hold them.
+    form: of the chunk.
+    seeds: of several runs in one program, instead of `seed`.
+
+  Raises:
+    ValueError: the arrays differ in their first axes, hold what is not finite
+      or labels that are none, or are fewer than a batch.
+  """
+  if not isinstance(data, stream.Stream):
+    check_arrays(data)
+    if any(isinstance(x, np.memmap) for x in data.values()):
+      data = stream.of_arrays(data)
+  if not isinstance(data, stream.Stream):
+    return Resident(data, batch_size, seeds or (seed,), mesh, bool(seeds))
+  if seeds:
+    raise ValueError(
+      'several runs in one program need data in memory: train them one by one.'
+    )
+  return Streamed(data, batch_size, seed, mesh, form)
+
+
+def check_arrays(data: Mapping[str, np.ndarray]) -> None:
+  """Raises ValueError where arrays cannot be trained on.
+
+  Args:
+    data: arrays by name. Those on disk are not read for what is not finite.
+  """
+  if not data:
+    raise ValueError('the training data has no arrays.')
+  sizes = {name: len(x) if np.ndim(x) else 0 for name, x in data.items()}
+  if len(set(sizes.values())) > 1:
+    raise ValueError(
+      f'the arrays of the training data have first axes of {sizes}: give one '
+      'row of each for every example.'
+    )
+  for name, x in data.items():
+    if isinstance(x, np.memmap) or not np.issubdtype(x.dtype, np.inexact):
+      continue
+    if message := non_finite(name, x):
+      raise ValueError(f'{message}: repair these examples, or leave them out.')
+  label = data.get('label')
+  if label is not None:
+    if not np.issubdtype(label.dtype, np.integer):
+      raise ValueError(
+        f"data['label'] must be whole numbers, got {label.dtype}."
+      )
+    if len(label) and label.min() < -1:
+      raise ValueError(
+        f"data['label'] must be class numbers from 0, or -1 where unknown, got "
+        f'{label.min()}.'
+      )
+
+
+def non_finite(name: str, x: np.ndarray) -> str:
+  """Says how much of an array is not finite; '' if all of it is."""
+  rows = max(1, _CHECKED_BYTES // max(1, x[:1].nbytes))
+  count, first = 0, 0
+  for start in range(0, len(x), rows):
+    part = np.asarray(x[start : start + rows])
+    if not np.issubdtype(part.dtype, np.inexact):
+      return ''
+    bad = ~np.isfinite(part)
+    if not count and bad.any():
+      first = start + int(bad.reshape(len(part), -1).any(1).argmax())
+    count += int(bad.sum())
+  if not count:
+    return ''
+  return (
+    f'data[{name!r}] holds {count:,} values that are not finite, the first in '
+    f'example {first}'
+  )
+
+
+class Resident:
+  """Arrays that live on the devices; the host sends indices alone."""
+
+  def __init__(
+    self,
+    data: Mapping[str, np.ndarray],
+    batch_size: int,
+    seeds: Sequence[int],
+    mesh: jax.sharding.Mesh,
+    several: bool,
+  ):
+    """See `make`."""
+    self._data, self._batch_size, self._mesh = dict(data), batch_size, mesh
+    self._seeds, self._several = seeds, several
+    self._num_examples = len(next(iter(data.values())))
+    self.rows = {name: values[:2] for name, values in data.items()}
+    self._indices(0, 1)  # Raises where there are too few.
+
+  def start(self, step: int, steps: int) -> None:
+    """Places the arrays before the steps after `step` are asked for."""
+    del step, steps
+    self._resident = parallel.replicate(self._data, self._mesh)
+
+  def close(self) -> None:
+    """Does nothing: arrays need no reader."""
+
+  def bad_inputs(self, step: int, count: int) -> str:
+    """Names inputs that are not finite: none, as `make` looked at all."""
+    del step, count
+    return ''
+
+  def advance(
+    self,
+    chunk: Chunk,
+    state: step_lib.TrainState,
+    step: int,
+    count: int,
+    times: timing.Times,
+  ) -> Result:
+    """Takes `count` steps from `step` on."""
+    with times.part('data'):
+      indices = self._indices(step, count)
+      if self._several:
+        replicated, _ = parallel.shardings(self._mesh)
+        rows = jax.device_put(indices, replicated)
+      else:
+        rows = parallel.put_columns(indices[0], self._mesh)
+    return chunk(state, self._resident, rows)
+
+  def _indices(self, step: int, count: int) -> np.ndarray:
+    return grid.batch_indices(
+      self._seeds,
+      step,
+      count,
+      batch_size=self._batch_size,
+      num_examples=self._num_examples,
+    )
+
+
+class Streamed:
+  """Examples that are read as steps need them."""
+
+  def __init__(
+    self,
+    data: stream.Stream,
+    batch_size: int,
+    seed: int,
+    mesh: jax.sharding.Mesh,
+    form: str,
+  ):
+    """See `make`."""
+    self._data, self._batch_size, self._seed = data, batch_size, seed
+    self._mesh, self._form = mesh, form
+    self._reader: Generator[dict[str, np.ndarray], None, None] | None = None
+    self.rows = data.read(np.arange(min(2, data.num_examples)))
+    self._indices(0, 1)  # Raises where there are too few.
+
+  def start(self, step: int, steps: int) -> None:
+    """Begins to read ahead, from the example after `step` on."""
+    self._reader = self._data.batches(
+      self._seed,
+      step,
+      steps - step,
+      batch_size=self._batch_size,
+      columns=_own_columns(self._batch_size, self._mesh),
+    )
+
+  def close(self) -> None:
+    """Ends the reader: what it reads ahead would keep a stopped process."""
+    if self._reader is not None:
+      self._reader.close()
+
+  def bad_inputs(self, step: int, count: int) -> str:
+    """Names inputs of `count` steps from `step` on that are not finite."""
+    for row in self._indices(step, count):
+      for name, x in self._data.read(np.sort(row)).items():
+        if message := non_finite(name, x):
+          return message
+    return ''
+
+  def advance(
+    self,
+    chunk: Chunk,
+    state: step_lib.TrainState,
+    step: int,
+    count: int,
+    times: timing.Times,
+  ) -> Result:
+    """Takes `count` steps from `step` on, in parts that memory holds."""
+    if self._reader is None:
+      raise RuntimeError('start the feed first.')
+    del step
+    with times.part('data'):
+      read = [next(self._reader)]
+    step_bytes = sum(x.nbytes for x in read[0].values()) * jax.process_count()
+    # Parts of one size, so that they share one compiled program.
+    parts = next(
+      n
+      for n in range(1, count + 1)
+      if count % n == 0
+      and (count // n * step_bytes <= STREAM_BYTES or n == count)
+    )
+    sums: list[dict[str, jax.Array]] = []
+    for _ in range(parts):
+      # Read while the devices still work on the part before.
+      with times.part('data'):
+        read += itertools.islice(self._reader, count // parts - len(read))
+        rows = {name: np.stack([x[name] for x in read]) for name in read[0]}
+        read = []
+        # No more than two parts wait on the devices.
+        jax.block_until_ready(sums[-2:-1])
+      state, values = chunk(state, *self._placed(rows, count // parts))
+      sums.append(values)
+    return state, jax.tree.map(lambda *x: sum(x) / parts, *sums)
+
+  def _placed(self, rows: dict[str, np.ndarray], steps: int) -> tuple[Any, Any]:
+    """A chunk's data and indices, of examples [steps, batch, ...]."""
+    shape = (steps, self._batch_size)
+    if self._form == 'pipeline':
+      data = {k: x.reshape(-1, *x.shape[2:]) for k, x in rows.items()}
+      positions = np.arange(steps * self._batch_size, dtype=np.int32)
+      return (
+        parallel.replicate(data, self._mesh),
+        parallel.put_columns(positions.reshape(shape), self._mesh),
+      )
+    return {}, {
+      name: jax.make_array_from_process_local_data(
+        parallel.columns(self._mesh), x, (*shape, *x.shape[2:])
+      )
+      for name, x in rows.items()
+    }
+
+  def _indices(self, step: int, count: int) -> np.ndarray:
+    return batches.batch_indices(
+      self._seed,
+      step,
+      count,
+      batch_size=self._batch_size,
+      num_examples=self._data.num_examples,
+    )
+
+
+def _own_columns(batch_size: int, mesh: jax.sharding.Mesh) -> np.ndarray:
+  """The positions in the global batch that this process's devices hold."""
+  indices = parallel.columns(mesh).addressable_devices_indices_map(
+    (1, batch_size)
+  )
+  own = [np.arange(batch_size)[index[1]] for index in indices.values() if index]
+  return np.unique(np.concatenate(own))
