@@ -24,14 +24,13 @@ import rich.box
 import rich.table
 
 import dim_jax
-from dim_jax import files
+from dim_jax import files, progress
 from dim_jax.data import load as data_lib
 from dim_jax.data import sources
 from dim_jax.evaluation import attacks as attacks_lib
 from dim_jax.evaluation import calibration, classification
 from dim_jax.losses import bottleneck
 from dim_jax.objectives import dim, vib
-from dim_jax import progress
 from dim_jax.runs import provenance
 
 ATTACKS = ('fgsm', 'pgd', 'cw')

@@ -23,14 +23,13 @@ import rich.box
 import rich.table
 
 import dim_jax
-from dim_jax import files
+from dim_jax import files, progress
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.evaluation import representations
 from dim_jax.objectives import dim
-from dim_jax import progress
 from dim_jax.runs import provenance
 
 _TAPS = re.compile(r'conv|fc|y|globals|module_\d+')

@@ -32,15 +32,14 @@ import numpy as np
 
 import dim_jax
 from dim_jax import config as config_lib
-from dim_jax import files, random
+from dim_jax import files, progress, random
 from dim_jax.data import augment, cache
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
 from dim_jax.objectives import gim
-from dim_jax.training import lock
-from dim_jax import progress
 from dim_jax.runs import train
+from dim_jax.training import lock
 
 _ROWS = 64  # examples that go through the modules at once
 _VIEW_STREAM = random.OfSeed.STORED_VIEWS
@@ -174,7 +173,9 @@ def _train_all(
         show_progress=show_progress,
       )
     if show_progress:
-      print(f'module_{module} of {depth} in {run_dir}', file=sys.stderr, flush=True)
+      print(
+        f'module_{module} of {depth} in {run_dir}', file=sys.stderr, flush=True
+      )
     train.train(
       part,
       run_dir,

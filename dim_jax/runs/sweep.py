@@ -25,9 +25,9 @@ from dim_jax.data import load as data_lib
 from dim_jax.evaluation import classification
 from dim_jax.objective import Objective
 from dim_jax.objectives import vib
+from dim_jax.runs import classify, provenance
 from dim_jax.training import grid, loop, metrics, parallel
 from dim_jax.training import step as step_lib
-from dim_jax.runs import classify, provenance
 
 
 def sweep(

@@ -24,9 +24,9 @@ from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import representations
 from dim_jax.objective import PyTree
+from dim_jax.runs import classify
 from dim_jax.training import lock, loop, metrics, pipeline
 from dim_jax.training import step as step_lib
-from dim_jax.runs import classify
 
 _WATCHED = 512  # examples, for signs of collapse
 

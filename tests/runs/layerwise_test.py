@@ -17,8 +17,8 @@ from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.data import augment, batches, cache, stream
 from dim_jax.data import load as data
 from dim_jax.objectives import gim
-from dim_jax.training import loop, metrics, timing
 from dim_jax.runs import layerwise, train
+from dim_jax.training import loop, metrics, timing
 
 
 class Pixelwise(nn.Module):

@@ -15,8 +15,8 @@ from dim_jax import config as config_lib
 from dim_jax.data import sources
 from dim_jax.networks import context, greedy_modules
 from dim_jax.objectives import gim
-from dim_jax.training import metrics
 from dim_jax.runs import train
+from dim_jax.training import metrics
 from experiments.configs import dim_digits
 
 ROOT = pathlib.Path(__file__).parents[2]

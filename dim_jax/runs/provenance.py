@@ -1,0 +1,179 @@
+"""Where numbers come from: command, machine, versions, commit, sizes."""
+
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+
+import dim_jax
+from dim_jax import config as config_lib
+from dim_jax import files
+
+# What says how a program ran; the rest of run.json says what was trained.
+_SESSION = ('command', 'date', 'hardware', 'versions', 'commit')
+
+
+def command() -> str | None:
+  """Returns the shell command of this program; None of a notebook's."""
+  main = sys.modules.get('__main__')
+  spec = getattr(main, '__spec__', None)
+  if 'ipykernel' in sys.modules or not (spec or getattr(main, '__file__', '')):
+    return None
+  program = (
+    ['-m', spec.name.removesuffix('.__main__')] if spec else sys.argv[:1]
+  )
+  return shlex.join(['python', *program, *sys.argv[1:]])
+
+
+def hardware() -> str:
+  """Describes this machine in words."""
+  device = jax.devices()[0]
+  count = len(jax.devices())
+  return (
+    f'{count} x {device.device_kind} ({device.platform}), '
+    f'{os.cpu_count()} CPU cores, {platform.machine()}'
+  )
+
+
+def versions() -> dict[str, str]:
+  """Lists the versions of Python and of the packages that decide numbers."""
+  names = ('jax', 'flax', 'optax', 'numpy', 'scikit-learn')
+  installed = {name: importlib.metadata.version(name) for name in names}
+  return {
+    'python': platform.python_version(),
+    'dim_jax': dim_jax.__version__,
+  } | installed
+
+
+def commit() -> str | None:
+  """Returns the commit of this code, and whether files differ from it.
+
+  None where the package is in no checkout.
+  """
+  here = pathlib.Path(dim_jax.__file__)
+
+  def git(*arguments: str) -> str:
+    return subprocess.run(
+      ['git', '-C', str(here.parent), *arguments],
+      capture_output=True,
+      check=True,
+      text=True,
+    ).stdout.strip()
+
+  try:
+    # An installed package may lie within a checkout of something else.
+    git('ls-files', '--error-unmatch', here.name)
+    changed = git('status', '--porcelain', '--untracked-files=no')
+    return git('rev-parse', 'HEAD') + (' with changes' if changed else '')
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def session() -> dict[str, Any]:
+  """Describes this program: command, date, hardware, versions and commit."""
+  return {
+    'command': command(),
+    'date': datetime.date.today().isoformat(),
+    'hardware': hardware(),
+    'versions': versions(),
+    'commit': commit(),
+  }
+
+
+def header(
+  dataset: str, note: str, step: int, started: float
+) -> dict[str, Any]:
+  """Begins every file of results: what was measured, and how.
+
+  Args:
+    dataset: the name of the data set.
+    note: what a reader of a result must know of it.
+    step: of the checkpoint.
+    started: `time.time()` when the measurement began.
+  """
+  return {
+    'dataset': dataset,
+    'note': note,
+    'step': int(step),
+    **session(),
+    'seconds': time.time() - started,
+  }
+
+
+def title(objective: Any) -> str:
+  """Returns a method's name: the first line of the file of its config."""
+  module = type(objective).__module__
+  text = (sys.modules[module].__doc__ or module).strip().splitlines()[0]
+  return text.partition(':')[0].rstrip('.')
+
+
+def parameter_counts(params: Mapping[str, Any]) -> dict[str, Any]:
+  """Counts parameters by group and, within a group, by part.
+
+  Args:
+    params: arrays or their shapes, by group.
+  """
+
+  def count(tree: Any) -> int:
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+  return {
+    group: {part: count(tree) for part, tree in parts.items()}
+    if isinstance(parts, Mapping)
+    else count(parts)
+    for group, parts in params.items()
+  }
+
+
+def write(
+  workdir: str,
+  config: config_lib.ExperimentConfig,
+  params: Mapping[str, Any],
+  features: Iterable[str],
+  representation: str | None,
+) -> None:
+  """Writes run.json, which tells how a run was made and what it consists of.
+
+  A run that is continued keeps what an earlier session said of itself in
+  'earlier', if that differs.
+
+  Args:
+    workdir: the run's folder.
+    config: the run.
+    params: arrays or their shapes, by group.
+    features: names of what `Objective.encode` returns.
+    representation: which of them stands for the encoder.
+  """
+  path = os.path.join(workdir, 'run.json')
+  now = session()
+  earlier: list[dict[str, Any]] = []
+  if os.path.exists(path):
+    with open(path, encoding='utf-8') as file:
+      old = json.load(file)
+    earlier = old.get('earlier', [])
+    before = {key: old.get(key) for key in _SESSION}
+    if before | {'date': None} != now | {'date': None}:
+      earlier = [*earlier, before]
+  files.write_json(
+    path,
+    now
+    | {
+      'title': title(config.objective),
+      'noun': 'images' if config.data.kind == 'image' else 'examples',
+      'parameters': parameter_counts(params),
+      'features': list(features),
+      'representation': representation,
+      'earlier': earlier,
+    },
+  )
