@@ -86,8 +86,7 @@ def main(argv: list[str]) -> None:
   if len(argv) < 2:
     sys.exit('Error: give at least one run: python -m experiments.report RUN')
   try:
-    command = train_command(argv[1]) if len(argv) == 2 else None
-    print(page.write(argv[1:], _OUT.value, command=command))
+    print(page.write(argv[1:], _OUT.value))
   except (ValueError, OSError) as error:
     if os.environ.get('DIM_JAX_TRACEBACK'):
       raise

@@ -192,11 +192,7 @@ def test_old_run_loads_and_its_checkpoint_fits(tmp_path, name):
   def init(rng):
     params, _ = objective.init(rng, batch)
     optimizer = step_lib.make_optimizer(
-      config.optimizer,
-      config.players,
-      params,
-      config.average,
-      objective.optional_groups,
+      config.optimizer, config.players, params, config.average
     )
     return step_lib.init_state(objective, optimizer, batch, rng)
 

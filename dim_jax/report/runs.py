@@ -2,40 +2,77 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dim_jax.training import metrics as metrics_lib
+
+# Where the fields of `Run` that may be absent come from.
+_FILES = {
+  'probes': 'evaluation/probes.json',
+  'features': 'evaluation/features.npz',
+  'classification': 'evaluation/classification.json',
+  'classified': 'evaluation/classification.npz',
+  'density': 'evaluation/density.json',
+  'density_arrays': 'evaluation/density.npz',
+  'summary': 'summary.json',
+  'info': 'run.json',
+}
+
+# Settings in which two runs of one method may differ.
+_NO_SETTING = set(
+  'checkpoint_every init_from input_shape keep log_every paper parallel seed '
+  'tensorboard'.split()
+)
+
 
 class Run(NamedTuple):
-  """What a run's folder holds.
+  """What a run's folder holds; None where a file is missing.
 
   Attributes:
     path: the folder.
     label: its name, unique on the page.
     config: of config.json.
     metrics: the lines of metrics.jsonl.
-    probes: of evaluation/probes.json, or None.
-    features: the arrays of evaluation/features.npz, or None.
-    classification: of evaluation/classification.json, or None.
-    classified: the arrays of evaluation/classification.npz, or None.
-    density: of evaluation/density.json, or None.
-    density_arrays: the arrays of evaluation/density.npz, or None.
-    summary: of summary.json, where the time went; or None.
+    probes: of evaluation/probes.json; each result has a 'feature'.
+    features: the arrays of evaluation/features.npz.
+    classification: of evaluation/classification.json.
+    classified: the arrays of evaluation/classification.npz.
+    density: of evaluation/density.json.
+    density_arrays: the arrays of evaluation/density.npz.
+    summary: of summary.json, where the time went.
+    info: of run.json, what the run says about itself.
   """
 
   path: str
   label: str
   config: dict[str, Any]
   metrics: list[dict[str, Any]]
-  probes: dict[str, Any] | None
-  features: dict[str, np.ndarray] | None
+  probes: dict[str, Any] | None = None
+  features: dict[str, np.ndarray] | None = None
   classification: dict[str, Any] | None = None
   classified: dict[str, np.ndarray] | None = None
   density: dict[str, Any] | None = None
   density_arrays: dict[str, np.ndarray] | None = None
   summary: dict[str, Any] | None = None
+  info: dict[str, Any] | None = None
+
+  def known(self, key: str, default: Any = None) -> Any:
+    """A field of run.json."""
+    return (self.info or {}).get(key) or default
+
+  @property
+  def objective(self) -> dict[str, Any]:
+    """The options of the method."""
+    return self.config.get('objective') or {}
+
+  @property
+  def title(self) -> str:
+    """The method's name."""
+    return str(self.known('title') or module_name(self.objective))
 
 
 def read(path: str | os.PathLike) -> Run:
@@ -59,63 +96,53 @@ def read(path: str | os.PathLike) -> Run:
       f'{path!r} is not a run: it {what}. Looked for {config!r}; give the '
       f'--workdir of a run of experiments.train.'
     )
-
-  def json_of(name: str) -> dict[str, Any] | None:
-    file = os.path.join(path, 'evaluation', name)
-    return read_json(file) if os.path.exists(file) else None
-
-  def arrays_of(name: str) -> dict[str, np.ndarray] | None:
-    file = os.path.join(path, 'evaluation', name)
-    return _read_arrays(file) if os.path.exists(file) else None
-
-  summary = os.path.join(path, 'summary.json')
+  fields: dict[str, Any] = {}
+  for field, name in _FILES.items():
+    file = os.path.join(path, name)
+    if os.path.exists(file):
+      load = read_json if name.endswith('.json') else _read_arrays
+      fields[field] = load(file)
+  for result in fields.get('probes', {}).get('results', []):
+    # Old files name it so, and pictures read it.
+    result.setdefault('feature', result.get('tap'))
+    result.setdefault('tap', result['feature'])
   return Run(
     path,
     os.path.basename(os.path.abspath(path)),
     read_json(config),
-    _read_lines(os.path.join(path, 'metrics.jsonl')),
-    json_of('probes.json'),
-    arrays_of('features.npz'),
-    json_of('classification.json'),
-    arrays_of('classification.npz'),
-    json_of('density.json'),
-    arrays_of('density.npz'),
-    read_json(summary) if os.path.exists(summary) else None,
+    metrics_lib.read(os.path.join(path, 'metrics.jsonl')),
+    **fields,
   )
 
 
-def read_json(path: str) -> dict[str, Any]:
-  """A file of JSON.
+def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
+  """Reads runs and gives each a label of its own.
 
   Args:
-    path: the file.
+    paths: the folders.
 
   Raises:
-    ValueError: it is damaged.
+    FileNotFoundError: a folder is no run.
+    ValueError: a file of one is damaged, or a run is given twice.
   """
-  with open(path) as file:
+  runs = [read(path) for path in paths]
+  labels = [run.label for run in runs]
+  if len(set(labels)) < len(labels):
+    labels = [run.path.rstrip(os.sep) for run in runs]
+  if len(set(labels)) < len(labels):
+    raise ValueError(f'The same run is given twice: {labels}.')
+  return [
+    run._replace(label=label) for run, label in zip(runs, labels, strict=True)
+  ]
+
+
+def read_json(path: str) -> dict[str, Any]:
+  """Reads a file of JSON; raises ValueError if it is damaged."""
+  with open(path, encoding='utf-8') as file:
     try:
       return json.load(file)
     except ValueError as error:
       raise ValueError(f'{path!r} is not JSON ({error}).') from error
-
-
-def _read_lines(path: str) -> list[dict[str, Any]]:
-  if not os.path.exists(path):
-    return []
-  with open(path) as file:
-    rows = file.read().splitlines()
-  lines = []
-  for i, row in enumerate(rows):
-    try:
-      lines.append(json.loads(row))
-    except ValueError as error:
-      # A killed run, or one that is writing now, leaves its last line cut.
-      if i < len(rows) - 1:
-        raise ValueError(
-          f'{path!r} line {i + 1} is not JSON: {row[:60]!r}.'
-        ) from error
-  return lines
 
 
 def _read_arrays(path: str) -> dict[str, np.ndarray]:
@@ -129,12 +156,7 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
 def flatten(
   value: Any, path: tuple[str, ...] = ()
 ) -> Iterable[tuple[str, Any]]:
-  """The leaves of a config with their paths, such as 'data.name'.
-
-  Args:
-    value: of a config.json.
-    path: what stands before every path.
-  """
+  """Yields the leaves of a config with their paths, such as 'data.name'."""
   if isinstance(value, dict) and value:
     for key, part in value.items():
       yield from flatten(part, (*path, key))
@@ -143,21 +165,45 @@ def flatten(
 
 
 def plain(value: Any) -> str:
-  """A setting in print."""
+  """Formats a setting."""
   if isinstance(value, dict):
     return str(value.get('type', '...')).rpartition(':')[2]
+  if isinstance(value, list):
+    return ' '.join(map(plain, value)) or 'none'
   return f'{value:g}' if isinstance(value, float) else str(value)
 
 
-def objective(config: Mapping[str, Any]) -> str:
-  """Name of the objective's module, such as 'dim'."""
-  settings = config.get('objective') or {}
-  return str(settings.get('type', '')).partition(':')[0].rpartition('.')[2]
+def scalars(values: Mapping[str, Any]) -> str:
+  """Formats settings in a line, without None and without lists of groups."""
+  return ', '.join(
+    f'{key.replace("_", " ")} {plain(value)}'
+    for key, value in values.items()
+    if key != 'type' and value is not None and '{' not in str(value)[:2]
+  )
 
 
-def noun(config: Mapping[str, Any]) -> str:
-  """What an example is called: 'images', or 'examples' of sound."""
-  return 'examples' if len(config.get('input_shape') or ()) == 1 else 'images'
+def module_name(objective: Mapping[str, Any]) -> str:
+  """The name of the module that a method's options come from."""
+  kind = str(objective.get('type', '')).partition(':')[0]
+  return kind.rpartition('.')[2] or 'unknown method'
+
+
+def noun(runs: Sequence[Run]) -> str:
+  """What the runs' examples are called, such as 'images'."""
+  nouns = {
+    run.known('noun')
+    or ('images', 'examples')[len(run.config.get('input_shape') or ()) == 1]
+    for run in runs
+  }
+  return nouns.pop() if len(nouns) == 1 else 'examples'
+
+
+def labelled(
+  runs: Sequence[Run], field: str
+) -> list[tuple[str, Mapping[str, Any]]]:
+  """Pairs the labels of runs with a field that not all of them have."""
+  pairs = ((run.label, getattr(run, field)) for run in runs)
+  return [(label, value) for label, value in pairs if value is not None]
 
 
 def labels(probes: Mapping[str, Any]) -> list[str]:
@@ -166,7 +212,7 @@ def labels(probes: Mapping[str, Any]) -> list[str]:
 
 
 def of_label(probes: Mapping[str, Any], label: str) -> dict[str, Any]:
-  """A probes.json with one label's results alone, and its 'chance' a number.
+  """Keeps one label's results of a probes.json, and its 'chance' as a number.
 
   Args:
     probes: a probes.json. Results without a label, and a chance that is a
@@ -176,10 +222,71 @@ def of_label(probes: Mapping[str, Any], label: str) -> dict[str, Any]:
   chance = probes.get('chance')
   if not isinstance(chance, Mapping):
     chance = {} if chance is None else {'class': chance}
-  found = {key: value for key, value in probes.items() if key != 'chance'}
-  found['results'] = [
+  chosen = {key: value for key, value in probes.items() if key != 'chance'}
+  chosen['results'] = [
     r for r in probes['results'] if r.get('label', 'class') == label
   ]
-  if label in chance:
-    found['chance'] = chance[label]
-  return found
+  return chosen | ({'chance': chance[label]} if label in chance else {})
+
+
+def module_of(key: str) -> str | None:
+  """Returns 'module_M' of a metric such as 'module_M/infonce', else None."""
+  match = re.fullmatch(r'(module_\d+)/.*|probe/(module_\d+)_\w+', key)
+  return (match[1] or match[2]) if match else None
+
+
+def has_modules(run: Run) -> bool:
+  """Whether the run has metrics or probes of numbered modules."""
+  keys = [key for line in run.metrics[-1:] for key in line]
+  keys += [f'{r["feature"]}/' for r in (run.probes or {}).get('results', [])]
+  return any(map(module_of, keys))
+
+
+def methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
+  """Groups runs by method; those of one differ in nothing but their seed.
+
+  Args:
+    runs: at least one.
+
+  Returns:
+    The runs of each method, in the order given. Where methods share a title,
+    their names go on with the one or two settings in which they differ, or else
+    with the first run's label.
+  """
+  groups: list[tuple[dict[str, Any], list[Run]]] = []
+  for run in runs:
+    settings = {
+      path: value
+      for path, value in flatten(run.config)
+      if path.split('.')[0] not in _NO_SETTING
+    }
+    same = [members for other, members in groups if other == settings]
+    if same:
+      same[0].append(run)
+    else:
+      groups.append((settings, [run]))
+  named: dict[str, list[Run]] = {}
+  for settings, members in groups:
+    name = members[0].title
+    rivals = [other for other, m in groups if m[0].title == name]
+    paths = [
+      path
+      for path in dict.fromkeys(p for rival in rivals for p in rival)
+      if len({str(rival.get(path)) for rival in rivals}) > 1
+      and not path.endswith('type')
+    ]
+    if 1 <= len(paths) <= 2:
+      differences = ', '.join(
+        f'{path.split(".")[-1].replace("_", " ")} {plain(settings.get(path))}'
+        for path in paths
+      )
+      name += f' ({differences})'
+    if len(rivals) > 1 and (name == members[0].title or name in named):
+      name += f' ({members[0].label})'
+    named[name] = members
+  return named
+
+
+def pretty(value: Any) -> str:
+  """Formats JSON for a reader, in its own alphabet."""
+  return json.dumps(value, indent=2, ensure_ascii=False)

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from dim_jax.report import page
+from dim_jax.report import figures, page, runs
+from dim_jax.report.sections import attacks, classification, probes, sweep
 
 
 def _result(features, tap, probe, *values):
@@ -30,6 +31,7 @@ _PROBES = {
   'step': 40,
   'protocol': {'few_labels': 5},
   'protocol_hash': '0123456789ab',
+  'command': ['evaluate', 'a run'],
   'hardware': 'one abacus',
   'versions': {'jax': '1.2.3'},
   'seconds': 3.0,
@@ -71,6 +73,8 @@ def _make_run(folder, *, nan=False, evaluation=True, **objective):
     'input_shape': [8, 8, 1],
   }
   (folder / 'config.json').write_text(json.dumps(config))
+  info = {'command': 'train it', 'hardware': 'one abacus', 'commit': 'c0ffee'}
+  (folder / 'run.json').write_text(json.dumps(info))
   seconds = {'compile': 30.0, 'step': 60.0, 'total': 90.0}
   (folder / 'summary.json').write_text(json.dumps({'seconds': seconds}))
   lines = [
@@ -143,7 +147,7 @@ class _Parser(html.parser.HTMLParser):
 @pytest.fixture(scope='module')
 def full(tmp_path_factory):
   run = _make_run(tmp_path_factory.mktemp('runs') / 'full', nan=True)
-  return run, _Parser(page.write([run], command='train it'))
+  return run, _Parser(page.write([run]))
 
 
 def test_page_needs_nothing_else(full):
@@ -177,11 +181,11 @@ def test_every_figure_has_both_variants_and_its_files(full):
       assert (run / 'report' / f'{name}{ending}').stat().st_size > 0
 
 
-def test_table_and_gap(full):
+def test_tables_and_gap(full):
   _, parsed = full
   # 75.00 - 69.13 = 5.87; linear: mean 0.91, deviation 0.01.
-  assert parsed.rows == [
-    ['features', 'tap', 'linear (n=2)', 'MLP (n=2)',
+  assert parsed.rows[:5] == [
+    ['encoder', 'feature', 'linear (n=2)', 'MLP (n=2)',
      'linear, 5 labels a class (n=2)', 'paper (MLP)', 'gap, points'],
     ['trained', 'y', '91.0\xa0±\xa01.0', '75.0\xa0±\xa00.0',
      '60.0\xa0±\xa010.0', '69.13', '+5.9'],
@@ -189,18 +193,25 @@ def test_table_and_gap(full):
      '50.0\xa0±\xa00.0', '', ''],
     ['raw', 'pixels', '85.0\xa0±\xa00.0', '50.0\xa0±\xa00.0',
      '55.0\xa0±\xa00.0', '', ''],
-    ['protocol', '', *['0123456789ab'] * 3, '', ''],
+    ['neighbours by', 'of the same class, %'],
   ]  # fmt: skip
-  assert 'A JPEG copy.' in parsed.text
+  assert [row[0] for row in parsed.rows[5:]] == [
+    'trained y',
+    'raw pixels',
+    'chance level',
+  ]
+  # Three classes of eight images each.
+  assert parsed.rows[-1][1] == '33.3'
+  assert 'A JPEG copy.' in parsed.text and '0123456789ab' in parsed.text
   assert 'Always the commonest class: 12.5 %.' in parsed.text
 
 
-def test_findings_come_from_the_numbers():
-  linear, few = page.probe_findings(_PROBES)
+def test_warnings_come_from_the_numbers(full):
   # 91 +- 1 clears 81 +- 1 and 85 +- 0; 60 +- 10 clears neither 50 nor 55.
-  assert linear.endswith('together: y.') and '91.0' in linear
-  assert few.endswith('together: no tap.')
-  assert page.probe_findings(None) == []
+  assert probes.warnings(runs.read(full[0])) == [
+    'The linear, few labels probe of class is not clearly above untrained at '
+    'y; raw pixels at y.'
+  ]
 
 
 def test_labels_are_apart_and_class_is_meant_without_one(tmp_path):
@@ -219,27 +230,29 @@ def test_labels_are_apart_and_class_is_meant_without_one(tmp_path):
   parsed = _Parser(page.write([new]))
   assert ['trained', 'y', '30.0'] in parsed.rows
   assert 'Always the commonest speaker: 25.0 %.' in parsed.text
-  assert 'Linear probe of speaker with all labels: y 30.0\xa0%.' in parsed.text
+  # 30 is above 25, for one seed has no standard deviation.
+  assert 'probe of speaker' not in parsed.text
   assert (new / 'report/probes_speaker.csv').exists()
 
 
 def test_what_is_not_finite_or_collapsed_is_said(full):
   _, parsed = full
   assert 'mi/local was not finite at 1 of 2 logged steps' in parsed.text
-  assert 'mi/local ends at 2.00 nats of at most 8.00 (infonce)' in parsed.text
   assert 'untrained y features are not drawn: they are the same' in parsed.text
 
 
 def test_summary(full):
   _, parsed = full
-  text = re.sub('<[^>]*>', ' ', parsed.text)
+  text = ' '.join(re.sub('<[^>]*>', ' ', parsed.text).split())
   for part in (
     '40, 2,560 images seen, batch 64, seed 0',
     '2 min, median 150 images/s',
     'compile 30 s, step 60 s, total 90 s',
-    'one abacus',
-    'jax 1.2.3',
+    'Hardware (train, evaluate) one abacus',
+    'Versions (evaluate) jax 1.2.3',
+    'Commit (train) c0ffee',
     'train it',
+    'evaluate &#39;a run&#39;',
   ):
     assert part in text
 
@@ -273,20 +286,26 @@ def test_several_runs(tmp_path):
   ]
 
 
+def _new(report):
+  """The report as it is read: results name their feature."""
+  results = [r | {'feature': r['tap']} for r in report['results']]
+  return report | {'results': results}
+
+
 def test_table_of_several_runs():
   other = json.loads(json.dumps(_PROBES)) | {
     'protocol_hash': 'ffffffffffff',
     'paper': None,
     'results': [_result('trained', 'y', 'mlp', 0.65, 0.65, 0.65)],
   }
-  header, rows = page.probe_table([('a', _PROBES), ('b', other)])
+  table = probes.table([('a', _new(_PROBES)), ('b', _new(other))])
   # The seeds differ between the runs, so each cell says its own.
-  assert header[:5] == ['features', 'tap', 'run', 'linear (n=2)', 'MLP']
+  header, rows = table.header, table.rows
+  assert header[:5] == ['encoder', 'feature', 'run', 'linear (n=2)', 'MLP']
   assert rows[0][2:5] == ['a', '91.0\xa0±\xa01.0', '75.0\xa0±\xa00.0 (n=2)']
   assert rows[1] == [
     'trained', 'y', 'b', '–', '65.0\xa0±\xa00.0 (n=3)', '–', '', '',
   ]  # fmt: skip
-  assert rows[-1][4] == '0123456789ab / ffffffffffff'
 
 
 def _classify(run, *, kind='diagonal', paper=None, error=1.25):
@@ -402,6 +421,12 @@ def test_classifier_tables(classifier):
     ['gap', 'average (EMA) − paper', '', '+0.12', '', '', '', ''],
   ]  # fmt: skip
   assert ['raw', 'test', '0.0625', '0.0312', '0.0156', '5'] in rows
+  # At strength 0 the error of the unattacked: 1.25, and 1.50 at the mean.
+  at = rows.index(['attack', 'mode', 'norm', '0', '0.25', 'n'])
+  assert rows[at + 1 : at + 3] == [
+    ['PGD margin', 'samples', 'L∞', '98.8', '40.0', '100'],
+    ['PGD margin', 'mean', 'L∞', '98.5', '12.5', '100'],
+  ]
   assert [
     'PGD margin', 'mean', 'L∞', '0.25', '12.5', '87.5', '12.5', '30', '1.50',
     '0.250', '100',
@@ -409,16 +434,15 @@ def test_classifier_tables(classifier):
   assert rows[-1] == ['noise', 'max prob', '0.750', '0.500', '0.250']
 
 
-def test_classifier_findings_and_pictures(classifier):
+def test_classifier_warnings_and_pictures(classifier):
   # sqrt(0.0125 * 0.9875 / 10000) = 0.00111.
   for part in (
-    'Test error, average (EMA) weights: 1.25 % with 12 samples, 1.75 % with 1 '
-    'sample (one standard error at 10,000 examples: 0.11 points).',
-    'The rate is 22.0 bits a test image, an upper bound on I(Z;X); a loose '
-    'one, for on these images I(Z;X) is at most log₂ N = 13.0 bits.',
-    'L∞ attacks: 12.5 % (PGD margin of at most 0.25, mean).',
+    'One standard error of the test error at 10,000 examples: 0.11 points.',
+    'The rate, 22.0 bits a test image, is a loose bound on I(Z;X): on these '
+    'images that is at most log₂ N = 13.0 bits.',
+    'More than a tenth of the gradients are exactly zero in the attacks PGD '
+    'margin samples L∞, PGD margin mean L∞',
     'one abacus',
-    'python -m experiments.classify',
   ):
     assert part in classifier.text
   assert 'experiments.evaluate' not in classifier.text
@@ -429,13 +453,13 @@ def test_classifier_findings_and_pictures(classifier):
 
 
 def test_classifier_without_a_bottleneck_beside_one(tmp_path):
-  runs = [
+  paths = [
     _classify(_make_run(tmp_path / 'vib', evaluation=False)),
     _classify(
       _make_run(tmp_path / 'plain', evaluation=False), kind='none', error=2.0
     ),
   ]
-  parsed = _Parser(page.write(runs))
+  parsed = _Parser(page.write(paths))
   assert parsed.rows[parsed.rows.index(
     ['average (EMA)', 'test', 'vib', '1.75', '1.25', '1.50', '0.125', '22.0',
      '3.125']
@@ -444,9 +468,8 @@ def test_classifier_without_a_bottleneck_beside_one(tmp_path):
     '3.125',
   ]  # fmt: skip
   assert 'attacks' in [attrs['id'] for attrs in parsed.of('figure')]
-  # Nothing is said of a rate that is not there, nor of samples.
-  findings = page.classification_findings(page.read(runs[1]).classification)
-  assert len(findings) == 2 and 'rate' not in ' '.join(findings)
+  # Nothing is said of a rate that is not there.
+  assert classification.warnings(runs.read(paths[1])) == []
 
 
 def test_classifier_not_evaluated_says_what_to_run(tmp_path):
@@ -455,11 +478,20 @@ def test_classifier_not_evaluated_says_what_to_run(tmp_path):
   (run / 'evaluation/classification.npz').unlink()
   parsed = _Parser(page.write([run]))
   assert f'python -m experiments.classify {run}' in parsed.text
-  assert 'experiments.evaluate' not in parsed.text
+
+
+def test_detection_below_chance_is_explained(tmp_path):
+  run = runs.read(_classify(_make_run(tmp_path / 'vib', evaluation=False)))
+  _, note = attacks.detection([run])
+  assert 'no slip' not in note.text
+  run.classification['ood'][0]['auroc'] = 0.06
+  table, note = attacks.detection([run])
+  assert table.rows == [['noise', 'max prob', '0.060', '0.500', '0.250']]
+  assert 'Well below 0.5 is no slip' in note.text
 
 
 def test_sweep(tmp_path):
-  sweep = {
+  data = {
     'dataset': 'digits',
     'code': 2,
     'betas': [0.001, 0.1],
@@ -468,6 +500,8 @@ def test_sweep(tmp_path):
     'log2_examples': {'train': 15.0, 'test': 13.0},
     'seconds': 600.0,
     'command': 'sweep it',
+    'hardware': 'one abacus',
+    'versions': {'jax': '1.2.3'},
     'rows': [
       {
         'beta': beta,
@@ -486,7 +520,7 @@ def test_sweep(tmp_path):
       for weights in ('average', 'raw')
     ],
   }
-  (tmp_path / 'sweep.json').write_text(json.dumps(sweep))
+  (tmp_path / 'sweep.json').write_text(json.dumps(data))
   path = page.write([tmp_path])
   assert path == str(tmp_path / 'report/index.html')
   parsed = _Parser(path)
@@ -496,10 +530,12 @@ def test_sweep(tmp_path):
     '10.00\xa0±\xa00.00', '2.999\xa0±\xa00.000',
   ] in parsed.rows  # fmt: skip
   assert (
-    'Least test error with 12 samples: 2.51 ± 0.71 % at beta 0.001, rate 10.0 '
-    'bits. This beta is chosen on the test set'
+    'Least test error with 12 samples: 2.51 ± 0.71 % at beta 0.001. This beta '
+    'is chosen on the test set'
   ) in parsed.text
   assert 'sweep it' in parsed.text
+  facts = dict(sweep.facts(tmp_path))
+  assert facts['Hardware'] == 'one abacus' and facts['Versions'] == 'jax 1.2.3'
   assert [attrs['id'] for attrs in parsed.of('figure')] == [
     'beta_sweep', 'information_plane',
   ]  # fmt: skip
@@ -526,7 +562,7 @@ def test_damaged_metrics_name_the_line(tmp_path):
   run = _make_run(tmp_path / 'run', evaluation=False)
   (run / 'metrics.jsonl').write_text('{"step": 1}\nrubbish\n{"step": 2}\n')
   with pytest.raises(ValueError, match="line 2 is not JSON: 'rubbish'"):
-    page.read(run)
+    runs.read(run)
 
 
 def test_command_says_a_mistake_in_one_line(tmp_path):
@@ -541,20 +577,55 @@ def test_command_says_a_mistake_in_one_line(tmp_path):
   assert found.stderr.count('\n') == 1
 
 
-def test_train_command_makes_the_config(tmp_path):
-  from dim_jax import config as config_lib
-  from experiments import report
-  from experiments.configs import dim_digits_jsd
+def test_names_are_data(tmp_path):
+  run = _make_run(tmp_path / 'a <b> & "c"')
+  with np.load(run / 'evaluation/features.npz') as file:
+    arrays = dict(file)
+  arrays['class_names'] = np.array(['price', '<script>', 'naïve'])
+  np.savez(run / 'evaluation/features.npz', **arrays)
+  config = json.loads((run / 'config.json').read_text())
+  config['data']['name'] = '</pre><script>alert(1)</script>'
+  (run / 'config.json').write_text(json.dumps(config))
+  parsed = _Parser(page.write([run]))
+  assert not parsed.of('script')
+  assert 'pca_trained' in [attrs['id'] for attrs in parsed.of('figure')]
+  assert 'naïve' in (run / 'report/pca_trained.csv').read_text('utf-8')
 
-  config = dim_digits_jsd.get_config()
-  config.objective.critic_units = 32
-  config_lib.save(config, tmp_path, (32, 32, 1))
-  command = report.train_command(str(tmp_path))
-  assert command == (
-    'python -m experiments.train '
-    '--config=experiments/configs/dim_digits_jsd.py '
-    f'--workdir={tmp_path} --config.objective.critic_units=32'
+
+def test_one_failing_picture_is_left_out(tmp_path, monkeypatch):
+  def fail(*args, **kw):
+    raise ValueError('no ink')
+
+  monkeypatch.setattr(figures, 'spectrum', fail)
+  run = _make_run(tmp_path / 'run')
+  broken = figures.Picture('x', 'Broken', '', '', (), [], fail)
+  monkeypatch.setattr(figures, 'probes', lambda results: broken)
+  parsed = _Parser(page.write([run]))
+  assert 'A picture (Spectrum of y) is left out: ValueError: no ink' in (
+    parsed.text
   )
+  assert 'The picture “Broken” is left out: ValueError: no ink' in parsed.text
+  assert 'scores_trained' in [attrs['id'] for attrs in parsed.of('figure')]
+
+
+def test_a_method_that_nobody_knows(tmp_path):
+  run = _make_run(tmp_path / 'run')
+  config = json.loads((run / 'config.json').read_text())
+  config['objective'] = {'type': 'elsewhere.novel:Config', 'courage': 0.5}
+  (run / 'config.json').write_text(json.dumps(config))
+  lines = [
+    {'step': t, 'novel/gain': 0.1 * t, 'novel/cost': 1.0} for t in (1, 2)
+  ]
+  (run / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, lines)) + '\n')
+  info = {'title': 'Novelty', 'noun': 'leaves', 'parameters': {'leaf': 1234}}
+  (run / 'run.json').write_text(json.dumps(info))
+  parsed = _Parser(page.write([run]))
+  assert [attrs['id'] for attrs in parsed.of('figure')][:2] == [
+    'novel',
+    'probes',
+  ]
+  for part in ('Novelty', 'courage 0.5', '1,234 (leaf 1,234)', 'leaves each'):
+    assert part in parsed.text
 
 
 def test_plotting_libraries_are_not_imported_before_they_are_needed():

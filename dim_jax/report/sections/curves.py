@@ -1,0 +1,336 @@
+"""Training curves: a panel for each family of metrics that the runs have."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dim_jax.report import figures
+from dim_jax.report import runs as runs_lib
+from dim_jax.report.parts import Part, Text, draw
+from dim_jax.report.runs import Run, module_of
+
+
+class Family(NamedTuple):
+  """Metrics that share a panel.
+
+  Attributes:
+    name: stem of the picture's files.
+    title: above it.
+    unit: of the vertical axis.
+    pattern: of the metrics' whole names; a metric is drawn once.
+    caption: '{noun}' is what an example is called, '{bound}' the estimator.
+    scale: what values are multiplied with.
+    dashed: name and meaning of the dashed line.
+  """
+
+  name: str
+  title: str
+  unit: str
+  pattern: str
+  caption: str = ''
+  scale: float = 1.0
+  dashed: tuple[str, str] = figures.CEILING
+
+
+_BATCHES = 'On training batches; codes of a bottleneck are sampled.'
+_CHANCE = (
+  'chance level',
+  'ln(K + 1), the loss of a guess between the target and K negatives; what a '
+  'loss lies below it bounds information from below',
+)
+_PERCENT = 100.0
+_ACCURACY = 'accuracy, %'
+_STD = 'standard deviation'
+
+# fmt: off
+FAMILIES = (
+  Family('mi', 'Mutual information', 'nats', 'mi/.*',
+         'Estimator: {bound}; higher is better.'),
+  Family('cross_entropy', 'Cross-entropy', 'nats', 'decoder/cross_entropy',
+         _BATCHES),
+  Family('accuracy', 'Accuracy', _ACCURACY, 'decoder/accuracy', _BATCHES,
+         _PERCENT),
+  Family('rate', 'Rate', 'nats', 'encoder/rate',
+         'An upper bound on I(Z;X): the KL divergence of the code from its '
+         'marginal, summed over dimensions.'),
+  Family('module_infonce', 'Loss of the modules: InfoNCE', 'nats',
+         r'module_\d+/infonce',
+         'On training batches, mean over offsets; lower is better.',
+         dashed=_CHANCE),
+  Family('module_cross_entropy', 'Loss of the modules: cross-entropy', 'nats',
+         r'module_\d+/cross_entropy',
+         'Of labels, on training batches; lower is better.'),
+  Family('module_accuracy', 'Accuracy of the modules in their own task',
+         _ACCURACY, r'module_\d+/accuracy',
+         'On training batches. With InfoNCE: how often the target outscores '
+         'all negatives, mean over offsets; supervised: of labels.', _PERCENT),
+  Family('energy', 'Log density of data and negatives', 'f, nats',
+         'energy/(data|negatives)',
+         'Mean f, the logarithm of the unnormalised density, on training '
+         'batches. Data far below their negatives, or both without bounds, '
+         'mean divergence.'),
+  Family('energy_gap', 'Gap between data and negatives', 'nats', 'energy/gap',
+         'Mean f of data less mean f of negatives; near 0 where the negatives '
+         'are as likely as the data.'),
+  Family('energy_log_likelihood', 'Log likelihood in training', 'nats',
+         'energy/log_likelihood',
+         'On training batches, with the exact normaliser.'),
+  Family('energy_acceptance', 'Acceptance of the chains', 'accepted, %',
+         'energy/acceptance',
+         'Of the proposals; Langevin steps without a test count as accepted.',
+         _PERCENT),
+  Family('energy_penalty', 'Size of f', 'f², nats²', 'energy/penalty',
+         'Mean square over data plus that over negatives; penalised.'),
+  Family('generator_std', 'Standard deviation of the generator', _STD,
+         'generator/(spread|std)',
+         'Of its samples, mean over dimensions; near 0, all are alike.'),
+  Family('beta', 'Beta, the weight of the rate', 'beta', 'encoder/beta'),
+  Family('kl', 'Prior: KL', 'nats', 'prior/kl'),
+  Family('prior', 'Prior matching', 'nats', 'prior/.*', dashed=(
+         'matched', 'where codes and prior cannot be told apart, all scores '
+         'being equal')),
+  Family('probe', 'Online probe', _ACCURACY, 'probe/.*_accuracy',
+         'On training batches, by a linear probe that sends no gradient to the '
+         'encoder; the table of probes is what counts.', _PERCENT),
+  Family('rank', 'Collapse: effective rank', 'effective rank',
+         'encoder/effective_rank',
+         'Of the code on held-out {noun}; near 1, all {noun} differ along one '
+         'direction only.'),
+  Family('std', 'Collapse: standard deviation of the code', _STD,
+         'encoder/std',
+         'Over held-out {noun}, mean over dimensions; near 0, all {noun} look '
+         'alike.'),
+)
+# fmt: on
+
+# The probe's losses say what its accuracies say, a surrogate's value means
+# nothing, and another temperature is among the warnings.
+_UNDRAWN = 'generator/surrogate|energy/temperature|probe/.*_loss'
+
+# Losses of adversarial divergences, adversary's and encoder's, where all scores
+# are equal.
+_MATCHED = {
+  'jsd': (0.0, math.log(2)),
+  'rsgan': (math.log(2), math.log(2)),
+  'hinge': (2.0, 0.0),
+} | dict.fromkeys(
+  ('wgan', 'wgan_gp', 'wgan_div', 'gan_qp_l1', 'gan_qp_l2'), (0.0, 0.0)
+)
+
+
+def section(runs: Sequence[Run]) -> list[Part]:
+  """Draws every family; runs of modules as one line a method, the mean."""
+  parts: list[Part] = [
+    Text(
+      f'{run.label} has no metrics yet: continue its training, '
+      f'`python -m experiments.train ... --workdir={run.path}`.',
+      'missing',
+    )
+    for run in runs
+    if not run.metrics
+  ]
+  sizes = {run.config.get('batch_size') for run in runs}
+  xlabel = 'step'
+  if len(sizes) == 1 and (size := sizes.pop()):
+    xlabel = f'step ({size} {runs_lib.noun(runs)} each)'
+  modular = len(runs) > 1 and all(map(runs_lib.has_modules, runs))
+  palette = list(runs_lib.methods(runs)) if modular else []
+  for family, keys in _families(runs):
+    caption = family.caption
+    if 0 < len(palette) < len(runs):
+      caption += ' Mean over the runs of a method.'
+    for name, title, lines in _panels(runs, family, keys, modular):
+      parts.append(
+        draw(
+          figures.curves,
+          name,
+          title,
+          lines,
+          unit=family.unit,
+          xlabel=xlabel,
+          scale=family.scale,
+          caption=caption,
+          dashed=family.dashed,
+          palette=palette,
+        )
+      )
+  return parts
+
+
+def _keys(runs: Sequence[Run], accept: Callable[[str], Any]) -> list[str]:
+  keys = dict.fromkeys(k for run in runs for line in run.metrics for k in line)
+  return [
+    key
+    for key in keys
+    if '/' in key and not re.search('[_/]ceiling$', key) and accept(key)
+  ]
+
+
+def _values(run: Run, key: str) -> list[float]:
+  return [figures.real(line[key]) for line in run.metrics if key in line]
+
+
+def _families(runs: Sequence[Run]) -> list[tuple[Family, list[str]]]:
+  """The panels that the runs have metrics for, those of unknown names last."""
+  bounds = {str(b) for run in runs if (b := run.objective.get('bound'))}
+  words = {'noun': runs_lib.noun(runs), 'bound': ', '.join(sorted(bounds))}
+  others = dict.fromkeys(
+    key.split('/')[0] for key in _keys(runs, lambda key: True)
+  )
+  unknown = [
+    Family(re.sub(r'\W+', '_', name), name, 'value', f'{re.escape(name)}/.*')
+    for name in others
+  ]
+  taken = set(_keys(runs, re.compile(_UNDRAWN).fullmatch))
+  # A constant says less than the config does.
+  if not any(len(set(_values(run, 'encoder/beta'))) > 1 for run in runs):
+    taken.add('encoder/beta')
+  panels = []
+  for family in (*FAMILIES, *unknown):
+    keys = _keys(runs, re.compile(family.pattern).fullmatch)
+    keys = [key for key in keys if key not in taken]
+    taken.update(keys)
+    caption = family.caption.format_map(words)
+    if '{bound}' in family.caption and not bounds:
+      caption = ''
+    if keys:
+      panels.append((family._replace(caption=caption), keys))
+  return panels
+
+
+def _ceiling(key: str) -> str:
+  """The metric that bounds another."""
+  if key.endswith('/infonce') and (module := module_of(key)):
+    return f'{module}/ceiling'
+  return f'{key}_ceiling'
+
+
+def _line(run: Run, key: str, label: str) -> list[figures.Line]:
+  """The curve of a metric, if the run has it."""
+  lines = [line for line in run.metrics if key in line]
+  if not lines:
+    return []
+  level = None
+  # The options of a prior are a group of their own in new configs.
+  prior = run.objective.get('prior')
+  options = prior if isinstance(prior, dict) else run.objective
+  matched = _MATCHED.get(str(options.get('divergence')))
+  if _ceiling(key) in lines[-1]:
+    level = [figures.real(line.get(_ceiling(key))) for line in lines]
+  elif matched and key in ('prior/adversary', 'prior/encoder'):
+    level = [matched[key == 'prior/encoder']] * len(lines)
+  steps = [line['step'] for line in lines]
+  return [figures.Line(label, steps, _values(run, key), level)]
+
+
+def _term(key: str) -> str:
+  term = key.split('/', 1)[1].removesuffix('_accuracy').replace('_', ' ')
+  return module_of(key) or term
+
+
+def _panels(
+  runs: Sequence[Run], family: Family, keys: Sequence[str], modular: bool
+) -> list[tuple[str, str, list[figures.Line]]]:
+  """Name, title and lines of the pictures of one family."""
+  name, title = family.name, family.title
+  if len(runs) == 1:
+    lines = [line for key in keys for line in _line(runs[0], key, _term(key))]
+    return [(name, title, lines)]
+  if modular:
+    last = ', last module' if module_of(keys[0]) else ''
+    return [(name, f'{title}{last}', _by_method(runs, keys))]
+  return [
+    (
+      f'{name}_{re.sub(r"[^A-Za-z0-9]+", "_", _term(key))}',
+      f'{title}: {_term(key)}' if len(keys) > 1 else title,
+      [line for run in runs for line in _line(run, key, run.label)],
+    )
+    for key in keys
+  ]
+
+
+def _by_method(runs: Sequence[Run], keys: Sequence[str]) -> list[figures.Line]:
+  """Of each method the mean curve, of its last module."""
+  means = []
+  for name, members in runs_lib.methods(runs).items():
+    lines = []
+    for run in members:
+      logged = [k for k in keys if any(k in line for line in run.metrics)]
+      lines += [line for key in logged[-1:] for line in _line(run, key, name)]
+    if lines:
+      means.append(mean_line(lines, name))
+  return means
+
+
+def mean_line(lines: Sequence[figures.Line], label: str) -> figures.Line:
+  """Averages curves at the steps that all of them have logged.
+
+  Args:
+    lines: at least one.
+    label: of the result.
+  """
+  common = set(lines[0].steps).intersection(*(line.steps for line in lines))
+  steps = [step for step in lines[0].steps if step in common]
+
+  def mean(values: Sequence[Sequence[float]]) -> list[float]:
+    tables = [
+      dict(zip(line.steps, mine, strict=True))
+      for line, mine in zip(lines, values, strict=True)
+    ]
+    return [float(np.mean([table[step] for table in tables])) for step in steps]
+
+  levels = [line.ceiling for line in lines if line.ceiling is not None]
+  ceiling = mean(levels) if len(levels) == len(lines) else None
+  return figures.Line(label, steps, mean([ln.values for ln in lines]), ceiling)
+
+
+def warnings(run: Run) -> list[str]:
+  """Says what the curves show that went wrong.
+
+  Returns:
+    Sentences on values that are not finite, bounds at their ceiling, losses no
+    better than chance, a collapsed code, and chains at another temperature.
+  """
+  sentences = []
+  last: Mapping[str, Any] = run.metrics[-1] if run.metrics else {}
+  for key in _keys([run], lambda key: True):
+    values = _values(run, key)
+    steps = [line['step'] for line in run.metrics if key in line]
+    bad = [
+      s for s, v in zip(steps, values, strict=True) if not math.isfinite(v)
+    ]
+    if bad:
+      sentences.append(
+        f'{key} was not finite at {len(bad)} of {len(run.metrics)} logged '
+        f'steps, first at {bad[0]}.'
+      )
+    average = figures.ema(values, figures.smoothing(len(values)))
+    good = average[np.isfinite(average)]
+    ceiling = figures.real(last.get(_ceiling(key)))
+    if not len(good) or not good[-1] > 0.99 * ceiling:
+      continue
+    ends = f'{key} ends at {figures.number(float(good[-1]))} nats'
+    if module_of(key):
+      ends += f', no better than chance level, {figures.number(ceiling)}.'
+    else:
+      ends += (
+        f', all that its estimator can say ({figures.number(ceiling)}): the '
+        f'information may be larger.'
+      )
+    sentences.append(ends)
+  rank = [math.nan, *_values(run, 'encoder/effective_rank')][-1]
+  if rank < 1.5:
+    sentences.append(
+      f'The code has collapsed: its effective rank ends at '
+      f'{figures.number(rank)}, where 1 is a single direction.'
+    )
+  temperature = [1.0, *_values(run, 'energy/temperature')][-1]
+  if abs(temperature - 1) > 0.01:
+    sentences.append(
+      f'The chains sampled exp(f / T) at T = {figures.number(temperature)} and '
+      f'not the model, which is T = 1.'
+    )
+  return sentences

@@ -1,0 +1,236 @@
+"""Densities: log likelihoods of the test set, and samples."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dim_jax.report import density_figures as drawings
+from dim_jax.report import figures
+from dim_jax.report import runs as runs_lib
+from dim_jax.report.parts import Part, Table, Text, draw, with_error
+from dim_jax.report.runs import Run
+
+_NOTE = (
+  'Mean of a test example, ± its standard error; of log Z, the standard error '
+  'over chains. AIS is a lower bound on log Z in the mean, so that its log '
+  'likelihoods flatter. KL is estimated on the test points, so it may fall a '
+  'little below 0; a density may exceed 1, so a log likelihood may be positive.'
+)
+_SAMPLES_NOTE = (
+  'Of samples beside the test set: ratio of the variances, 1 if alike; squared '
+  'maximum mean discrepancy (MMD²), near that of training examples if alike.'
+)
+# Points of a panel: more would hide one another.
+_POINTS = 500
+
+
+def section(runs: Sequence[Run]) -> list[Part]:
+  """Shows log likelihoods, statistics of samples, and pictures."""
+  done = [run for run in runs if run.density]
+  if not done:
+    return []
+  table = likelihoods(done)
+  parts: list[Part] = [table, Text(_NOTE)]
+  if not table.records:
+    text = 'No log likelihood: the energy is not normalised (`--ais`).'
+    parts = [Text(text, 'missing')]
+  columns = {
+    'variance ratio': 'variance_ratio',
+    'MMD²': 'mmd',
+    'MMD² of training examples': 'mmd_of_data',
+    'distance of the means': 'mean_distance',
+  }
+  samples = [
+    {'run': label, 'samples': f'{stats["count"]:,}'}
+    | {
+      title: figures.number(figures.real(stats[key]))
+      for title, key in columns.items()
+      if key in stats
+    }
+    for label, density in runs_lib.labelled(runs, 'density')
+    if (stats := density.get('samples'))
+  ]
+  if samples:
+    parts += [Table(samples), Text(_SAMPLES_NOTE)]
+  return [*parts, *_pictures(done)]
+
+
+def likelihoods(runs: Sequence[Run]) -> Table:
+  """Tabulates log likelihoods of the test set, by density and normaliser.
+
+  Args:
+    runs: runs with a density.json. What several are compared with stands once
+      where its numbers agree.
+  """
+  columns = {
+    'log Z, nats': 'log_z',
+    'log likelihood, nats': 'log_likelihood',
+    'KL(data ‖ it), nats': 'divergence',
+  }
+  done = runs_lib.labelled(runs, 'density')
+  results = [(label, row) for label, density in done for row in density['rows']]
+  columns = {
+    title: key
+    for title, key in columns.items()
+    if any(key in row for _, row in results)
+  }
+  table: list[dict[str, str]] = []
+  others: dict[tuple[tuple[str, str], ...], list[str]] = {}
+  for label, row in results:
+    cells = {'density': str(row['density']), 'normalised by': str(row['by'])}
+    for title, key in columns.items():
+      cells[title] = '–'
+      if key in row:
+        cells[title] = with_error(row[key], row.get(f'{key}_error'), 3)
+    if row['density'] == 'model':
+      table.append({'run': label} | cells)
+    else:
+      others.setdefault(tuple(cells.items()), []).append(label)
+  for shared, labels in others.items():
+    owner = 'all' if len(labels) == len(runs) > 1 else ', '.join(labels)
+    table.append({'run': owner} | dict(shared))
+  return Table(table)
+
+
+def warnings(run: Run) -> list[str]:
+  """Says where a density is worse than it should be, or mismeasured."""
+  rows = (run.density or {}).get('rows') or []
+  models = [row for row in rows if row['density'] == 'model']
+  sentences = []
+  for model in models[:1]:
+    mine = figures.real(model.get('log_likelihood'))
+    sentences += [
+      f'The model’s log likelihood is below that of {row["density"]}.'
+      for row in rows
+      if row['density'] not in ('model', 'truth')
+      and mine < figures.real(row.get('log_likelihood'))
+    ]
+  for model in models:
+    change = figures.real(model.get('box_change', 0.0))
+    if not abs(change) <= 0.01:
+      sentences.append(
+        f'The box of the grid is too narrow for its log Z: doubling it '
+        f'changed it by {figures.number(change)} nats.'
+      )
+  return sentences
+
+
+def _pictures(runs: Sequence[Run]) -> list[Part]:
+  """Densities and samples, side by side where the runs' data agree."""
+  groups: dict[tuple[Any, ...], list[Run]] = {}
+  for run in runs:
+    arrays = run.density_arrays or {}
+    if 'data' not in arrays:
+      continue
+    axes = tuple(arrays[k].tobytes() for k in sorted(arrays) if 'axis' in k)
+    dataset = (run.density or {}).get('dataset')
+    key = (dataset, *arrays['data'].shape[1:], *axes)
+    groups.setdefault(key, []).append(run)
+  pictures = []
+  for k, members in enumerate(groups.values()):
+    name = 'density' if len(groups) == 1 else f'density_{k}'
+    arrays = members[0].density_arrays or {}
+    if 'axis_1' in arrays:
+      pictures.append(draw(_plane, members, name))
+    elif 'axis_0' in arrays:
+      pictures.append(draw(_line, members, name))
+    elif arrays['data'].ndim == 4:
+      pictures.append(draw(_images, members, name))
+  return pictures
+
+
+def _plane(runs: Sequence[Run], name: str) -> figures.Picture:
+  arrays = runs[0].density_arrays or {}
+  x, y = arrays['axis_0'], arrays['axis_1']
+  truth = arrays['true_log_density']
+  # The grid's own slope, at about as many places as the model has arrows.
+  part = slice(len(x) // 20, None, max(len(x) // 10, 1))
+  slopes = np.stack(np.gradient(truth, x, y), -1)[part, part]
+  places = np.stack(np.meshgrid(x, y, indexing='ij'), -1)[part, part]
+  panels = [
+    drawings.Panel(
+      'truth',
+      truth.T,
+      arrays['data'][:_POINTS],
+      places.reshape(-1, 2),
+      slopes.reshape(-1, 2),
+    )
+  ]
+  for run in runs:
+    arrays = run.density_arrays or {}
+    side = math.isqrt(len(arrays['score']))
+    chosen = slice(1, None, max(side // 10, 1))
+    at, scores = (
+      arrays[k].reshape(side, side, 2)[chosen, chosen].reshape(-1, 2)
+      for k in ('score_points', 'score')
+    )
+    panels.append(
+      drawings.Panel(
+        _panel_label(run, len(runs)),
+        arrays['log_density'].T,
+        arrays['samples'][:_POINTS],
+        at,
+        scores,
+      )
+    )
+  shown = 'the others' if len(runs) > 1 else 'the other'
+  return drawings.contours(
+    panels,
+    x,
+    y,
+    name=name,
+    caption=f'Dots: test points in the first panel, samples in {shown}. KL: of '
+    f'the truth from the model, on test points, in nats.',
+    title=_title(runs),
+  )
+
+
+def _line(runs: Sequence[Run], name: str) -> figures.Picture:
+  arrays = runs[0].density_arrays or {}
+  panels = [
+    drawings.Panel(_panel_label(run, len(runs)), a['log_density'], a['samples'])
+    for run in runs
+    if (a := run.density_arrays)
+  ]
+  return drawings.curves(
+    panels,
+    arrays['axis_0'],
+    arrays['true_log_density'],
+    name=name,
+    title=_title(runs),
+    caption='KL: of the truth from the model, on test points, in nats.',
+  )
+
+
+def _images(runs: Sequence[Run], name: str) -> figures.Picture:
+  blocks: dict[str, np.ndarray] = {}
+  for run in runs:
+    arrays = run.density_arrays or {}
+    low, high = run.objective.get('input_range') or (-1.0, 1.0)
+    for label, key in (
+      ('test images', 'data'),
+      (_panel_label(run, len(runs)), 'samples'),
+    ):
+      # What the energy sees, to [-1, 1].
+      scaled = 2 * (arrays[key].astype(float) - low) / (high - low) - 1
+      blocks.setdefault(label, scaled[:20])
+  return drawings.image_grid(
+    blocks,
+    name=name,
+    title='Samples',
+    caption='As training makes its negatives; beside them test images.',
+  )
+
+
+def _panel_label(run: Run, count: int) -> str:
+  label = run.title if count == 1 else figures.shorten(run.label)
+  for row in (run.density or {}).get('rows', []):
+    if row['density'] == 'model' and 'divergence' in row:
+      return f'{label}, KL {figures.number(figures.real(row["divergence"]))}'
+  return label
+
+
+def _title(runs: Sequence[Run]) -> str:
+  return f'Learned densities: {(runs[0].density or {}).get("dataset")}'

@@ -1,0 +1,193 @@
+"""Probes of frozen features: a table a label, beside untrained and raw."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dim_jax.report import figures
+from dim_jax.report import runs as runs_lib
+from dim_jax.report.parts import Fold, Part, Table, Text, draw, with_error
+from dim_jax.report.runs import Run
+
+# Labels of single frames: how many were tested is not in the results.
+_FRAMEWISE = ('phone',)
+
+
+def section(runs: Sequence[Run]) -> list[Part]:
+  """Shows the probes, label by label."""
+  parts: list[Part] = []
+  done = runs_lib.labelled(runs, 'probes')
+  labels = dict.fromkeys(x for _, p in done for x in runs_lib.labels(p))
+  for label in labels:
+    if len(labels) > 1:
+      parts.append(Text(label, 'heading'))
+    mine = [(name, runs_lib.of_label(probes, label)) for name, probes in done]
+    mine = [(name, probes) for name, probes in mine if probes['results']]
+    parts.append(table(mine))
+    parts += _notes(label, mine)
+    if len(runs) == 1:
+      picture = draw(figures.probes, mine[0][1]['results'])
+      if label != 'class' and isinstance(picture, figures.Picture):
+        title = f'{picture.title}: {label}'
+        picture = picture._replace(name=f'probes_{label}', title=title)
+      parts.append(picture)
+  if len(runs) > 1 and parts and all(map(runs_lib.has_modules, runs)):
+    # Modules times seeds are many rows, and depth says the most.
+    return [Fold('All probes of every run', parts)]
+  return parts
+
+
+def _notes(
+  label: str, done: Sequence[tuple[str, Mapping[str, Any]]]
+) -> list[Part]:
+  notes = [
+    'Test accuracy in percent, mean ± standard deviation over n seeds (over n '
+    'draws of labelled examples for the probe with few labels).'
+  ]
+  for name, probes in done:
+    who = f'{name}: ' if len(done) > 1 else ''
+    text = f'{who}{probes.get("dataset")}, step {probes.get("step")}.'
+    if 'chance' in probes:
+      chance = 100 * figures.real(probes['chance'])
+      text += f' Always the commonest {label}: {chance:.1f} %.'
+    notes.append(f'{text} {probes.get("note") or ""}'.strip())
+    if paper := probes.get('paper'):
+      ran = any(r['probe'] == paper.get('probe') for r in probes['results'])
+      notes.append(
+        f'{who}Paper: {paper.get("row")}, {paper.get("source")}, '
+        f'{figures.probe_name(str(paper.get("probe")))} probe'
+        + ('.' if ran else '; that probe was not run here, so no gap is given.')
+      )
+  hashes: dict[str, dict[str, None]] = {}
+  for _, probes in done:
+    for r in probes['results']:
+      known = r.get('protocol_hash') or probes.get('protocol_hash') or '–'
+      hashes.setdefault(figures.probe_name(r['probe']), {})[str(known)] = None
+  listed = [f'{name} {" / ".join(found)}' for name, found in hashes.items()]
+  notes.append(f'Protocols: {", ".join(listed)}.')
+  notes += [
+    f'The {name} numbers come from different protocols: they do not compare.'
+    for name, found in hashes.items()
+    if len(found) > 1
+  ]
+  return [Text(note) for note in notes]
+
+
+def table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+  """Tabulates the probes of runs, the paper's numbers beside them.
+
+  Args:
+    runs: (label, probes.json) of each.
+
+  Returns:
+    A row for each encoder, feature and run: accuracies in percent a probe and,
+    where the run has a `paper`, its number and ours less it, in points.
+  """
+  results = [(label, r) for label, p in runs for r in p['results']]
+  counts: dict[str, set[int]] = {}
+  for _, r in results:
+    counts.setdefault(r['probe'], set()).add(len(r['values']))
+  titles = {}
+  for probe, n in counts.items():
+    few = {(p.get('protocol') or {}).get('few_labels') for _, p in runs}
+    title = figures.probe_name(probe)
+    if probe == 'linear_few' and len(few) == 1 and None not in few:
+      title = f'linear, {few.pop()} labels a class'
+    titles[probe] = f'{title} (n={min(n)})' if len(n) == 1 else title
+  rows = []
+  for encoder, feature in dict.fromkeys(
+    (r['features'], r['feature']) for _, r in results
+  ):
+    for label, probes in runs:
+      mine = {
+        r['probe']: r
+        for r in probes['results']
+        if (r['features'], r['feature']) == (encoder, feature)
+      }
+      row = {'encoder': encoder, 'feature': feature, 'run': label}
+      for probe, title in titles.items():
+        row[title] = _cell(mine.get(probe), len(counts[probe]) > 1)
+      if encoder == 'trained':
+        row |= _paper(feature, probes.get('paper') or {}, mine, counts)
+      if mine:
+        rows.append(row)
+  return Table(rows)
+
+
+def _cell(result: Mapping[str, Any] | None, counted: bool) -> str:
+  if result is None:
+    return '–'
+  n = len(result['values'])
+  std = 100 * figures.real(result['std']) if n > 1 else None
+  text = with_error(100 * figures.real(result['mean']), std, 1)
+  return f'{text} (n={n})' if counted else text
+
+
+def _paper(
+  feature: str,
+  paper: Mapping[str, Any],
+  results: Mapping[str, Any],
+  known: Mapping[str, Any],
+) -> dict[str, str]:
+  """What the paper has of a feature, and the gap to it."""
+  probe = str(paper.get('probe'))
+  # The paper says which probe it used; the evaluation may not have run it.
+  if probe not in known or paper.get(feature) is None:
+    return {}
+  ours = figures.real(results[probe]['mean']) if probe in results else math.nan
+  gap = 100 * ours - paper[feature]
+  return {
+    f'paper ({figures.probe_name(probe)})': f'{paper[feature]:.2f}',
+    'gap, points': f'{gap:+.1f}'.replace('-', '−') if gap == gap else '–',
+  }
+
+
+def tested(run: Run, label: str) -> int:
+  """How many labels the run's probes were tested on; 0 if that is unknown."""
+  protocol = (run.probes or {}).get('protocol') or {}
+  return 0 if label in _FRAMEWISE else int(protocol.get('test_rows') or 0)
+
+
+def _noise(result: Mapping[str, Any], rows: int) -> float:
+  """The larger of the deviation over seeds and the binomial standard error."""
+  mean, std = figures.real(result['mean']), figures.real(result.get('std'))
+  error = math.sqrt(max(mean * (1 - mean), 0) / rows) if rows else 0.0
+  return max(error, std if math.isfinite(std) else 0.0)
+
+
+def warnings(run: Run) -> list[str]:
+  """Says which features do no better than what needs no training.
+
+  Returns:
+    A sentence for each label and each linear probe, with all labels and with
+    few, whose features are not above the untrained encoder's, the raw data or
+    chance by more than both numbers' noise: the larger of the standard
+    deviation over seeds and the standard error of so many test examples.
+  """
+  sentences = []
+  for label in runs_lib.labels(run.probes) if run.probes else ():
+    probes = runs_lib.of_label(run.probes or {}, label)
+    rows = tested(run, label)
+    for probe in ('linear', 'linear_few'):
+      mine = [r for r in probes['results'] if r['probe'] == probe]
+      worse: dict[str, list[str]] = {}
+      for r in (r for r in mine if r['features'] == 'trained'):
+        rivals = {
+          o['features'] if o['features'] != 'raw' else f'raw {o["feature"]}': o
+          for o in mine
+          if o['features'] == 'raw'
+          or (o['features'], o['feature']) == ('untrained', r['feature'])
+        }
+        if 'chance' in probes:
+          rivals['chance level'] = {'mean': probes['chance']}
+        for name, other in rivals.items():
+          gap = figures.real(r['mean']) - figures.real(other['mean'])
+          if not gap > _noise(r, rows) + _noise(other, rows):
+            worse.setdefault(name, []).append(r['feature'])
+      if worse:
+        listed = '; '.join(f'{k} at {", ".join(v)}' for k, v in worse.items())
+        sentences.append(
+          f'The {figures.probe_name(probe)} probe of {label} is not clearly '
+          f'above {listed}.'
+        )
+  return sentences
