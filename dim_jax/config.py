@@ -186,22 +186,9 @@ def check(config: ExperimentConfig) -> None:
     bound = optimizer.clip_weights
     if bound is not None and not bound > 0:
       raise ValueError(f'{where}.clip_weights must be > 0, got {bound}.')
-  _check_bounded(config)
-
-
-def _check_bounded(config: ExperimentConfig) -> None:
-  """Raises where nothing keeps a Wasserstein critic from growing."""
-  objective = config.objective
-  plays = getattr(objective, 'prior_weight', 1) > 0
-  if not plays or getattr(objective, 'divergence', None) != 'wgan':
-    return
-  optimizer = config.players.get('adversary', config.optimizer)
-  if optimizer.clip_weights is None and not objective.spectral_norm:
-    raise ValueError(
-      "objective.divergence='wgan' needs an adversary of bounded slope: set "
-      "players['adversary'] to an OptimizerConfig with clip_weights=0.01, or "
-      "objective.spectral_norm=True; 'wgan_gp' has a penalty instead."
-    )
+  module = importlib.import_module(type(config.objective).__module__)
+  if hasattr(module, 'check_optimizers'):
+    module.check_optimizers(config.objective, config.players, config.optimizer)
 
 
 def make_objective(

@@ -31,6 +31,7 @@ class Encoder:
       it holds of them.
     input_shape: [H, W, C] of images, [T] of sound or [D] of points.
     averaged: whether the parameters are a moving average of the run's.
+    objective: the run's method.
   """
 
   def __init__(
@@ -44,7 +45,7 @@ class Encoder:
     """See `load`."""
     self.config, self.step, self.variables = config, step, variables
     self.input_shape, self.averaged = input_shape, averaged
-    self._objective = config_lib.make_objective(config)
+    self.objective = config_lib.make_objective(config)
     self._compiled: Any = jax.jit(self.encode)
 
   def encode(self, variables: Any, batch: Batch) -> dict[str, jax.Array]:
@@ -59,7 +60,7 @@ class Encoder:
       Features by tap.
     """
     params, model_state = variables
-    return self._objective.encode(params, model_state, batch)
+    return self.objective.encode(params, model_state, batch)
 
   def __call__(
     self, examples: np.ndarray, batch_size: int = 256
@@ -211,7 +212,11 @@ def load(
   template = as_batch(np.zeros((2, *input_shape), _STORED[kind]), kind)
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), template)
   optimizer = step_lib.make_optimizer(
-    config.optimizer, config.players, params, config.average
+    config.optimizer,
+    config.players,
+    params,
+    config.average,
+    objective.optional_groups,
   )
   init = functools.partial(step_lib.init_state, objective, optimizer)
   rng = jax.random.key(config.seed)

@@ -192,7 +192,11 @@ def test_old_run_loads_and_its_checkpoint_fits(tmp_path, name):
   def init(rng):
     params, _ = objective.init(rng, batch)
     optimizer = step_lib.make_optimizer(
-      config.optimizer, config.players, params, config.average
+      config.optimizer,
+      config.players,
+      params,
+      config.average,
+      objective.optional_groups,
     )
     return step_lib.init_state(objective, optimizer, batch, rng)
 

@@ -22,7 +22,7 @@ maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -61,6 +61,7 @@ BOUNDS = {
 }
 PRIORS = ('uniform', 'gaussian', 'ball', 'sphere', 'kl')
 DIVERGENCES = (*adversarial.ADVERSARIAL, 'mmd', 'stein')
+_PROBED_FEATURES = ('conv', 'fc', 'globals', 'y')
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -283,6 +284,27 @@ def _check_prior(config: Config) -> None:
     raise ValueError(
       'objective.adversary_units must hold sizes >= 1, got '
       f'{config.adversary_units}.'
+    )
+
+
+def check_optimizers(
+  config: Config, optimizers: Mapping[str, Any], default: Any
+) -> None:
+  """Raises ValueError where nothing keeps a Wasserstein critic from growing.
+
+  Args:
+    config: the run's objective.
+    optimizers: those of single parameter groups.
+    default: of all others.
+  """
+  if not config.prior_weight or config.divergence != 'wgan':
+    return
+  optimizer = optimizers.get('adversary', default)
+  if optimizer.clip_weights is None and not config.spectral_norm:
+    raise ValueError(
+      "objective.divergence='wgan' needs an adversary of bounded slope: set "
+      "players['adversary'] to an OptimizerConfig with clip_weights=0.01, or "
+      "objective.spectral_norm=True; 'wgan_gp' has a penalty instead."
     )
 
 
@@ -764,25 +786,32 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     taps = jax.eval_shape(encode, *variables, batch)
     return _count_negatives(config, batch_lib.images(batch), taps)
 
-  return Objective(init, loss, encode, negatives=negatives)
+  groups = ('encoder', 'critic', 'adversary', 'decoder', 'probe')
+  others = tuple(name for name in _PROBED_FEATURES if name != config.global_tap)
+  return Objective(
+    init,
+    loss,
+    encode,
+    negatives=negatives,
+    features=(*others, config.global_tap),
+    pictured=('fc',),
+    classes=config.num_classes,
+    supervised=f'objective.supervised_weight={config.supervised_weight}'
+    if config.supervised_weight
+    else '',
+    optional_groups=groups,
+    scores=functools.partial(_scores, config),
+    logits=functools.partial(_logits, encode)
+    if config.supervised_weight
+    else None,
+  )
 
 
-def scores(
-  config: Config, params: PyTree, model_state: PyTree, batch: Batch
+def _scores(
+  config: Config, variables: PyTree, batch: Batch
 ) -> dict[str, jax.Array]:
-  """The trained critics' scores of all pairs, with running statistics.
-
-  Args:
-    config: the run's objective.
-    params: its parameters.
-    model_state: its running statistics.
-    batch: N images.
-
-  Returns:
-    'local' scores, shape [N*M, N, L], and 'global' ones, [N*M, N, 1], of those
-    that the config gives weight; entry [a, j, l] compares global a, of image
-    a // M, with local l of image j.
-  """
+  """The critics' scores of those terms that have weight."""
+  params, model_state = variables
   encoder, critic, _ = _make_networks(config, None)
   encode = functools.partial(
     encoder.apply,
@@ -799,21 +828,17 @@ def scores(
   )
 
 
-def logits(
-  config: Config, variables: PyTree, images: jax.Array, rng: jax.Array
+def _logits(
+  encode: Callable[[PyTree, PyTree, Batch], dict[str, jax.Array]],
+  variables: PyTree,
+  batch: Batch,
+  rng: jax.Array,
+  samples: int,
 ) -> jax.Array:
-  """The trained classifier's logits, with running statistics: [1, N, C].
-
-  Args:
-    config: the run's objective, of supervised_weight above 0.
-    variables: its (params, model_state).
-    images: uint8, or float32 in [-1, 1], shape [N, H, W, C].
-    rng: not used; a stochastic code is taken at its mean.
-  """
-  del rng
+  """The classifier's, [1, N, C]; it takes a stochastic code at its mean."""
+  del rng, samples
   params, model_state = variables
-  taps = make(config).encode(params, model_state, {'image': images})
-  return taps['logits'][None]
+  return encode(params, model_state, batch)['logits'][None]
 
 
 def _in_micro_batches(

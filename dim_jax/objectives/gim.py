@@ -25,6 +25,7 @@ van den Oord et al., Representation Learning with Contrastive Predictive Coding,
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 from typing import Any
@@ -654,7 +655,19 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     return found
 
   stages = tuple(map(stage, firsts, lasts))
-  return Objective(init, loss, encode, stages, negatives)
+  return Objective(
+    init,
+    loss,
+    encode,
+    stages,
+    negatives,
+    features=tuple(f'module_{i}' for i in range(depth)),
+    classes=config.num_classes,
+    supervised='a supervised objective' if config.loss == 'supervised' else '',
+    optional_groups=('probe',),
+    module_configs=functools.partial(_module_configs, config),
+    outputs=functools.partial(_outputs, config),
+  )
 
 
 def _others(config: Config, shape: tuple[int, ...]) -> int:
@@ -709,21 +722,22 @@ def _init_loss(
   return {'score': jax.random.uniform(rng, sizes, float, -bound, bound)}
 
 
-def outputs(
-  config: Config, params: PyTree, model_state: PyTree, batch: Batch
-) -> jax.Array:
-  """What a module behind the last would get, to store for its training.
+def _module_configs(config: Config) -> tuple[Config, ...]:
+  """Of each module, those beyond `depth` too, on the frozen ones before it."""
+  if config.walls is not None:
+    raise ValueError(
+      'Modules that are trained one after another are isolated from each '
+      f'other: set objective.walls to None, got {config.walls}.'
+    )
+  return tuple(
+    dataclasses.replace(config, depth=i + 1, frozen=i)
+    for i in range(len(all_modules(config)))
+  )
 
-  Args:
-    config: of the run that trained the modules.
-    params: its parameters.
-    model_state: its frozen modules among them.
-    batch: 'image' or 'audio'; or 'features', what the last frozen module passed
-      on.
 
-  Returns:
-    [N, rows, columns, h, w, C], [N, rows, columns, C] or [N, L, C].
-  """
+def _outputs(config: Config, variables: PyTree, batch: Batch) -> jax.Array:
+  """What a module behind the last would get, to store for its training."""
+  params, model_state = variables
   chain = all_modules(config)[: config.depth]
   first = config.frozen if 'features' in batch else 0
   features = inputs(config, batch) if not first else batch['features']

@@ -30,7 +30,7 @@ from flax import linen as nn
 from dim_jax import samplers
 from dim_jax.losses import kernel_stein as losses
 from dim_jax.networks import energies, generators, layers
-from dim_jax.objective import Batch, Metrics, Objective, PyTree
+from dim_jax.objective import Batch, Density, Metrics, Objective, PyTree
 from dim_jax.objectives import batch as batch_lib
 
 CHAINS = ('cd', 'persistent', 'short_run', 'buffer')
@@ -387,7 +387,33 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       taps['features'] = _features(energy, params, x)
     return taps
 
-  return Objective(init, loss, encode)
+  is_rbm = isinstance(energy, energies.RBM)
+  exact = is_rbm and energy.hidden <= energies.MAX_HIDDEN
+  density = Density(
+    functools.partial(log_density, config),
+    functools.partial(inputs, config),
+    functools.partial(_sample_as_trained, config),
+    # An RBM is a mixture of Gaussians of unit variance.
+    mode_std=1.0 if is_rbm else None,
+    log_partition=(lambda params: energies.RBM.log_partition(params['energy']))
+    if exact
+    else None,
+    exact_sample=(
+      lambda params, rng, count: energies.RBM.sample(
+        params['energy'], rng, count
+      )
+    )
+    if exact
+    else None,
+  )
+  return Objective(
+    init,
+    loss,
+    encode,
+    features=('features',),
+    optional_groups=('generator', 'probe'),
+    density=density,
+  )
 
 
 def log_density(config: Config, params: PyTree, x: jax.Array) -> jax.Array:
@@ -465,6 +491,23 @@ def sample(
     return x
   transition = _transition(config, params)
   return samplers.run_chain(chain_rng, x, transition, steps).position
+
+
+def _sample_as_trained(
+  config: Config,
+  variables: PyTree,
+  rng: jax.Array,
+  count: int,
+  shape: tuple[int, ...],
+  steps: int,
+) -> jax.Array:
+  """`sample` of at most the kept chains, with `steps` from noise to data."""
+  if config.negatives in ('persistent', 'buffer'):
+    count = min(count, config.chains)
+  starts_at_data = config.negatives in ('cd', 'stein')
+  params, model_state = variables
+  kept = steps if starts_at_data else None
+  return sample(config, params, model_state, rng, count, shape, steps=kept)
 
 
 def _make_energy(config: Config) -> nn.Module:

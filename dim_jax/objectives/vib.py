@@ -15,6 +15,7 @@ https://arxiv.org/abs/1612.00410
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -370,107 +371,24 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       taps['std'] = scale
     return taps
 
-  return Objective(init, loss, encode)
+  return Objective(
+    init,
+    loss,
+    encode,
+    features=('conv', 'fc', 'globals', 'y'),
+    pictured=('fc',),
+    classes=config.num_classes,
+    supervised='a supervised objective',
+    optional_groups=('marginal', 'probe'),
+    logits=functools.partial(_logits, config),
+    rate=functools.partial(_rate_of_batch, config) if stochastic else None,
+    posterior=functools.partial(_posterior, config) if stochastic else None,
+    decode=functools.partial(_decode, config),
+  )
 
 
-def posterior(
-  config: Config, variables: PyTree, images: jax.Array
-) -> posteriors.Posterior:
-  """The codes' distributions, with running statistics and no dropout.
-
-  Args:
-    config: the run's objective.
-    variables: (params, model_state).
-    images: uint8 or float32 in [-1, 1], shape [N, H, W, C].
-
-  Raises:
-    ValueError: the network is deterministic.
-  """
-  if config.covariance == 'none':
-    raise ValueError('a deterministic network has codes, but no posterior.')
-  return _code(config, variables, images)
-
-
-def logits(
-  config: Config,
-  variables: PyTree,
-  images: jax.Array,
-  rng: jax.Array,
-  *,
-  samples: int = 12,
-) -> jax.Array:
-  """Class logits of posterior samples; average their softmax to predict.
-
-  Args:
-    config: the run's objective.
-    variables: (params, model_state).
-    images: uint8 or float32 in [-1, 1], shape [N, H, W, C].
-    rng: a key.
-    samples: S, independent draws an image; 0 takes the code's mean instead.
-
-  Returns:
-    Shape [S, N, C]; S is 1 at the mean, and for a deterministic network.
-
-  Raises:
-    ValueError: samples < 0.
-  """
-  if samples < 0:
-    raise ValueError(
-      f'samples must be >= 1, or 0 for the mean code, got {samples}.'
-    )
-  code = _code(config, variables, images)
-  if config.covariance == 'none':
-    z = code[None]
-  elif samples == 0:
-    z = code.mean[None]
-  else:
-    z = code.sample(rng, samples)
-  return decode(config, variables, z)
-
-
-def decode(config: Config, variables: PyTree, z: jax.Array) -> jax.Array:
-  """Class logits [..., C] of codes [..., K]."""
-  _, decoder = _make_networks(config, None)
-  return decoder.apply({'params': variables[0]['decoder']}, z)
-
-
-def rate(
-  config: Config,
-  variables: PyTree,
-  images: jax.Array,
-  labels: jax.Array,
-  rng: jax.Array,
-  *,
-  samples: int = 12,
-) -> jax.Array:
-  """The rate of each image against the run's own marginal.
-
-  Args:
-    config: the run's objective.
-    variables: (params, model_state).
-    images: shape [N, H, W, C].
-    labels: shape [N]; only a 'class' marginal looks at them.
-    rng: a key, and
-    samples: draws an image, for a rate without a closed form.
-
-  Returns:
-    Nats, shape [N].
-
-  Raises:
-    ValueError: the network is deterministic, or samples < 1.
-  """
-  if samples < 1:
-    raise ValueError(f'samples must be >= 1, got {samples}.')
-  code = posterior(config, variables, images)
-  noise = jax.random.normal(rng, (samples, *code.mean.shape))
-  params = variables[0].get('marginal')
-  pseudo = None
-  if config.marginal == 'vamp':
-    pseudo = _code(config, variables, jnp.tanh(params['images']))
-  return _rate(config, params, code, noise, labels, pseudo)
-
-
-def _code(config: Config, variables: PyTree, images: jax.Array) -> Any:
+def _read_code(config: Config, variables: PyTree, images: jax.Array) -> Any:
+  """The codes, or their posteriors, with running statistics, no dropout."""
   params, model_state = variables
   encoder, _ = _make_networks(config, None)
   _, code = encoder.apply(
@@ -478,6 +396,58 @@ def _code(config: Config, variables: PyTree, images: jax.Array) -> Any:
     layers.normalise_images(images),
   )
   return code
+
+
+def _posterior(
+  config: Config, variables: PyTree, batch: Batch
+) -> posteriors.Posterior:
+  return _read_code(config, variables, batch_lib.images(batch))
+
+
+def _decode(config: Config, variables: PyTree, z: jax.Array) -> jax.Array:
+  _, decoder = _make_networks(config, None)
+  return decoder.apply({'params': variables[0]['decoder']}, z)
+
+
+def _logits(
+  config: Config,
+  variables: PyTree,
+  batch: Batch,
+  rng: jax.Array,
+  samples: int,
+) -> jax.Array:
+  if samples < 0:
+    raise ValueError(
+      f'samples must be >= 1, or 0 for the mean code, got {samples}.'
+    )
+  code = _read_code(config, variables, batch_lib.images(batch))
+  if config.covariance == 'none':
+    z = code[None]
+  elif samples == 0:
+    z = code.mean[None]
+  else:
+    z = code.sample(rng, samples)
+  return _decode(config, variables, z)
+
+
+def _rate_of_batch(
+  config: Config,
+  variables: PyTree,
+  batch: Batch,
+  rng: jax.Array,
+  samples: int,
+) -> jax.Array:
+  """The rate against the run's own marginal; a 'class' one reads labels."""
+  if samples < 1:
+    raise ValueError(f'samples must be >= 1, got {samples}.')
+  code = _posterior(config, variables, batch)
+  noise = jax.random.normal(rng, (samples, *code.mean.shape))
+  params = variables[0].get('marginal')
+  pseudo = None
+  if config.marginal == 'vamp':
+    pseudo = _read_code(config, variables, jnp.tanh(params['images']))
+  labels = batch['label'] if config.marginal == 'class' else None
+  return _rate(config, params, code, noise, labels, pseudo)
 
 
 def _noise(
@@ -547,7 +517,7 @@ def _rate(
   params: PyTree,
   code: posteriors.Posterior,
   noise: jax.Array,
-  labels: jax.Array,
+  labels: jax.Array | None,
   pseudo: posteriors.Posterior | None,
 ) -> jax.Array:
   """Nats [N]: in closed form where there is one, else at the samples."""

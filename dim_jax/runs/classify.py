@@ -10,7 +10,6 @@ RUN/evaluation/classification.json and .npz, which `experiments.report` shows.
 """
 
 import datetime
-import functools
 import json
 import os
 import time
@@ -30,7 +29,7 @@ from dim_jax.data import sources
 from dim_jax.evaluation import attacks as attacks_lib
 from dim_jax.evaluation import calibration, classification
 from dim_jax.losses import bottleneck
-from dim_jax.objectives import dim, vib
+from dim_jax.objective import Objective
 from dim_jax.runs import provenance
 
 ATTACKS = ('fgsm', 'pgd', 'cw')
@@ -41,22 +40,39 @@ _ELLIPSES = 1000
 
 
 def measures(
-  config: vib.Config | dim.Config, samples: int
+  objective: Objective, samples: int
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any] | None]:
-  """A run's classifier as functions: of samples, at the mean, and its rate.
+  """A classifier as functions of arrays: of samples, at the mean, its rate.
 
   Args:
-    config: the run's objective.
+    objective: has `logits`.
     samples: posterior samples a prediction.
+
+  Raises:
+    ValueError: it has none.
   """
-  if isinstance(config, dim.Config):
-    read = functools.partial(dim.logits, config)
-    return read, read, None
-  draw = functools.partial(vib.logits, config, samples=samples)
-  mean = functools.partial(vib.logits, config, samples=0)
-  if config.covariance == 'none':
-    return draw, mean, None
-  return draw, mean, functools.partial(vib.rate, config, samples=samples)
+  logits, rate = objective.logits, objective.rate
+  if logits is None:
+    raise ValueError(
+      'the objective has no classifier: measure it with experiments.evaluate.'
+    )
+
+  def draw(variables: Any, images: jax.Array, rng: jax.Array) -> jax.Array:
+    return logits(variables, {'image': images}, rng, samples)
+
+  def at_mean(variables: Any, images: jax.Array, rng: jax.Array) -> jax.Array:
+    return logits(variables, {'image': images}, rng, 0)
+
+  if rate is None:
+    return draw, at_mean, None
+
+  def nats(
+    variables: Any, images: jax.Array, labels: jax.Array, rng: jax.Array
+  ) -> jax.Array:
+    batch = {'image': images, 'label': labels}
+    return rate(variables, batch, rng, samples)
+
+  return draw, at_mean, nats
 
 
 def classify(
@@ -78,8 +94,7 @@ def classify(
   """Runs the measurements and writes them into the run's folder.
 
   Args:
-    run_dir: the run of a `dim_jax.objectives.vib` config, or of a
-      `dim_jax.objectives.dim` one with supervised_weight above 0.
+    run_dir: the run of an objective that has `logits`.
     samples: posterior samples of an averaged prediction.
     step: which checkpoint; the newest if None.
     attacks: names in ATTACKS. Each is run with fresh posterior samples in every
@@ -115,14 +130,15 @@ def classify(
     raise ValueError("a surrogate's images are made by 'pgd': add it.")
   started = time.time()
   trained = dim_jax.load(run_dir, step)
-  config = _objective(trained, run_dir)
+  config = trained.config.objective
+  objective = _classifier(trained, run_dir)
   data = {
     split: data_lib.images(trained.config.data, split, progress=show_progress)
     for split in ('train', 'test')
   }
   for part in data.values():
-    check_labels(config, part.name, part.labels)
-  functions = measures(config, samples)
+    check_labels(objective, part.name, part.labels)
+  functions = measures(objective, samples)
   rng = jax.random.key(seed)
   weights = {'average': trained.variables}
   if trained.config.average is not None:
@@ -151,7 +167,7 @@ def classify(
           row
           | classification.summary(predictions, part.labels, samples=samples)
         )
-    victim = _Victim(config, functions, trained.variables)
+    victim = _Victim(objective, functions, trained.variables)
     attacked = _attack(
       victim,
       data['test'],
@@ -169,7 +185,7 @@ def classify(
   )
   folder = os.path.join(run_dir, 'evaluation')
   os.makedirs(folder, exist_ok=True)
-  arrays = _arrays(config, trained.variables, found['test'], data['test'])
+  arrays = _arrays(objective, trained.variables, found['test'], data['test'])
   path = os.path.join(folder, 'classification')
   files.write_arrays(f'{path}.npz', arrays)
   by_split = {r['split']: r for r in reversed(results)}
@@ -185,7 +201,7 @@ def classify(
     'seconds': time.time() - started,
     'paper': trained.config.paper,
     'bottleneck': getattr(config, 'covariance', 'none'),
-    'code': config.code,
+    'code': getattr(config, 'code', None),
     'beta': getattr(config, 'beta', None),
     'marginal': getattr(config, 'marginal', None),
     'label_entropy_bits': {
@@ -203,15 +219,15 @@ def classify(
   return report
 
 
-def check_labels(objective: Any, name: str, labels: np.ndarray) -> None:
+def check_labels(objective: Objective, name: str, labels: np.ndarray) -> None:
   """Raises ValueError where an objective has too few classes for the data.
 
   Args:
-    objective: its config; one without `num_classes` takes any labels.
+    objective: the method; one without `classes` takes any labels.
     name: of the data set.
     labels: of a split.
   """
-  classes = getattr(objective, 'num_classes', 0)
+  classes = objective.classes
   highest = int(labels.max())
   if classes and highest >= classes:
     raise ValueError(
@@ -220,23 +236,18 @@ def check_labels(objective: Any, name: str, labels: np.ndarray) -> None:
     )
 
 
-def check_supervised(objective: Any, name: str, labels: np.ndarray) -> None:
+def check_supervised(
+  objective: Objective, name: str, labels: np.ndarray
+) -> None:
   """Raises ValueError where supervised learning has no two classes to learn.
 
   Args:
-    objective: its config; one that learns from no labels takes any.
+    objective: the method; one that learns from no labels takes any.
     name: of the data set.
     labels: of the training examples, -1 where unknown.
   """
-  learner = ''
-  if weight := getattr(objective, 'supervised_weight', 0):
-    learner = f'objective.supervised_weight={weight}'
-  elif isinstance(objective, vib.Config) or (
-    getattr(objective, 'loss', None) == 'supervised'
-  ):
-    learner = 'a supervised objective'
-  if learner:
-    data_lib.check_classes(name, labels, learner)
+  if objective.supervised:
+    data_lib.check_classes(name, labels, objective.supervised)
 
 
 def _keep_older(path: str, report: dict[str, Any]) -> None:
@@ -253,25 +264,19 @@ def _keep_older(path: str, report: dict[str, Any]) -> None:
 class _Victim:
   """A trained classifier; its functions are made once, as they key programs."""
 
-  def __init__(
-    self, config: vib.Config | dim.Config, functions: Any, variables: Any
-  ):
-    self.config, self.variables = config, variables
+  def __init__(self, objective: Objective, functions: Any, variables: Any):
+    self.classes, self.variables = objective.classes, variables
     self.sampled, self.at_mean, self.rate = functions
 
 
-def _objective(
-  encoder: dim_jax.Encoder, run_dir: str
-) -> vib.Config | dim.Config:
-  config = encoder.config.objective
-  if isinstance(config, vib.Config):
-    return config
-  if isinstance(config, dim.Config) and config.supervised_weight:
-    return config
-  raise ValueError(
-    f'{run_dir!r} is a run of {type(config).__module__}, which has no '
-    'classifier: measure it with experiments.evaluate.'
-  )
+def _classifier(encoder: dim_jax.Encoder, run_dir: str) -> Objective:
+  objective = encoder.objective
+  if objective.logits is None:
+    raise ValueError(
+      f'{run_dir!r} is a run of {type(encoder.config.objective).__module__}, '
+      'which has no classifier: measure it with experiments.evaluate.'
+    )
+  return objective
 
 
 def _attack(
@@ -292,7 +297,7 @@ def _attack(
   if examples < 1:
     raise ValueError(f'examples must be >= 1, got {examples}.')
   images, labels = test.images[:examples], test.labels[:examples]
-  targets = attacks_lib.random_targets(rng, labels, victim.config.num_classes)
+  targets = attacks_lib.random_targets(rng, labels, victim.classes)
   modes = {'samples': victim.sampled}
   if victim.rate is not None:
     modes['mean'] = victim.at_mean
@@ -352,7 +357,7 @@ def _attack(
       )
   if surrogate:
     other = dim_jax.load(surrogate)
-    logits = measures(_objective(other, surrogate), 1)[1]
+    logits = measures(_classifier(other, surrogate), 1)[1]
     for epsilon in epsilons:
       label = {
         'attack': 'pgd',
@@ -432,7 +437,7 @@ def outliers(name: str, images: np.ndarray) -> np.ndarray:
 
 
 def _arrays(
-  config: vib.Config | dim.Config,
+  objective: Objective,
   variables: Any,
   predictions: classification.Predictions,
   test: Any,
@@ -451,28 +456,28 @@ def _arrays(
     'probabilities': average[kept].astype(np.float32),
     'cross_entropy': classification.cross_entropy(part, labels),
   }
-  if predictions.rate is None or isinstance(config, dim.Config):
+  if predictions.rate is not None:
+    saved['rate'] = predictions.rate[kept]
+  if objective.posterior is None:
     return saved
-  saved['rate'] = predictions.rate[kept]
-  posterior = jax.jit(functools.partial(vib.posterior, config))
-  code = jax.device_get(posterior(variables, test.images[kept]))
-  if code.scale.ndim == 2:
-    by_dimension = bottleneck.rate_by_dimension(
-      *(jnp.asarray(part) for part in code)
-    )
+  posterior = jax.jit(objective.posterior)
+  code = posterior(variables, {'image': test.images[kept]})
+  mean, scale, _ = code
+  if scale.ndim == 2:
+    by_dimension = bottleneck.rate_by_dimension(*code)
     saved['rate_by_dimension'] = np.asarray(by_dimension.mean(0))
-  if config.code == 2:
-    saved |= plane(config, variables, test.images[:_ELLIPSES])
+  if mean.shape[1] == 2 and objective.decode is not None:
+    saved |= plane(objective, variables, test.images[:_ELLIPSES])
   return saved
 
 
 def plane(
-  config: vib.Config, variables: Any, images: np.ndarray
+  objective: Objective, variables: Any, images: np.ndarray
 ) -> dict[str, np.ndarray]:
   """Posteriors of a two-dimensional code, over what the decoder says there.
 
   Args:
-    config: the run's objective, of K = 2.
+    objective: has `posterior`, of K = 2, and `decode`.
     variables: its (params, model_state).
     images: uint8, shape [n, H, W, C].
 
@@ -481,8 +486,10 @@ def plane(
     nats of the decoder's prediction on a grid, rows along the second
     coordinate; and its 'extent' (x0, x1, y0, y1).
   """
-  posterior = jax.jit(functools.partial(vib.posterior, config))
-  means, scale, _ = jax.device_get(posterior(variables, images))
+  if objective.posterior is None or objective.decode is None:
+    raise ValueError('the objective has no stochastic code.')
+  posterior = jax.jit(objective.posterior)
+  means, scale, _ = jax.device_get(posterior(variables, {'image': images}))
   chols = (
     scale if scale.ndim == 3 else np.einsum('nk,kj->nkj', scale, np.eye(2))
   )
@@ -494,7 +501,7 @@ def plane(
   low, high = low - margin, high + margin
   x, y = (np.linspace(low[i], high[i], 128, dtype=np.float32) for i in (0, 1))
   points = jnp.asarray(np.stack(np.meshgrid(x, y), -1))
-  log_p = jax.nn.log_softmax(vib.decode(config, variables, points))
+  log_p = jax.nn.log_softmax(objective.decode(variables, points))
   return {
     'means': means,
     'chols': chols,

@@ -33,13 +33,12 @@ from dim_jax.data import load as data_lib
 from dim_jax.data import points
 from dim_jax.evaluation import likelihood
 from dim_jax.losses import priors
-from dim_jax.networks import energies
-from dim_jax.objectives import stein
 from dim_jax.runs import provenance
 
 _SAVED = 2000
 _SAVED_IMAGES = 64
 _GRID = 101
+_ROWS = 256  # examples that are scored at once
 _ARROWS = 21
 # Cells along each axis, of the box and of one that is twice as wide.
 _CELLS = {1: 4000, 2: 200}
@@ -61,7 +60,7 @@ def density(
   """Measures a run and writes what it found into the run's folder.
 
   Args:
-    run_dir: the run of a `dim_jax.objectives.stein` config.
+    run_dir: the run of an objective that has a `density`.
     step: which checkpoint; the newest if None.
     ais: estimate log Z by annealed importance sampling; an RBM's always is.
     chains: of AIS.
@@ -86,19 +85,24 @@ def density(
   started = time.time()
   trained = dim_jax.load(run_dir, step)
   config = trained.config.objective
-  if not isinstance(config, stein.Config):
+  density = trained.objective.density
+  if density is None:
     raise ValueError(
       f'{run_dir!r} is a run of {type(config).__module__}, which has no '
       'density: measure it with experiments.evaluate.'
     )
-  params, model_state = trained.variables
+  params, _ = trained.variables
   train, test = (
     data_lib.load(trained.config.data, split, progress=False)
     for split in ('train', 'test')
   )
-  energy = functools.partial(stein.log_density, config, params)
-  x_train, x_test = _seen(config, train), _seen(config, test)
-  f_test = trained(test.inputs)['energy'][:, 0].astype(np.float64)
+  energy = functools.partial(density.log_density, params)
+  x_train, x_test = (
+    np.asarray(density.inputs(data_lib.batch(part))) for part in (train, test)
+  )
+  compiled = jax.jit(energy)
+  parts = np.split(x_test, range(_ROWS, len(x_test), _ROWS))
+  f_test = _float64(np.concatenate([compiled(part) for part in parts]))
   shape = x_test.shape[1:]
   truth = None
   if isinstance(trained.config.data, config_lib.PointConfig):
@@ -115,17 +119,14 @@ def density(
   if truth is not None and len(shape) == 1 and shape[0] in _CELLS:
     log_z, change = _on_a_box(energy, x_train)
     add('model', 'grid', f_test - log_z, log_z=log_z, box_change=change)
-    arrays |= _picture(trained, energy, x_train, log_z)
-  is_rbm = config.energy == 'rbm' or isinstance(config.energy, energies.RBM)
-  hidden = params['energy']['hidden'].size if is_rbm else 0
-  has_exact = is_rbm and hidden <= energies.MAX_HIDDEN
-  if has_exact:
-    log_z = float(energies.RBM.log_partition(params['energy']))
+    arrays |= _picture(trained.config.data.name, energy, x_train, log_z)
+  if density.log_partition is not None:
+    log_z = float(density.log_partition(params))
     add('model', 'exact', f_test - log_z, log_z=log_z)
-  if ais or has_exact:
-    # An RBM is a mixture of Gaussians of unit variance. Chains from one of them
-    # find its near modes, as the exact row beside it shows.
-    std = 1.0 if is_rbm else 2 * float(np.sqrt(x_train.var(0).mean()))
+  if ais or density.log_partition is not None:
+    # Chains from a Gaussian as wide as a mode find its near modes, as the exact
+    # row beside it shows.
+    std = density.mode_std or 2 * float(np.sqrt(x_train.var(0).mean()))
     found = likelihood.annealed_importance(
       jax.random.key(seed),
       energy,
@@ -148,26 +149,27 @@ def density(
   elif truth is not None:
     add('N(mean, covariance)', 'exact', _gaussian(flat_train, flat_test))
     add('truth', 'exact', truth)
-  if has_exact:
-    rng = jax.random.key(seed)
-    rows_made = energies.RBM.sample(params['energy'], rng, samples)
-    made = np.asarray(rows_made).reshape(samples, *shape)
+  rng = jax.random.key(seed)
+  if density.exact_sample is not None:
+    flat = density.exact_sample(params, rng, samples)
+    made = np.asarray(flat).reshape(samples, *shape)
   else:
-    made = _samples(
-      config, params, model_state, shape, samples, chain_steps, seed
+    draw = functools.partial(
+      density.sample, count=samples, shape=shape, steps=chain_steps
     )
+    made = np.asarray(jax.jit(draw)(trained.variables, rng))
   few = _SAVED if len(shape) == 1 else _SAVED_IMAGES
   arrays |= {
     'data': x_test[:few],
     'samples': made[:few],
-    'f_samples': np.asarray(jax.jit(energy)(made))[:_SAVED],
+    'f_samples': np.asarray(compiled(made))[:_SAVED],
   }
   report = {
     'dataset': test.name,
     'note': test.note,
     'step': int(trained.step),
-    'energy': str(config_lib.to_json(config.energy)),
-    'negatives': config.negatives,
+    'energy': str(config_lib.to_json(getattr(config, 'energy', None))),
+    'negatives': getattr(config, 'negatives', None),
     'test_examples': len(x_test),
     'rows': rows,
     'samples': _compared(_flat(made), flat_train, flat_test),
@@ -191,11 +193,6 @@ def _float64(x: Any) -> np.ndarray:
 
 def _flat(x: np.ndarray) -> np.ndarray:
   return _float64(x).reshape(len(x), -1)
-
-
-def _seen(config: stein.Config, examples: data_lib.Examples) -> np.ndarray:
-  """The examples as the energy sees them."""
-  return np.asarray(stein.inputs(config, data_lib.batch(examples)))
 
 
 def _mean(name: str, values: np.ndarray) -> dict[str, float]:
@@ -234,13 +231,12 @@ def _on_a_box(
 
 
 def _picture(
-  trained: dim_jax.Encoder,
+  name: str,
   energy: Callable[[jax.Array], jax.Array],
   x: np.ndarray,
   log_z: float,
 ) -> dict[str, np.ndarray]:
   """The log densities of model and truth on a grid, and the model's score."""
-  config = trained.config
   reach = 0.5 * x.std(0)
   low, high = x.min(0) - reach, x.max(0) + reach
 
@@ -252,40 +248,15 @@ def _picture(
   axes, nodes = grid(_GRID)
   _, arrows = grid(_ARROWS)
   shape = (_GRID,) * len(axes)
-  score = jax.jit(
-    functools.partial(stein.score, config.objective, trained.variables[0])
-  )
+  score = jax.jit(jax.grad(lambda x: energy(x).sum()))
   log_density = np.asarray(jax.jit(energy)(nodes)) - log_z
-  log_truth = np.asarray(points.log_density(config.data.name, nodes))
+  log_truth = np.asarray(points.log_density(name, nodes))
   return {f'axis_{i}': axis for i, axis in enumerate(axes)} | {
     'log_density': log_density.reshape(shape),
     'true_log_density': log_truth.reshape(shape),
     'score_points': arrows,
     'score': np.asarray(score(arrows)),
   }
-
-
-def _samples(
-  config: stein.Config,
-  params: Any,
-  model_state: Any,
-  shape: tuple[int, ...],
-  count: int,
-  chain_steps: int,
-  seed: int,
-) -> np.ndarray:
-  """Draws as training makes its negatives; see `stein.sample`."""
-  kept = config.negatives in ('persistent', 'buffer')
-  steps = chain_steps if config.negatives in ('cd', 'stein') else None
-  draw = functools.partial(
-    stein.sample,
-    config,
-    count=min(count, config.chains) if kept else count,
-    shape=shape,
-    steps=steps,
-  )
-  rng = jax.random.key(seed)
-  return np.asarray(jax.jit(draw)(params, model_state, rng))
 
 
 def _compared(

@@ -20,7 +20,6 @@ from dim_jax import config as config_lib
 from dim_jax.data import augment, decode, folders, points, sources
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
-from dim_jax.objectives import vib
 from dim_jax.training import loop, parallel, pipeline
 from dim_jax.training import step as step_lib
 
@@ -131,7 +130,11 @@ def measure(
   example = _batch(config, found, found.seen, 2)
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   optimizer = step_lib.make_optimizer(
-    config.optimizer, config.players, variables[0], config.average
+    config.optimizer,
+    config.players,
+    variables[0],
+    config.average,
+    objective.optional_groups,
   )
   init = functools.partial(step_lib.init_state, objective, optimizer)
   state = jax.eval_shape(init, example, jax.random.key(0))
@@ -153,9 +156,8 @@ def measure(
   part = config.batch_size // config.accumulate
   terms = objective.negatives(_batch(config, found, found.seen, part))
   ceilings = {k: v for k, (_, v) in terms.items() if v is not None}
-  if isinstance(config.objective, vib.Config):
-    classes = config.objective.num_classes
-    ceilings['information on the label'] = math.log(classes)
+  if objective.supervised:
+    ceilings['information on the label'] = math.log(objective.classes)
   return {
     'name': config.data.name,
     'shape': found.stored,

@@ -12,7 +12,6 @@ import dataclasses
 import datetime
 import json
 import os
-import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -29,11 +28,9 @@ from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.evaluation import representations
-from dim_jax.objectives import dim
+from dim_jax.objective import probed
 from dim_jax.runs import provenance
 
-_TAPS = re.compile(r'conv|fc|y|globals|module_\d+')
-_SAVED_TAPS = re.compile(r'fc|y|globals|module_\d+')
 FEATURES = ('trained', 'untrained', 'raw')
 _SAVED_IMAGES = 2000
 _RANK_IMAGES = 1000
@@ -57,9 +54,8 @@ def evaluate(
   Args:
     run_dir: the run.
     probes: names in `dim_jax.evaluation.probes.PROBES`.
-    taps: taps of the encoder, by default those of 'conv', 'fc', 'y', 'globals'
-      and 'module_0', 'module_1', ... that it has; the raw data are always
-      probed too.
+    taps: outputs of the encoder, by default those that the objective names
+      (`Objective.features`); the raw data are always probed too.
     labels: what to predict, of what the data tell, such as 'class', 'speaker'
       or 'digit'; by default all that is told of a whole example. Labels of
       single frames ('phone') are predicted from each frame's features.
@@ -87,6 +83,7 @@ def evaluate(
       raise ValueError(f'No features {name!r}: there are {FEATURES}.')
   started = time.time()
   trained = dim_jax.load(run_dir, step=step)
+  objective = trained.objective
   # Without a validation set, 'train' is all that is not for testing.
   train, test = (
     data.load(
@@ -127,7 +124,7 @@ def evaluate(
     trained.encode, trained.variables, as_batch(inputs[:2], train.kind)
   )
   if taps is None:
-    taps = sorted(filter(_TAPS.fullmatch, found), key=_in_order)
+    taps = probed(objective, found)
   told = {
     name: (train.labels[name][keep], test.labels[name]) for name in labels
   }
@@ -153,9 +150,8 @@ def evaluate(
         scores = _scores(encoder, test.inputs)
         prefix = '' if source == 'trained' else 'untrained_'
         saved |= {prefix + name: values for name, values in scores.items()}
-        kept = sorted(filter(_SAVED_TAPS.fullmatch, set(taps)), key=_in_order)
-        # Of many modules the last is the representation.
-        for tap in [t for t in kept if t in ('fc', 'y')] or kept[-1:]:
+        kept = probed(objective, taps)
+        for tap in {*objective.pictured} & {*kept} | {*kept[-1:]}:
           rows = found[tap][len(keep) :][:_SAVED_IMAGES]
           saved[f'{source}_{tap}'] = rows
       for tap in list(found) if source == 'raw' else taps:
@@ -223,12 +219,6 @@ def evaluate(
   )
 
 
-def _in_order(tap: str) -> tuple[str, int]:
-  """Sorts module_10 behind module_2."""
-  name, _, number = tap.partition('_')
-  return name, int(number or 0)
-
-
 def _chance(labels: np.ndarray) -> float:
   """Accuracy of the most frequent label."""
   return float(np.max(np.bincount(labels)) / len(labels))
@@ -291,14 +281,11 @@ def _run_probes(train, test, probes, protocol, row, bar) -> list[dict]:
 
 def _scores(encoder, images) -> dict[str, np.ndarray]:
   """A sample of the critic's scores of true and false pairs, if it has any."""
-  config = encoder.config.objective
-  if not isinstance(config, dim.Config):
+  scores_of = encoder.objective.scores
+  if scores_of is None:
     return {}
-  batch = {'image': images[:_SCORE_IMAGES]}
-  params, model_state = encoder.variables
-  found = jax.jit(lambda p, s, b: dim.scores(config, p, s, b))(
-    params, model_state, batch
-  )
+  batch = as_batch(images[:_SCORE_IMAGES], encoder.config.data.kind)
+  found = jax.jit(scores_of)(encoder.variables, batch)
   name = 'local' if 'local' in found else 'global'
   if name not in found:
     return {}

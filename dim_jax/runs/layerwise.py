@@ -37,7 +37,6 @@ from dim_jax.data import augment, cache
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
-from dim_jax.objectives import gim
 from dim_jax.runs import train
 from dim_jax.training import lock
 
@@ -74,26 +73,23 @@ def train_modules(
     The folder of the last run, which holds the whole encoder.
 
   Raises:
-    ValueError: no config of Greedy InfoMax, a wall is missing, the config has
+    ValueError: the objective has no isolated modules, the config has
       an `init_from` of its own, `workdir` holds modules of other steps, or the
       features would pass the budget; nothing was trained.
   """
-  objective = config.objective
-  if not isinstance(objective, gim.Config):
+  objective = config_lib.make_objective(config)
+  if objective.module_configs is None:
     raise ValueError(
-      'Only Greedy InfoMax (objectives.gim) has modules to train one after '
-      f'another; the config has {type(objective).__module__}.'
+      'Only an encoder of isolated modules, such as that of Greedy InfoMax '
+      '(objectives.gim), is trained one module after another; the config has '
+      f'{type(config.objective).__module__}.'
     )
-  count = len(gim.all_modules(objective))
+  modules = objective.module_configs()
+  count = len(modules)
   if depth is None:
-    depth = objective.depth or count
+    depth = config.objective.depth or count
   if not 1 <= depth <= count:
     raise ValueError(f'--depth must be in 1..{count}, got {depth}.')
-  if objective.walls is not None:
-    raise ValueError(
-      'Modules that are trained one after another have a wall behind each: set '
-      f'objective.walls to None, got {objective.walls}.'
-    )
   if views < 1:
     raise ValueError(f'--views must be >= 1, got {views}.')
   if config.init_from is not None:
@@ -110,6 +106,7 @@ def train_modules(
   with lock.hold(workdir):
     return _train_all(
       config,
+      modules,
       workdir,
       depth,
       store=store,
@@ -123,6 +120,7 @@ def train_modules(
 
 def _train_all(
   config: config_lib.ExperimentConfig,
+  modules: tuple[Any, ...],
   workdir: str,
   depth: int,
   *,
@@ -134,11 +132,9 @@ def _train_all(
   show_progress: bool,
 ) -> str:
   """`train_modules`, of arguments that were checked."""
-  objective = config.objective
   dtype = np.dtype(np.float16 if half else np.float32)
   every = [
-    os.path.join(workdir, f'module_{module}')
-    for module in range(len(gim.all_modules(objective)))
+    os.path.join(workdir, f'module_{module}') for module in range(len(modules))
   ]
   for run_dir in every[1:]:
     _check_steps(run_dir, config.steps)
@@ -148,6 +144,7 @@ def _train_all(
   if store and pending:
     _check_sizes(
       config,
+      modules,
       workdir,
       pending,
       views=views,
@@ -159,7 +156,7 @@ def _train_all(
   for module, run_dir in enumerate(every[:depth]):
     part = dataclasses.replace(
       config,
-      objective=dataclasses.replace(objective, depth=module + 1, frozen=module),
+      objective=modules[module],
       init_from=before or None,
     )
     stored = None
@@ -213,8 +210,9 @@ def _check_steps(run_dir: str, steps: int) -> None:
 
 def _check_sizes(
   config: config_lib.ExperimentConfig,
+  modules: tuple[Any, ...],
   workdir: str,
-  modules: list[int],
+  pending: list[int],
   *,
   views: int,
   dtype: np.dtype,
@@ -225,8 +223,9 @@ def _check_sizes(
 
   Args:
     config: the run of all modules at once.
+    modules: the objective's config for each.
     workdir: where the files will be.
-    modules: those that will train on them, none the first.
+    pending: the modules that will train on them, none the first.
     views: of each example.
     dtype: of the files.
     budget: bytes that none must pass.
@@ -235,10 +234,8 @@ def _check_sizes(
   Raises:
     ValueError: one would pass the budget; or the config cannot be used.
   """
-  objective = dataclasses.replace(
-    config.objective, depth=modules[-1] + 1, frozen=0
-  )
-  config_lib.check(dataclasses.replace(config, objective=objective))
+  last = dataclasses.replace(config, objective=modules[pending[-1]])
+  config_lib.check(last)
   examples = data.training(config.data, progress=show_progress)
   rows = views * len(examples.inputs)
   change = augment.make(config.data, examples.inputs.shape[-1])
@@ -247,17 +244,20 @@ def _check_sizes(
     if change is not None:
       inputs = change(rng, inputs, positions)
     batch = as_batch(inputs, config.data.kind)
-    variables = gim.make(objective).init(rng, batch)
-    return [
-      gim.outputs(dataclasses.replace(objective, depth=i), *variables, batch)
-      for i in modules
-    ]
+    features = []
+    for i in pending:
+      objective: Any = config_lib.make_objective(
+        dataclasses.replace(config, objective=modules[i - 1])
+      )
+      variables = objective.init(rng, batch)
+      features.append(objective.outputs(variables, batch))
+    return features
 
   found = jax.eval_shape(
     entered, jax.random.key(0), examples.inputs[:1], np.arange(1)
   )
   lines, too_large = [], []
-  for module, features in zip(modules, found, strict=True):
+  for module, features in zip(pending, found, strict=True):
     path = os.path.join(workdir, f'features_{module}.npy')
     size = cache.size(rows, shape := features.shape[1:], dtype)
     lines.append(
@@ -300,6 +300,7 @@ def _store(
   """
   encoder = dim_jax.load(run_dir)
   config = encoder.config
+  outputs: Any = encoder.objective.outputs
   examples = data.training(config.data, progress=show_progress)
   count = len(examples.inputs)
   labels = np.tile(examples.labels[examples.label], views)
@@ -324,7 +325,7 @@ def _store(
     batch = (
       {'features': inputs} if stored else as_batch(inputs, config.data.kind)
     )
-    found = gim.outputs(config.objective, variables[0], variables[1], batch)
+    found = outputs(variables, batch)
     return found.astype(dtype)
 
   below = os.path.join(

@@ -24,7 +24,6 @@ from dim_jax.data import augment
 from dim_jax.data import load as data_lib
 from dim_jax.evaluation import classification
 from dim_jax.objective import Objective
-from dim_jax.objectives import vib
 from dim_jax.runs import classify, provenance
 from dim_jax.training import grid, loop, metrics, parallel
 from dim_jax.training import step as step_lib
@@ -58,17 +57,29 @@ def sweep(
     split: data_lib.images(run.data, split, progress=show_progress)
     for split in ('train', 'test')
   }
+  objective = config_lib.make_objective(run)
   part = data['train']
-  classify.check_labels(run.objective, part.name, part.labels)
+  classify.check_labels(objective, part.name, part.labels)
   arrays = {'image': part.images, 'label': part.labels}
   betas, seeds = zip(
     *((b, s) for b in config.betas for s in config.seeds), strict=True
   )
-  objective = vib.make(run.objective)
   example = {name: values[:2] for name, values in arrays.items()}
-  params, _ = jax.eval_shape(objective.init, jax.random.key(0), example)
+  params, model_state = jax.eval_shape(
+    objective.init, jax.random.key(0), example
+  )
+  if 'beta' not in model_state or objective.logits is None:
+    raise ValueError(
+      'a sweep over beta needs a classifier whose rate it weighs: an objective '
+      "with 'beta' in its model state, such as a vib.Config whose covariance "
+      "is 'diagonal' or 'full'."
+    )
   optimizer = step_lib.make_optimizer(
-    run.optimizer, run.players, params, run.average
+    run.optimizer,
+    run.players,
+    params,
+    run.average,
+    objective.optional_groups,
   )
   runs = grid.Runs(seeds, {'beta': betas})
   settings = loop.Settings.of(run, show_progress=show_progress)
@@ -79,13 +90,15 @@ def sweep(
   states = loop.fit(objective, optimizer, arrays, workdir, settings, runs=runs)
   lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
   with progress_lib.Progress(show_progress, stderr=False) as progress:
-    rows = _measure(config, states, betas, seeds, data, samples, progress)
+    rows = _measure(
+      config, objective, states, betas, seeds, data, samples, progress
+    )
   bits = {row['split']: row['label_entropy_bits'] for row in rows}
   report = {
     'dataset': run.data.name,
     'note': data['test'].note,
-    'classes': run.objective.num_classes,
-    'code': run.objective.code,
+    'classes': objective.classes,
+    'code': getattr(run.objective, 'code', None),
     'steps': run.steps,
     'betas': list(config.betas),
     'seeds': list(config.seeds),
@@ -108,12 +121,6 @@ def sweep(
 
 def _check(config: config_lib.SweepConfig) -> None:
   config_lib.check(config.run)
-  objective = config.run.objective
-  if not isinstance(objective, vib.Config) or objective.covariance == 'none':
-    raise ValueError(
-      'a sweep over beta needs a bottleneck: a vib.Config whose covariance is '
-      "'diagonal' or 'full'."
-    )
   data = config.run.data
   if not isinstance(data, config_lib.DataConfig):
     raise ValueError('a sweep trains on images: data must be a DataConfig.')
@@ -203,6 +210,7 @@ def peak_bytes(compiled: Any) -> int:
 
 def _measure(
   config: config_lib.SweepConfig,
+  objective: Objective,
   states: step_lib.TrainState,
   betas: tuple[float, ...],
   seeds: tuple[int, ...],
@@ -211,7 +219,7 @@ def _measure(
   progress: progress_lib.Progress,
 ) -> list[dict[str, Any]]:
   run = config.run
-  functions = classify.measures(run.objective, samples)
+  functions = classify.measures(objective, samples)
   rows = []
   for r, (beta, seed) in enumerate(zip(betas, seeds, strict=True)):
     state = jax.tree.map(lambda x, r=r: x[r], states)

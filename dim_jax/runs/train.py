@@ -9,7 +9,6 @@ The same command on the same --workdir continues a run that was interrupted.
 
 import dataclasses
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 
@@ -23,7 +22,7 @@ from dim_jax.data import augment, stream
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import representations
-from dim_jax.objective import PyTree
+from dim_jax.objective import PyTree, probed
 from dim_jax.runs import classify
 from dim_jax.training import lock, loop, metrics, pipeline
 from dim_jax.training import step as step_lib
@@ -83,15 +82,19 @@ def train(
   example = data.batch(watched)
   for part in (told, example):
     if 'label' in part:
-      classify.check_labels(config.objective, watched.name, part['label'])
+      classify.check_labels(objective, watched.name, part['label'])
   if 'label' in told:
-    classify.check_supervised(config.objective, watched.name, told['label'])
+    classify.check_supervised(objective, watched.name, told['label'])
   example = {name: values[:2] for name, values in example.items()}
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   params, _ = variables
   taps = jax.eval_shape(objective.encode, *variables, example)
   optimizer = step_lib.make_optimizer(
-    config.optimizer, config.players, params, config.average
+    config.optimizer,
+    config.players,
+    params,
+    config.average,
+    objective.optional_groups,
   )
   change = augment.make(config.data, watched.inputs.shape[-1])
   start = start_from(config.init_from, variables)
@@ -119,7 +122,7 @@ def train(
     config_lib.save(config, workdir, watched.inputs.shape[1:])
   # A run on all training images watches for collapse on some of them.
   monitored = as_batch(watched.inputs[:_WATCHED], watched.kind)
-  tap = _watched(taps)
+  names = probed(objective, taps)
   return loop.fit(
     objective,
     optimizer,
@@ -130,20 +133,12 @@ def train(
     ),
     augment=None if stored else change,
     monitor=None
-    if tap is None
-    else representations.collapse_monitor(objective.encode, monitored, tap),
+    if not names
+    else representations.collapse_monitor(
+      objective.encode, monitored, names[-1]
+    ),
     example=example,
     start=start,
-  )
-
-
-def _watched(taps: Mapping[str, object]) -> str | None:
-  """The tap of the whole encoder or energy; None where it has no features."""
-  modules = [tap for tap in taps if re.fullmatch(r'module_\d+', tap)]
-  if modules:
-    return max(modules, key=lambda tap: int(tap[7:]))
-  return next(
-    (tap for tap in ('y', 'globals', 'features') if tap in taps), None
   )
 
 

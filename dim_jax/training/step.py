@@ -5,7 +5,7 @@ and XLA inserts the collectives, and under pmap, where `axis_name` says so.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -125,6 +125,7 @@ def make_optimizer(
   players: Mapping[str, Any],
   names: Any,
   average: float | None = None,
+  optional: Sequence[str] = (),
 ) -> Any:
   """Adam for each player by itself.
 
@@ -138,6 +139,8 @@ def make_optimizer(
     players: those of single players, by name.
     names: the players, the top-level keys of the parameters.
     average: decay of a moving average of all parameters; none if None.
+    optional: groups that the objective has under other settings, whose
+      optimizers stand ready; see `Objective.optional_groups`.
 
   Returns:
     An optax transformation of the whole parameter dictionary.
@@ -146,11 +149,7 @@ def make_optimizer(
     ValueError: `players` names one that does not exist.
   """
   names = sorted(names)
-  # The online probe is there on request, an adversary only with a prior, and a
-  # generator only for some negatives: an optimizer set for one that this
-  # objective lacks is not a mistake.
-  known = {*names, 'probe', 'adversary', 'generator'}
-  if unknown := sorted(set(players) - known):
+  if unknown := sorted(set(players) - {*names, *optional}):
     raise ValueError(
       f'players names {unknown[0]!r}, but this objective has {names}.'
     )

@@ -234,7 +234,9 @@ def test_encode_sees_the_mean_of_what_training_saw(mask, evaluation):
   for tap, values in expected.items():
     np.testing.assert_allclose(taps[tap], values, atol=1e-5)
   # Reports score the code against the map of the whole image.
-  scores = dim.scores(config, params, model_state, {'image': PIXELS})['local']
+  scores = dim.make(config).scores((params, model_state), {'image': PIXELS})[
+    'local'
+  ]
   local = config.encoder.apply({'params': weights}, X)['local']
   critic = critics.ConcatCritic(units=8)
   np.testing.assert_allclose(

@@ -250,7 +250,7 @@ def test_occluded_images_are_whole_at_evaluation():
   for name, value in expected.items():
     np.testing.assert_allclose(taps[name], value, rtol=1e-5)
   # Reports score all pairs; the heads do not disturb them.
-  scores = dim.scores(config, params, model_state, BATCH)
+  scores = dim.make(config).scores((params, model_state), BATCH)
   assert {k: v.shape for k, v in scores.items()} == {'local': (N, N, H * W)}
 
 

@@ -143,13 +143,14 @@ def test_the_trained_classifier_is_read_where_runs_are_measured():
   config = make_config()
   (params, model_state), _ = compiled()
   expected = logits_by_hand(params)
-  taps = dim.make(config).encode(params, model_state, {'image': PIXELS})
+  objective, batch = dim.make(config), {'image': PIXELS}
+  taps = objective.encode(params, model_state, batch)
   np.testing.assert_allclose(taps['logits'], expected, rtol=1e-4, atol=1e-5)
-  found = dim.logits(config, (params, model_state), PIXELS, RNG)
+  found = objective.logits((params, model_state), batch, RNG, 5)
   assert found.shape == (1, N, 3)
   np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
   # Nothing is scored, and reports can ask.
-  assert dim.scores(config, params, model_state, {'image': PIXELS}) == {}
+  assert objective.scores((params, model_state), batch) == {}
 
 
 @pytest.mark.parametrize(

@@ -415,8 +415,8 @@ def test_bfloat16_scores_are_float32_and_near_those_in_float32():
     variables = jax.jit(dim.make(config).init)(
       jax.random.key(0), {'image': image}
     )
-    scores[dtype] = jax.jit(functools.partial(dim.scores, config))(
-      *variables, {'image': image}
+    scores[dtype] = jax.jit(dim.make(config).scores)(
+      variables, {'image': image}
     )['local']
     assert scores[dtype].dtype == jnp.float32
     assert scores[dtype].shape == (N, N, 64)

@@ -356,7 +356,7 @@ def test_targets_of_a_context_learn_unless_a_wall_is_before_it(kind):
 
   @compiled
   def reference(params):
-    features = gim.outputs(first, *variables, batch)
+    features = gim.make(first).outputs(variables, batch)
 
     def loss(params, fixed):
       z = chain[1].apply({'params': params['module_1']['network']}, features)
@@ -452,11 +452,11 @@ def test_frozen_modules_give_what_joint_training_gives():
     atol=1e-7,
   )
   # Stored, in one go or one module after another.
-  stored = gim.outputs(sound_config(depth=2), *joint, batch)
-  first = gim.outputs(sound_config(depth=1), *joint, batch)
+  stored = gim.make(sound_config(depth=2)).outputs(joint, batch)
+  first = gim.make(sound_config(depth=1)).outputs(joint, batch)
   state = {'frozen': {'module_0': joint[0]['module_0']}}
-  again = gim.outputs(
-    sound_config(depth=2, frozen=1), joint[0], state, {'features': first}
+  again = gim.make(sound_config(depth=2, frozen=1)).outputs(
+    (joint[0], state), {'features': first}
   )
   np.testing.assert_allclose(again, stored, rtol=1e-6)
   # float16 rounds features, of at most 1, by 2**-12 at most; a score is a sum
@@ -583,7 +583,7 @@ def test_pool_averages_neighbours():
 def test_pooled_modules_train_on_less():
   config, batch = image_config(pool=2), make_batch('image')
   variables = started('image')
-  passed = gim.outputs(image_config(pool=2, depth=2), *variables, batch)
+  passed = gim.make(image_config(pool=2, depth=2)).outputs(variables, batch)
   assert passed.shape == (N, 4, 4, 1, 1, 3)
   # Nobody gets what the last one makes: a map of 1x1 is no mistake there.
   objective = gim.make(config)
@@ -622,9 +622,7 @@ def test_named_modules_compute_in_bfloat16_and_score_in_float32(name, shape):
   )
   assert loss.dtype == jnp.float32
   assert {x.dtype for x in metrics.values()} == {jnp.dtype('float32')}
-  passed = jax.eval_shape(
-    lambda *x: gim.outputs(config, *x), params, model_state, batch
-  )
+  passed = jax.eval_shape(objective.outputs, (params, model_state), batch)
   assert passed.dtype == jnp.bfloat16
   taps = jax.eval_shape(objective.encode, params, model_state, batch)
   widths = {'resnet_small': (32, 64, 128), 'sound': (512,) * 5 + (256,)}[name]

@@ -341,8 +341,8 @@ def test_dropout_acts_in_training_alone():
     for i in range(3)
   }
   assert len(values) == 3
-  logits = jit(functools.partial(vib.logits, config))(
-    variables, IMAGES, jax.random.key(0)
+  logits = jit(functools.partial(vib.make(config).logits, samples=12))(
+    variables, {'image': IMAGES}, jax.random.key(0)
   )
   assert logits.shape == (1, N, 3)
   expected = decode(variables[0], hidden_of(variables[0]))
@@ -440,8 +440,10 @@ def test_class_marginal_of_a_full_covariance_is_sampled():
   # One draw's rate is noisy; its mean over many keys is the closed form.
   config = make_config(marginal='class', covariance='full', shift=-1.0)
   variables = make_variables(config)
-  rate = jit(functools.partial(vib.rate, config, samples=4000))(
-    variables, IMAGES[:3], jnp.asarray(LABELS[:3]), jax.random.key(0)
+  rate = jit(functools.partial(vib.make(config).rate, samples=4000))(
+    variables,
+    {'image': IMAGES[:3], 'label': jnp.asarray(LABELS[:3])},
+    jax.random.key(0),
   )
   params = variables[0]
   mean, rho = head_of(params, IMAGES[:3])
@@ -476,8 +478,8 @@ def test_learned_marginal():
     grads['marginal']['log_std'][0], 0.4 * by_log_std.mean(0), rtol=1e-3
   )
   # The closed form draws nothing.
-  value = jit(functools.partial(vib.rate, config))(
-    (params, state), IMAGES, jnp.asarray(LABELS), jax.random.key(0)
+  value = jit(functools.partial(vib.make(config).rate, samples=12))(
+    (params, state), make_batch(), jax.random.key(0)
   )
   np.testing.assert_allclose(value, rates, rtol=1e-5)
 
@@ -502,11 +504,9 @@ def test_marginals_without_a_closed_form(marginal):
   @jit
   @functools.partial(jax.value_and_grad, has_aux=True)
   def evaluate(own, key):
-    rate = vib.rate(
-      config,
+    rate = vib.make(config).rate(
       (params | {'marginal': own}, state),
-      jnp.asarray(IMAGES[:2]),
-      jnp.asarray(LABELS[:2]),
+      {'image': jnp.asarray(IMAGES[:2])},
       key,
       samples=8000,
     )
@@ -651,8 +651,9 @@ def test_encode_and_posterior_describe_the_code():
 
   @jit
   def evaluate(variables, images):
-    taps = vib.make(config).encode(*variables, {'image': images})
-    return taps, vib.posterior(config, variables, images)
+    objective, batch = vib.make(config), {'image': images}
+    taps = objective.encode(*variables, batch)
+    return taps, objective.posterior(variables, batch)
 
   taps, posterior = evaluate(variables, batch['image'])
   assert set(taps) == {'fc', 'y', 'std', 'logits'}
@@ -674,18 +675,18 @@ def test_encode_and_posterior_describe_the_code():
 def test_logits_of_samples_and_at_the_mean():
   config = make_config(shift=0.0)
   variables = make_variables(config)
-  logits = jit(functools.partial(vib.logits, config), static_argnames='samples')
+  logits = jit(vib.make(config).logits, static_argnums=3)
   params = variables[0]
   mean, rho = head_of(params)
-  at_mean = logits(variables, IMAGES, jax.random.key(0), samples=0)
+  at_mean = logits(variables, {'image': IMAGES}, jax.random.key(0), 0)
   assert at_mean.shape == (1, N, 3)
   np.testing.assert_allclose(
     at_mean[0], decode(params, mean), rtol=1e-4, atol=1e-5
   )
-  assert logits(variables, IMAGES, jax.random.key(0)).shape == (12, N, 3)
   many = np.asarray(
-    logits(variables, IMAGES, jax.random.key(1), samples=4000), np.float64
+    logits(variables, {'image': IMAGES}, jax.random.key(1), 4000), np.float64
   )
+  assert many.shape == (4000, N, 3)
   # A linear decoder's logits are Gaussian too, with W diag(sigma^2) W^T.
   kernel = np.asarray(params['decoder']['logits']['kernel'], np.float64)
   deviation = np.sqrt(softplus(rho) ** 2 @ kernel**2)
@@ -698,14 +699,11 @@ def test_deterministic_network_has_one_sample_and_no_posterior():
   config = make_config(covariance='none')
   variables = make_variables(config)
   key = jax.random.key(0)
-  logits = vib.logits(config, variables, jnp.asarray(IMAGES), key, samples=5)
+  objective = vib.make(config)
+  logits = objective.logits(variables, {'image': jnp.asarray(IMAGES)}, key, 5)
   assert logits.shape == (1, N, 3)
-  for read in (
-    lambda: vib.posterior(config, variables, IMAGES),
-    lambda: vib.rate(config, variables, IMAGES, LABELS, key),
-  ):
-    with pytest.raises(ValueError, match='no posterior'):
-      read()
+  assert objective.posterior is None
+  assert objective.rate is None
 
 
 def test_fresh_network_starts_almost_deterministic():
@@ -780,7 +778,7 @@ def test_what_is_missing_is_named():
   with pytest.raises(ValueError, match=r"needs batch\['label'\]"):
     vib.make(config).loss(*variables, {'image': IMAGES}, jax.random.key(0))
   with pytest.raises(ValueError, match=r'0 for the mean code, got -1'):
-    vib.logits(config, variables, IMAGES, jax.random.key(0), samples=-1)
+    vib.make(config).logits(variables, make_batch(), jax.random.key(0), -1)
 
 
 def test_a_higher_price_buys_a_lower_rate():
@@ -819,8 +817,9 @@ def test_a_higher_price_buys_a_lower_rate():
 
     state, _ = jax.lax.scan(step, state, rows)
     variables = state.params, state.model_state
-    logits = vib.logits(config, variables, images, jax.random.key(1))
-    rate = vib.posterior(config, variables, images).rate().mean()
+    batch = {'image': images}
+    logits = objective.logits(variables, batch, jax.random.key(1), 12)
+    rate = objective.posterior(variables, batch).rate().mean()
     p = jax.nn.softmax(logits).mean(0)
     log_p = jax.nn.log_softmax(logits).mean(0)
     cross_entropy = -log_p[jnp.arange(500), labels].mean()

@@ -247,14 +247,13 @@ def test_what_cannot_be_swept_is_refused(changes, message, tmp_path):
 
 def test_the_measures_of_a_run_are_those_of_its_objective(run_dir):
   encoder = dim_jax.load(run_dir)
-  config = encoder.config.objective
-  draw, mean, rate = classify.measures(config, 4)
+  draw, mean, rate = classify.measures(encoder.objective, 4)
   images = np.zeros((3, 8, 8, 1), np.uint8)
   rng = jax.random.key(0)
   assert draw(encoder.variables, images, rng).shape == (4, 3, 10)
   assert mean(encoder.variables, images, rng).shape == (1, 3, 10)
   np.testing.assert_allclose(
     rate(encoder.variables, images, np.zeros(3, np.int32), rng),
-    vib.posterior(config, encoder.variables, images).rate(),
+    encoder.objective.posterior(encoder.variables, {'image': images}).rate(),
     rtol=1e-6,
   )
