@@ -11,12 +11,12 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dim_jax import files
+from dim_jax import checks, files
 from dim_jax.data import augment
 from dim_jax.data.config import DataConfig, PointConfig, SoundConfig
 from dim_jax.objective import Objective
@@ -24,11 +24,22 @@ from dim_jax.objective import Objective
 
 @dataclasses.dataclass(kw_only=True)
 class OptimizerConfig:
-  """Adam for one player."""
+  """Adam for one parameter group."""
 
+  ranges: ClassVar[Mapping[str, str]] = {
+    'learning_rate': '(0, inf)',
+    'decay': '(0, 1]',
+    'decay_every': 'int [1, inf)',
+    'b1': '[0, 1)',
+    'b2': '[0, 1)',
+    'weight_decay': '[0, inf)',
+    'clip': '(0, inf) or None',
+    'clip_weights': '(0, inf) or None',
+    'every': 'int [1, inf)',
+  }
   learning_rate: float = 1e-4
   decay: float = 1.0
-  """The learning rate times this at every `decay_every` of the player's moves,
+  """The learning rate times this at every `decay_every` of the group's updates,
   in stairs."""
   decay_every: int = 1
   b1: float = 0.5
@@ -37,19 +48,29 @@ class OptimizerConfig:
   weight_decay: float = 0.0
   """Decoupled, as in AdamW."""
   clip: float | None = None
-  """Largest global norm of this player's gradient."""
+  """Largest global norm of this group's gradient; None does not clip."""
   clip_weights: float | None = None
-  """Largest size of any of this player's weights and biases, which each move
+  """Largest size of any of this group's weights and biases, which each update
   ends by cutting off; 0.01 for the adversary of a Wasserstein GAN."""
   every: int = 1
-  """The player moves at every this many steps. With every=5 for 'encoder' and
-  'critic', 'adversary' takes five steps to one of theirs."""
+  """The group is updated at every this many steps. With every=5 for 'encoder'
+  and 'critic', 'adversary' takes five steps to one of theirs."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class ExperimentConfig:
   """A run: `experiments.train` does what it says, from the seed alone."""
 
+  ranges: ClassVar[Mapping[str, str]] = {
+    'average': '[0, 1) or None',
+    'batch_size': 'int [1, inf)',
+    'accumulate': 'int [1, inf)',
+    'steps': 'int [1, inf)',
+    'seed': 'int [0, 2**31)',
+    'log_every': 'int [1, inf)',
+    'checkpoint_every': 'int [1, inf)',
+    'keep': 'int [1, inf)',
+  }
   objective: Any
   """The objective's own config; its type chooses the objective."""
   data: DataConfig | SoundConfig | PointConfig = dataclasses.field(
@@ -58,15 +79,15 @@ class ExperimentConfig:
   optimizer: OptimizerConfig = dataclasses.field(
     default_factory=OptimizerConfig
   )
-  """For every player that `players` does not name."""
+  """For every parameter group that `players` does not name."""
   players: dict[str, OptimizerConfig] = dataclasses.field(default_factory=dict)
-  """Optimizers of single players, such as 'probe'."""
+  """Optimizers of single parameter groups, such as 'probe'."""
   average: float | None = None
   """Decay of a moving average of all parameters (Polyak), which evaluation then
   uses instead of the last ones."""
   init_from: str | None = None
-  """A run's folder, whose players this one starts from where it has them too;
-  frozen modules of Greedy InfoMax need it."""
+  """A run's folder, whose parameter groups this one starts from where it has
+  them too; frozen modules of Greedy InfoMax need it."""
   batch_size: int = 64
   """Global: over all processes and devices."""
   accumulate: int = 1
@@ -95,29 +116,20 @@ class ExperimentConfig:
   name ('error_12'). Reports print the gap to it."""
 
   def __post_init__(self):
-    for name in (
-      'batch_size',
-      'accumulate',
-      'steps',
-      'log_every',
-      'checkpoint_every',
-      'keep',
-    ):
-      value = getattr(self, name)
-      if not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} must be a whole number >= 1, got {value!r}.')
-    if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
-      raise ValueError(
-        f'seed must be a whole number in 0..2**31-1, got {self.seed!r}.'
-      )
+    checks.check_fields(self, self.ranges)
 
 
 @dataclasses.dataclass(kw_only=True)
 class SweepConfig:
-  """Runs that differ in the price of rate and in their seed alone.
+  """Runs that differ in the weight of rate, beta, and in their seed alone.
 
   `experiments.train` trains all of them in one compiled program.
   """
+
+  ranges: ClassVar[Mapping[str, str]] = {
+    'betas': '[0, inf)',
+    'seeds': 'int [0, 2**31)',
+  }
 
   run: ExperimentConfig
   """What they share; its own beta and seed are not used."""
@@ -125,14 +137,28 @@ class SweepConfig:
   seeds: tuple[int, ...] = (0, 1, 2)
 
 
-def check(config: ExperimentConfig) -> None:
-  """Raises ValueError where a field's value cannot be used.
+def check(config: ExperimentConfig | SweepConfig) -> None:
+  """Checks that every field can be used.
 
   Args:
     config: the config, with its overrides applied.
+
+  Raises:
+    ValueError: one cannot; names it, and what is accepted.
   """
+  if isinstance(config, SweepConfig):
+    for name, interval in config.ranges.items():
+      if not getattr(config, name):
+        raise ValueError(f'{name} must have one value at least, got none.')
+      for i, value in enumerate(getattr(config, name)):
+        checks.check_range(f'{name}[{i}]', value, interval)
+    return check(config.run)
   # Overrides set fields after construction, so its checks run once more.
   config.__post_init__()
+  for group, optimizer in {'': config.optimizer, **config.players}.items():
+    where = f'players.{group}' if group else 'optimizer'
+    checks.check_fields(optimizer, optimizer.ranges, f'{where}.')
+  checks.check_choice('parallel', config.parallel, ('jit', 'pmap', 'pipeline'))
   if isinstance(config.data, augment.Config):
     augment.check(config.data)
   if config.checkpoint_every % config.log_every:
@@ -152,43 +178,27 @@ def check(config: ExperimentConfig) -> None:
         f'data.{name} needs all labels at once, which data.stream=True does '
         f'not read: set data.{name} to None, or data.stream to False.'
       )
-  if config.accumulate > 1 and config.parallel == 'pipeline':
+  if config.parallel == 'pipeline':
+    _check_pipeline(config)
+  module = importlib.import_module(type(config.objective).__module__)
+  if hasattr(module, 'check_optimizers'):
+    module.check_optimizers(config.objective, config.players, config.optimizer)
+
+
+def _check_pipeline(config: ExperimentConfig) -> None:
+  """Raises where the devices of a pipeline cannot do what a field asks for."""
+  if config.accumulate > 1:
     raise ValueError(
       f'accumulate={config.accumulate} is not written for '
       "parallel='pipeline': set accumulate=1, or parallel='jit'."
     )
-  if config.parallel not in ('jit', 'pmap', 'pipeline'):
-    raise ValueError(
-      f"parallel is 'jit', 'pmap' or 'pipeline', got {config.parallel!r}."
-    )
   probe = config.players.get('probe', config.optimizer)
-  if config.parallel == 'pipeline' and probe.clip is not None:
+  if probe.clip is not None:
     raise ValueError(
       f'the gradient of the probe is clipped (clip={probe.clip}), but with '
       "parallel='pipeline' its parts are on several devices: set "
       "players['probe'] to an OptimizerConfig without clip."
     )
-  if config.average is not None and not 0 <= config.average < 1:
-    raise ValueError(f'average must be in [0, 1), got {config.average}.')
-  for player, optimizer in {'': config.optimizer, **config.players}.items():
-    where = f'players.{player}' if player else 'optimizer'
-    if optimizer.learning_rate <= 0:
-      raise ValueError(
-        f'{where}.learning_rate must be > 0, got {optimizer.learning_rate}.'
-      )
-    if not 0 < optimizer.decay <= 1 or optimizer.decay_every < 1:
-      raise ValueError(
-        f'{where}.decay must be in (0, 1] and decay_every >= 1, got '
-        f'{optimizer.decay} and {optimizer.decay_every}.'
-      )
-    if optimizer.every < 1:
-      raise ValueError(f'{where}.every must be >= 1, got {optimizer.every}.')
-    bound = optimizer.clip_weights
-    if bound is not None and not bound > 0:
-      raise ValueError(f'{where}.clip_weights must be > 0, got {bound}.')
-  module = importlib.import_module(type(config.objective).__module__)
-  if hasattr(module, 'check_optimizers'):
-    module.check_optimizers(config.objective, config.players, config.optimizer)
 
 
 def make_objective(

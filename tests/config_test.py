@@ -1,9 +1,12 @@
 """Configs: their JSON form, and what a wrong one is told."""
 
+import dataclasses
 import json
+import math
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,6 +16,7 @@ from dim_jax.config import (
   ExperimentConfig,
   OptimizerConfig,
   SoundConfig,
+  SweepConfig,
 )
 from dim_jax.data import config as data_config
 from dim_jax.data.load import as_batch
@@ -136,17 +140,17 @@ def test_right_paths_pass():
       DataConfig(stream=True, labels_per_class=5),
       'data.labels_per_class needs all labels at once',
     ),
-    ('parallel', 'pjit', "parallel is 'jit', 'pmap' or 'pipeline', got"),
+    ('parallel', 'pjit', "'pipeline', got 'pjit'. Did you mean 'jit'?"),
     (
       'players',
       {'probe': OptimizerConfig(learning_rate=0)},
       r'players.probe.learning_rate must be > 0, got 0',
     ),
-    ('optimizer', OptimizerConfig(every=0), r'optimizer.every must be >= 1'),
+    ('optimizer', OptimizerConfig(every=0), r'optimizer.every must be a whole number >= 1'),
     (
       'players',
       {'module_1': OptimizerConfig(every=0)},
-      r'players.module_1.every must be >= 1, got 0',
+      r'players.module_1.every must be a whole number >= 1, got 0',
     ),
   ],
 )
@@ -164,6 +168,61 @@ def test_a_pipeline_cannot_clip_the_probe():
     config_lib.check(config)
   config.players = {'probe': OptimizerConfig()}
   config_lib.check(config)
+
+
+CASES = [
+  *((config_lib.ExperimentConfig, name) for name in ExperimentConfig.ranges),
+  *((OptimizerConfig, name) for name in OptimizerConfig.ranges),
+]
+
+
+@pytest.mark.parametrize('bad', [math.nan, -1, math.inf, True])
+@pytest.mark.parametrize(('kind', 'name'), CASES)
+def test_every_number_is_checked(kind, name, bad):
+  config = make_config()
+  where = config if kind is ExperimentConfig else config.players['probe']
+  setattr(where, name, bad)
+  with pytest.raises(ValueError, match=rf'{name} must be .*, got {bad}'):
+    config_lib.check(config)
+
+
+def test_every_number_has_a_range():
+  for kind in (ExperimentConfig, OptimizerConfig):
+    numeric = {
+      f.name
+      for f in dataclasses.fields(kind)
+      if f.type in (int, float, int | None, float | None)
+    }
+    assert numeric == set(kind.ranges)
+
+
+@pytest.mark.parametrize(
+  ('betas', 'seeds', 'message'),
+  [
+    ((0.1, math.nan), (0,), r'betas\[1\] must be >= 0, got nan'),
+    ((-0.1,), (0,), r'betas\[0\] must be >= 0, got -0.1'),
+    ((0.1,), (0, 1.5), r'seeds\[1\] must be a whole number in \[0, 2\*\*31\)'),
+    ((), (0,), 'betas must have one value at least'),
+  ],
+)
+def test_wrong_values_of_a_sweep_are_named(betas, seeds, message):
+  sweep = SweepConfig(run=make_config(), betas=betas, seeds=seeds)
+  with pytest.raises(ValueError, match=message):
+    config_lib.check(sweep)
+
+
+@pytest.mark.parametrize('clip', [None, 0.5])
+def test_a_zero_gradient_gives_no_update(clip):
+  params = {'encoder': jnp.ones(3)}
+  optimizer = step_lib.make_optimizer(
+    OptimizerConfig(clip=clip, learning_rate=0.1), {}, params
+  )
+  state = optimizer.init(params)
+  zero, _ = optimizer.update({'encoder': jnp.zeros(3)}, state, params)
+  np.testing.assert_array_equal(zero['encoder'], 0)
+  # Against the gradient, by the learning rate: Adam's first step.
+  down, _ = optimizer.update({'encoder': jnp.full(3, 3.0)}, state, params)
+  np.testing.assert_allclose(down['encoder'], -0.1, rtol=1e-4)
 
 
 @pytest.mark.parametrize('name', list(OLD))
