@@ -146,7 +146,11 @@ def test_right_paths_pass():
       {'probe': OptimizerConfig(learning_rate=0)},
       r'players.probe.learning_rate must be > 0, got 0',
     ),
-    ('optimizer', OptimizerConfig(every=0), r'optimizer.every must be a whole number >= 1'),
+    (
+      'optimizer',
+      OptimizerConfig(every=0),
+      r'optimizer.every must be a whole number >= 1',
+    ),
     (
       'players',
       {'module_1': OptimizerConfig(every=0)},

@@ -120,7 +120,7 @@ def sweep(
 
 
 def _check(config: config_lib.SweepConfig) -> None:
-  config_lib.check(config.run)
+  config_lib.check(config)
   data = config.run.data
   if not isinstance(data, config_lib.DataConfig):
     raise ValueError('a sweep trains on images: data must be a DataConfig.')
@@ -147,13 +147,6 @@ def _check(config: config_lib.SweepConfig) -> None:
       f"a sweep runs on one device: parallel is 'jit', got "
       f'{config.run.parallel!r}.'
     )
-  if not config.betas or not config.seeds:
-    raise ValueError(
-      'a sweep needs at least one of betas and of seeds, got '
-      f'{config.betas} and {config.seeds}.'
-    )
-  if min(config.betas) < 0:
-    raise ValueError(f'betas must be >= 0, got {min(config.betas)}.')
 
 
 def _claim(config: config_lib.SweepConfig, workdir: str) -> None:

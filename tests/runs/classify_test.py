@@ -227,8 +227,8 @@ def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'betas': ()}, 'at least one of betas'),
-    ({'betas': (-1.0,)}, 'betas must be >= 0, got -1.0'),
+    ({'betas': ()}, 'betas must have one value at least'),
+    ({'betas': (-1.0,)}, r'betas\[0\] must be >= 0, got -1.0'),
     ({'run': make_config(num_classes=5)}, 'labels up to 9, the objective 5'),
     ({'run': change(data=DataConfig(flip=True))}, 'does not augment'),
     ({'run': change(data=DataConfig(stream=True))}, r'run.data.stream=True'),
