@@ -287,8 +287,13 @@ class Group(NamedTuple):
 # What older versions wrote. Types are by their old 'module:name'; in the other
 # tables, the type is today's. Each line stays for as long as runs have it.
 TYPES: dict[str, str] = {
-  f'dim_jax.networks.modules:{name}': f'dim_jax.networks.greedy_modules:{name}'
-  for name in ('ResNetModule', 'PatchModule', 'ConvModule')
+  'dim_jax.objectives.stein:Config': 'dim_jax.objectives.energy_model:Config',
+  **{
+    f'dim_jax.networks.modules:{name}': (
+      f'dim_jax.networks.greedy_modules:{name}'
+    )
+    for name in ('ResNetModule', 'PatchModule', 'ConvModule')
+  },
 }
 """Today's type of each type that moved or has another name."""
 FIELDS: dict[str, dict[str, str | None]] = {}

@@ -20,7 +20,7 @@ METHODS = {
   'dim': 'Deep InfoMax',
   'vib': 'Variational information bottleneck',
   'gim': 'Greedy InfoMax, CPC and supervised modules',
-  'stein': 'Energies and Stein samplers',
+  'energy_model': 'Energies and Stein samplers',
 }
 
 

@@ -42,8 +42,8 @@ from dim_jax.losses import (
 )
 from dim_jax.networks import critics, decoders, encoders, layers, masking
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
-from dim_jax.objectives import batch as batch_lib
-from dim_jax.objectives import coordinates, masks
+from dim_jax.objectives import sharded_batch
+from dim_jax.objectives.dim_terms import coordinates, masks
 
 BOUNDS = {
   bound.__name__: bound
@@ -570,7 +570,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     # Outside of pmap, where no axis is bound.
     encoder, critic, _ = _make_networks(config, None)
     rngs = jax.random.split(rng, 3)
-    images = layers.normalise_images(batch_lib.images(batch)[:2])
+    images = layers.normalise_images(sharded_batch.images(batch)[:2])
     taps, variables = encoder.init_with_output(rngs[0], images, train=False)
     model_state, params = {}, {}
     model_state['encoder'], params['encoder'] = _split(variables)
@@ -629,7 +629,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
   ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
     noise_rng, local_rng, global_rng, prior_rng = jax.random.split(rng, 4)
-    images = layers.normalise_images(batch_lib.images(batch))
+    images = layers.normalise_images(sharded_batch.images(batch))
     encode_train: Any = functools.partial(
       encoder.apply,
       {'params': params['encoder'], **model_state['encoder']},
@@ -667,7 +667,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
           'stochastic=True, or choose another prior.'
         )
       log_variance = taps['log_variance'].astype(jnp.float32)
-      noise = batch_lib.per_image(
+      noise = sharded_batch.per_image(
         noise_rng, mean.shape, axis_name, jax.random.normal
       )
       sample = mean + jnp.exp(0.5 * log_variance) * noise
@@ -697,7 +697,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       mutable=list(model_state['critic']),
     )
     if hidden is not None:
-      hidden = batch_lib.gather(hidden, axis_name)
+      hidden = sharded_batch.gather(hidden, axis_name)
     weights = {'local': config.local_weight, 'global': config.global_weight}
     for name, pairs in scores.items():
       if name == 'local':
@@ -731,7 +731,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
           f'objective.supervised_weight={config.supervised_weight} needs '
           "batch['label'], int32 [N], -1 where unknown."
         )
-      cross_entropy, accuracy, labelled = batch_lib.cross_entropy(
+      cross_entropy, accuracy, labelled = sharded_batch.cross_entropy(
         _read(config, params, taps), batch['label'], axis_name
       )
       metrics['decoder/cross_entropy'] = cross_entropy
@@ -741,7 +741,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
 
     new_state = {'encoder': encoder_state, 'critic': critic_state}
     if matched:
-      codes = batch_lib.gather(_codes(config, taps), axis_name)
+      codes = sharded_batch.gather(_codes(config, taps), axis_name)
       prior_terms, (terms, adversary_state) = _match_prior(
         config,
         adversary,
@@ -773,7 +773,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     params: PyTree, model_state: PyTree, batch: Batch
   ) -> dict[str, jax.Array]:
     variables = {'params': params['encoder'], **model_state['encoder']}
-    images = layers.normalise_images(batch_lib.images(batch))
+    images = layers.normalise_images(sharded_batch.images(batch))
     images = masks.shown(config, params['encoder'], images)
     taps = encoder.apply(variables, images, train=False)
     if config.supervised_weight:
@@ -784,7 +784,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     key = jax.eval_shape(lambda: jax.random.key(0))
     variables = jax.eval_shape(init, key, batch)
     taps = jax.eval_shape(encode, *variables, batch)
-    return _count_negatives(config, batch_lib.images(batch), taps)
+    return _count_negatives(config, sharded_batch.images(batch), taps)
 
   groups = ('encoder', 'critic', 'adversary', 'decoder', 'probe')
   others = tuple(name for name in _PROBED_FEATURES if name != config.global_tap)
@@ -818,7 +818,7 @@ def _scores(
     {'params': params['encoder'], **model_state['encoder']},
     train=False,
   )
-  images = layers.normalise_images(batch_lib.images(batch))
+  images = layers.normalise_images(sharded_batch.images(batch))
   taps = encode(masks.shown(config, params['encoder'], images))
   targets = None if config.mask is None else encode(images)
   return critic.apply(
@@ -936,7 +936,7 @@ def _probe(
   for tap, layer in params.items():
     features = jax.lax.stop_gradient(taps[tap]).astype(jnp.float32)
     features = features.reshape(features.shape[0], -1)
-    loss, accuracy = batch_lib.classify(layer, features, labels, axis_name)
+    loss, accuracy = sharded_batch.classify(layer, features, labels, axis_name)
     metrics[f'probe/{tap}_loss'] = loss
     metrics[f'probe/{tap}_accuracy'] = accuracy
     total += loss
@@ -954,7 +954,9 @@ def _sample(
   def draw(rng: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.randint(rng, shape, 0, features.shape[1])
 
-  rows = batch_lib.per_image(rng, (features.shape[0], count), axis_name, draw)
+  rows = sharded_batch.per_image(
+    rng, (features.shape[0], count), axis_name, draw
+  )
   return jnp.take_along_axis(features, rows[:, :, None], axis=1)
 
 

@@ -38,7 +38,7 @@ from dim_jax import random
 from dim_jax.losses import cpc
 from dim_jax.networks import greedy_modules, layers
 from dim_jax.objective import Batch, Metrics, Objective, PyTree, Stage
-from dim_jax.objectives import batch as batch_lib
+from dim_jax.objectives import sharded_batch
 
 LOSSES = ('infonce', 'supervised')
 
@@ -391,14 +391,14 @@ def module_loss(
       raise ValueError(
         "objective.loss is 'supervised', but the batch has no 'label'."
       )
-    loss, accuracy = batch_lib.classify(
+    loss, accuracy = sharded_batch.classify(
       params['head'], pooled(features), labels, axis_name
     )
     return loss, {'cross_entropy': loss, 'accuracy': accuracy}
-  c = batch_lib.gather(positions(features), axis_name)
+  c = sharded_batch.gather(positions(features), axis_name)
   z = c
   if is_context(module):
-    z = batch_lib.gather(positions(entered), axis_name)
+    z = sharded_batch.gather(positions(entered), axis_name)
   weights = params['score']
   if z.ndim == 4:
     indices = None
@@ -578,7 +578,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
         total += term
         metrics |= {f'{name}/{key}': value for key, value in found.items()}
       if labels is not None and name in params.get('probe', {}):
-        term, accuracy = batch_lib.classify(
+        term, accuracy = sharded_batch.classify(
           params['probe'][name],
           jax.lax.stop_gradient(pooled(features)),
           labels,

@@ -27,7 +27,7 @@ from dim_jax import random
 from dim_jax.losses import bottleneck as losses
 from dim_jax.networks import decoders, encoders, layers, posteriors
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
-from dim_jax.objectives import batch as batch_lib
+from dim_jax.objectives import sharded_batch
 
 MARGINALS = ('normal', 'learned', 'mixture', 'vamp', 'class')
 COVARIANCES = (*posteriors.COVARIANCES, 'none')
@@ -244,7 +244,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     # Outside of pmap, where no axis is bound.
     encoder, decoder = _make_networks(config, None)
     encoder_rng, decoder_rng, marginal_rng = jax.random.split(rng, 3)
-    images = layers.normalise_images(batch_lib.images(batch)[:2])
+    images = layers.normalise_images(sharded_batch.images(batch)[:2])
     (_, code), variables = encoder.init_with_output(encoder_rng, images)
     state = dict(variables)
     params = {'encoder': state.pop('params')}
@@ -252,7 +252,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     params['decoder'] = decoder.init(decoder_rng, mean)['params']
     if stochastic and config.marginal != 'normal':
       params['marginal'] = _init_marginal(
-        config, marginal_rng, batch_lib.images(batch).shape[1:]
+        config, marginal_rng, sharded_batch.images(batch).shape[1:]
       )
     model_state: dict[str, Any] = {'encoder': state}
     if stochastic:
@@ -282,17 +282,17 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       )
 
     (_, code), encoder_state = apply(
-      layers.normalise_images(batch_lib.images(batch))
+      layers.normalise_images(sharded_batch.images(batch))
     )
     new_state = model_state | {'encoder': encoder_state}
     labels = batch['label']
     known = labels >= 0
     labels = jnp.maximum(labels, 0)
-    count = jnp.maximum(batch_lib.total(known, axis_name), 1)
+    count = jnp.maximum(sharded_batch.total(known, axis_name), 1)
 
     def mean_of_known(values: jax.Array) -> jax.Array:
       values = jnp.where(known, values, 0.0)
-      return batch_lib.total(values, axis_name) / count
+      return sharded_batch.total(values, axis_name) / count
 
     def read(z: jax.Array) -> jax.Array:
       return decoder.apply({'params': params['decoder']}, z)
@@ -333,10 +333,10 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     if config.marginal == 'class':
       mean_rate = mean_of_known
     else:
-      everyone = batch_lib.total(jnp.ones_like(rate), axis_name)
+      everyone = sharded_batch.total(jnp.ones_like(rate), axis_name)
 
       def mean_rate(values: jax.Array) -> jax.Array:
-        return batch_lib.total(values, axis_name) / everyone
+        return sharded_batch.total(values, axis_name) / everyone
 
     beta = model_state['beta']
     if config.beta_warmup:
@@ -357,7 +357,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     params: PyTree, model_state: PyTree, batch: Batch
   ) -> dict[str, jax.Array]:
     variables = {'params': params['encoder'], **model_state['encoder']}
-    images = layers.normalise_images(batch_lib.images(batch))
+    images = layers.normalise_images(sharded_batch.images(batch))
     taps, code = encoder.apply(variables, images)
     mean = code.mean if stochastic else code
     taps = taps | {
@@ -401,7 +401,7 @@ def _read_code(config: Config, variables: PyTree, images: jax.Array) -> Any:
 def _posterior(
   config: Config, variables: PyTree, batch: Batch
 ) -> posteriors.Posterior:
-  return _read_code(config, variables, batch_lib.images(batch))
+  return _read_code(config, variables, sharded_batch.images(batch))
 
 
 def _decode(config: Config, variables: PyTree, z: jax.Array) -> jax.Array:
@@ -420,7 +420,7 @@ def _logits(
     raise ValueError(
       f'samples must be >= 1, or 0 for the mean code, got {samples}.'
     )
-  code = _read_code(config, variables, batch_lib.images(batch))
+  code = _read_code(config, variables, sharded_batch.images(batch))
   if config.covariance == 'none':
     z = code[None]
   elif samples == 0:
@@ -466,7 +466,7 @@ def _noise(
   devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
   shared = config.share_noise and 1 < count <= n * devices
   if not shared:
-    noise = batch_lib.per_image(rng, (n, count * size), axis_name, draw)
+    noise = sharded_batch.per_image(rng, (n, count * size), axis_name, draw)
     return noise.reshape(n, count, size).transpose(1, 0, 2)
   # Sample s of example i is row i + s of the whole batch: independent across an
   # example's samples, and the draw costs what one sample's does.

@@ -22,13 +22,13 @@ https://arxiv.org/abs/1611.01722
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.networks import energies, generators
-from dim_jax.objectives import stein
+from dim_jax.objectives import energy_model
 
 
 def get_config() -> ExperimentConfig:
   """Codes and noise of 32 numbers; Adam 1e-4, and 1e-3 for the generator."""
   return ExperimentConfig(
-    objective=stein.Config(
+    objective=energy_model.Config(
       energy=energies.AutoencoderEnergy(code=32, channels=16),
       negatives='generator',
       kernel='features',

@@ -17,13 +17,13 @@ config 0.030, SteinCD 0.048, SteinGAN 0.287, mixture 0.100; one Gaussian 0.638.
 """
 
 from dim_jax.config import ExperimentConfig, OptimizerConfig, PointConfig
-from dim_jax.objectives import stein
+from dim_jax.objectives import energy_model
 
 
 def get_config() -> ExperimentConfig:
   """CD with 10 steps of MALA; 2,000 steps of 200 points."""
   return ExperimentConfig(
-    objective=stein.Config(
+    objective=energy_model.Config(
       transition='mala',
       steps=10,
       step_size=0.05,

@@ -19,13 +19,13 @@ https://arxiv.org/abs/1707.00797
 """
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
-from dim_jax.objectives import stein
+from dim_jax.objectives import energy_model
 
 
 def get_config() -> ExperimentConfig:
   """CD-1 with a Langevin step of 0.5; Adam 2e-3, batches of 100."""
   return ExperimentConfig(
-    objective=stein.Config(
+    objective=energy_model.Config(
       energy='rbm', hidden=10, input_range=(0.0, 1.0), step_size=0.5, chains=100
     ),
     data=DataConfig(name='mnist', image_size=None),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dim_jax.networks import greedy_modules, masking
-from dim_jax.objectives import batch as batch_lib
+from dim_jax.objectives import sharded_batch
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(3, 4, 6, 2)).astype(np.float32)
@@ -161,7 +161,7 @@ def test_a_mask_depends_on_key_and_image_not_on_devices():
   if len(jax.devices()) < 8:
     pytest.skip('needs 8 devices')
   parts = jax.pmap(
-    lambda _: batch_lib.per_image(key, (2, 3, 3), 'data', draw),
+    lambda _: sharded_batch.per_image(key, (2, 3, 3), 'data', draw),
     axis_name='data',
     devices=jax.devices()[:8],
   )(np.zeros(8))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dim_jax.objectives import coordinates, dim, masks
+from dim_jax.objectives import dim
+from dim_jax.objectives.dim_terms import coordinates, masks
 
 N, H, W = 4, 4, 6
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, H, W, 2), np.uint8)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dim_jax.objectives import batch as batch_lib
-from dim_jax.objectives import dim
+from dim_jax.objectives import dim, sharded_batch
 
 N = 5
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, 4, 4, 2), np.uint8)
@@ -112,7 +111,7 @@ def test_infinite_logits_of_an_unlabelled_image_do_not_count():
   logits = jnp.asarray([[1.0, 0.0], [jnp.inf, -jnp.inf], [jnp.nan, 3.0]])
   labels = jnp.asarray([1, -1, -1])
   grad = jax.value_and_grad(
-    lambda x: batch_lib.cross_entropy(x, labels, None)[0]
+    lambda x: sharded_batch.cross_entropy(x, labels, None)[0]
   )
   loss, slope = grad(logits)
   np.testing.assert_allclose(loss, np.log(1 + np.e), rtol=1e-6)

@@ -14,7 +14,7 @@ def _make_run(folder, negatives='cd', *, density=True, images=False, **more):
   folder.mkdir(parents=True)
   config = {
     'objective': {
-      'type': 'dim_jax.objectives.stein:Config',
+      'type': 'dim_jax.objectives.energy_model:Config',
       'energy': 'mlp',
       'units': [128, 128],
       'negatives': negatives,

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from dim_jax.config import DataConfig, ExperimentConfig, PointConfig
 from dim_jax.data import points
-from dim_jax.objectives import dim, stein
+from dim_jax.objectives import dim, energy_model
 from dim_jax.runs import density, evaluate, train
 from experiments import density as density_command
 
@@ -38,7 +38,7 @@ def true_run(tmp_path_factory):
   """A run that is right from the start, as its weight has no gradient."""
   run_dir = tmp_path_factory.mktemp('truth')
   config = ExperimentConfig(
-    objective=stein.Config(
+    objective=energy_model.Config(
       energy=Truth(), negatives='persistent', transition='mala', chains=300
     ),
     data=PointConfig(name='gaussian', count=1000),
@@ -103,7 +103,7 @@ def test_the_truth_is_normalised_and_has_no_divergence(true_run, capsys):
 
 def test_an_rbm_is_beside_a_single_gaussian(tmp_path):
   config = ExperimentConfig(
-    objective=stein.Config(
+    objective=energy_model.Config(
       energy='rbm', hidden=3, input_range=(0.0, 1.0), negatives='exact'
     ),
     data=DataConfig(name='digits', image_size=8),

@@ -14,8 +14,7 @@ from dim_jax import config as config_lib
 from dim_jax.losses import bounds
 from dim_jax.networks import encoders
 from dim_jax.objective import Objective
-from dim_jax.objectives import batch as batch_lib
-from dim_jax.objectives import dim, gim, vib
+from dim_jax.objectives import dim, gim, sharded_batch, vib
 from dim_jax.training import parallel
 from dim_jax.training import step as step_lib
 
@@ -38,10 +37,10 @@ def contrastive(axis_name=None):
     del rng
     x = batch['x']
     a, b = x @ params['encoder'][0], x @ params['encoder'][1]
-    a, b = (batch_lib.gather(code, axis_name) for code in (a, b))
+    a, b = (sharded_batch.gather(code, axis_name) for code in (a, b))
     positive, negative, where = bounds.split_pairs((a @ b.T)[:, :, None])
     value = -bounds.infonce(positive, negative, where=where)
-    mean = batch_lib.gather(x, axis_name).mean(0)
+    mean = sharded_batch.gather(x, axis_name).mean(0)
     new = {
       'mean': 0.5 * state['mean'] + 0.5 * mean,
       'count': state['count'] + 1,

@@ -11,7 +11,7 @@ import jax
 from dim_jax import random
 from dim_jax.losses import structure
 from dim_jax.objective import Metrics
-from dim_jax.objectives import batch as batch_lib
+from dim_jax.objectives import sharded_batch
 
 KINDS = ('absolute', 'relative', 'both')
 
@@ -45,7 +45,7 @@ def draw_source(
     return jax.random.randint(rng, shape, 0, count)
 
   rng = random.branch(rng, random.OfStep.COORDINATES)
-  return batch_lib.per_image(rng, maps.shape[:1], axis_name, draw)
+  return sharded_batch.per_image(rng, maps.shape[:1], axis_name, draw)
 
 
 def cross_entropies(

@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 
 from dim_jax.networks import energies, generators
-from dim_jax.objectives import stein
+from dim_jax.objectives import energy_model
 from dim_jax.training import step as step_lib
 
 N, D, HIDDEN = 8, 3, 2
@@ -38,7 +38,7 @@ def make_config(**changes):
     'generator': generators.MLPGenerator((D,), units=()),
     'latent_size': LATENT.shape[1],
   }
-  return stein.Config(**(defaults | changes))
+  return energy_model.Config(**(defaults | changes))
 
 
 def make_params(seed=2):
@@ -67,7 +67,7 @@ def only(params, config):
 
 @functools.cache
 def compiled(**changes):
-  objective = stein.make(make_config(**changes))
+  objective = energy_model.make(make_config(**changes))
   return jit(jax.value_and_grad(objective.loss, has_aux=True))
 
 
@@ -220,7 +220,7 @@ def test_generator_follows_the_direction_and_energy_the_contrast(
   changes, monkeypatch
 ):
   monkeypatch.setitem(
-    stein.LATENTS, 'normal', lambda rng, shape: jnp.asarray(LATENT)
+    energy_model.LATENTS, 'normal', lambda rng, shape: jnp.asarray(LATENT)
   )
   params = make_params()
   metrics, _, grads = evaluate(
@@ -253,7 +253,7 @@ def test_generator_follows_the_direction_and_energy_the_contrast(
 
 def test_mixture_takes_either_sort_of_negatives(monkeypatch):
   monkeypatch.setitem(
-    stein.LATENTS, 'normal', lambda rng, shape: jnp.asarray(LATENT)
+    energy_model.LATENTS, 'normal', lambda rng, shape: jnp.asarray(LATENT)
   )
   changes = {'negatives': 'mixture', 'latent': 'normal', 'bandwidth': 1.5}
   config = make_config(**changes, stein_step=0.3, negative_weight=0.4)
@@ -262,7 +262,7 @@ def test_mixture_takes_either_sort_of_negatives(monkeypatch):
   layer = p['generator']['output']
   made = LATENT.astype(np.float64) @ layer['kernel'] + layer['bias']
   moved = x + 0.3 * direction(p['energy'], x, 1.5)
-  objective = stein.make(config)
+  objective = energy_model.make(config)
   grad = jit(jax.grad(objective.loss, has_aux=True))
   seen = []
   for seed in range(12):
@@ -418,7 +418,7 @@ def test_buffer_that_always_restarts_never_reads():
 
 def test_a_run_resumes_from_its_arrays_alone():
   config = make_config(negatives='buffer', chains=20, restarts=0.2)
-  objective = stein.make(config)
+  objective = energy_model.make(config)
   optimizer = optax.sgd(0.1)
   step = jit(
     functools.partial(
@@ -462,7 +462,7 @@ def test_loss_on_eight_devices_is_that_on_one(changes):
   config = make_config(**changes)
   params = only(make_params(), config)
   metrics, _, grads = evaluate(**changes)
-  objective = stein.make(config, axis_name='data')
+  objective = energy_model.make(config, axis_name='data')
 
   def on_each(params, batch, key):
     (loss, (metrics, _)), grads = jax.value_and_grad(
@@ -488,7 +488,7 @@ def test_self_term_takes_the_generators_variance():
       bandwidth=2 * 16 / math.log(64),
       self_term=self_term,
     )
-    objective = stein.make(config)
+    objective = energy_model.make(config)
     # Without weights the RBM is the standard normal.
     energy = {
       'weights': jnp.zeros((16, HIDDEN)),
@@ -538,8 +538,8 @@ def test_mixture_is_learned_to_its_exact_likelihood(changes):
   rng = np.random.default_rng(0)
   centres = np.where(rng.random(4000) < 1 / 3, -2.0, 2.0)
   points = (centres + rng.normal(size=4000)).astype(np.float32)[:, None]
-  config = stein.Config(units=(16, 16), **changes)
-  objective = stein.make(config)
+  config = energy_model.Config(units=(16, 16), **changes)
+  objective = energy_model.make(config)
   params, _ = jax.eval_shape(
     objective.init, jax.random.key(0), {'point': points[:2]}
   )
@@ -572,7 +572,7 @@ def test_mixture_is_learned_to_its_exact_likelihood(changes):
   def divergence(params):
     """KL(truth || model) in nats, by sums over the grid."""
     f = np.asarray(
-      jit(functools.partial(stein.log_density, config))(
+      jit(functools.partial(energy_model.log_density, config))(
         params, jnp.asarray(grid[:, None], jnp.float32)
       ),
       np.float64,
@@ -590,7 +590,7 @@ def test_mixture_is_learned_to_its_exact_likelihood(changes):
 def test_encode_log_density_and_score():
   config = make_config()
   params = only(make_params(), config)
-  objective = stein.make(config)
+  objective = energy_model.make(config)
   taps = jit(objective.encode)(params, {}, {'point': POINTS})
   p, x = wide(params['energy']), POINTS.astype(np.float64)
   np.testing.assert_allclose(taps['energy'], rbm_f(p, x)[:, None], rtol=1e-4)
@@ -598,7 +598,7 @@ def test_encode_log_density_and_score():
     taps['features'], np.tanh(x @ p['weights'] + p['hidden']), rtol=1e-4
   )
   np.testing.assert_allclose(
-    jit(functools.partial(stein.score, config))(params, POINTS),
+    jit(functools.partial(energy_model.score, config))(params, POINTS),
     rbm_score(p, x),
     rtol=1e-4,
     atol=1e-5,
@@ -615,8 +615,10 @@ def test_encode_log_density_and_score():
   ],
 )
 def test_image_networks_train(changes):
-  config = stein.Config(energy='autoencoder', generator='conv', **changes)
-  objective = stein.make(config)
+  config = energy_model.Config(
+    energy='autoencoder', generator='conv', **changes
+  )
+  objective = energy_model.make(config)
   batch = {'image': jax.ShapeDtypeStruct((4, 28, 28, 1), jnp.uint8)}
   key = jax.random.key(0)
   params, state = jax.eval_shape(objective.init, key, batch)
@@ -642,7 +644,7 @@ def test_images_enter_in_the_range_of_the_config():
   p = wide(params['energy'])
   flat = images.reshape(N, 3).astype(np.float64)
   for value, x in (((0.0, 1.0), flat / 255), ((-1, 1), flat / 127.5 - 1)):
-    objective = stein.make(make_config(input_range=value))
+    objective = energy_model.make(make_config(input_range=value))
     taps = jit(objective.encode)(params, {}, {'image': images})
     np.testing.assert_allclose(
       taps['energy'][:, 0], rbm_f(p, x), rtol=1e-4, atol=1e-5
@@ -654,7 +656,7 @@ def test_samples_come_from_where_the_negatives_do():
 
   def sample(config, state=None, count=6, **options):
     return jit(
-      lambda params, state: stein.sample(
+      lambda params, state: energy_model.sample(
         config, params, state, key, count, (D,), **options
       )
     )(params, state or {})
@@ -679,7 +681,7 @@ def test_samples_come_from_where_the_negatives_do():
   for negatives in ('generator', 'exact'):
     config = make_config(negatives=negatives)
     made = jax.eval_shape(
-      lambda params, config=config: stein.sample(
+      lambda params, config=config: energy_model.sample(
         config, params, {}, key, 6, (D,)
       ),
       params,
@@ -742,7 +744,7 @@ def test_samples_come_from_where_the_negatives_do():
 )
 def test_wrong_fields_are_named(changes, message):
   with pytest.raises(ValueError, match=message):
-    stein.make(make_config(**changes))
+    energy_model.make(make_config(**changes))
 
 
 class WithStatistics(nn.Module):
@@ -769,14 +771,14 @@ class WithStatistics(nn.Module):
   ],
 )
 def test_networks_that_do_not_fit_are_named(changes, message):
-  objective = stein.make(make_config(**changes))
+  objective = energy_model.make(make_config(**changes))
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(objective.init, jax.random.key(0), {'point': POINTS})
 
 
 def test_batches_that_do_not_fit_are_named():
   config = make_config(negatives='buffer', chains=N - 1)
-  objective = stein.make(config)
+  objective = energy_model.make(config)
   params = only(make_params(), config)
   state = {'chains': jnp.zeros((N - 1, D))}
   with pytest.raises(ValueError, match=r'chains is 7: .* the batch, 8 here'):

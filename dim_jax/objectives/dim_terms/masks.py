@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from dim_jax import random
 from dim_jax.networks import masking
 from dim_jax.objective import PyTree
-from dim_jax.objectives import batch as batch_lib
+from dim_jax.objectives import sharded_batch
 
 MODES = (*masking.MODES, 'occlude')
 
@@ -88,7 +88,9 @@ def draw(
       masking.draw_visible, hidden=masking.hidden_count(grid, config.mask_keep)
     )
   rng = random.branch(rng, random.OfStep.MASK)
-  return batch_lib.per_image(rng, (images.shape[0], *grid), axis_name, function)
+  return sharded_batch.per_image(
+    rng, (images.shape[0], *grid), axis_name, function
+  )
 
 
 def masked(

@@ -31,7 +31,7 @@ from dim_jax import samplers
 from dim_jax.losses import kernel_stein as losses
 from dim_jax.networks import energies, generators, layers
 from dim_jax.objective import Batch, Density, Metrics, Objective, PyTree
-from dim_jax.objectives import batch as batch_lib
+from dim_jax.objectives import sharded_batch
 
 CHAINS = ('cd', 'persistent', 'short_run', 'buffer')
 NEGATIVES = (*CHAINS, 'stein', 'generator', 'mixture', 'exact')
@@ -39,7 +39,7 @@ TRANSITIONS = ('langevin', 'mala', 'hmc', 'gibbs')
 STARTS = ('normal', 'uniform')
 KERNELS = ('data', 'features')
 REPULSIONS = ('all', 'nearest', 'none')
-LATENTS: dict[str, batch_lib.Draw] = {
+LATENTS: dict[str, sharded_batch.Draw] = {
   'uniform': functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0),
   'normal': jax.random.normal,
 }
@@ -304,8 +304,8 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
 
     def direction(own: jax.Array) -> jax.Array:
       """The Stein direction of this device's particles, among all."""
-      scores = batch_lib.gather(score(config, frozen, own), axis_name)
-      particles = batch_lib.gather(own, axis_name)
+      scores = sharded_batch.gather(score(config, frozen, own), axis_name)
+      particles = sharded_batch.gather(own, axis_name)
       phi = _direction(config, energy, frozen, particles, scores)
       if axis_name is not None:
         start = jax.lax.axis_index(axis_name) * own.shape[0]
@@ -313,11 +313,11 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       return jax.lax.stop_gradient(phi)
 
     if config.negatives == 'exact':
-      data = batch_lib.gather(x, axis_name)
+      data = sharded_batch.gather(x, axis_name)
       negatives = energies.RBM.sample(frozen['energy'], chain_rng, len(data))
       negatives = negatives.reshape(data.shape)
     elif config.negatives in CHAINS:
-      data = batch_lib.gather(x, axis_name)
+      data = sharded_batch.gather(x, axis_name)
       step, model_state = _run_chains(
         config, frozen, model_state, data, chain_rng
       )
@@ -325,7 +325,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       metrics['energy/acceptance'] = step.acceptance.mean()
       metrics['energy/temperature'] = step.temperature
     if generates:
-      latent = batch_lib.per_image(
+      latent = sharded_batch.per_image(
         latent_rng,
         (x.shape[0], config.latent_size),
         axis_name,
@@ -340,7 +340,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
         )
       )
       value += surrogate
-      everything = batch_lib.gather(negatives, axis_name)
+      everything = sharded_batch.gather(negatives, axis_name)
       metrics['generator/surrogate'] = surrogate
       metrics['generator/spread'] = everything.std(0).mean()
     if config.negatives in ('stein', 'mixture'):

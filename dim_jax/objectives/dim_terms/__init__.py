@@ -1,0 +1,1 @@
+"""The terms of Deep InfoMax, a file each."""
