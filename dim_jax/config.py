@@ -212,8 +212,18 @@ def make_objective(
 
   Returns:
     The objective.
+
+  Raises:
+    ValueError: it is no objective's config, or a field cannot be used.
   """
-  module = importlib.import_module(type(config.objective).__module__)
+  kind = type(config.objective)
+  module = importlib.import_module(kind.__module__)
+  if not hasattr(module, 'make'):
+    raise ValueError(
+      'objective must be a Config of a module with a function `make`, such as '
+      f'dim_jax.objectives.dim, got {kind.__module__}.{kind.__qualname__}: see '
+      'dim_jax.objective for what `make` returns.'
+    )
   return module.make(config.objective, axis_name=axis_name)
 
 

@@ -235,8 +235,8 @@ def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path):
     ({'run': change(data=DataConfig(labelled=0.1))}, 'data.labelled=0.1'),
     ({'run': change(init_from='runs/a')}, "run.init_from='runs/a'"),
     ({'run': change(parallel='pmap')}, "parallel is 'jit', got 'pmap'"),
-    ({'run': make_config(covariance='none')}, 'needs a bottleneck'),
-    ({'run': ExperimentConfig(objective=dim.Config())}, 'needs a bottleneck'),
+    ({'run': make_config(covariance='none')}, 'whose rate it weighs'),
+    ({'run': ExperimentConfig(objective=dim.Config())}, 'whose rate it weighs'),
   ],
 )
 def test_what_cannot_be_swept_is_refused(changes, message, tmp_path):

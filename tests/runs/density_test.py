@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from dim_jax import config as config_lib
 from dim_jax.config import DataConfig, ExperimentConfig, PointConfig
 from dim_jax.data import points
 from dim_jax.objectives import dim, energy_model
@@ -148,9 +149,10 @@ def test_runs_without_a_density_are_named(tmp_path, capsys):
   assert density_command.main([str(tmp_path / 'nowhere')]) == 1
   assert 'nowhere' in capsys.readouterr().err
   config = ExperimentConfig(
-    objective=dim.Config(encoder='mlp'), data=DataConfig(image_size=8)
+    objective=dim.Config(encoder='small32'), data=DataConfig(image_size=8)
   )
-  found = dataclasses.make_dataclass('Loaded', ['config'])(config)
+  loaded = dataclasses.make_dataclass('Loaded', ['config', 'objective'])
+  found = loaded(config, config_lib.make_objective(config))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(density.dim_jax, 'load', lambda run_dir, step: found)
     with pytest.raises(ValueError, match=r'objectives.dim, which has no dens'):

@@ -10,6 +10,7 @@ import dim_jax
 from dim_jax.config import DataConfig, ExperimentConfig, SoundConfig
 from dim_jax.data import load as data
 from dim_jax.evaluation import probes
+from dim_jax.objective import Objective
 from dim_jax.runs import evaluate
 from experiments import evaluate as evaluate_command
 
@@ -24,6 +25,7 @@ class _Encoder:
   def __init__(self, step):
     self.step = step
     self.config = ExperimentConfig(objective=None, data=DataConfig())
+    self.objective = Objective(None, None, None, pictured=('fc',))
     random = np.random.default_rng(step)
     self.variables = {
       tap: random.normal(size=[1024, 6]).astype(np.float32) for tap in 'ab'
@@ -137,6 +139,8 @@ class _SoundEncoder:
   def __init__(self, step):
     self.step = step
     self.config = ExperimentConfig(objective=None, data=SoundConfig())
+    features = ('module_2', 'module_10')
+    self.objective = Objective(None, None, None, features=features)
     self.variables = {'scale': np.float32(1 + step)}
 
   def encode(self, variables, batch):

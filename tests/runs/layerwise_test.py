@@ -18,7 +18,7 @@ from dim_jax.data import augment, batches, cache, stream
 from dim_jax.data import load as data
 from dim_jax.objectives import gim
 from dim_jax.runs import layerwise, train
-from dim_jax.training import loop, metrics, timing
+from dim_jax.training import feed, loop, metrics, timing
 
 
 class Pixelwise(nn.Module):
@@ -189,7 +189,7 @@ def test_stored_features_train_the_same_module(
   shutil.copytree(workdir / 'module_0', tmp_path / 'module_0')
   (tmp_path / 'features_of_mine.txt').write_text('kept')
   # Steps of 8 x 3 x 3 x 8 x 8 x 4 numbers and 8 labels: each a part by itself.
-  monkeypatch.setattr(loop, 'STREAM_BYTES', 8 * (3 * 3 * 8 * 8 * 4 * 4 + 4))
+  monkeypatch.setattr(feed, 'STREAM_BYTES', 8 * (3 * 3 * 8 * 8 * 4 * 4 + 4))
   fitted, written = [], cache.write
 
   def killed(*args, **options):
@@ -323,7 +323,7 @@ def test_features_beyond_the_budget_are_refused_before_any_training(
     '--views, or raise --budget_gb; or pool (--config.objective.pool=2), in a '
     'new --workdir.'
   )
-  shown = ' '.join(capsys.readouterr().out.split())
+  shown = ' '.join(capsys.readouterr().err.split())
   for module, width, size in ((1, 3, small), (2, 4, large)):
     assert (
       f'{tmp_path}/features_{module}.npy: {2 * count} rows of (3, 3, 8, 8, '
@@ -385,7 +385,7 @@ def test_other_objectives_and_beginnings_are_refused(tmp_path):
   with pytest.raises(ValueError, match=r"init_from to None, got 'runs/other'"):
     run(config, tmp_path)
   config = dataclasses.replace(config, objective=OptimizerConfig())
-  with pytest.raises(ValueError, match=r'the config has dim_jax\.config'):
+  with pytest.raises(ValueError, match=r'got dim_jax\.config\.OptimizerConfig'):
     run(config, tmp_path)
 
 
@@ -439,7 +439,7 @@ def test_streaming_in_parts_is_streaming_at_once(parts):
   step_bytes = 5 * (8 + 4)
   reader = stream.of_arrays(found).batches(0, 0, 4, batch_size=5)
   with pytest.MonkeyPatch.context() as patch, timing.Times() as times:
-    patch.setattr(loop, 'STREAM_BYTES', 4 * step_bytes // parts)
+    patch.setattr(feed, 'STREAM_BYTES', 4 * step_bytes // parts)
     state, values = loop._stream(chunk, 0, reader, (4, 5), mesh, 'jit', times)
   assert state == 4 and len(seen) == parts
   np.testing.assert_array_equal(np.concatenate(seen), rows[indices])
