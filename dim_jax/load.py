@@ -219,12 +219,13 @@ def load(
     objective.optional_groups,
   )
   init = functools.partial(step_lib.init_state, objective, optimizer)
-  rng = jax.random.key(config.seed)
-  if step == 0:
-    state = jax.jit(init)(template, rng)
-    variables = state.params, state.model_state
-    return Encoder(config, 0, variables, input_shape, False)
   with checkpoint.Checkpoints(run_dir, config.keep) as checkpoints:
+    # A run keeps the kind of random numbers that it was begun with.
+    rng = jax.random.key(config.seed, impl=checkpoints.key_impl())
+    if step == 0:
+      state = jax.jit(init)(template, rng)
+      variables = state.params, state.model_state
+      return Encoder(config, 0, variables, input_shape, False)
     step = checkpoints.latest if step is None else step
     if step is None:
       raise FileNotFoundError(
@@ -236,7 +237,7 @@ def load(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
       jax.eval_shape(init, template, rng),
     )
-    state = checkpoints.restore(abstract, step)
+    state = checkpoints.restore(abstract, step, any_width=True)
   decay = config.average if average else None
   params = step_lib.averaged_params(state, decay)
   return Encoder(

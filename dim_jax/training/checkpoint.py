@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +25,12 @@ from dim_jax import files
 from dim_jax.training import parallel
 
 _CONTENTS = 'contents.json'
+# Implementations of random keys, by the name of their dtype.
+_IMPLS = {
+  'key<fry>': 'threefry2x32',
+  'key<rbg>': 'rbg',
+  'key<urbg>': 'unsafe_rbg',
+}
 # The file that Orbax writes into every checkpoint.
 _METADATA = '_CHECKPOINT_METADATA'
 
@@ -145,12 +152,20 @@ class Checkpoints:
     self._checkpointer.reload()
     return whole
 
-  def restore(self, state: Any, step: int | None = None) -> Any:
-    """The saved state, with the shapes, dtypes and shardings of `state`.
+  def restore(
+    self, state: Any, step: int | None = None, *, any_width: bool = False
+  ) -> Any:
+    """Reads a saved state, with the shapes and shardings of `state`.
+
+    Random keys come back of the implementation that they were saved with.
 
     Args:
       state: a state of the same structure, arrays or `jax.ShapeDtypeStruct`.
       step: which checkpoint; the newest if None.
+      any_width: whether numbers may have another width than in `state`, as
+        those of a run that was trained with jax_enable_x64; they come back as
+        they were saved, if this process has such numbers. Steps go on from the
+        same widths alone.
 
     Raises:
       FileNotFoundError: there is no such checkpoint.
@@ -168,14 +183,16 @@ class Checkpoints:
         f'Checkpoint {step} in {self.directory!r} is damaged ({damage}); there '
         f'are {self.steps}. Training goes on from the newest whole one.'
       )
-    if difference := _difference(self._path(step), state):
-      raise ValueError(self._unfit(step, difference))
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=getattr(x, 'sharding', None)
-      ),
-      state,
-    )
+    abstract = _as_saved(self._path(step), state, any_width)
+    if difference := _difference(self._path(step), abstract, any_width):
+      if _difference(self._path(step), abstract, any_width=True):
+        raise ValueError(self._unfit(step, difference))
+      there = int(not jax.config.read('jax_enable_x64'))
+      raise ValueError(
+        f'Checkpoint {step} in {self.directory!r} holds numbers of another '
+        f'width ({difference}): set JAX_ENABLE_X64={there}, as it was trained '
+        'with, to go on.'
+      )
     try:
       return self._checkpointer.load(step, abstract)
     except (ValueError, KeyError, TypeError) as error:
@@ -183,6 +200,13 @@ class Checkpoints:
 
   def _path(self, step: int) -> str:
     return os.path.join(self.directory, str(step))
+
+  def key_impl(self) -> str | None:
+    """Returns the implementation of the newest checkpoint's random key."""
+    if self.latest is None:
+      return None
+    tensors = _saved_tensors(self._path(self.latest))
+    return _IMPLS.get(tensors.get('rng', '').partition(' ')[0])
 
   def _unfit(self, step: int, why: str) -> str:
     return (
@@ -241,17 +265,50 @@ def _write_contents(folder: str, state: Any) -> None:
   files.write_json(os.path.join(folder, _CONTENTS), contents)
 
 
-def _difference(folder: str, state: Any) -> str:
-  """The first array that a checkpoint has otherwise; '' for none."""
+def _saved_tensors(folder: str) -> dict[str, str]:
+  """What `_tensors` said of the saved state; {} where nothing is known."""
   path = os.path.join(folder, _CONTENTS)
   if not os.path.exists(path):
+    return {}
+  with open(path, encoding='utf-8') as file:
+    return json.load(file)['tensors']
+
+
+def _as_saved(folder: str, state: Any, any_width: bool) -> Any:
+  """The shapes of `state`, with keys (and widths) as they were saved."""
+  saved = _saved_tensors(folder)
+
+  def of(path: Any, x: Any) -> jax.ShapeDtypeStruct:
+    name = jax.tree_util.keystr(path, simple=True, separator='/')
+    kind, _, shape = saved.get(name, '').partition(' ')
+    dtype = x.dtype
+    if shape == str(tuple(x.shape)):
+      is_key = jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+      if is_key and kind in _IMPLS:
+        key = jax.eval_shape(lambda: jax.random.key(0, impl=_IMPLS[kind]))
+        dtype = key.dtype
+      elif any_width and not is_key and _widthless(kind) == _widthless(dtype):
+        dtype = jax.dtypes.canonicalize_dtype(kind)
+    sharding = getattr(x, 'sharding', None)
+    return jax.ShapeDtypeStruct(x.shape, dtype, sharding=sharding)
+
+  return jax.tree_util.tree_map_with_path(of, state)
+
+
+def _widthless(text: Any) -> str:
+  """'float32 (3,)' and 'float64 (3,)' as one."""
+  return re.sub(r'^(int|uint|float|complex)(32|64|128)\b', r'\1', str(text))
+
+
+def _difference(folder: str, state: Any, any_width: bool) -> str:
+  """The first array that a checkpoint has otherwise; '' for none."""
+  there = _saved_tensors(folder)
+  if not there:
     return ''
-  with open(path) as file:
-    there = json.load(file)['tensors']
   here = _tensors(state)
   for name in [*here, *there]:
     old, new = there.get(name, 'missing'), here.get(name, 'missing')
-    if old != new:
+    if old != new and not (any_width and _widthless(old) == _widthless(new)):
       return f'{name} is {old} there, {new} here'
   return ''
 
@@ -271,17 +328,17 @@ def _damage(folder: str) -> str:
     whole = os.path.exists(os.path.join(folder, _METADATA))
     return '' if whole else f'{_METADATA} is missing'
   try:
-    with open(path) as file:
-      found = json.load(file)['files']
-    sums = {name: (size, crc) for name, (size, crc) in found.items()}
+    with open(path, encoding='utf-8') as file:
+      entries = json.load(file)['files']
+    sums = {name: (size, crc) for name, (size, crc) in entries.items()}
   except (ValueError, KeyError, TypeError, AttributeError):
     return f'{_CONTENTS} is unreadable'
   for where, (size, crc) in sorted(sums.items()):
     path = os.path.join(folder, where)
     if not os.path.exists(path):
       return f'{where} is missing'
-    if (found := os.path.getsize(path)) != size:
-      return f'{where} has {found:,} of {size:,} bytes'
+    if (actual := os.path.getsize(path)) != size:
+      return f'{where} has {actual:,} of {size:,} bytes'
     if _crc32(path) != crc:
       return f'{where} has changed bytes'
   return ''

@@ -157,3 +157,51 @@ def test_a_write_that_fails_keeps_the_checkpoint_before_it(tmp_path, capfd):
     checkpoints.save(4, make_state(4))
     restored = checkpoints.restore(make_state(0))
   np.testing.assert_array_equal(restored['kernel'], make_state(4)['kernel'])
+
+
+@pytest.mark.parametrize('impl', ['rbg', 'unsafe_rbg', 'threefry2x32'])
+def test_keys_keep_the_implementation_that_they_were_saved_with(tmp_path, impl):
+  saved = {'rng': jax.random.key(3, impl=impl)}
+  with checkpoint.Checkpoints(tmp_path, owner=True) as checkpoints:
+    assert checkpoints.key_impl() is None
+    checkpoints.save(1, saved)
+    assert checkpoints.key_impl() == impl
+    # What a process with the usual keys expects.
+    restored = checkpoints.restore({'rng': jax.random.key(0)})
+  assert restored['rng'].dtype == saved['rng'].dtype
+  np.testing.assert_array_equal(
+    jax.random.normal(restored['rng'], 3), jax.random.normal(saved['rng'], 3)
+  )
+
+
+def test_numbers_of_another_width_are_loaded_but_not_trained_on(tmp_path):
+  saved = {'w': jnp.arange(3.0), 'step': jnp.int32(4)}
+  with checkpoint.Checkpoints(tmp_path, owner=True) as checkpoints:
+    checkpoints.save(1, saved)
+    with jax.enable_x64(True):
+      wide = {'w': jnp.arange(3.0), 'step': jnp.asarray(4)}
+      assert wide['w'].dtype == jnp.float64
+      with pytest.raises(
+        ValueError,
+        match=r'step is int32 \(\) there, int64 \(\) here\): set '
+        'JAX_ENABLE_X64=0, as it was trained',
+      ):
+        checkpoints.restore(wide)
+      loaded = checkpoints.restore(wide, any_width=True)
+    assert {k: x.dtype for k, x in loaded.items()} == {
+      'w': jnp.float32,
+      'step': jnp.int32,
+    }
+    np.testing.assert_array_equal(loaded['w'], saved['w'])
+    with pytest.raises(ValueError, match=r'does not fit this config \(w is'):
+      checkpoints.restore({'w': jnp.zeros(4)}, any_width=True)
+
+
+def test_wide_numbers_are_loaded_where_there_are_none(tmp_path):
+  with jax.enable_x64(True):
+    with checkpoint.Checkpoints(tmp_path, owner=True) as checkpoints:
+      checkpoints.save(1, {'w': jnp.arange(3.0) / 3})
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    loaded = checkpoints.restore({'w': jnp.zeros(3)}, any_width=True)
+  assert loaded['w'].dtype == jnp.float32
+  np.testing.assert_allclose(loaded['w'], np.arange(3) / 3, rtol=1e-7)
