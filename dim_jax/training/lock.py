@@ -1,4 +1,9 @@
-"""One trainer a run: two that write into one folder would spoil both."""
+"""One trainer a run: two that write into one folder would spoil both.
+
+The package filelock does not do all of this: it empties the file before it has
+the lock, so that nobody learns who holds it, and knows no way around a
+filesystem without locks (ENOLCK).
+"""
 
 import contextlib
 import errno
@@ -6,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any, TextIO
 
 import jax
 
@@ -15,7 +21,12 @@ try:
   import fcntl
 except ImportError:  # Windows.
   fcntl = None  # type: ignore[assignment]
+try:
+  import msvcrt
+except ImportError:  # Elsewhere.
+  msvcrt: Any = None  # type: ignore[no-redef]
 
+_FAR = 2**30
 # What a filesystem without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -24,10 +35,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 def hold(run_dir: str | os.PathLike) -> Iterator[None]:
   """Keeps other processes from training in `run_dir` while the context is open.
 
-  The lock is the kernel's (flock), on `run_dir`/lock, so that it vanishes with
-  a process that is killed. Where the filesystem has none, the process that the
-  file names is looked for, on the same host alone. Of several processes of one
-  job only the first locks.
+  The lock is the kernel's, on `run_dir`/lock, and vanishes with a process
+  that is killed. Where the filesystem has none, the process that the file names
+  is looked for, on the same host alone. Of several processes of one job only
+  the first locks.
 
   Args:
     run_dir: the run's folder, which exists.
@@ -41,13 +52,15 @@ def hold(run_dir: str | os.PathLike) -> Iterator[None]:
     return
   path = os.path.join(run_dir, 'lock')
   try:
-    file = open(path, 'a+')
+    file = open(path, 'a+', encoding='utf-8')
   except OSError as error:
     raise files.unwritable(path, error) from error
   with file:
     _lock(file, run_dir)
     file.truncate(0)
-    json.dump({'pid': os.getpid(), 'host': socket.gethostname()}, file)
+    pid = os.getpid()
+    owner = {'pid': pid, 'host': socket.gethostname(), 'began': _began(pid)}
+    json.dump(owner, file)
     file.flush()
     try:
       yield
@@ -60,15 +73,14 @@ def check(run_dir: str | os.PathLike) -> None:
   path = os.path.join(run_dir, 'lock')
   if jax.process_index() == 0 and os.path.exists(path):
     # To be written to: NFS gives no other file an exclusive lock.
-    with open(path, 'r+') as file:
+    with open(path, 'r+', encoding='utf-8') as file:
       _lock(file, run_dir)
 
 
-def _lock(file, run_dir: str | os.PathLike) -> None:
+def _lock(file: TextIO, run_dir: str | os.PathLike) -> None:
+  """Locks an open file; raises ValueError where another process has."""
   try:
-    if fcntl is None:
-      raise OSError(errno.ENOSYS, 'no flock')
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    _lock_by_kernel(file)
     return
   except BlockingIOError:
     held = True
@@ -80,9 +92,11 @@ def _lock(file, run_dir: str | os.PathLike) -> None:
   try:
     owner = json.loads(file.read())
     pid, host = int(owner['pid']), str(owner['host'])
-  except (ValueError, KeyError, TypeError):
-    pid, host = 0, ''
-  if held or (pid and host == socket.gethostname() and _lives(pid)):
+    began = owner.get('began')
+  except (ValueError, KeyError, TypeError, AttributeError):
+    pid, host, began = 0, '', None
+  lives = pid and host == socket.gethostname() and _lives(pid, began)
+  if held or lives:
     who = f'process {pid} on {host}' if pid else 'another process'
     raise ValueError(
       f'{os.fspath(run_dir)!r} is being trained by {who}: wait for it, stop '
@@ -90,13 +104,40 @@ def _lock(file, run_dir: str | os.PathLike) -> None:
     )
 
 
-def _lives(pid: int) -> bool:
-  if pid == os.getpid():
+def _lock_by_kernel(file: TextIO) -> None:
+  """Locks a file; raises BlockingIOError where another process has."""
+  if fcntl is not None:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  elif msvcrt is not None:
+    # Windows keeps others from what is locked: a byte behind all that is read.
+    os.lseek(file.fileno(), _FAR, os.SEEK_SET)
+    try:
+      msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+      raise BlockingIOError(*error.args) from error
+  else:
+    raise OSError(errno.ENOSYS, 'no locks on this system')
+
+
+def _lives(pid: int, began: str | None) -> bool:
+  """Whether another process of this number runs, and is not a later one."""
+  # On Windows os.kill(pid, 0) would send it Ctrl-C.
+  if pid == os.getpid() or os.name == 'nt':
     return False
   try:
     os.kill(pid, 0)
-  except ProcessLookupError:
-    return False
+  except PermissionError:  # Another user's.
+    pass
   except OSError:
-    return True
-  return True
+    return False
+  return began is None or _began(pid) in (None, began)
+
+
+def _began(pid: int) -> str | None:
+  """When a process began, in its system's ticks since booting, if known."""
+  try:
+    with open(f'/proc/{pid}/stat', encoding='utf-8') as file:
+      # Behind the name, which may hold anything but ends with a bracket.
+      return file.read().rpartition(')')[2].split()[19]
+  except (OSError, IndexError, UnicodeDecodeError):
+    return None

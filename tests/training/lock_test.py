@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -38,8 +39,9 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
     owner.send_signal(signal.SIGKILL)
   lock.check(tmp_path)
   with lock.hold(tmp_path):
-    told = json.loads((tmp_path / 'lock').read_text())
-    assert told == {'pid': os.getpid(), 'host': socket.gethostname()}
+    owner = json.loads((tmp_path / 'lock').read_text())
+    assert owner.pop('began').isdigit()
+    assert owner == {'pid': os.getpid(), 'host': socket.gethostname()}
     with pytest.raises(ValueError, match=f'process {os.getpid()} on'):
       lock.check(tmp_path)
   lock.check(tmp_path)
@@ -78,6 +80,9 @@ def test_without_locks_a_living_process_of_this_host_counts(
     path.write_text(json.dumps(here))
     with pytest.raises(ValueError, match=f'process {owner.pid}'):
       lock.check(tmp_path)
+    # A later process of the same number is another one.
+    path.write_text(json.dumps(here | {'began': '0'}))
+    lock.check(tmp_path)
     # Whether it lives on another host cannot be seen from here.
     path.write_text(json.dumps(here | {'host': 'elsewhere'}))
     lock.check(tmp_path)
@@ -94,3 +99,41 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     lock.hold(tmp_path),
   ):
     pass
+
+
+def test_a_stale_lock_without_kernel_locks_is_passed_over(
+  tmp_path, monkeypatch
+):
+  def kill(pid, number):
+    # What Windows says of a process that is gone.
+    raise OSError(22, 'The parameter is incorrect')
+
+  monkeypatch.setattr(lock, 'fcntl', None)
+  monkeypatch.setattr(os, 'kill', kill)
+  owner = {'pid': 999_999, 'host': socket.gethostname()}
+  (tmp_path / 'lock').write_text(json.dumps(owner))
+  with lock.hold(tmp_path):
+    pass
+
+
+def test_on_windows_a_byte_is_locked_and_no_process_is_signalled(
+  tmp_path, monkeypatch
+):
+  places = []
+
+  def locking(descriptor, mode, count):
+    places.append((os.lseek(descriptor, 0, os.SEEK_CUR), mode, count))
+    if len(places) > 1:
+      raise OSError(errno.EACCES, 'Permission denied')
+
+  fake = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+  monkeypatch.setattr(lock, 'fcntl', None)
+  monkeypatch.setattr(lock, 'msvcrt', fake)
+  monkeypatch.setattr(os, 'kill', lambda *_: pytest.fail('signalled'))
+  with (
+    lock.hold(tmp_path),
+    pytest.raises(ValueError, match=f'by process {os.getpid()} on'),
+  ):
+    lock.check(tmp_path)
+  # Far behind what the file says, which others may so read.
+  assert places == [(2**30, 2, 1)] * 2
