@@ -169,16 +169,11 @@ def _environment() -> jinja2.Environment:
 
 
 def _rendered(parts: Sequence[Any], folder: str | os.PathLike) -> list[Any]:
-  """Saves pictures, and gathers those that follow one another in a grid."""
+  """Saves pictures, in whose place their texts and files stand."""
   result: list[Any] = []
   for part in parts:
     if isinstance(part, figures.Picture):
       part = attempt(f'The picture “{part.title}”', _figure, part, folder)
-      if isinstance(part, dict):
-        if not (result and isinstance(result[-1], dict)):
-          result.append({'kind': 'grid', 'figures': []})
-        result[-1]['figures'].append(part)
-        continue
     elif isinstance(part, Fold):
       part = dataclasses.replace(part, parts=_rendered(part.parts, folder))
     result.append(part)
@@ -196,4 +191,4 @@ def _figure(
     media = 'text/csv' if kind == 'csv' else 'image/png'
     uris[kind] = f'data:{media};base64,{data}'
   texts = {k: getattr(picture, k) for k in ('name', 'title', 'caption', 'alt')}
-  return texts | uris
+  return {'kind': 'figure'} | texts | uris

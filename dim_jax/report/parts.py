@@ -22,7 +22,7 @@ class Text:
 
   Attributes:
     text: of any characters.
-    kind: 'note', 'missing' (what is not there, and why) or 'heading'.
+    kind: 'note', or 'missing' for what is not there, and why.
   """
 
   text: str
@@ -37,6 +37,7 @@ class Table:
   """
 
   records: Sequence[Mapping[str, str]]
+  title: str = ''
   kind: ClassVar[str] = 'table'
 
   @property
@@ -55,11 +56,17 @@ class Table:
   @property
   def numeric(self) -> list[bool]:
     """Whether a column holds numbers alone, which are set flush right."""
-    columns = list(zip(*self.rows, strict=True))
+    columns = zip(self.header, zip(*self.rows, strict=True), strict=True)
     return [
       k > 0 and key != 'run' and all(map(_NUMBER.fullmatch, column))
-      for k, (key, column) in enumerate(zip(self.header, columns, strict=True))
+      for k, (key, column) in enumerate(columns)
     ]
+
+  @property
+  def wide(self) -> bool:
+    """Whether it needs the whole width of a page rather than half."""
+    widths = [max(map(len, column)) for column in zip(*self.rows, strict=True)]
+    return sum(max(width, 6) + 2 for width in widths) > 58
 
 
 @dataclasses.dataclass(frozen=True)

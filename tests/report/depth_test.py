@@ -305,7 +305,9 @@ def test_facts(tmp_path):
   run = _make_run(tmp_path / 'run', [0.5], patch_size=8, patch_stride=4)
   facts = dict(summary.facts(run))
   assert facts['Method'] == 'Greedy InfoMax'
-  assert facts['Window'] == '2,048 samples'
+  assert (
+    facts['Window'] == '2,048 samples; predictions within at most 64 frames'
+  )
   assert facts['Parameters'] == '16 (module_0 7, module_1 9)'
   run.config['input_shape'] = [32, 40, 3]
   # (32 - 8) / 4 + 1 = 7, (40 - 8) / 4 + 1 = 9.

@@ -52,8 +52,7 @@ def section(runs: Sequence[Run]) -> list[Part]:
   parts: list[Part] = [
     error_table(done),
     *map(Text, notes),
-    Text('Calibration', 'heading'),
-    Table(calibration),
+    Table(calibration, 'Calibration'),
     Text('Of the averaged prediction; lower is better.'),
   ]
   arrays = (runs[0].classified if len(runs) == 1 else None) or {}

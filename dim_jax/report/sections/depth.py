@@ -34,7 +34,6 @@ def section(runs: Sequence[Run]) -> list[Part]:
     if names:
       probe = 'linear' if 'linear' in names else names[0]
       pictures.append(draw(depth, modular, label, probe))
-      tables.append(Text(f'Error in %: {label}', 'heading'))
       tables.append(table(modular, label))
   if tables:
     notes = [
@@ -184,7 +183,7 @@ def table(runs: Sequence[Run], label: str) -> Table:
         )
         row[f'{f} ({kinds[f]})' if f in kinds else f] = cell
       rows.append(row)
-  return Table(rows)
+  return Table(rows, f'Error in %: {label}')
 
 
 def _kinds(runs: Sequence[Run]) -> dict[str, str]:

@@ -19,11 +19,9 @@ def section(runs: Sequence[Run]) -> list[Part]:
   done = runs_lib.labelled(runs, 'probes')
   labels = dict.fromkeys(x for _, p in done for x in runs_lib.labels(p))
   for label in labels:
-    if len(labels) > 1:
-      parts.append(Text(label, 'heading'))
     mine = [(name, runs_lib.of_label(probes, label)) for name, probes in done]
     mine = [(name, probes) for name, probes in mine if probes['results']]
-    parts.append(table(mine))
+    parts.append(table(mine, label if len(labels) > 1 else ''))
     parts += _notes(label, mine)
     if len(runs) == 1:
       picture = draw(figures.probes, mine[0][1]['results'])
@@ -73,11 +71,14 @@ def _notes(
   return [Text(note) for note in notes]
 
 
-def table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+def table(
+  runs: Sequence[tuple[str, Mapping[str, Any]]], title: str = ''
+) -> Table:
   """Tabulates the probes of runs, the paper's numbers beside them.
 
   Args:
     runs: (label, probes.json) of each.
+    title: above the table.
 
   Returns:
     A row for each encoder, feature and run: accuracies in percent a probe and,
@@ -90,10 +91,10 @@ def table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
   titles = {}
   for probe, n in counts.items():
     few = {(p.get('protocol') or {}).get('few_labels') for _, p in runs}
-    title = figures.probe_name(probe)
+    name = figures.probe_name(probe)
     if probe == 'linear_few' and len(few) == 1 and None not in few:
-      title = f'linear, {few.pop()} labels a class'
-    titles[probe] = f'{title} (n={min(n)})' if len(n) == 1 else title
+      name = f'linear, {few.pop()} labels a class'
+    titles[probe] = f'{name} (n={min(n)})' if len(n) == 1 else name
   rows = []
   for encoder, feature in dict.fromkeys(
     (r['features'], r['feature']) for _, r in results
@@ -105,13 +106,13 @@ def table(runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
         if (r['features'], r['feature']) == (encoder, feature)
       }
       row = {'encoder': encoder, 'feature': feature, 'run': label}
-      for probe, title in titles.items():
-        row[title] = _cell(mine.get(probe), len(counts[probe]) > 1)
+      for probe, name in titles.items():
+        row[name] = _cell(mine.get(probe), len(counts[probe]) > 1)
       if encoder == 'trained':
         row |= _paper(feature, probes.get('paper') or {}, mine, counts)
       if mine:
         rows.append(row)
-  return Table(rows)
+  return Table(rows, title)
 
 
 def _cell(result: Mapping[str, Any] | None, counted: bool) -> str:

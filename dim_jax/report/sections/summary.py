@@ -39,7 +39,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     *run.known('details', {}).items(),
     ('Settings', runs_lib.scalars(run.objective)),
     ('Patches', _patches(run.objective, shape)),
-    ('Window', f'{shape[0]:,} samples' if len(shape) == 1 else ''),
+    ('Window', _window(run.objective, shape)),
     ('Parameters', _parameters(run.known('parameters', {}))),
     ('Optimizer', runs_lib.scalars(config.get('optimizer') or {})),
     *_training(run),
@@ -101,6 +101,13 @@ def _patches(objective: Mapping[str, Any], shape: Sequence[int]) -> str:
   return f'{high} x {wide} of {size} x {size} pixels, {stride} pixels apart'
 
 
+def _window(objective: Mapping[str, Any], shape: Sequence[int]) -> str:
+  frames = objective.get('window')
+  if len(shape) != 1 or not frames:
+    return ''
+  return f'{shape[0]:,} samples; predictions within at most {frames} frames'
+
+
 def _parameters(counts: Any) -> str:
   leaves = dict(runs_lib.flatten(counts))
   parts = ', '.join(f'{name} {n:,}' for name, n in leaves.items() if n)
@@ -136,7 +143,9 @@ def unevaluated(runs: Sequence[Run]) -> list[Part]:
         f'`python -m experiments.{name} {run.path}`'
         for name in run.known('evaluations', _EVALUATIONS)
       )
-      text = f'{run.label} is not evaluated yet: run {listed}, as suits it.'
+      text = (
+        f'{run.label} is not evaluated yet: run {listed}, as its method allows.'
+      )
       parts.append(Text(text, 'missing'))
   return parts
 
@@ -162,7 +171,7 @@ def overview(runs: Sequence[Run]) -> list[Part]:
   terms = dict.fromkeys(term for column in columns.values() for term in column)
   # What differs in the settings has a table of its own.
   rows = [
-    {'of': term} | {name: c.get(term, '–') for name, c in columns.items()}
+    {'': term} | {name: c.get(term, '–') for name, c in columns.items()}
     for term in terms
     if term not in ('Settings', 'Optimizer')
   ]
