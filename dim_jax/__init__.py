@@ -5,8 +5,94 @@ positions, M globals an image, D features, A = N*M anchors, P positives and K
 negatives an anchor. Information is in nats.
 """
 
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+# A package of this name is there too. Its first import binds the name to it,
+# and the function below takes the name back for good.
+import dim_jax.report  # noqa: F401
 from dim_jax.load import Encoder, load
 from dim_jax.objective import Objective
 
-__all__ = ['Encoder', 'Objective', 'load']
+if TYPE_CHECKING:
+  from dim_jax.config import ExperimentConfig, SweepConfig
+
+__all__ = ['Encoder', 'Objective', 'evaluate', 'load', 'report', 'train']
 __version__ = '0.1.0'
+
+
+def train(
+  config: 'ExperimentConfig | SweepConfig',
+  workdir: str | os.PathLike,
+  **options: Any,
+) -> Any:
+  """Trains a run or a sweep, or continues it.
+
+  Args:
+    config: what to train; it is saved beside what it trains.
+    workdir: the folder of the run or sweep.
+    **options: of `dim_jax.runs.train.train`, such as `devices` and
+      `show_progress`, or of `dim_jax.runs.sweep.sweep`.
+
+  Returns:
+    The final state of a run, or the results of a sweep.
+
+  Raises:
+    ValueError: the config cannot be trained, or `workdir` holds another run.
+    FloatingPointError: a metric is not finite.
+  """
+  # Here and below: what trains and draws takes seconds to import.
+  from dim_jax import config as config_lib
+  from dim_jax.runs import sweep as sweep_lib
+  from dim_jax.runs import train as train_lib
+
+  workdir = os.fspath(workdir)
+  if isinstance(config, config_lib.SweepConfig):
+    return sweep_lib.sweep(config, workdir, **options)
+  return train_lib.train(config, workdir, **options)
+
+
+def evaluate(run: str | os.PathLike, **options: Any) -> dict[str, Any]:
+  """Probes a run's frozen encoder, beside the untrained one and the raw data.
+
+  Args:
+    run: its folder, where the results are written.
+    **options: of `dim_jax.runs.evaluate.evaluate`, such as `probes` and
+      `show_progress`.
+
+  Returns:
+    The contents of evaluation/probes.json.
+
+  Raises:
+    FileNotFoundError: the folder is not a run.
+    ValueError: an option is not accepted, or the data have no labels.
+  """
+  from dim_jax.runs import evaluate as evaluate_lib
+
+  return evaluate_lib.evaluate(os.fspath(run), **options)
+
+
+def report(
+  runs: str | os.PathLike | Sequence[str | os.PathLike],
+  out: str | os.PathLike | None = None,
+) -> str:
+  """Writes the page of a run or a sweep, or one that compares several runs.
+
+  Args:
+    runs: a folder, or several.
+    out: the folder to write into; by default RUN/report, and for several runs
+      report/comparison in the first one's.
+
+  Returns:
+    The path of index.html.
+
+  Raises:
+    FileNotFoundError: a folder is no run.
+    ValueError: a file of one is damaged, or a sweep is given with others.
+  """
+  from dim_jax.report import page
+
+  if isinstance(runs, str | os.PathLike):
+    runs = [runs]
+  return page.write(runs, out)

@@ -12,47 +12,37 @@ find all modes. Samples are compared with the test set.
 Writes RUN/evaluation/density.json and .npz.
 """
 
-import argparse
 import os
-import sys
-from collections.abc import Sequence
 
-import rich.console
+from dim_jax.runs import density as density_lib
+from experiments.command import Command, show
 
-from dim_jax.runs.density import density, notes, table
-from dim_jax.training import parallel
+_COMMAND = Command('density', __doc__, runs=True)
+_add = _COMMAND.integer
+_ARGUMENTS = {
+  'step': _add('step', None, 'A checkpoint; the newest if left out.'),
+  'ais': _COMMAND.boolean('ais', False, 'Estimate log Z of any energy.'),
+  'chains': _add('chains', 100, 'Of AIS.'),
+  'temperatures': _add('temperatures', 1000, 'Of AIS.'),
+  'samples': _add('samples', 1000, 'Of the model, beside the test set.'),
+  'chain_steps': _add('chain_steps', 1000, 'To a sample from noise.'),
+  'seed': _add('seed', 0, 'Of samples and AIS.'),
+}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line and returns its exit status."""
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.density',
-    description=(__doc__ or '').splitlines()[0],
-  )
-  add = parser.add_argument
-  add('runs', nargs='+', metavar='RUN', help='the --workdir of a run')
-  add('--step', type=int, help='a checkpoint; the newest if left out')
-  add('--ais', action='store_true', help='estimate log Z of any energy')
-  add('--chains', type=int, default=100, help='of AIS')
-  add('--temperatures', type=int, default=1000, help='of AIS')
-  add('--samples', type=int, default=1000)
-  add('--chain_steps', type=int, default=1000, help='to a sample from noise')
-  add('--seed', type=int, default=0)
-  options = vars(parser.parse_args(argv))
-  console = rich.console.Console()
-  for run_dir in options.pop('runs'):
-    try:
-      report = density(run_dir, **options)
-    except (OSError, ValueError) as error:
-      sys.stderr.write(f'density: {error}\n')
-      return 1
-    if report['rows']:
-      console.print(table(report))
-    console.print(notes(report))
-    console.print(os.path.join(run_dir, 'evaluation', 'density.json'))
-  return 0
+def main(argv: list[str] | None = None) -> None:
+  _COMMAND.run(_measure, argv)
+
+
+def _measure(runs: list[str]) -> None:
+  arguments = {name: flag.value for name, flag in _ARGUMENTS.items()}
+  for run in runs:
+    results = density_lib.density(run, **arguments)
+    if results['rows']:
+      show(density_lib.table(results))
+    path = os.path.join(run, 'evaluation', 'density.json')
+    show(density_lib.notes(results), path)
 
 
 if __name__ == '__main__':
-  parallel.cache_compilations()
-  sys.exit(main())
+  main()

@@ -8,105 +8,59 @@ Results go to RUN/evaluation/probes.json, where a later call with other probes
 or taps adds to them, and features for figures to RUN/evaluation/features.npz.
 """
 
-import argparse
 import os
-import sys
-from collections.abc import Sequence
-
-import rich.console
+from typing import Any
 
 from dim_jax.evaluation import probes as probes_lib
-from dim_jax.runs.evaluate import FEATURES, evaluate, table
-from dim_jax.training import parallel
+from dim_jax.runs import evaluate as evaluate_lib
+from experiments.command import Command, show
+
+_COMMAND = Command(
+  'evaluate', __doc__, runs=True, old={'seeds': '--num_seeds, a count'}
+)
+_DEFAULT = probes_lib.Protocol()
+_ARGUMENTS: dict[str, Any] = {
+  'probes': _COMMAND.items('probes', tuple(probes_lib.PROBES), 'Which.'),
+  'taps': _COMMAND.items('taps', None, 'Such as conv,fc,y; all if left out.'),
+  'labels': _COMMAND.items('labels', None, 'Such as speaker; all if left out.'),
+  'features': _COMMAND.items('features', evaluate_lib.FEATURES, 'Of what.'),
+  'step': _COMMAND.integer('step', None, 'A checkpoint; the newest if not.'),
+}
+_PROTOCOL: dict[str, Any] = {
+  'seeds': _COMMAND.integer('num_seeds', _DEFAULT.seeds, 'Repetitions.'),
+  'max_examples': _COMMAND.integer('max_train', None, 'Training rows kept.'),
+  'mlp_decay_epochs': _COMMAND.items(
+    'mlp_decay_epochs', None, 'Rate x 0.1; at 1/2 and 3/4 if left out.', int
+  ),
+}
+for _name in (
+  *('few_labels', 'few_draws', 'svm_max_examples'),
+  *('mlp_epochs', 'mlp_average_epochs'),
+):
+  _default, _text = getattr(_DEFAULT, _name), f'Protocol.{_name}.'
+  _PROTOCOL[_name] = _COMMAND.integer(_name, _default, _text)
+_RATE = _COMMAND.real(
+  'mlp_learning_rate', _DEFAULT.mlp_learning_rate, "Adam's."
+)
 
 
-def names(text: str) -> tuple[str, ...]:
-  """A flag's value 'a,b' as its parts."""
-  return tuple(filter(None, text.split(',')))
+def main(argv: list[str] | None = None) -> None:
+  _COMMAND.run(_evaluate, argv)
 
 
-def whole(text: str) -> tuple[int, ...]:
-  """A flag's value '0,1' as whole numbers."""
-  return tuple(int(part) for part in names(text))
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  default = probes_lib.Protocol()
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.evaluate',
-    description=(__doc__ or '').splitlines()[0],
+def _evaluate(runs: list[str]) -> None:
+  settings = {name: flag.value for name, flag in _PROTOCOL.items()}
+  epochs = settings['mlp_epochs']
+  settings['mlp_decay_epochs'] = settings['mlp_decay_epochs'] or tuple(
+    sorted({max(1, epochs // 2), max(1, 3 * epochs // 4)})
   )
-  add = parser.add_argument
-
-  add('run_dir', metavar='RUN', help='the --workdir of a run')
-  add('--probes', type=names, default=tuple(probes_lib.PROBES))
-  add('--taps', type=names, help='conv, fc, y, module_0, ... that there are')
-  add(
-    '--features',
-    type=names,
-    default=FEATURES,
-    help=f'of {",".join(FEATURES)} what to probe',
-  )
-  add('--labels', type=names, help='such as speaker,digit; all if left out')
-  add('--step', type=int, help='a checkpoint; the newest if left out')
-  add('--seeds', type=int, default=default.seeds)
-  add('--max_train', type=int, help='keep so many training rows, at random')
-  add('--few_labels', type=int, default=default.few_labels, help='a class')
-  add('--few_draws', type=int, default=default.few_draws)
-  add('--mlp_epochs', type=int, default=default.mlp_epochs)
-  add(
-    '--mlp_decay_epochs',
-    type=whole,
-    help='rate x 0.1 at these; at a half and three quarters if left out',
-  )
-  add('--mlp_learning_rate', type=float, default=default.mlp_learning_rate)
-  add(
-    '--mlp_average_epochs',
-    type=int,
-    default=default.mlp_average_epochs,
-    help='mean test accuracy over so many last epochs',
-  )
-  add('--svm_max_examples', type=int, default=default.svm_max_examples)
-  return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line and returns its exit status."""
-  args = _parse(argv)
-  try:
-    epochs = args.mlp_epochs
-    protocol = probes_lib.Protocol(
-      seeds=args.seeds,
-      max_examples=args.max_train,
-      few_labels=args.few_labels,
-      few_draws=args.few_draws,
-      mlp_epochs=epochs,
-      mlp_decay_epochs=args.mlp_decay_epochs
-      or tuple(sorted({max(1, epochs // 2), max(1, 3 * epochs // 4)})),
-      mlp_learning_rate=args.mlp_learning_rate,
-      mlp_average_epochs=args.mlp_average_epochs,
-      svm_max_examples=args.svm_max_examples,
-    )
-    report = evaluate(
-      args.run_dir,
-      probes=args.probes,
-      taps=args.taps,
-      labels=args.labels,
-      features=args.features,
-      protocol=protocol,
-      step=args.step,
-    )
-  except (OSError, RuntimeError, ValueError) as error:
-    sys.stderr.write(f'evaluate: {error}\n')
-    return 1
-  console = rich.console.Console()
-  console.print(table(report))
-  if report['note']:
-    console.print(report['note'])
-  console.print(os.path.join(args.run_dir, 'evaluation', 'probes.json'))
-  return 0
+  arguments = {name: flag.value for name, flag in _ARGUMENTS.items()}
+  arguments['protocol'] = probes_lib.Protocol(**settings)
+  for run in runs:
+    results = evaluate_lib.evaluate(run, **arguments)
+    path = os.path.join(run, 'evaluation', 'probes.json')
+    show(evaluate_lib.table(results), *filter(None, [results['note']]), path)
 
 
 if __name__ == '__main__':
-  parallel.cache_compilations()
-  sys.exit(main())
+  main()

@@ -17,49 +17,39 @@ The sizes are printed, and refused beyond --budget_gb, before anything is
 trained. Stored examples see no augmentation but that of their views.
 """
 
-import os
-import sys
-
-from absl import app, flags, logging
-
 from dim_jax.runs.layerwise import train_modules
-from dim_jax.training import parallel
-from experiments import train
+from experiments.command import Command, show
 
-# --config, --workdir and --devices are those of experiments.train.
-_DEPTH = flags.DEFINE_integer('depth', None, 'Train only so many modules.')
-_STORE = flags.DEFINE_bool('store', False, 'Train on stored features.')
-_VIEWS = flags.DEFINE_integer('views', 1, 'Stored augmentations an example.')
-_HALF = flags.DEFINE_bool('half', False, 'Store 16 bits a number.')
-_BUDGET = flags.DEFINE_float('budget_gb', 8.0, 'Largest file, in GiB.')
+_COMMAND = Command('layerwise', __doc__)
+_CONFIG = _COMMAND.config()
+_WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
+_DEVICES = _COMMAND.integer('devices', None, 'Use only so many devices.')
+_DEPTH = _COMMAND.integer('depth', None, 'Train only so many modules.')
+_STORE = _COMMAND.boolean('store', False, 'Train on stored features.')
+_VIEWS = _COMMAND.integer('views', 1, 'Stored augmentations of an example.')
+_HALF = _COMMAND.boolean('half', False, 'Store 16 bits a number.')
+_BUDGET = _COMMAND.real('budget_gb', 8.0, 'Largest file, in GiB.')
 
 
-def main(argv: list[str]) -> None:
-  """Runs `train_modules`, with a user's mistakes as one line each."""
-  if len(argv) > 1:
-    sys.exit(f'Error: unknown arguments {argv[1:]}; flags begin with --.')
-  train.check_flags()
-  # Orbax tells of every file that it writes.
-  logging.set_verbosity(logging.WARNING)
-  try:
-    parallel.cache_compilations()
-    print(
-      train_modules(
-        flags.FLAGS.config,
-        flags.FLAGS.workdir,
-        depth=_DEPTH.value,
-        store=_STORE.value,
-        views=_VIEWS.value,
-        half=_HALF.value,
-        budget=int(_BUDGET.value * 2**30),
-        devices=flags.FLAGS.devices,
-      )
-    )
-  except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
-    if os.environ.get('DIM_JAX_TRACEBACK'):
-      raise
-    sys.exit(f'Error: {error}')
+def main(argv: list[str] | None = None) -> None:
+  _COMMAND.run(_train, argv)
+
+
+def _train() -> None:
+  if _CONFIG.value is None or not _WORKDIR.value:
+    raise ValueError('give --config=FILE and --workdir=FOLDER.')
+  last = train_modules(
+    _CONFIG.value,
+    _WORKDIR.value,
+    depth=_DEPTH.value,
+    store=_STORE.value,
+    views=_VIEWS.value,
+    half=_HALF.value,
+    budget=int(_BUDGET.value * 2**30),
+    devices=_DEVICES.value,
+  )
+  show(last)
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=train.parse)
+  main()

@@ -381,17 +381,16 @@ def test_a_file_is_never_overwritten_nor_written_by_half(
   assert not (tmp_path / 'new.npz').exists()
 
 
-def test_a_card_never_takes_the_place_of_its_file(
-  run, tmp_path, monkeypatch, capsys
-):
-  assert export_command.main([str(run), f'--out={tmp_path / "x.md"}']) == 1
-  assert 'is the name of the card' in capsys.readouterr().err
+def test_a_card_never_takes_the_place_of_its_file(run, tmp_path, monkeypatch):
+  with pytest.raises(SystemExit, match='is the name of the card'):
+    export_command.main([str(run), f'--file={tmp_path / "x.md"}'])
 
   def fail(*arguments):
     raise ValueError('no card')
 
   monkeypatch.setattr(model_card, 'card', fail)
-  assert export_command.main([str(run), f'--out={tmp_path / "x.npz"}']) == 1
+  with pytest.raises(SystemExit, match='no card'):
+    export_command.main([str(run), f'--file={tmp_path / "x.npz"}'])
   # Nothing is in the way of the next try.
   assert not os.listdir(tmp_path)
 
@@ -424,7 +423,7 @@ def test_command_writes_a_card_of_what_was_measured(run, tmp_path, capsys):
   (folder / 'probes.json').write_text(json.dumps(probes))
   (folder / 'density.json').write_text(json.dumps(stale))
   out = tmp_path / 'mine.npz'
-  assert export_command.main([str(run), f'--out={out}']) == 0
+  export_command.main([str(run), f'--file={out}'])
   assert capsys.readouterr().out.split() == [
     str(out),
     str(tmp_path / 'mine.md'),
@@ -446,12 +445,13 @@ def test_command_writes_a_card_of_what_was_measured(run, tmp_path, capsys):
   snippet = card.split('```python\n')[2].split('```')[0]
   exec(snippet.replace('mine.npz', str(out)), scope := {})
   assert scope['array'].size
-  assert export_command.main([str(run), f'--out={out}']) == 1
-  error = capsys.readouterr().err
-  assert error.startswith(f'export: {str(out)!r} exists already')
-  assert error.count('\n') == 1
-  assert export_command.main([str(tmp_path)]) == 1
-  assert 'is not a run' in capsys.readouterr().err
+  with pytest.raises(SystemExit) as refused:
+    export_command.main([str(run), f'--file={out}'])
+  error = refused.value.code
+  assert error.startswith(f'Error: {str(out)!r} exists already')
+  assert '\n' not in error
+  with pytest.raises(SystemExit, match='is not a run'):
+    export_command.main([str(tmp_path)])
 
 
 def test_the_commit_is_that_of_this_checkout(monkeypatch, tmp_path):

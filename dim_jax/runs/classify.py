@@ -604,3 +604,15 @@ def detection_table(report: Mapping[str, Any]) -> rich.table.Table:
       *(f'{row[key]:.3f}' for key in ('auroc', 'aupr', 'fpr95')),
     )
   return shown
+
+
+def tables(report: Mapping[str, Any]) -> list[Any]:
+  """Lists the tables of what was measured, and the note on the data.
+
+  Args:
+    report: what `classify` returned.
+  """
+  parts: list[Any] = [table(report)]
+  parts += [attack_table(report)] if report['attacks'] else []
+  parts += [detection_table(report)] if report['ood'] else []
+  return parts + ([report['note']] if report['note'] else [])

@@ -7,7 +7,6 @@ The file is read by `dim_jax.load`, or by NumPy alone; the card, encoder.md, has
 the config, the data and the numbers that were measured of this very step.
 """
 
-import importlib
 import json
 import os
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import dim_jax
+from dim_jax import config as config_lib
 from dim_jax import files
 from dim_jax.runs import provenance
 
@@ -25,7 +25,6 @@ def export(
   *,
   step: int | None = None,
   all_players: bool = False,
-  command: str | None = None,
 ) -> tuple[str, str]:
   """Writes the file and its card.
 
@@ -35,7 +34,6 @@ def export(
       beside it, with the suffix .md.
     step: which checkpoint; the newest if None.
     all_players: see `dim_jax.Encoder.export`.
-    command: what trains the run again, for the card.
 
   Returns:
     The paths of the file and of the card.
@@ -49,37 +47,35 @@ def export(
   described = os.path.splitext(out)[0] + '.md'
   if described == out:
     raise ValueError(
-      f'--out={out!r} is the name of the card, which lies beside the file: '
+      f'--file={out!r} is the name of the card, which lies beside the file: '
       'give the file another suffix, such as .npz.'
     )
   for path in (out, described):
     if os.path.exists(path):
       raise FileExistsError(
-        f'{path!r} exists already: choose another --out, or delete it first.'
+        f'{path!r} exists already: choose another --file, or delete it first.'
       )
   dim_jax.load(run_dir, step).export(out, all_players=all_players)
   try:
-    files.write(described, card(out, run_dir, command))
+    files.write(described, card(out, run_dir))
   except BaseException:
     os.remove(out)  # Or the next try would find it in its way.
     raise
   return out, described
 
 
-def card(path: str, run_dir: str, command: str | None = None) -> str:
+def card(path: str, run_dir: str) -> str:
   """What is known of an exported encoder, as Markdown.
 
   Args:
     path: the file.
     run_dir: the run that it comes from, whose measurements are told.
-    command: what trains the run again.
   """
   with np.load(path, allow_pickle=False) as file:
     header = json.loads(str(file['json']))
     sizes = {name: file[name].size for name in file.files if name != 'json'}
   config = header['config']
-  method = config['objective']['type'].partition(':')[0]
-  title = (importlib.import_module(method).__doc__ or method).splitlines()[0]
+  title = provenance.title(config_lib.from_json(config['objective']))
   kind, shape = header['input']['kind'], header['input']['shape']
   stored = header['input']['dtype']
   given = stored if stored == 'float32' else f'{stored}, or float in [-1, 1]'
@@ -106,6 +102,7 @@ def card(path: str, run_dir: str, command: str | None = None) -> str:
     'checksum': f'`{header["checksum"]}`',
   }
   name = os.path.basename(path)
+  command = provenance.read(run_dir).get('command')
   return '\n'.join(
     [
       f'# {os.path.splitext(name)[0]}: {config["data"]["name"]}, '

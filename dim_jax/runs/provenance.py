@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -111,6 +111,19 @@ def header(
   }
 
 
+def read(run_dir: str) -> dict[str, Any]:
+  """Reads run.json; {} where the run is older than such files.
+
+  Args:
+    run_dir: the run's folder.
+  """
+  path = os.path.join(run_dir, 'run.json')
+  if not os.path.exists(path):
+    return {}
+  with open(path, encoding='utf-8') as file:
+    return json.load(file)
+
+
 def title(objective: Any) -> str:
   """Returns a method's name: the first line of the file of its config."""
   module = type(objective).__module__
@@ -141,7 +154,7 @@ def write(
   config: config_lib.ExperimentConfig,
   params: Mapping[str, Any],
   features: Iterable[str],
-  representation: str | None,
+  representation: Sequence[str],
 ) -> None:
   """Writes run.json, which tells how a run was made and what it consists of.
 
@@ -153,18 +166,15 @@ def write(
     config: the run.
     params: arrays or their shapes, by group.
     features: names of what `Objective.encode` returns.
-    representation: which of them stands for the encoder.
+    representation: the one that stands for the encoder; none where none does.
   """
   path = os.path.join(workdir, 'run.json')
   now = session()
-  earlier: list[dict[str, Any]] = []
-  if os.path.exists(path):
-    with open(path, encoding='utf-8') as file:
-      old = json.load(file)
-    earlier = old.get('earlier', [])
-    before = {key: old.get(key) for key in _SESSION}
-    if before | {'date': None} != now | {'date': None}:
-      earlier = [*earlier, before]
+  old = read(workdir)
+  before = {key: old.get(key) for key in _SESSION}
+  earlier = old.get('earlier', [])
+  if old and before | {'date': ''} != now | {'date': ''}:
+    earlier = [*earlier, before]
   files.write_json(
     path,
     now
@@ -173,7 +183,7 @@ def write(
       'noun': 'images' if config.data.kind == 'image' else 'examples',
       'parameters': parameter_counts(params),
       'features': list(features),
-      'representation': representation,
+      'representation': next(iter(representation), None),
       'earlier': earlier,
     },
   )

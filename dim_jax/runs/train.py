@@ -23,7 +23,7 @@ from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import representations
 from dim_jax.objective import PyTree, probed
-from dim_jax.runs import classify
+from dim_jax.runs import classify, provenance
 from dim_jax.training import lock, loop, metrics, pipeline
 from dim_jax.training import step as step_lib
 
@@ -117,12 +117,13 @@ def train(
     if hasattr(config.objective, 'micro_batch'):
       note += ' For the gradient of all use objective.micro_batch.'
     print(note, file=sys.stderr)
+  names = probed(objective, taps)
   files.make_folder(workdir)
   if jax.process_index() == 0:
     config_lib.save(config, workdir, watched.inputs.shape[1:])
+    provenance.write(workdir, config, params, taps, names[-1:])
   # A run on all training images watches for collapse on some of them.
   monitored = as_batch(watched.inputs[:_WATCHED], watched.kind)
-  names = probed(objective, taps)
   return loop.fit(
     objective,
     optimizer,

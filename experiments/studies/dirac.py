@@ -13,23 +13,20 @@ Mescheder et al., Which Training Methods for GANs do actually Converge?, 2018.
 https://arxiv.org/abs/1801.04406
 """
 
-import argparse
-import math
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax import files
+from dim_jax import checks, files
 from dim_jax.losses import adversarial
 from dim_jax.report import density_figures as pictures
 from dim_jax.report import figures
 from dim_jax.runs import provenance
-from dim_jax.training import parallel
+from experiments.command import Command, show
 
 # Where (theta, psi) starts, how long it moves, and in which steps.
 _START = (1.5, 0.0)
@@ -216,30 +213,27 @@ def run(out: str, *, weight: float = 0.3) -> dict[str, Any]:
   return report
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line and returns its exit status."""
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.studies.dirac',
-    description=(__doc__ or '').splitlines()[0],
-  )
-  parser.add_argument('--out', default='runs/dirac', help='a folder')
-  parser.add_argument(
-    '--penalty', type=float, default=0.3, help="weight of jsd's penalty"
-  )
-  args = parser.parse_args(argv)
-  if not 0 <= args.penalty < math.inf:
-    parser.error(f'--penalty must be >= 0 and finite, got {args.penalty}.')
-  report = run(args.out, weight=args.penalty)
-  for label, found in report['games'].items():
-    values = found['eigenvalues']
+_COMMAND = Command('studies.dirac', __doc__)
+_OUT = _COMMAND.path('out', 'runs/dirac', 'The folder to write into.')
+_PENALTY = _COMMAND.real('penalty', 0.3, "Weight of jsd's penalty.")
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line."""
+  _COMMAND.run(_run, argv)
+
+
+def _run() -> None:
+  checks.check_range('--penalty', _PENALTY.value, '[0, inf)')
+  report = run(_OUT.value, weight=_PENALTY.value)
+  for label, result in report['games'].items():
+    values = result['eigenvalues']
     shown = 'none'
     if values is not None:
       shown = pictures.eigenvalues(np.array([complex(*v) for v in values]))
-    sys.stdout.write(f'{label}: {shown}\n')
-  sys.stdout.write(os.path.join(args.out, 'dirac.png') + '\n')
-  return 0
+    show(f'{label}: {shown}')
+  show(os.path.join(_OUT.value, 'dirac.png'))
 
 
 if __name__ == '__main__':
-  parallel.cache_compilations()
-  sys.exit(main())
+  main()

@@ -1,6 +1,6 @@
 """Trains Deep InfoMax with each kind of mask and probes what masks are worth.
 
-  python -m experiments.studies.masks runs/masks --seeds=0,1,2
+  python -m experiments.studies.masks --workdir=runs/masks --seeds=0,1,2
 
 Cells are no mask, and each of `networks.masking.MODES` with the code scored
 against all locations or the hidden ones alone, for each seed. Each cell is a
@@ -10,14 +10,10 @@ the naive one too. WORKDIR/masks.json holds all cells; the same command
 continues where it was interrupted.
 """
 
-import argparse
 import dataclasses
 import datetime
 import json
 import os
-import pathlib
-import runpy
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,17 +32,14 @@ from dim_jax.evaluation import probes as probes_lib
 from dim_jax.networks import masking
 from dim_jax.objective import Batch
 from dim_jax.runs import provenance, train
-from dim_jax.training import metrics, parallel
-from experiments import evaluate
+from dim_jax.training import metrics
+from experiments.command import Command, show
 
 CELLS = (
   (None, 'all'),
   *((mode, t) for mode in masking.MODES for t in ('all', 'hidden')),
 )
 EVALUATIONS = ('consistent', 'naive')
-_CONFIG = (
-  pathlib.Path(__file__).parent.parent / 'configs' / 'dim_digits_masked.py'
-)
 _TAPS = ('fc', 'y')
 
 
@@ -256,43 +249,26 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
   return tuple(row[name] for name in names)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.studies.masks',
-    description=(__doc__ or '').splitlines()[0],
+_COMMAND = Command('studies.masks', __doc__)
+_WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
+_CONFIG = _COMMAND.config('experiments/configs/dim_digits_masked.py')
+_SEEDS = _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int)
+_PROBES = _COMMAND.items('probes', ('linear', 'linear_few'), 'Which.')
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line."""
+  _COMMAND.run(_run, argv)
+
+
+def _run() -> None:
+  if not _WORKDIR.value:
+    raise ValueError('give --workdir=FOLDER.')
+  report = masks(
+    _CONFIG.value, _WORKDIR.value, seeds=_SEEDS.value, probes=_PROBES.value
   )
-  add = parser.add_argument
-
-  add('workdir', metavar='WORKDIR', help='folder of the runs')
-  add('--config', default=str(_CONFIG), help='a config of Deep InfoMax')
-  add('--seeds', type=evaluate.whole, default=(0, 1, 2))
-  add('--probes', type=evaluate.names, default=('linear', 'linear_few'))
-  add('--steps', type=int, help="of each run, instead of the config's")
-  return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line and returns its exit status."""
-  args = _parse(argv)
-  try:
-    if not os.path.isfile(args.config):
-      raise FileNotFoundError(
-        f'no file {args.config!r} for --config; experiments/configs/ has '
-        'dim_digits_masked.py.'
-      )
-    config = runpy.run_path(args.config)['get_config']()
-    if args.steps is not None:
-      config.steps = args.steps
-    report = masks(config, args.workdir, seeds=args.seeds, probes=args.probes)
-  except (OSError, ValueError, FloatingPointError, RuntimeError) as error:
-    sys.stderr.write(f'masks: {error}\n')
-    return 1
-  console = rich.console.Console()
-  console.print(table(report))
-  console.print(os.path.join(args.workdir, 'masks.json'))
-  return 0
+  show(table(report), os.path.join(_WORKDIR.value, 'masks.json'))
 
 
 if __name__ == '__main__':
-  parallel.cache_compilations()
-  sys.exit(main())
+  main()

@@ -1,6 +1,6 @@
 """Moves particles to densities whose answers are known, and prints the errors.
 
-  python -m experiments.studies.particles mixture_1d --out=runs/particles
+  python -m experiments.studies.particles --toys=mixture_1d --out=runs/particles
   python -m experiments.studies.particles
 
 The second command runs all of TOYS. Each writes OUT/NAME.json, its table,
@@ -14,11 +14,9 @@ The mean over the others is for particles that are drawn anew at every step, as
 a generator's are.
 """
 
-import argparse
 import datetime
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -31,13 +29,13 @@ import rich.box
 import rich.console
 import rich.table
 
-from dim_jax import files, samplers
+from dim_jax import checks, files, samplers
 from dim_jax.data import points
 from dim_jax.losses import kernel_stein
 from dim_jax.report import density_figures as pictures
 from dim_jax.report import figures
 from dim_jax.runs import provenance
-from dim_jax.training import parallel
+from experiments.command import Command, show
 
 LogDensity = Callable[[jax.Array], jax.Array]
 _GRID = 101
@@ -552,30 +550,24 @@ def table(report: dict[str, Any]) -> rich.table.Table:
   return shown
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line and returns its exit status."""
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.studies.particles',
-    description=(__doc__ or '').splitlines()[0],
-  )
-  parser.add_argument(
-    'toys', nargs='*', metavar='TOY', help=f'of {", ".join(TOYS)}; or all'
-  )
-  parser.add_argument('--out', default='runs/particles', help='a folder')
-  parser.add_argument('--seed', type=int, default=0)
-  args = parser.parse_args(argv)
-  if unknown := [name for name in args.toys if name not in TOYS]:
-    sys.stderr.write(
-      f'particles: no toy {unknown[0]!r}: there are {", ".join(TOYS)}.\n'
-    )
-    return 1
-  console = rich.console.Console()
-  for name in args.toys or TOYS:
-    console.print(table(run(name, args.out, seed=args.seed)))
-    console.print(os.path.join(args.out, f'{name}.json'))
-  return 0
+_COMMAND = Command('studies.particles', __doc__)
+_TOYS = _COMMAND.items('toys', tuple(TOYS), 'Which.')
+_OUT = _COMMAND.path('out', 'runs/particles', 'The folder to write into.')
+_SEED = _COMMAND.integer('seed', 0, 'Of the particles.')
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line."""
+  _COMMAND.run(_run, argv)
+
+
+def _run() -> None:
+  for name in _TOYS.value:
+    checks.check_choice('--toys', name, TOYS)
+  for name in _TOYS.value:
+    report = run(name, _OUT.value, seed=_SEED.value)
+    show(table(report), os.path.join(_OUT.value, f'{name}.json'))
 
 
 if __name__ == '__main__':
-  parallel.cache_compilations()
-  sys.exit(main())
+  main()

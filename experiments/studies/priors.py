@@ -1,12 +1,12 @@
 """Which divergence brings codes to a prior, and what that costs.
 
-  python -m experiments.studies.priors runs/priors
+  python -m experiments.studies.priors --workdir=runs/priors
 
 trains global Deep InfoMax with each way of matching N(0, I), on small images
 with a small MLP, and prints how near the codes came, how dependent their
 dimensions are, and what a linear probe reads from them.
 
-  python -m experiments.studies.priors runs/priors_toy --toy
+  python -m experiments.studies.priors --workdir=runs/priors_toy --toy
 
 lets a generator of points play the same games on a ring of eight Gaussians.
 
@@ -15,13 +15,11 @@ was tuned: the tables show what each game does with its paper's penalty, Adam
 at one rate, and the steps and weights of CELLS.
 """
 
-import argparse
 import dataclasses
 import datetime
 import functools
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -44,9 +42,9 @@ from dim_jax.networks import critics, encoders, generators
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import dim
 from dim_jax.runs import provenance
-from dim_jax.training import grid, loop, parallel
+from dim_jax.training import grid, loop
 from dim_jax.training import step as step_lib
-from experiments import evaluate
+from experiments.command import Command, show
 
 
 class Cell(NamedTuple):
@@ -669,45 +667,32 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
   return shown
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.studies.priors',
-    description=(__doc__ or '').splitlines()[0],
-  )
-  add = parser.add_argument
-
-  add('workdir', metavar='WORKDIR', help='folder of the results')
-  add('--toy', action='store_true', help='generate points in the plane')
-  add('--cells', type=evaluate.names, help=f'some of {", ".join(CELLS)}')
-  add('--dataset', help='digits or mnist; with --toy, ring or mixture_2d')
-  add('--seeds', type=evaluate.whole, default=(0, 1, 2))
-  add('--steps', type=int, help='of the encoder or generator')
-  add('--batch_size', type=int, help='examples a step')
-  return parser.parse_args(argv)
+_COMMAND = Command('studies.priors', __doc__)
+_WORKDIR = _COMMAND.path('workdir', None, 'The folder of the results.')
+_ARGUMENTS = {
+  'cells': _COMMAND.items('cells', None, f'Some of {", ".join(CELLS)}.'),
+  'toy': _COMMAND.boolean('toy', False, 'Generate points in the plane.'),
+  'dataset': _COMMAND.string(
+    'dataset', None, 'digits or mnist; with --toy, ring or mixture_2d.'
+  ),
+  'seeds': _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int),
+  'steps': _COMMAND.integer('steps', None, 'Of the encoder or generator.'),
+  'batch_size': _COMMAND.integer('batch_size', None, 'Examples a step.'),
+}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the command line and returns its exit status."""
-  args = _parse(argv)
-  try:
-    report = priors(
-      args.workdir,
-      cells=args.cells,
-      toy=args.toy,
-      dataset=args.dataset,
-      seeds=args.seeds,
-      steps=args.steps,
-      batch_size=args.batch_size,
-    )
-  except (OSError, FloatingPointError, ValueError) as error:
-    sys.stderr.write(f'priors: {error}\n')
-    return 1
-  console = rich.console.Console()
-  console.print(table(report))
-  console.print(os.path.join(args.workdir, 'priors.json'))
-  return 0
+def main(argv: list[str] | None = None) -> None:
+  """Runs the command line."""
+  _COMMAND.run(_run, argv)
+
+
+def _run() -> None:
+  if not _WORKDIR.value:
+    raise ValueError('give --workdir=FOLDER.')
+  arguments: dict[str, Any] = {k: flag.value for k, flag in _ARGUMENTS.items()}
+  report = priors(_WORKDIR.value, **arguments)
+  show(table(report), os.path.join(_WORKDIR.value, 'priors.json'))
 
 
 if __name__ == '__main__':
-  parallel.cache_compilations()
-  sys.exit(main())
+  main()

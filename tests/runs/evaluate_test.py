@@ -123,14 +123,23 @@ def test_an_encoder_that_changes_is_noticed(run_dir, monkeypatch):
   assert not (run_dir / 'evaluation').exists()
 
 
-def test_mistakes_are_one_line(tmp_path, capsys):
-  assert evaluate_command.main([str(tmp_path / 'nowhere')]) == 1
-  message = capsys.readouterr().err
-  assert message.count('\n') == 1 and 'nowhere' in message
-  assert evaluate_command.main([str(tmp_path), '--probes=lasso']) == 1
-  assert "No probe 'lasso'" in capsys.readouterr().err
-  assert evaluate_command.main([str(tmp_path), '--seeds=0']) == 1
-  assert 'seeds must be >= 1' in capsys.readouterr().err
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['nowhere'], "Error: 'nowhere' is not a run"),
+    (['nowhere', '--probes=lasso'], "No probe 'lasso'"),
+    (['nowhere', '--num_seeds=0'], 'seeds must be '),
+    (['nowhere', '--seeds=3'], '--seeds is no more: give --num_seeds'),
+    (['nowhere', '--prbes=knn'], 'probes?'),
+    ([], 'give the folder of a run: python -m experiments.evaluate RUN'),
+  ],
+)
+def test_mistakes_are_one_line(arguments, message):
+  with pytest.raises(SystemExit) as refused:
+    evaluate_command.main(arguments)
+  assert message in refused.value.code
+  assert refused.value.code.startswith('Error: ')
+  assert '\n' not in refused.value.code
 
 
 class _SoundEncoder:

@@ -212,7 +212,7 @@ def test_stored_features_train_the_same_module(
   # 1,797 digits: 359 to test, 144 of the others to watch.
   count = len(data.load(make_config().data, 'train').inputs)
   gib = count * 3 * 3 * 8 * 8 * 4 * 4 / 2**30
-  shown = capsys.readouterr().out
+  shown = capsys.readouterr().err
   assert (
     f'{tmp_path}/features_1.npy: {count} rows of (3, 3, 8, 8, 4) float32, '
     f'{gib:.3f} GiB'

@@ -2,8 +2,6 @@
 
 import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -17,6 +15,7 @@ from dim_jax.networks import context, greedy_modules
 from dim_jax.objectives import gim
 from dim_jax.runs import train
 from dim_jax.training import metrics
+from experiments import train as train_command
 from experiments.configs import dim_digits
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -231,16 +230,13 @@ def test_a_speaker_too_many_is_named_before_training(speakers, tmp_path):
 )
 def test_a_users_mistake_is_one_line(arguments, message, tmp_path):
   command = [
-    sys.executable,
-    '-m',
-    'experiments.train',
-    '--config=experiments/configs/dim_digits.py',
+    f'--config={ROOT}/experiments/configs/dim_digits.py',
     f'--workdir={tmp_path / "run"}',
     *arguments,
   ]
-  result = subprocess.run(
-    command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
-  )
-  assert result.returncode != 0
-  assert message in result.stderr
-  assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+  with pytest.raises(SystemExit) as refused:
+    train_command.main(command)
+  assert refused.value.code.startswith('Error: ')
+  assert message in refused.value.code
+  assert '\n' not in refused.value.code
+  assert not (tmp_path / 'run').exists()

@@ -93,12 +93,14 @@ def test_table_averages_over_seeds():
   assert naive == ['same'] * 2 + consistent[:4] + ['same'] * 8
 
 
-def test_mistakes_are_named(tmp_path, capsys):
+def test_mistakes_are_named(tmp_path):
   config = make_config()
   config.objective = vib.Config()
   with pytest.raises(ValueError, match=r'a dim\.Config; got .*\.vib'):
     masks.masks(config, str(tmp_path), show_progress=False)
-  assert masks.main([str(tmp_path), '--probes=tree']) == 1
-  assert "No probe 'tree'" in capsys.readouterr().err
-  assert masks.main([str(tmp_path), '--config=none.py']) == 1
-  assert "no file 'none.py' for --config" in capsys.readouterr().err
+  with pytest.raises(SystemExit, match="No probe 'tree'"):
+    masks.main([f'--workdir={tmp_path}', '--probes=tree'])
+  with pytest.raises(SystemExit, match=r"no file 'none\.py'; .* --list"):
+    masks.main([f'--workdir={tmp_path}', '--config=none.py'])
+  with pytest.raises(SystemExit, match='give --workdir=some/folder'):
+    masks.main(['some/folder'])

@@ -121,11 +121,11 @@ def test_a_toy_is_written_and_printed(tmp_path, monkeypatch, capsys):
     return particles.Result('made up', rows, {'x': np.arange(3)})
 
   monkeypatch.setitem(particles.TOYS, 'toy', toy)
-  assert particles.main(['toy', f'--out={tmp_path}', '--seed=7']) == 0
+  particles.main(['--toys=toy', f'--out={tmp_path}', '--seed=7'])
   assert '0.250' in capsys.readouterr().out
   report = json.loads((tmp_path / 'toy.json').read_text())
   assert report['rows'] == [{'d': 1, 'error': 0.25}, {'d': 2, 'error': 7}]
   with np.load(tmp_path / 'toy.npz') as arrays:
     np.testing.assert_array_equal(arrays['x'], [0, 1, 2])
-  assert particles.main(['toys']) == 1
-  assert "no toy 'toys': there are mixture_1d" in capsys.readouterr().err
+  with pytest.raises(SystemExit, match=r"one of 'mixture_1d', .* got 'toys'"):
+    particles.main(['--toys=toys'])

@@ -77,8 +77,13 @@ def test_encoder_of_the_comparison_has_the_taps_of_its_objective():
 
 
 def test_command_measures_codes_and_redoes_no_cell(tmp_path, capsys):
-  command = [str(tmp_path), '--steps=2', '--seeds=0,1', '--batch_size=32']
-  assert priors.main([*command, '--cells=kl']) == 0
+  command = [
+    f'--workdir={tmp_path}',
+    '--steps=2',
+    '--seeds=0,1',
+    '--batch_size=32',
+  ]
+  priors.main([*command, '--cells=kl'])
   report = json.loads((tmp_path / 'priors.json').read_text())
   assert [(r['cell'], r['seed']) for r in report['rows']] == [
     ('kl', 0),
@@ -96,24 +101,24 @@ def test_command_measures_codes_and_redoes_no_cell(tmp_path, capsys):
   assert 'kl' in capsys.readouterr().out
   cell = tmp_path / 'cells' / 'kl.json'
   before = cell.stat().st_mtime_ns
-  assert priors.main([*command, '--cells=kl']) == 0
+  priors.main([*command, '--cells=kl'])
   assert cell.stat().st_mtime_ns == before
   command[1] = '--steps=3'
-  assert priors.main([*command, '--cells=kl']) == 1
-  assert 'other settings' in capsys.readouterr().err
-  assert priors.main([*command, '--cells=gan']) == 1
-  assert "no cell 'gan'" in capsys.readouterr().err
+  with pytest.raises(SystemExit, match='other settings'):
+    priors.main([*command, '--cells=kl'])
+  with pytest.raises(SystemExit, match="no cell 'gan'"):
+    priors.main([*command, '--cells=gan'])
 
 
 def test_command_generates_points(tmp_path, capsys):
   command = [
-    str(tmp_path),
+    f'--workdir={tmp_path}',
     '--toy',
     '--steps=3',
     '--seeds=0',
     '--batch_size=16',
   ]
-  assert priors.main([*command, '--cells=hinge,stein']) == 0
+  priors.main([*command, '--cells=hinge,stein'])
   report = json.loads((tmp_path / 'priors.json').read_text())
   assert list(report['summary']) == ['hinge', 'stein']
   for row in report['rows']:

@@ -1,0 +1,157 @@
+"""Fields of a config, set by their path and a text: 'data.name', 'mnist'.
+
+ml_collections does it for plain fields; it refuses None, and fields of more
+than one type (`str | nn.Module`), of which there are many here.
+"""
+
+import ast
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from dim_jax import config as config_lib
+
+_BOOLS = {'true': True, '1': True, 'false': False, '0': False}
+_WORDS = {int: 'a whole number', float: 'a number', bool: 'True or False'}
+
+
+def apply(config: Any, overrides: Mapping[str, str]) -> Any:
+  """Sets fields of a config.
+
+  Args:
+    config: a dataclass; it is changed, and so are those inside it, but for
+      frozen ones such as Flax modules, which are replaced.
+    overrides: texts by path. A path may lead into a nested config that is None,
+      which then has its defaults otherwise, and into an entry of a dictionary
+      of configs that is not there yet.
+
+  Returns:
+    The config.
+
+  Raises:
+    ValueError: there is no such field, or it does not take the text.
+  """
+  for path, text in overrides.items():
+    config = _set(config, path, path.split('.'), Any, text)
+  return config
+
+
+def _set(value: Any, path: str, names: list[str], hint: Any, text: str) -> Any:
+  """Returns `value` with what lies at `names` replaced by `text`, parsed."""
+  if not names:
+    return parse(path, hint, text, value)
+  name, *rest = names
+  if value is None:
+    value = _default(hint)
+  if isinstance(value, dict):
+    inner = (typing.get_args(hint) or (str, Any))[1]
+    if name not in value and (not rest or _default(inner) is None):
+      config_lib.check_path(value, name)
+    value[name] = _set(value.get(name), path, rest, inner, text)
+    return value
+  try:
+    config_lib.check_path(value, name)
+  except ValueError as error:
+    raise ValueError(f'--config.{path}: {error}') from error
+  inner = typing.get_type_hints(type(value)).get(name, Any)
+  new = _set(getattr(value, name), path, rest, inner, text)
+  # Modules are not marked as frozen, and are all the same.
+  frozen = type(value).__dataclass_params__.frozen
+  if frozen or isinstance(value, nn.Module):
+    return dataclasses.replace(value, **{name: new})
+  setattr(value, name, new)
+  return value
+
+
+def _default(hint: Any) -> Any:
+  """Returns the defaults of the dataclass that a field may hold, or None."""
+  for kind in _members(hint):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+      return kind()
+  return None
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+  """Lists the types of a union; of another type, itself."""
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    return typing.get_args(hint)
+  return (hint,)
+
+
+def parse(path: str, hint: Any, text: str, old: Any = None) -> Any:
+  """Reads a field's value.
+
+  Args:
+    path: of the field, for messages.
+    hint: its type. `Any` takes None, numbers, truth values and tuples as Python
+      writes them, and everything else as a word.
+    text: what was given.
+    old: the value it replaces, which tells of what kind the text is where the
+      type does not.
+
+  Raises:
+    ValueError: the field does not take it.
+  """
+  members = _members(hint)
+  if members == (Any,):
+    if isinstance(old, bool | int | float) and text != 'None':
+      return parse(path, type(old), text)
+    try:
+      return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+      return text
+  if type(None) in members and text == 'None':
+    return None
+  for kind in members:
+    try:
+      return _read(kind, text)
+    except (KeyError, SyntaxError, TypeError, ValueError):
+      continue
+  accepted = ' or '.join(
+    'None' if kind is type(None) else _WORDS.get(kind) or _name(kind)
+    for kind in members
+  )
+  raise ValueError(f'--config.{path} takes {accepted}, got {text!r}.')
+
+
+def _name(kind: Any) -> str:
+  if dataclasses.is_dataclass(kind):
+    fields = ', '.join(f.name for f in dataclasses.fields(kind))
+    return f'its own fields, such as --config.FIELD.{fields.split(", ")[0]}'
+  name = kind if typing.get_origin(kind) else getattr(kind, '__name__', kind)
+  return str(name).replace('typing.', '')
+
+
+def _read(kind: Any, text: str) -> Any:
+  """Reads one type; raises where the text is of another."""
+  origin = typing.get_origin(kind)
+  if kind is bool:
+    return _BOOLS[text.lower()]
+  if kind in (int, float, str):
+    return kind(text)
+  if origin is tuple or kind is tuple:
+    inner = (*typing.get_args(kind), Any)[0]
+    try:
+      value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+      value = tuple(text.split(','))  # Names need no quotes.
+    value = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return tuple(_element(inner, x) for x in value)
+  if origin is typing.Literal and text in typing.get_args(kind):
+    return text
+  raise TypeError(kind)
+
+
+def _element(kind: Any, value: Any) -> Any:
+  """Checks an element of a tuple; whole numbers are numbers too."""
+  if kind not in (int, float, str):
+    return value
+  if isinstance(value, bool) or not isinstance(
+    value, (int, float) if kind is float else kind
+  ):
+    raise TypeError(value)
+  return kind(value)

@@ -1,0 +1,44 @@
+"""Tables for a terminal, in which names are data and no markup."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import rich.box
+import rich.table
+import rich.text
+
+
+def table(
+  columns: Sequence[str],
+  rows: Iterable[Sequence[Any]],
+  *,
+  words: int = 1,
+  title: str | None = None,
+  caption: str | None = None,
+) -> rich.table.Table:
+  """Makes a table.
+
+  Args:
+    columns: their headings.
+    rows: cells, which are shown as they are.
+    words: how many columns are words, to the left; numbers follow, to the
+      right.
+    title: above it.
+    caption: below it.
+  """
+  shown = rich.table.Table(
+    title=title and rich.text.Text(title),
+    caption=caption and rich.text.Text(caption),
+    title_justify='left',
+    caption_justify='left',
+    box=rich.box.SIMPLE_HEAD,
+    padding=(0, 1, 0, 0),
+    pad_edge=False,
+  )
+  for i, name in enumerate(columns):
+    shown.add_column(
+      rich.text.Text(name), justify='left' if i < words else 'right'
+    )
+  for row in rows:
+    shown.add_row(*(rich.text.Text(str(cell)) for cell in row))
+  return shown

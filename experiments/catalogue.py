@@ -1,0 +1,145 @@
+"""All configs with the published row of each, and the values of fields."""
+
+import ast
+import importlib
+import pathlib
+import pkgutil
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import rich.console
+
+import dim_jax.data
+import dim_jax.evaluation
+import dim_jax.losses
+import dim_jax.networks
+import dim_jax.objectives
+from dim_jax.runs import provenance, tables
+
+CONFIGS = pathlib.Path(__file__).parent / 'configs'
+# Whose constants name what fields accept.
+_ROOMS = (
+  dim_jax.networks,
+  dim_jax.objectives,
+  dim_jax.losses,
+  dim_jax.data,
+  dim_jax.evaluation,
+)
+
+
+class Row(NamedTuple):
+  """A config.
+
+  Attributes:
+    method: the name of its objective's method.
+    name: the file, or FILE:ROW, as --config takes it.
+    description: in a line.
+    paper: the published row and its numbers, or '' where there is none.
+  """
+
+  method: str
+  name: str
+  description: str
+  paper: str
+
+
+def rows() -> list[Row]:
+  """Lists all configs, by method and name.
+
+  Raises:
+    ValueError: a file is no config; the message names it.
+  """
+  return sorted(row for path in CONFIGS.glob('*.py') for row in _rows(path))
+
+
+def _rows(path: pathlib.Path) -> Iterable[Row]:
+  """Lists a file's rows: those of its ROWS, or what it is itself."""
+  try:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
+    described = {'': text.partition('\n')[0].rstrip('.')}
+    module = importlib.import_module(f'experiments.configs.{path.stem}')
+    described = getattr(module, 'ROWS', described)
+    for row, description in described.items():
+      name = f'{path.name}:{row}' if row else path.name
+      config = module.get_config(*filter(None, [row]))
+      config = getattr(config, 'run', config)  # A sweep's.
+      method = provenance.title(config.objective)
+      yield Row(method, name, description, published(config.paper))
+  except Exception as error:
+    raise ValueError(
+      f'experiments/configs/{path.name} does not import, or has no '
+      f'get_config() that runs ({error}): mend it, or move it elsewhere.'
+    ) from error
+
+
+def published(paper: dict[str, Any] | None) -> str:
+  """Writes a config's `paper` as words: the row, its source and its numbers."""
+  if not paper:
+    return ''
+  words = [str(paper[k]) for k in ('row', 'source') if k in paper]
+  numbers = [
+    f'{name} {value:g}'
+    for name, value in paper.items()
+    if isinstance(value, int | float)
+  ]
+  return ', '.join(words) + (f': {", ".join(numbers)}' if numbers else '')
+
+
+def values() -> dict[str, dict[str, str]]:
+  """Lists the names that fields accept: by field in the plural, and by room.
+
+  They are the constants in capitals: what a file offers by name is in one.
+  """
+  fields: dict[str, dict[str, str]] = {}
+  for room in _ROOMS:
+    for info in pkgutil.walk_packages(room.__path__, f'{room.__name__}.'):
+      if info.name == 'dim_jax.data.prepare':  # It needs TensorFlow.
+        continue
+      for name, value in vars(importlib.import_module(info.name)).items():
+        public = name.isupper() and not name.startswith('_')
+        if public and isinstance(value, dict | tuple) and value:
+          if all(isinstance(word, str) for word in value):
+            where = info.name.removeprefix('dim_jax.')
+            fields.setdefault(name.lower(), {})[where] = ', '.join(value)
+  return fields
+
+
+def show(
+  field: str = 'configs', console: rich.console.Console | None = None
+) -> None:
+  """Prints all configs, or the values of a field.
+
+  On a terminal they are tables, elsewhere a line each with tabs between, for
+  grep and cut.
+
+  Args:
+    field: 'configs'; or as in a config, such as 'objective.encoder', or in the
+      plural.
+    console: where to print; standard output by default.
+
+  Raises:
+    ValueError: no list of that field's values is known.
+  """
+  columns: tuple[str, ...] = ('--config=experiments/configs/',)
+  columns = (*columns, 'what it trains', 'published')
+  found: list[Any] = rows() if field == 'configs' else []
+  if field != 'configs':
+    fields = values()
+    name = field.rpartition('.')[2]
+    plural = {name, f'{name}s', f'{name.removesuffix("y")}ies'} & {*fields}
+    if not plural:
+      raise ValueError(
+        f'--list={field}: there are lists of {", ".join(sorted(fields))}.'
+      )
+    columns = (plural.pop(), 'defined in')
+    found = [
+      (columns[0], names, where) for where, names in fields[columns[0]].items()
+    ]
+  console = console or rich.console.Console()
+  if not console.is_terminal:
+    for row in found:
+      console.file.write('\t'.join(row) + '\n')
+    return
+  for group in dict.fromkeys(row[0] for row in found):
+    of_group = [row[1:] for row in found if row[0] == group]
+    console.print(tables.table(columns, of_group, words=3, title=group))

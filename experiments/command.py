@@ -1,0 +1,235 @@
+"""What all commands share: their flags, the config, errors as one line."""
+
+import os
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import rich.console
+from absl import flags, logging
+
+from dim_jax.runs import overrides
+from dim_jax.training import parallel
+
+_NO = 'no'  # `--noflag` is False, as everywhere in absl.
+
+
+class Command:
+  """The flags of a program, and how it runs.
+
+  Each has flags of its own (and not absl's global ones), so that commands can
+  import one another, and tests can call several.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    doc: str | None,
+    *,
+    runs: bool = False,
+    old: Mapping[str, str] | None = None,
+  ):
+    """Makes a command that has but --help.
+
+    Args:
+      name: the module in experiments.
+      doc: the text that --help shows.
+      runs: whether it is given the folders of runs, a word each.
+      old: by a flag's old name, what to give instead.
+    """
+    self._name, self._doc, self._runs = name, doc or '', runs
+    self._old, self._flags = dict(old or {}), flags.FlagValues()
+    self.boolean('help', False, 'Show this.')
+    if runs:
+      # What train calls it, so that one may repeat its command.
+      self.path('workdir', None, 'The folder of a run, which needs no flag.')
+
+  def integer(self, name: str, default: int | None, text: str) -> Any:
+    """Adds a whole number."""
+    return flags.DEFINE_integer(name, default, text, flag_values=self._flags)
+
+  def real(self, name: str, default: float | None, text: str) -> Any:
+    """Adds a number."""
+    return flags.DEFINE_float(name, default, text, flag_values=self._flags)
+
+  def boolean(self, name: str, default: bool, text: str) -> Any:
+    """Adds a switch."""
+    return flags.DEFINE_bool(name, default, text, flag_values=self._flags)
+
+  def string(self, name: str, default: str | None, text: str) -> Any:
+    """Adds a word."""
+    return flags.DEFINE_string(name, default, text, flag_values=self._flags)
+
+  def path(self, name: str, default: str | None, text: str) -> Any:
+    """Adds a file or folder; '~' is the user's home."""
+    return self._define(name, default, text, _Parser(os.path.expanduser))
+
+  def items(
+    self,
+    name: str,
+    default: Sequence[Any] | None,
+    text: str,
+    kind: Callable[[str], Any] = str,
+  ) -> Any:
+    """Adds several values with commas between, a tuple."""
+
+    def read(argument: str) -> tuple[Any, ...]:
+      return tuple(kind(part) for part in filter(None, argument.split(',')))
+
+    shown = None if default is None else ','.join(map(str, default))
+    return self._define(name, shown, text, _Parser(read))
+
+  def config(self, default: str | None = None) -> Any:
+    """Adds --config=FILE, with --config.a.b=VALUE for each of its fields."""
+    text = 'A file of experiments/configs, or FILE:ROW of several rows.'
+    return self._define('config', default, text, _Parser(load_config))
+
+  def _define(self, name: str, default: Any, text: str, parser: Any) -> Any:
+    return flags.DEFINE(parser, name, default, text, flag_values=self._flags)
+
+  def parse(self, argv: Sequence[str]) -> list[str]:
+    """Parses the flags.
+
+    Args:
+      argv: the program's name and its arguments.
+
+    Returns:
+      The arguments that are no flags.
+
+    Raises:
+      SystemExit: one is wrong, in one line that ends with what to type.
+    """
+    for name in self._flags:
+      self._flags[name].unparse()
+    argv, fields = _split(argv)
+    try:
+      _, *rest = self._flags(argv)
+      if fields:
+        if self._flags.config is None:
+          raise ValueError('--config.FIELD=VALUE needs --config=FILE too.')
+        flag = self._flags['config']
+        flag.value = overrides.apply(flag.value, fields)
+    except flags.UnrecognizedFlagError as error:
+      if new := self._old.get(error.flagname):
+        sys.exit(f'Error: --{error.flagname} is no more: give {new}.')
+      text = str(error).replace('command line ', '').replace(' ?', '?')
+      sys.exit(f'Error: {text} All flags: {self._invocation("--help")}')
+    except (flags.Error, ValueError) as error:
+      sys.exit(f'Error: {error}')
+    if self._flags.help:
+      print(f'{self._doc.strip()}\n\n{self._flags.get_help()}')
+      sys.exit(0)
+    return rest
+
+  def _invocation(self, arguments: str) -> str:
+    return f'python -m experiments.{self._name} {arguments}'
+
+  def run(
+    self,
+    main: Callable[..., None],
+    argv: Sequence[str] | None = None,
+  ) -> None:
+    """Parses the flags and runs the program, a user's mistakes as one line.
+
+    Args:
+      main: gets the folders of runs where the command is of runs, else nothing.
+      argv: arguments; those of the process if None.
+
+    Raises:
+      SystemExit: something is wrong. DIM_JAX_TRACEBACK=1 shows where.
+    """
+    words = self.parse([self._name, *(sys.argv[1:] if argv is None else argv)])
+    workdir = self._flags['workdir'].value if 'workdir' in self._flags else None
+    if self._runs and workdir:
+      words.append(workdir)
+      line = self._invocation(workdir)
+      sys.stderr.write(f'A run needs no flag: {line}\n')
+    if self._runs and not words:
+      sys.exit(f'Error: give the folder of a run: {self._invocation("RUN")}')
+    if not self._runs and words and 'workdir' in self._flags and not workdir:
+      sys.exit(
+        f'Error: unknown argument {words[0]!r}; to make that folder, give '
+        f'--workdir={words[0]}'
+      )
+    if not self._runs and words:
+      sys.exit(f'Error: unknown arguments {words}; flags begin with --')
+    # Orbax tells of every file that it writes.
+    logging.set_verbosity(logging.WARNING)
+    try:
+      if argv is None:
+        parallel.initialize()
+        parallel.cache_compilations()
+      main(*[[os.path.expanduser(word) for word in words]][: self._runs])
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+      if os.environ.get('DIM_JAX_TRACEBACK'):
+        raise
+      sys.exit(f'Error: {error}')
+
+
+class _Parser(flags.ArgumentParser):
+  """Reads a flag by a function that raises ValueError."""
+
+  def __init__(self, read: Callable[[str], Any]):
+    self._read = read
+
+  def parse(self, argument: str) -> Any:
+    return self._read(argument)
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+  """Takes the fields of the config, by path, out of a program's arguments."""
+  rest: list[str] = []
+  fields: dict[str, str] = {}
+  words = list(argv)
+  while words:
+    word = words.pop(0)
+    name, equals, value = word.lstrip('-').partition('=')
+    if not word.startswith('-') or not name.removeprefix(_NO).startswith(
+      'config.'
+    ):
+      # What is listed by default.
+      rest.append('--list=configs' if word == '--list' else word)
+      continue
+    if name.startswith(_NO):
+      value = 'False'
+    elif not equals:
+      given = words and not words[0].startswith('--')
+      value = words.pop(0) if given else 'True'
+    fields[name.removeprefix(_NO).removeprefix('config.')] = value
+  return rest, fields
+
+
+def load_config(text: str) -> Any:
+  """Loads a config.
+
+  Args:
+    text: a file with a `get_config()`, or FILE:ROW of one that has an argument.
+
+  Raises:
+    ValueError: there is no such file or row.
+  """
+  path, _, row = text.rpartition('.py:')
+  path, arguments = (f'{path}.py', [row]) if path else (text, [])
+  path = os.path.expanduser(path)
+  if not os.path.isfile(path):
+    raise ValueError(
+      f'no file {path!r}; python -m experiments.train --list shows all configs.'
+    )
+  get_config = runpy.run_path(path).get('get_config')
+  if get_config is None:
+    raise ValueError(f'{path!r} has no get_config(): it is no config.')
+  return get_config(*arguments)
+
+
+def show(*parts: Any) -> None:
+  """Prints tables and plain texts, on the first of several hosts."""
+  if jax.process_index():
+    return
+  console = rich.console.Console()
+  for part in parts:
+    # A text is data: brackets in a path are no markup, and it may be piped.
+    console.print(
+      part, markup=False, highlight=False, soft_wrap=isinstance(part, str)
+    )
