@@ -17,8 +17,8 @@ import pytest
 
 from dim_jax.config import DataConfig, ExperimentConfig
 from dim_jax.objectives import vib
+from dim_jax.runs import train
 from dim_jax.training import metrics
-from experiments import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -7,10 +7,14 @@
 The same command on the same --workdir continues a run that was interrupted.
 """
 
+import contextlib
 import dataclasses
 import os
+import pathlib
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +26,7 @@ from dim_jax.data import augment, stream
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import representations
-from dim_jax.objective import PyTree, probed
+from dim_jax.objective import Objective, PyTree, probed
 from dim_jax.runs import classify, provenance
 from dim_jax.training import lock, loop, metrics, pipeline
 from dim_jax.training import step as step_lib
@@ -57,90 +61,156 @@ def train(
 
   Returns:
     The final state.
+
+  Raises:
+    ValueError: the config cannot be trained, or `workdir` holds another run.
+      Where nothing was trained before, nothing stays in the folder.
+    FloatingPointError: a metric is not finite.
   """
+  workdir = os.path.expanduser(workdir)
   config_lib.check(config)
   lock.check(workdir)
-  if os.path.exists(os.path.join(workdir, 'config.json')):
+  if _has_checkpoint(workdir):
     _check_same(config, config_lib.load(workdir)[0], workdir)
   axis_name = 'data' if config.parallel == 'pmap' else None
   objective = config_lib.make_objective(config, axis_name)
   if config.parallel == 'pipeline':
     pipeline.check(objective)
-  held_out = 'validation' if config.data.validation else 'train'
+  train_set, watched = _load(config, objective, stored, show_progress)
+  example = {name: x[:2] for name, x in data.batch(watched).items()}
+  variables = jax.eval_shape(objective.init, jax.random.key(0), example)
+  features = jax.eval_shape(objective.encode, *variables, example)
+  optimizer = step_lib.make_optimizer(
+    config.optimizer,
+    config.players,
+    variables[0],
+    config.average,
+    objective.optional_groups,
+  )
+  change = augment.make(config.data, watched.inputs.shape[-1])
+  start = start_from(config.init_from, variables)
+  _check_loss(config, variables, example)
+  names = probed(objective, features)
+  monitor = None
+  if names:
+    # A run on all training images watches for collapse on some of them.
+    monitored = as_batch(watched.inputs[:_WATCHED], watched.kind)
+    monitor = representations.collapse_monitor(
+      objective.encode, monitored, names[-1]
+    )
+  with claim(workdir):
+    if jax.process_index() == 0:
+      config_lib.save(config, workdir, watched.inputs.shape[1:])
+      provenance.write(workdir, config, variables[0], features, names[-1:])
+    return loop.fit(
+      objective,
+      optimizer,
+      train_set,
+      workdir,
+      loop.Settings.of(
+        config, devices=devices, profile=profile, show_progress=show_progress
+      ),
+      augment=None if stored else change,
+      monitor=monitor,
+      example=example,
+      start=start,
+    )
+
+
+@contextlib.contextmanager
+def claim(workdir: str) -> Iterator[None]:
+  """Makes a folder, and takes back what a refused start wrote into it.
+
+  A ValueError inside leaves the folder as it was, unless there are checkpoints:
+  a corrected command can then use it.
+
+  Args:
+    workdir: the folder.
+  """
+  existed = os.path.isdir(workdir)
+  before = set(os.listdir(workdir)) if existed else set()
+  files.make_folder(workdir)
+  try:
+    yield
+  except ValueError:
+    if jax.process_index() == 0 and not _has_checkpoint(workdir):
+      for name in set(os.listdir(workdir)) - before:
+        path = os.path.join(workdir, name)
+        if os.path.isdir(path):
+          shutil.rmtree(path, ignore_errors=True)
+        else:
+          os.remove(path)
+      if not existed:
+        os.rmdir(workdir)
+    raise
+
+
+def _has_checkpoint(workdir: str) -> bool:
+  """Whether there is anything that a run could go on from."""
+  checkpoints = pathlib.Path(workdir, 'checkpoints').glob('*')
+  return any(path.name.isdigit() for path in checkpoints)
+
+
+def _load(
+  config: config_lib.ExperimentConfig,
+  objective: Objective,
+  stored: Mapping[str, np.ndarray] | None,
+  show_progress: bool,
+) -> tuple[Any, data.Examples]:
+  """Loads what a run trains on, and the examples on which it is watched."""
   if stored is None:
     train_set = data.train_set(config.data, progress=show_progress)
   else:
     train_set = dict(stored)
   if isinstance(train_set, stream.Stream):
     first: int | None = _WATCHED
-    told = train_set.read(np.arange(min(_WATCHED, train_set.num_examples)))
+    seen = train_set.read(np.arange(min(_WATCHED, train_set.num_examples)))
   else:
-    first, told = None, train_set
+    first, seen = None, train_set
+  held_out = 'validation' if config.data.validation else 'train'
   watched = data.load(
     config.data, held_out, first=first, progress=show_progress
   )
-  example = data.batch(watched)
-  for part in (told, example):
+  for part in (seen, data.batch(watched)):
     if 'label' in part:
       classify.check_labels(objective, watched.name, part['label'])
-  if 'label' in told:
-    classify.check_supervised(objective, watched.name, told['label'])
-  example = {name: values[:2] for name, values in example.items()}
-  variables = jax.eval_shape(objective.init, jax.random.key(0), example)
-  params, _ = variables
-  taps = jax.eval_shape(objective.encode, *variables, example)
-  optimizer = step_lib.make_optimizer(
-    config.optimizer,
-    config.players,
-    params,
-    config.average,
-    objective.optional_groups,
+  if 'label' in seen:
+    classify.check_supervised(objective, watched.name, seen['label'])
+    if first is None and np.max(seen['label']) < 0:
+      # Nothing can be right or wrong: no accuracy is better than one of 0.
+      train_set = {k: x for k, x in seen.items() if k != 'label'}
+  return train_set, watched
+
+
+def _check_loss(
+  config: config_lib.ExperimentConfig,
+  variables: PyTree,
+  example: Mapping[str, np.ndarray],
+) -> None:
+  """Lets what cannot be trained say so before there is a folder.
+
+  Args:
+    config: the run.
+    variables: shapes of (params, model_state).
+    example: a batch of any size.
+  """
+
+  def of_size(size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+      name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+      for name, x in example.items()
+    }
+
+  objective = config_lib.make_objective(config)
+  micro_batch = of_size(config.batch_size // config.accumulate)
+  jax.eval_shape(objective.loss, *variables, micro_batch, jax.random.key(0))
+  note = step_lib.accumulation_note(
+    objective, of_size(config.batch_size), config.accumulate
   )
-  change = augment.make(config.data, watched.inputs.shape[-1])
-  start = start_from(config.init_from, variables)
-  # What cannot be trained says so here, and leaves no folder behind.
-  whole = {
-    name: jax.ShapeDtypeStruct((config.batch_size, *x.shape[1:]), x.dtype)
-    for name, x in example.items()
-  }
-  plain = config_lib.make_objective(config)
-  # Of the whole batch, or of the micro-batches that it is split into.
-  part = {
-    name: jax.ShapeDtypeStruct(
-      (config.batch_size // config.accumulate, *x.shape[1:]), x.dtype
-    )
-    for name, x in whole.items()
-  }
-  jax.eval_shape(plain.loss, *variables, part, jax.random.key(0))
-  note = step_lib.accumulation_note(plain, whole, config.accumulate)
   if note and jax.process_index() == 0:
     if hasattr(config.objective, 'micro_batch'):
       note += ' For the gradient of all use objective.micro_batch.'
     print(note, file=sys.stderr)
-  names = probed(objective, taps)
-  files.make_folder(workdir)
-  if jax.process_index() == 0:
-    config_lib.save(config, workdir, watched.inputs.shape[1:])
-    provenance.write(workdir, config, params, taps, names[-1:])
-  # A run on all training images watches for collapse on some of them.
-  monitored = as_batch(watched.inputs[:_WATCHED], watched.kind)
-  return loop.fit(
-    objective,
-    optimizer,
-    train_set,
-    workdir,
-    loop.Settings.of(
-      config, devices=devices, profile=profile, show_progress=show_progress
-    ),
-    augment=None if stored else change,
-    monitor=None
-    if not names
-    else representations.collapse_monitor(
-      objective.encode, monitored, names[-1]
-    ),
-    example=example,
-    start=start,
-  )
 
 
 def start_from(
@@ -234,5 +304,6 @@ def _check_same(
         where, new, old = f'{where}.{name}', new.get(name), old.get(name)
       raise ValueError(
         f'{workdir!r} holds a run with {where} = {old!r}, this one has '
-        f'{new!r}: choose another --workdir, or delete that folder.'
+        f'{new!r}: choose another --workdir, which starts where that run is '
+        f'with --config.init_from={workdir}, or delete that folder.'
       )

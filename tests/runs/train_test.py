@@ -11,8 +11,8 @@ import soundfile
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax.data import sources
-from dim_jax.networks import context, greedy_modules
-from dim_jax.objectives import gim
+from dim_jax.networks import context, encoders, greedy_modules
+from dim_jax.objectives import dim, gim, vib
 from dim_jax.runs import train
 from dim_jax.training import metrics
 from experiments import train as train_command
@@ -221,7 +221,7 @@ def test_a_speaker_too_many_is_named_before_training(speakers, tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['--config.data.nmae=mnist'], "No field 'data.nmae': DataConfig has"),
+    (['--config.data.nmae=mnist'], "data.nmae: No field 'nmae': DataConfig"),
     (['--config.data.name=mnits'], "'mnits'"),
     (['--config.steps=many'], 'config.steps'),
     (['--config.batch_size=0'], 'batch_size must be a whole number >= 1'),
@@ -240,3 +240,57 @@ def test_a_users_mistake_is_one_line(arguments, message, tmp_path):
   assert message in refused.value.code
   assert '\n' not in refused.value.code
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_refused_start_leaves_nothing_behind(tmp_path):
+  def config(batch_size, rate=1e-3):
+    return config_lib.ExperimentConfig(
+      objective=vib.Config(units=(4,), code=2),
+      data=config_lib.DataConfig(name='digits', image_size=8),
+      optimizer=config_lib.OptimizerConfig(learning_rate=rate),
+      batch_size=batch_size,
+      steps=1,
+      log_every=1,
+      checkpoint_every=1,
+    )
+
+  run = tmp_path / 'run'
+  (kept := tmp_path / 'kept').mkdir()
+  (kept / 'notes.txt').write_text('mine')
+  for folder in (run, kept):
+    with pytest.raises(ValueError, match=r'larger than the 1294 training'):
+      train.train(config(5000), str(folder), show_progress=False, devices=1)
+  assert not run.exists()
+  assert os.listdir(kept) == ['notes.txt']
+  train.train(config(8), str(run), show_progress=False, devices=1)
+  # Another learning rate is another run; the message says how to have both.
+  with pytest.raises(ValueError, match=rf'--config\.init_from={run}'):
+    train.train(config(8, 1e-4), str(run), show_progress=False, devices=1)
+
+
+def test_where_nothing_is_labelled_no_accuracy_is_logged(tmp_path, monkeypatch):
+  arrays = {
+    'image': np.zeros((8, 8, 8, 1), np.uint8),
+    'label': np.full(8, -1, np.int32),
+  }
+  monkeypatch.setattr(train.data, 'train_set', lambda *a, **k: dict(arrays))
+  config = config_lib.ExperimentConfig(
+    objective=dim.Config(
+      encoder=encoders.MLPCode(units=(8,), code=4),
+      critic='concat',
+      critic_units=4,
+      local_tap='input',
+      map_tap='fc',
+      prior_weight=0.0,
+      probe_taps=('y',),
+    ),
+    data=config_lib.DataConfig(name='digits', image_size=8),
+    batch_size=8,
+    steps=1,
+    log_every=1,
+    checkpoint_every=1,
+  )
+  train.train(config, str(tmp_path), show_progress=False, devices=1)
+  (line,) = metrics.read(tmp_path / 'metrics.jsonl')
+  assert 'mi/local' in line
+  assert not [name for name in line if name.startswith('probe/')]

@@ -11,7 +11,7 @@ import dim_jax
 from dim_jax import config as config_lib
 from dim_jax.networks import encoders, greedy_modules
 from dim_jax.objectives import dim, gim
-from experiments import train
+from dim_jax.runs import train
 from tests.small import assert_same, gradients, images, start
 
 
