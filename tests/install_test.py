@@ -60,7 +60,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path):
   expected = {
     path.relative_to(source).as_posix()
     for path in (source / 'dim_jax').rglob('*')
-    if path.suffix == '.py' or path.name == 'py.typed'
+    if path.suffix in ('.py', '.j2') or path.name == 'py.typed'
   }
   assert package == expected
   assert any(name.endswith('licenses/LICENSE') for name in metadata)

@@ -22,10 +22,6 @@ _PROTOCOL = probes.Protocol(
 class _Encoder:
   """Random projections of 32x32 digits."""
 
-  objective = Objective(
-    None, None, None, features=('fc', 'y'), pictured=('fc',)
-  )
-
   def __init__(self, step):
     self.step = step
     self.config = ExperimentConfig(objective=None, data=DataConfig())
@@ -148,8 +144,6 @@ def test_mistakes_are_one_line(arguments, message):
 
 class _SoundEncoder:
   """The mean and the first sample of every frame of four samples."""
-
-  objective = Objective(None, None, None, features=('module_2', 'module_10'))
 
   def __init__(self, step):
     self.step = step

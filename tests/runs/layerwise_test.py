@@ -437,10 +437,12 @@ def test_streaming_in_parts_is_streaming_at_once(parts):
 
   found = {'features': stored, 'label': np.arange(20, dtype=np.int32)}
   step_bytes = 5 * (8 + 4)
-  reader = stream.of_arrays(found).batches(0, 0, 4, batch_size=5)
   with pytest.MonkeyPatch.context() as patch, timing.Times() as times:
     patch.setattr(feed, 'STREAM_BYTES', 4 * step_bytes // parts)
-    state, values = loop._stream(chunk, 0, reader, (4, 5), mesh, 'jit', times)
+    source = feed.Streamed(stream.of_arrays(found), 5, 0, mesh, 'jit')
+    source.start(0, 4)
+    state, values = source.advance(chunk, 0, 0, 4, times)
+    source.close()
   assert state == 4 and len(seen) == parts
   np.testing.assert_array_equal(np.concatenate(seen), rows[indices])
   # The mean over 4 steps of which each has 10 of the 40 numbers.
