@@ -61,7 +61,7 @@ def evaluate(
       single frames ('phone') are predicted from each frame's features.
     features: of 'trained', 'untrained' and 'raw' what to probe; a later call
       may add the rest.
-    protocol: how to probe; the fields that describe the data are filled in.
+    protocol: how to probe.
     step: which checkpoint; the newest if None.
     show_progress: show a bar on standard error, and a line a probe.
 
@@ -110,8 +110,7 @@ def evaluate(
     keep = np.random.default_rng(0).permutation(keep)[: protocol.max_examples]
     keep.sort()
   is_image = train.kind == 'image'
-  protocol = dataclasses.replace(
-    protocol,
+  summary = probes_lib.DataSummary(
     dataset=train.name,
     note=train.note,
     train_split='train + validation',
@@ -183,6 +182,7 @@ def evaluate(
             probes_lib.Examples(*pair[1]),
             probes,
             protocol,
+            summary,
             row,
             bar,
           )
@@ -202,9 +202,11 @@ def evaluate(
       'dataset': train.name,
       'note': train.note,
       'step': int(trained.step),
-      'protocol': protocol.describe(),
-      'protocol_hash': protocol.hash(),
-      'protocols': {protocol.hash(n): protocol.describe(n) for n in probes},
+      'protocol': protocol.describe(data=summary),
+      'protocol_hash': protocol.hash(data=summary),
+      'protocols': {
+        protocol.hash(n, summary): protocol.describe(n, summary) for n in probes
+      },
       'hardware': provenance.hardware(),
       'versions': provenance.versions(),
       'date': datetime.date.today().isoformat(),
@@ -249,7 +251,7 @@ def _encode(encoder, inputs, taps, bar, source) -> dict[str, np.ndarray]:
     )
 
 
-def _run_probes(train, test, probes, protocol, row, bar) -> list[dict]:
+def _run_probes(train, test, probes, protocol, summary, row, bar) -> list[dict]:
   """Every probe on one kind of features."""
   results = []
   for name in probes:
@@ -268,7 +270,7 @@ def _run_probes(train, test, probes, protocol, row, bar) -> list[dict]:
       'mean': float(np.mean(found.accuracies)),
       'std': float(np.std(found.accuracies, ddof=1)) if spread else 0.0,
       'values': [float(value) for value in found.accuracies],
-      'protocol_hash': protocol.hash(name),
+      'protocol_hash': protocol.hash(name, summary),
       'seconds': time.time() - started,
     }
     if found.chosen is not None:

@@ -86,7 +86,8 @@ def masks(
     for split in ('train', 'test')
   }
   test = parts['test']
-  protocol = probes_lib.Protocol(
+  protocol = probes_lib.Protocol()
+  summary = probes_lib.DataSummary(
     dataset=test.name,
     note=test.note,
     train_split='train + validation',
@@ -102,7 +103,9 @@ def masks(
       )
       cell = dataclasses.replace(config, objective=objective, seed=seed)
       run_dir = os.path.join(workdir, f'{mask or "whole"}_{targets}_{seed}')
-      rows += _cell(cell, run_dir, parts, probes, protocol, show_progress)
+      rows += _cell(
+        cell, run_dir, parts, probes, protocol, summary, show_progress
+      )
   report = {
     'dataset': test.name,
     'note': test.note,
@@ -111,7 +114,9 @@ def masks(
     'keep': config.objective.mask_keep,
     'patch': config.objective.mask_patch,
     'fill': config.objective.mask_fill,
-    'protocols': {protocol.hash(n): protocol.describe(n) for n in probes},
+    'protocols': {
+      protocol.hash(n, summary): protocol.describe(n, summary) for n in probes
+    },
     'hardware': provenance.hardware(),
     'versions': provenance.versions(),
     'date': datetime.date.today().isoformat(),
@@ -127,13 +132,14 @@ def _cell(
   parts: Mapping[str, Any],
   probes: Sequence[str],
   protocol: probes_lib.Protocol,
+  summary: probes_lib.DataSummary,
   show_progress: bool,
 ) -> list[dict[str, Any]]:
   """The rows of one run, from its folder if they are there."""
   path = os.path.join(run_dir, 'cell.json')
   made_by = {
     'config': config_lib.to_json(config),
-    'protocols': [protocol.hash(name) for name in probes],
+    'protocols': [protocol.hash(name, summary) for name in probes],
   }
   if os.path.exists(path):
     with open(path) as file:
@@ -175,7 +181,7 @@ def _cell(
             'probe': name,
             'mean': float(np.mean(accuracies)),
             'values': [float(value) for value in accuracies],
-            'protocol_hash': protocol.hash(name),
+            'protocol_hash': protocol.hash(name, summary),
             'mi/local': last['mi/local'],
             'training_seconds': trained_s,
           }

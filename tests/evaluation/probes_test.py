@@ -79,40 +79,40 @@ def test_logistic_regression_equals_scikit_learn(l2):
 def test_linear_selects_on_its_own_validation_rows(selection):
   train, test = _blobs(distance=0.5), _blobs(distance=0.5, seed=1)
   protocol = dataclasses.replace(_QUICK, linear_selection=selection)
-  found = probes.linear_probe(train, test, protocol)
+  result = probes.linear_probe(train, test, protocol)
   shift, scale = examples.standardisation(train.features)
   x = (train.features - shift) / scale
   for seed in range(2):
     mask = examples.validation_rows(90, 0.1, seed)
     assert mask.sum() == 9
-    merits, machines = [], []
+    scores, machines = [], []
     for l2 in _QUICK.linear_l2:
       machine = LogisticRegression(C=1 / (l2 * 81), tol=1e-8, max_iter=5000)
       machine.fit(x[~mask], train.labels[~mask])
       machines.append(machine)
       if selection == 'accuracy':
-        merits.append(machine.score(x[mask], train.labels[mask]))
+        scores.append(machine.score(x[mask], train.labels[mask]))
       else:
         loss = log_loss(train.labels[mask], machine.predict_proba(x[mask]))
-        merits.append(-loss)
-    best = max(range(2), key=lambda i: (merits[i], i))
-    assert found.chosen[seed] == _QUICK.linear_l2[best]
+        scores.append(-loss)
+    best = max(range(2), key=lambda i: (scores[i], i))
+    assert result.chosen[seed] == _QUICK.linear_l2[best]
     expected = machines[best].score(
       (test.features - shift) / scale, test.labels
     )
-    assert found.accuracies[seed] == pytest.approx(expected, abs=0.012)
+    assert result.accuracies[seed] == pytest.approx(expected, abs=0.012)
 
 
 def test_ties_go_to_the_larger_l2():
   protocol = dataclasses.replace(_QUICK, linear_selection='accuracy')
-  found = probes.linear_probe(_blobs(), _blobs(seed=1), protocol)
-  np.testing.assert_array_equal(found.chosen, [1e-1, 1e-1])
+  result = probes.linear_probe(_blobs(), _blobs(seed=1), protocol)
+  np.testing.assert_array_equal(result.chosen, [1e-1, 1e-1])
 
 
 @pytest.mark.parametrize('name', ['linear', 'linear_few', 'knn', 'svm'])
 def test_separable_classes_are_told_apart(name):
-  found = probes.PROBES[name](_blobs(), _blobs(seed=1), _QUICK)
-  np.testing.assert_array_equal(found.accuracies, 1.0)
+  result = probes.PROBES[name](_blobs(), _blobs(seed=1), _QUICK)
+  np.testing.assert_array_equal(result.accuracies, 1.0)
 
 
 @pytest.mark.parametrize('name', ['linear', 'linear_few', 'knn'])
@@ -121,24 +121,24 @@ def test_random_labels_give_chance(name):
   shuffled = np.random.default_rng(3).permutation(train.labels)
   test = _blobs(n=600, distance=0.3, seed=1)
   mixed = np.random.default_rng(4).permutation(test.labels)
-  found = probes.PROBES[name](
+  result = probes.PROBES[name](
     train._replace(labels=shuffled), test._replace(labels=mixed), _QUICK
   )
   # 600 rows: a standard deviation of 0.019 about 1/3.
-  np.testing.assert_allclose(found.accuracies, 1 / 3, atol=0.08)
+  np.testing.assert_allclose(result.accuracies, 1 / 3, atol=0.08)
 
 
 @pytest.mark.parametrize('name', list(probes.PROBES))
 def test_test_labels_change_the_accuracy_alone(name):
   train, test = _blobs(distance=1.0), _blobs(distance=1.0, seed=1)
   other = test._replace(labels=(test.labels + 1) % 3)
-  found = probes.PROBES[name](train, test, _QUICK)
+  result = probes.PROBES[name](train, test, _QUICK)
   again = probes.PROBES[name](train, other, _QUICK)
-  assert not np.array_equal(found.accuracies, again.accuracies)
-  np.testing.assert_array_equal(found.predictions, again.predictions)
-  jax.tree.map(np.testing.assert_array_equal, found.weights, again.weights)
-  if found.chosen is not None:
-    np.testing.assert_array_equal(found.chosen, again.chosen)
+  assert not np.array_equal(result.accuracies, again.accuracies)
+  np.testing.assert_array_equal(result.predictions, again.predictions)
+  jax.tree.map(np.testing.assert_array_equal, result.weights, again.weights)
+  if result.chosen is not None:
+    np.testing.assert_array_equal(result.chosen, again.chosen)
 
 
 def test_draws_of_few_labels_are_balanced_and_differ():
@@ -159,14 +159,14 @@ def test_few_labels_equal_scikit_learn_on_the_draw(dimensions):
   train = _blobs(dimensions=dimensions, distance=0.6)
   test = _blobs(dimensions=dimensions, distance=0.6, seed=1)
   protocol = dataclasses.replace(_QUICK, few_l2=(0.1, 0.2))
-  found = probes.linear_few_probe(train, test, protocol)
+  result = probes.linear_few_probe(train, test, protocol)
   shift, scale = examples.standardisation(train.features, 'overall')
-  for draw, l2 in enumerate(found.chosen):
+  for draw, l2 in enumerate(result.chosen):
     rows = examples.balanced_rows(train.labels, 3, draw)
     reference = LogisticRegression(C=1 / (l2 * 9), tol=1e-9, max_iter=5000)
     reference.fit((train.features[rows] - shift) / scale, train.labels[rows])
     np.testing.assert_allclose(
-      found.weights['kernel'][draw], reference.coef_.T, atol=2e-3
+      result.weights['kernel'][draw], reference.coef_.T, atol=2e-3
     )
 
 
@@ -188,12 +188,12 @@ def test_mlp_learns_what_no_line_divides():
     mlp_learning_rate=1e-2,
     linear_l2=(1e-2, 1e-1),
   )
-  shares = []
-  found = probes.mlp_probe(train, test, protocol, shares.append)
-  assert min(found.accuracies) >= 0.99
+  fractions = []
+  result = probes.mlp_probe(train, test, protocol, fractions.append)
+  assert min(result.accuracies) >= 0.99
   assert max(probes.linear_probe(train, test, protocol).accuracies) < 0.8
-  assert shares[-1] == 1 and len(shares) == 40
-  kernels = found.weights['params']['Dense_0']['kernel']
+  assert fractions[-1] == 1 and len(fractions) == 40
+  kernels = result.weights['params']['Dense_0']['kernel']
   assert kernels.shape == (2, 2, 32)
   assert not np.array_equal(kernels[0], kernels[1])
 
@@ -220,7 +220,7 @@ def test_mlp_averages_its_last_epochs():
 def test_knn_equals_brute_force():
   train, test = _blobs(n=50, distance=0.8), _blobs(n=23, distance=0.8, seed=1)
   protocol = probes.Protocol(knn_neighbours=7, knn_temperature=0.2)
-  found = probes.knn_probe(train, test, protocol)
+  result = probes.knn_probe(train, test, protocol)
   x, q = (
     part.features / np.linalg.norm(part.features, axis=1, keepdims=True)
     for part in (train, test)
@@ -232,8 +232,8 @@ def test_knn_equals_brute_force():
     for i in nearest:
       votes[train.labels[i]] += np.exp(row[i] / 0.2)
     expected.append(votes.argmax())
-  np.testing.assert_array_equal(found.predictions[0], expected)
-  assert found.accuracies.shape == (1,)
+  np.testing.assert_array_equal(result.predictions[0], expected)
+  assert result.accuracies.shape == (1,)
 
 
 def test_standardisation_spares_dead_dimensions():
@@ -257,10 +257,10 @@ def test_protocol_hash_follows_what_concerns_the_probe():
   assert default.hash() != longer.hash()
   assert default.hash('mlp') != longer.hash('mlp')
   assert default.hash('linear') == longer.hash('linear')
-  rows = probes.Protocol(train_rows=10)
+  rows = probes.DataSummary(train_rows=10)
   strict = probes.Protocol(linear_tolerance=1e-6)
   for name in probes.PROBES:
-    assert rows.hash(name) != default.hash(name)
+    assert default.hash(name, rows) != default.hash(name)
     differs = strict.hash(name) != default.hash(name)
     assert differs == name.startswith('linear')
   described = default.describe('linear')
@@ -269,18 +269,36 @@ def test_protocol_hash_follows_what_concerns_the_probe():
   assert 'validation rows' in described['fixed']['selection']
   assert 'linear_l2' not in default.describe('linear_few')
   assert not any(k.startswith('mlp_') for k in described)
+  # The knn row of experiments/results/dim_digits.json.
+  digits = probes.DataSummary(
+    dataset='digits',
+    note='resized from 8x8 to 32x32',
+    train_split='train + validation',
+    train_rows=1438,
+    test_rows=359,
+    image_size=32,
+  )
+  assert default.hash('knn', digits) == '4840398eb3f5'
 
 
 @pytest.mark.parametrize(
   ('fields', 'message'),
   [
-    ({'seeds': 0}, 'seeds must be >= 1, got 0'),
-    ({'validation': 1.0}, r'validation is in \(0, 1\), got 1.0'),
+    ({'seeds': 0}, 'seeds must be a whole number >= 1, got 0'),
+    ({'validation': 1.0}, r'validation must be in \(0, 1\), got 1.0'),
     ({'linear_l2': (1.0, 0.1)}, 'linear_l2 must hold rising'),
     ({'mlp_epochs': 3, 'mlp_average_epochs': 4}, 'must not exceed'),
-    ({'linear_selection': 'f1'}, "'loss' or 'accuracy', got 'f1'"),
-    ({'few_scaling': 'rows'}, "'dimension' or 'overall', got 'rows'"),
+    ({'linear_selection': 'f1'}, "one of 'loss', 'accuracy', got 'f1'"),
+    ({'few_scaling': 'rows'}, "one of 'dimension', 'overall', got 'rows'"),
     ({'knn_temperature': 0.0}, 'knn_temperature must be > 0'),
+    ({'knn_temperature': float('nan')}, 'knn_temperature must be > 0, got nan'),
+    ({'mlp_learning_rate': -1e-4}, 'mlp_learning_rate must be > 0'),
+    ({'svm_tolerance': float('inf')}, 'svm_tolerance must be > 0, got inf'),
+    ({'linear_l2': (0.0, 1.0)}, 'Each of linear_l2 must be > 0, got 0.0'),
+    ({'linear_l2': ()}, 'linear_l2 must hold at least one'),
+    ({'mlp_decay_epochs': (5, 5)}, 'mlp_decay_epochs must hold rising'),
+    ({'max_examples': 0}, 'max_examples must be .*>= 1 or None, got 0'),
+    ({'seeds': True}, 'seeds must be a whole number >= 1, got True'),
   ],
 )
 def test_protocol_refuses_what_cannot_be(fields, message):
@@ -291,12 +309,105 @@ def test_protocol_refuses_what_cannot_be(fields, message):
 @pytest.mark.parametrize('name', list(probes.PROBES))
 def test_bad_examples_are_refused(name):
   run, good = probes.PROBES[name], _blobs(n=30)
-  with pytest.raises(ValueError, match='unlabelled'):
-    run(good._replace(labels=good.labels - 1), good, _QUICK)
+  labels, features = good.labels, good.features
   with pytest.raises(ValueError, match='30 rows of features, but labels'):
-    run(good._replace(labels=good.labels[:5]), good, _QUICK)
+    run(good._replace(labels=labels[:5]), good, _QUICK)
   with pytest.raises(ValueError, match='6 dimensions, test features 5'):
-    run(good, good._replace(features=good.features[:, :5]), _QUICK)
-  broken = good._replace(features=good.features * np.float32(np.nan))
-  with pytest.raises(ValueError, match='NaN'):
-    run(broken, good, _QUICK)
+    run(good, good._replace(features=features[:, :5]), _QUICK)
+  with pytest.raises(ValueError, match='train labels must be integers.*float'):
+    run(good._replace(labels=labels + 0.5), good, _QUICK)
+  # 10 labels of each class: those of class 0 become -1.
+  unknown = np.where(labels == 0, -1, labels)
+  for parts in (
+    (good._replace(labels=unknown), good),
+    (good, good._replace(labels=unknown)),
+  ):
+    with pytest.raises(ValueError, match='10 of 30 .* below 0: .*unlabelled'):
+      run(*parts, _QUICK)
+  one_up = good._replace(labels=labels + 1)
+  with pytest.raises(ValueError, match='All 60 labels are from 1 to 3, .*1.'):
+    run(one_up, one_up, _QUICK)
+  for wrong in (np.nan, np.inf, 1e39):
+    broken = features.astype(np.float64)
+    broken[[4, 7], 2] = wrong
+    with pytest.raises(ValueError, match='2 of 30 train rows .* is row 4'):
+      run(good._replace(features=broken), good, _QUICK)
+
+
+def _with_a_rare_class():
+  """Three classes of 30 rows, and one row of a fourth, far from them."""
+  train, test = _blobs(), _blobs(seed=1)
+  far = np.full([1, 6], 40, np.float32)
+  return (
+    probes.Examples(
+      np.concatenate([train.features, far]), np.append(train.labels, 3)
+    ),
+    probes.Examples(
+      np.concatenate([test.features, far]), np.append(test.labels, 3)
+    ),
+  )
+
+
+@pytest.mark.parametrize('name', ['linear', 'mlp', 'knn', 'svm'])
+def test_a_rare_class_costs_its_own_rows_at_most(name):
+  train, test = _with_a_rare_class()
+  # Some seeds fit the rare row and some hold it out.
+  held_out = [examples.validation_rows(91, 0.1, s)[-1] for s in range(30)]
+  assert any(held_out) and not all(held_out)
+  protocol = dataclasses.replace(
+    _QUICK,
+    seeds=30 if name == 'svm' else 2,
+    mlp_epochs=100,
+    mlp_learning_rate=1e-2,
+    knn_neighbours=5,
+  )
+  result = probes.PROBES[name](train, test, protocol)
+  assert result.accuracies.min() >= 90 / 91 - 1e-9
+  if name == 'svm':
+    assert result.weights['kernel'].shape == (30, 6, 4)
+    # scikit-learn permutes the rows before it splits them.
+    absent = np.isneginf(result.weights['bias'][:, 3])
+    assert 0 < absent.sum() < 30
+    # The weights give the predictions.
+    shift, scale = examples.standardisation(train.features)
+    scores = np.einsum(
+      'nd,sdc->snc',
+      (test.features - shift) / scale,
+      result.weights['kernel'],
+    )
+    scores += result.weights['bias'][:, None]
+    np.testing.assert_array_equal(scores.argmax(2), result.predictions)
+
+
+def test_a_rare_class_has_too_few_labels_to_draw():
+  train, test = _with_a_rare_class()
+  with pytest.raises(
+    ValueError,
+    match='1 of 4 classes have fewer than few_labels = 3 .*class 3 only 1: '
+    'lower few_labels to 1',
+  ):
+    probes.linear_few_probe(train, test, _QUICK)
+
+
+def test_a_class_without_training_rows_counts_as_wrong():
+  train, test = _with_a_rare_class()
+  known = probes.Examples(train.features[:-1], train.labels[:-1])
+  result = probes.knn_probe(known, test, _QUICK)
+  np.testing.assert_allclose(result.accuracies, 90 / 91)
+
+
+def test_svm_of_two_classes_has_a_kernel_of_both():
+  train, test = _blobs(classes=2), _blobs(classes=2, seed=1)
+  result = probes.svm_probe(train, test, _QUICK)
+  kernel, bias = result.weights['kernel'], result.weights['bias']
+  np.testing.assert_array_equal(kernel[..., 0], -kernel[..., 1])
+  np.testing.assert_array_equal(bias[..., 0], -bias[..., 1])
+
+
+def test_svm_needs_two_classes():
+  train = _blobs(n=30)
+  alone = train._replace(labels=np.append(np.zeros(29, int), 1))
+  # The one row of class 1 is held out, or not drawn.
+  protocol = dataclasses.replace(_QUICK, svm_max_examples=2)
+  with pytest.raises(ValueError, match='are of class 0: .*two classes'):
+    probes.svm_probe(alone, train, protocol)

@@ -12,7 +12,7 @@ from dim_jax.evaluation.probes.examples import Examples, Progress, Result
 from dim_jax.evaluation.probes.knn import knn_probe
 from dim_jax.evaluation.probes.linear import linear_few_probe, linear_probe
 from dim_jax.evaluation.probes.mlp import mlp_probe
-from dim_jax.evaluation.probes.protocol import Protocol
+from dim_jax.evaluation.probes.protocol import DataSummary, Protocol
 from dim_jax.evaluation.probes.svm import svm_probe
 
 PROBES: dict[str, Callable[..., Result]] = {
@@ -26,6 +26,7 @@ PROBES: dict[str, Callable[..., Result]] = {
 
 __all__ = [
   'PROBES',
+  'DataSummary',
   'Examples',
   'Progress',
   'Protocol',

@@ -13,14 +13,15 @@ class Examples(NamedTuple):
   features: np.ndarray
   """float32, shape [n, D]."""
   labels: np.ndarray
-  """Whole numbers from 0, shape [n]."""
+  """Integers from 0, shape [n]."""
 
 
 class Result(NamedTuple):
-  """What a probe found, for each of S repetitions."""
+  """What a probe measured in each of S repetitions."""
 
   accuracies: np.ndarray
-  """Test accuracies in [0, 1], shape [S]."""
+  """Test accuracies in [0, 1], shape [S]; a row of a class that no training row
+  has counts as wrong."""
   predictions: np.ndarray
   """Predicted test labels (of the last epoch), shape [S, n_test]."""
   weights: Any
@@ -29,19 +30,20 @@ class Result(NamedTuple):
   """The selected l2 (or C), shape [S]."""
 
 
+# Called with the fraction that is done.
 Progress = Callable[[float], None]
 
 
 def validation_rows(n: int, fraction: float, seed: int) -> np.ndarray:
-  """Which training rows a seed holds out: a mask [n], at least one on a side.
+  """Draws the training rows that a seed holds out, at least one on a side.
 
   Args:
     n: how many rows there are.
-    fraction: the share to hold out.
+    fraction: of the rows to hold out.
     seed: the repetition.
 
   Returns:
-    bool, shape [n].
+    A mask, bool, shape [n].
 
   Raises:
     ValueError: there is only one row.
@@ -55,7 +57,7 @@ def validation_rows(n: int, fraction: float, seed: int) -> np.ndarray:
 
 
 def balanced_rows(labels: np.ndarray, per_class: int, draw: int) -> np.ndarray:
-  """A random draw of as many rows from every class.
+  """Draws as many rows from every class at random.
 
   Args:
     labels: shape [n].
@@ -68,86 +70,129 @@ def balanced_rows(labels: np.ndarray, per_class: int, draw: int) -> np.ndarray:
   Raises:
     ValueError: a class has too few rows.
   """
+  classes, counts = np.unique(labels, return_counts=True)
+  if rare := int(np.sum(counts < per_class)):
+    least = int(counts.argmin())
+    raise ValueError(
+      f'{rare} of {len(classes)} classes have fewer than few_labels = '
+      f'{per_class} training rows, class {classes[least]} only '
+      f'{counts[least]}: lower few_labels to {counts[least]}, or keep more '
+      'rows.'
+    )
   random = np.random.default_rng(draw)
-  rows = []
-  for label in np.unique(labels):
-    members = np.flatnonzero(labels == label)
-    if len(members) < per_class:
-      raise ValueError(
-        f'Class {label} has {len(members)} training rows, fewer than '
-        f'few_labels = {per_class}: lower few_labels or keep more rows.'
-      )
-    rows.append(random.permutation(members)[:per_class])
+  rows = [
+    random.permutation(np.flatnonzero(labels == label))[:per_class]
+    for label in classes
+  ]
   return np.concatenate(rows)
 
 
 def standardisation(
   features: np.ndarray, scaling: str = 'dimension'
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The shift and scale that standardise features.
+  """Computes the shift and scale that standardise features.
 
   Args:
     features: the training rows, shape [n, D].
-    scaling: 'dimension' scales each dimension by its deviation, but those that
-      hardly move by no less than 1 % of the deviations' root mean square;
+    scaling: 'dimension' scales each dimension by its standard deviation, but
+      by no less than 1 % of the standard deviations' root mean square;
       'overall' scales all dimensions by that root mean square.
 
   Returns:
     Mean and scale, float32, shape [D]; standardised is (x - mean) / scale.
   """
   mean = np.asarray(np.mean(features, axis=0, dtype=np.float64))
-  deviation = np.asarray(np.std(features, axis=0, dtype=np.float64))
-  overall = float(np.sqrt(np.mean(np.square(deviation)))) or 1.0
+  std = np.asarray(np.std(features, axis=0, dtype=np.float64))
+  overall = float(np.sqrt(np.mean(np.square(std)))) or 1.0
   if scaling == 'overall':
-    scale = np.full_like(deviation, overall)
+    scale = np.full_like(std, overall)
   else:
-    scale = np.maximum(deviation, 0.01 * overall)
+    scale = np.maximum(std, 0.01 * overall)
   return mean.astype(np.float32), scale.astype(np.float32)
 
 
-def standardise(x, shift, scale):
-  """Standardised rows, in one new float32 array."""
+def standardise(
+  x: np.ndarray, shift: np.ndarray, scale: np.ndarray
+) -> np.ndarray:
+  """Returns standardised rows, in one new float32 array."""
   x = np.asarray(x, np.float32) - shift
   x /= scale
   return x
 
 
-def last_best(accuracies) -> int:
-  """The last of the best: the larger l2 wins a tie."""
-  return len(accuracies) - 1 - int(np.argmax(accuracies[::-1]))
+def last_best(scores: Any) -> int:
+  """Finds the last of the best scores, so that the larger l2 wins a tie."""
+  return len(scores) - 1 - int(np.argmax(scores[::-1]))
 
 
-def count_correct(found, test, weights, chosen=None):
+def count_correct(
+  predictions: Any,
+  test: Examples,
+  weights: Any,
+  chosen: np.ndarray | None = None,
+) -> Result:
   """Counts the accuracy: the one place that reads the test labels."""
-  found = np.asarray(found)
-  accuracies = np.mean(found == np.asarray(test.labels), axis=1)
-  return Result(accuracies, found, jax.tree.map(np.asarray, weights), chosen)
+  predictions = np.asarray(predictions)
+  accuracies = np.mean(predictions == np.asarray(test.labels), axis=1)
+  weights = jax.tree.map(np.asarray, weights)
+  return Result(accuracies, predictions, weights, chosen)
 
 
 def check_examples(train: Examples, test: Examples) -> int:
-  """How many classes there are, after checks of shapes and labels."""
-  for name, part in (('train', train), ('test', test)):
-    if part.features.ndim != 2 or not len(part.features):
+  """Checks the shapes and values of both parts.
+
+  Args:
+    train: rows to fit.
+    test: rows to test on.
+
+  Returns:
+    How many classes there are: one more than the largest training label.
+
+  Raises:
+    ValueError: rows and labels do not match, features are not finite, or labels
+      are not integers from 0. The message counts the rows that are wrong.
+  """
+  for name, (features, labels) in (('train', train), ('test', test)):
+    if features.ndim != 2 or not len(features):
       raise ValueError(
         f'{name} features must be [n, D] with n >= 1, got shape '
-        f'{part.features.shape}.'
+        f'{features.shape}.'
       )
-    if part.labels.shape != part.features.shape[:1]:
+    if labels.shape != features.shape[:1]:
       raise ValueError(
-        f'{name} has {len(part.features)} rows of features, but labels of '
-        f'shape {part.labels.shape}.'
+        f'{name} has {len(features)} rows of features, but labels of shape '
+        f'{labels.shape}.'
       )
-    if not np.isfinite(part.features).all():
+    if not np.issubdtype(labels.dtype, np.integer):
+      raise ValueError(f'{name} labels must be integers, got {labels.dtype}.')
+    # As float32, to which all are cast: 1e39 is infinite there.
+    with np.errstate(over='ignore'):
+      bad = ~np.isfinite(np.asarray(features, np.float32)).all(axis=1)
+    if bad.any():
       raise ValueError(
-        f'{name} features hold NaN or infinity: the encoder diverged.'
+        f'{bad.sum()} of {len(bad)} {name} rows hold NaN or infinity, the '
+        f'first is row {bad.argmax()}: the encoder diverged, or its inputs are '
+        'not finite.'
+      )
+    if negative := int(np.sum(labels < 0)):
+      raise ValueError(
+        f'{negative} of {len(labels)} {name} labels are below 0: leave '
+        'unlabelled (-1) rows out.'
       )
   if train.features.shape[1] != test.features.shape[1]:
     raise ValueError(
       f'train features have {train.features.shape[1]} dimensions, test '
       f'features {test.features.shape[1]}.'
     )
-  if min(train.labels) < 0:
+  lowest, highest = (
+    int(function([function(train.labels), function(test.labels)]))
+    for function in (np.min, np.max)
+  )
+  if lowest > 0:
     raise ValueError(
-      'Training labels must be >= 0: leave unlabelled (-1) rows out.'
+      f'All {len(train.labels) + len(test.labels)} labels are from {lowest} to '
+      f'{highest}, but classes count from 0: subtract {lowest}.'
     )
-  return int(max(train.labels)) + 1
+  if highest >= 2**31:
+    raise ValueError(f'Labels must be below 2**31, got {highest}.')
+  return int(np.max(train.labels)) + 1

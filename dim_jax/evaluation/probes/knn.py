@@ -6,13 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax.evaluation.probes.examples import (
-  Examples,
-  Progress,
-  Result,
-  check_examples,
-  count_correct,
-)
+from dim_jax.evaluation.probes import examples
+from dim_jax.evaluation.probes.examples import Examples, Progress, Result
 from dim_jax.evaluation.probes.protocol import Protocol
 
 
@@ -22,13 +17,13 @@ def knn_probe(
   protocol: Protocol,
   progress: Progress | None = None,
 ) -> Result:
-  """Weighted k nearest neighbours by cosine, in blocks of bounded memory.
+  """Classifies by weighted nearest neighbours, in blocks of bounded memory.
 
   Args:
     train: rows that vote.
     test: rows to classify.
     protocol: fields knn_*.
-    progress: called with the share that is done after each block.
+    progress: called with the fraction that is done after each block.
 
   Returns:
     One accuracy: nothing here is random.
@@ -40,13 +35,13 @@ def knn_probe(
     Wu et al., "Unsupervised feature learning via non-parametric instance
     discrimination", section 3.4, https://arxiv.org/abs/1805.01978
   """
-  classes = check_examples(train, test)
+  classes = examples.check_examples(train, test)
   x = _unit_rows(jnp.asarray(train.features, jnp.float32))
   labels = jnp.asarray(train.labels, jnp.int32)
   # 2^24 similarities of a block take 64 MiB.
   size = max(1, min(len(test.labels), 2**24 // len(x)))
-  found = np.empty([len(test.labels)], np.int32)
-  for start in range(0, len(found), size):
+  predictions = np.empty([len(test.labels)], np.int32)
+  for start in range(0, len(predictions), size):
     part = np.asarray(test.features[start : start + size], np.float32)
     padded = np.pad(part, [(0, size - len(part)), (0, 0)])
     votes = _neighbour_votes(
@@ -58,15 +53,15 @@ def knn_probe(
       classes=classes,
     )
     winners = np.argmax(np.asarray(votes), axis=1)
-    found[start : start + len(part)] = winners[: len(part)]
+    predictions[start : start + len(part)] = winners[: len(part)]
     if progress is not None:
-      progress((start + len(part)) / len(found))
-  return count_correct(found[None], test, None)
+      progress((start + len(part)) / len(predictions))
+  return examples.count_correct(predictions[None], test, None)
 
 
 @functools.partial(jax.jit, static_argnames=('k', 'classes'))
 def _neighbour_votes(x, labels, queries, temperature, *, k, classes):
-  """Votes [B, C] for queries [B, D] by unit rows x [n, D]."""
+  """Counts votes [B, C] for queries [B, D] by unit rows x [n, D]."""
   with jax.default_matmul_precision('highest'):
     similarity = _unit_rows(queries) @ x.T
   nearest, rows = jax.lax.top_k(similarity, k)
@@ -76,6 +71,6 @@ def _neighbour_votes(x, labels, queries, temperature, *, k, classes):
 
 
 def _unit_rows(x):
-  """Rows of length 1; zero rows stay."""
+  """Scales rows to length 1; zero rows stay."""
   length = jnp.linalg.norm(x, axis=1, keepdims=True)
   return x / jnp.where(length > 0, length, 1.0)

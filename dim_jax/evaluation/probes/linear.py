@@ -4,19 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax.evaluation.probes import logistic
-from dim_jax.evaluation.probes.examples import (
-  Examples,
-  Progress,
-  Result,
-  balanced_rows,
-  check_examples,
-  count_correct,
-  last_best,
-  standardisation,
-  standardise,
-  validation_rows,
-)
+from dim_jax.evaluation.probes import examples, logistic
+from dim_jax.evaluation.probes.examples import Examples, Progress, Result
 from dim_jax.evaluation.probes.protocol import Protocol
 
 
@@ -26,11 +15,11 @@ def linear_probe(
   protocol: Protocol,
   progress: Progress | None = None,
 ) -> Result:
-  """Multinomial logistic regression, l2 selected on held-out training rows.
+  """Fits multinomial logistic regressions, l2 selected on held-out rows.
 
   All seeds and all of the l2 grid are one compiled program. They share one copy
   of the features: a seed's split is a mask of weights, so each iteration costs
-  two products of the features with all lanes' directions at once.
+  two products of the features with the directions of all fits at once.
 
   Args:
     train: rows to fit and select on.
@@ -45,17 +34,19 @@ def linear_probe(
   Raises:
     ValueError: shapes or labels do not fit together.
   """
-  classes = check_examples(train, test)
-  shift, scale = standardisation(train.features, protocol.linear_scaling)
-  x = standardise(train.features, shift, scale)
+  classes = examples.check_examples(train, test)
+  shift, scale = examples.standardisation(
+    train.features, protocol.linear_scaling
+  )
+  x = examples.standardise(train.features, shift, scale)
   held_out = np.stack(
     [
-      validation_rows(len(x), protocol.validation, seed)
+      examples.validation_rows(len(x), protocol.validation, seed)
       for seed in range(protocol.seeds)
     ]
   )
   labels = np.asarray(train.labels, np.int32)
-  kernel, bias, merits = logistic.fit_grid(
+  kernel, bias, scores = logistic.fit_grid(
     x,
     labels,
     (~held_out).astype(np.float32),
@@ -65,18 +56,20 @@ def linear_probe(
     tolerance=protocol.linear_tolerance,
     selection=protocol.linear_selection,
   )
-  merits = np.asarray(merits)
+  scores = np.asarray(scores)
   best = [
-    last_best(np.mean(merits[s][:, held_out[s]], axis=1))
+    examples.last_best(np.mean(scores[s][:, held_out[s]], axis=1))
     for s in range(protocol.seeds)
   ]
   seeds = np.arange(protocol.seeds)
   weights = {'kernel': kernel[seeds, best], 'bias': bias[seeds, best]}
-  found = _predict(standardise(test.features, shift, scale), weights)
+  predictions = _predict(
+    examples.standardise(test.features, shift, scale), weights
+  )
   if progress is not None:
     progress(1.0)
-  return count_correct(
-    found, test, weights, np.asarray(protocol.linear_l2)[np.asarray(best)]
+  return examples.count_correct(
+    predictions, test, weights, np.asarray(protocol.linear_l2)[np.asarray(best)]
   )
 
 
@@ -86,7 +79,7 @@ def linear_few_probe(
   protocol: Protocol,
   progress: Progress | None = None,
 ) -> Result:
-  """The linear probe with few labels, over several balanced draws.
+  """Fits the linear probe with few labels, over several balanced draws.
 
   Inside a draw, fold i holds out the i-th row of every class; the l2 with the
   best value over all folds is fitted again on the whole draw. With one label
@@ -100,16 +93,16 @@ def linear_few_probe(
     progress: called with 1 when done.
 
   Returns:
-    One accuracy a draw, with 'kernel' and 'bias' as in `linear`.
+    One accuracy a draw, with 'kernel' and 'bias' as in `linear_probe`.
 
   Raises:
     ValueError: a class has fewer than few_labels rows.
   """
-  classes = check_examples(train, test)
-  shift, scale = standardisation(train.features, protocol.few_scaling)
+  classes = examples.check_examples(train, test)
+  shift, scale = examples.standardisation(train.features, protocol.few_scaling)
   rows = np.stack(
     [
-      balanced_rows(train.labels, protocol.few_labels, draw)
+      examples.balanced_rows(train.labels, protocol.few_labels, draw)
       for draw in range(protocol.few_draws)
     ]
   )
@@ -119,7 +112,7 @@ def linear_few_probe(
   # nothing out.
   fold = np.arange(rows.shape[1]) % protocol.few_labels
   masks = fold[None, :] != np.arange(protocol.few_labels + 1)[:, None]
-  kernel, bias, merits = logistic.fit_draws(
+  kernel, bias, scores = logistic.fit_draws(
     x,
     labels,
     masks.astype(np.float32),
@@ -130,22 +123,24 @@ def linear_few_probe(
     selection=protocol.linear_selection,
   )
   if protocol.few_labels > 1:
-    best = [last_best(row) for row in np.asarray(merits)]
+    best = [examples.last_best(row) for row in np.asarray(scores)]
   else:
     best = [len(protocol.few_l2) - 1] * protocol.few_draws
   draws = np.arange(protocol.few_draws)
   weights = {'kernel': kernel[draws, best], 'bias': bias[draws, best]}
-  found = _predict(standardise(test.features, shift, scale), weights)
+  predictions = _predict(
+    examples.standardise(test.features, shift, scale), weights
+  )
   if progress is not None:
     progress(1.0)
-  return count_correct(
-    found, test, weights, np.asarray(protocol.few_l2)[np.asarray(best)]
+  return examples.count_correct(
+    predictions, test, weights, np.asarray(protocol.few_l2)[np.asarray(best)]
   )
 
 
 @jax.jit
 def _predict(x, weights):
-  """Labels [S, n] of rows x [n, D] by kernels [S, D, C]."""
+  """Predicts labels [S, n] of rows x [n, D] by kernels [S, D, C]."""
   with jax.default_matmul_precision('highest'):
     logits = jnp.einsum('nd,sdc->snc', x, weights['kernel'])
   return jnp.argmax(logits + weights['bias'][:, None, :], axis=-1)

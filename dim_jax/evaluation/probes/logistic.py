@@ -1,4 +1,10 @@
-"""Multinomial logistic regression, many fits in one compiled program."""
+"""Multinomial logistic regression, many fits in one compiled program.
+
+Libraries fit one set of weights and one penalty at a time, scikit-learn on the
+host. Here all seeds, draws and penalties of a probe run at once where the
+features are, and share the products with them, which are nearly all of the
+work; a test holds the fits equal to scikit-learn's.
+"""
 
 import functools
 
@@ -17,7 +23,7 @@ def fit_logistic(
   iterations: int = 300,
   tolerance: float = 1e-4,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-  """Multinomial logistic regression by L-BFGS with an exact line search.
+  """Fits multinomial logistic regression by L-BFGS, with a line search.
 
   Minimises sum_i w_i CE_i / sum_i w_i + l2/2 |kernel|^2. Logits are linear in
   the parameters, so a line search needs no further product with the features:
@@ -80,7 +86,7 @@ def fit_logistic(
 
 
 def _line_search(logits, along, weight, targets, penalty):
-  """The size that cuts the slope to a tenth: Newton steps inside a bracket."""
+  """Finds the size that cuts the slope to a tenth, by bracketed Newton steps."""
 
   def slope(size):
     p = jax.nn.softmax(logits + size * along)
@@ -114,8 +120,8 @@ def _line_search(logits, along, weight, targets, penalty):
 _STATIC = ('classes', 'iterations', 'tolerance', 'selection')
 
 
-def _merit(logits, labels, selection):
-  """What selection maximises, for each row: [n]."""
+def _score(logits, labels, selection):
+  """Computes what selection maximises, for each row: [n]."""
   if selection == 'accuracy':
     return (jnp.argmax(logits, axis=1) == labels).astype(jnp.float32)
   return -optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -123,15 +129,15 @@ def _merit(logits, labels, selection):
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def fit_grid(x, labels, weights, l2, *, selection, **settings):
-  """Fits of S masks [S, n] and G strengths, leading axes [S, G].
+  """Fits by S masks [S, n] and G penalties, leading axes [S, G].
 
-  Returns kernels [S, G, D, C], biases [S, G, C], and each row's merit
-  [S, G, n].
+  Returns the kernels [S, G, D, C], biases [S, G, C], and each row's
+  score [S, G, n].
   """
 
   def fit(weight, strength):
     params, logits = fit_logistic(x, labels, weight, strength, **settings)
-    return params['kernel'], params['bias'], _merit(logits, labels, selection)
+    return params['kernel'], params['bias'], _score(logits, labels, selection)
 
   # Accelerators would round the products' inputs, and the fit never converge.
   with jax.default_matmul_precision('highest'):
@@ -141,10 +147,10 @@ def fit_grid(x, labels, weights, l2, *, selection, **settings):
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
 def fit_draws(x, labels, masks, l2, *, selection, **settings):
-  """Fits of R draws x [R, m, D] and G strengths by each mask [F + 1, m].
+  """Fits R draws x [R, m, D], with G penalties, by each mask [F + 1, m].
 
   Returns the kernels [R, G, D, C] and biases [R, G, C] of the last mask, which
-  keeps all rows, and the merit of the rows that the others hold out, [R, G].
+  keeps all rows, and the score of the rows that the others hold out, [R, G].
   """
 
   def fit(x, labels, strength):
@@ -152,11 +158,11 @@ def fit_draws(x, labels, masks, l2, *, selection, **settings):
 
     def one(mask):
       params, logits = fit_logistic(small, labels, mask, strength, **settings)
-      merit = _merit(logits, labels, selection)
-      return params, jnp.sum((1 - mask) * merit)
+      score = _score(logits, labels, selection)
+      return params, jnp.sum((1 - mask) * score)
 
-    params, merits = jax.vmap(one)(masks)
-    return back(params['kernel'][-1]), params['bias'][-1], jnp.sum(merits)
+    params, scores = jax.vmap(one)(masks)
+    return back(params['kernel'][-1]), params['bias'][-1], jnp.sum(scores)
 
   with jax.default_matmul_precision('highest'):
     over_l2 = jax.vmap(fit, in_axes=(None, None, 0))
@@ -164,7 +170,7 @@ def fit_draws(x, labels, masks, l2, *, selection, **settings):
 
 
 def _row_space(x):
-  """Rows x [m, D] in an orthonormal basis of their span, and the way back.
+  """Writes rows x [m, D] in a basis of their span; also returns the way back.
 
   The penalty is invariant to rotations and its minimiser lies in the rows'
   span, so m coordinates do for any D > m, exactly.

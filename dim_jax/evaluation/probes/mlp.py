@@ -1,4 +1,8 @@
-"""The probe of the Deep InfoMax paper: one hidden layer."""
+"""The probe of the Deep InfoMax paper: one hidden layer.
+
+It has an optimizer loop of its own, as evaluation knows no training: an epoch
+of all seeds is one scan inside of a vmap, without checkpoints or metrics.
+"""
 
 import functools
 
@@ -9,12 +13,8 @@ import optax
 from flax import linen as nn
 
 from dim_jax import random
-from dim_jax.evaluation.probes.examples import (
-  Examples,
-  Progress,
-  Result,
-  check_examples,
-)
+from dim_jax.evaluation.probes import examples
+from dim_jax.evaluation.probes.examples import Examples, Progress, Result
 from dim_jax.evaluation.probes.protocol import Protocol
 
 
@@ -24,7 +24,7 @@ def mlp_probe(
   protocol: Protocol,
   progress: Progress | None = None,
 ) -> Result:
-  """The paper's probe: one hidden layer, evaluated with running statistics.
+  """Trains the paper's probe, evaluated with running statistics.
 
   All training rows are fitted, in a new order each epoch and without its last
   partial batch. All seeds train at once.
@@ -33,7 +33,7 @@ def mlp_probe(
     train: rows to fit.
     test: rows to count the accuracy on.
     protocol: fields seeds and mlp_*.
-    progress: called with the share that is done after each epoch.
+    progress: called with the fraction that is done after each epoch.
 
   Returns:
     Accuracies averaged over the last mlp_average_epochs epochs, with the
@@ -46,7 +46,7 @@ def mlp_probe(
     Hjelm et al., "Learning deep representations by mutual information
     estimation and maximization", section 4.1, https://arxiv.org/abs/1808.06670
   """
-  classes = check_examples(train, test)
+  classes = examples.check_examples(train, test)
   n, size = len(train.labels), min(protocol.mlp_batch_size, len(train.labels))
   steps = n // size
   model = _Classifier(protocol.mlp_units, classes, protocol.mlp_dropout)
@@ -66,17 +66,17 @@ def mlp_probe(
     order = np.stack(orders).reshape(-1, steps, size).astype(np.int32)
     state = run_epoch(state, keys, x, labels, order)
     if epoch >= protocol.mlp_epochs - protocol.mlp_average_epochs:
-      found = np.asarray(_mlp_predict(model, state[0], test_x))
-      accuracies.append(np.mean(found == np.asarray(test.labels), axis=1))
+      predictions = np.asarray(_mlp_predict(model, state[0], test_x))
+      accuracies.append(np.mean(predictions == np.asarray(test.labels), axis=1))
     if progress is not None:
       jax.block_until_ready(state)
       progress((epoch + 1) / protocol.mlp_epochs)
   weights = jax.tree.map(np.asarray, state[0])
-  return Result(np.mean(accuracies, axis=0), found, weights)
+  return Result(np.mean(accuracies, axis=0), predictions, weights)
 
 
 class _Classifier(nn.Module):
-  """Features [N, D] to logits [N, classes], by way of one hidden layer."""
+  """Maps features [N, D] to logits [N, classes] by one hidden layer."""
 
   units: int
   classes: int
@@ -102,7 +102,7 @@ class _Classifier(nn.Module):
 
 @functools.lru_cache(maxsize=8)
 def _mlp_programs(model, learning_rate, boundaries):
-  """The compiled start, and the compiled epoch, of all seeds at once."""
+  """Compiles the start, and an epoch, of all seeds at once."""
   schedule = optax.piecewise_constant_schedule(
     learning_rate, {boundary: 0.1 for boundary in boundaries}
   )
@@ -146,5 +146,5 @@ def _mlp_programs(model, learning_rate, boundaries):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _mlp_predict(model, variables, x):
-  """Labels [S, n] by the running statistics."""
+  """Predicts labels [S, n] by the running statistics."""
   return jax.vmap(lambda v: jnp.argmax(model.apply(v, x), axis=-1))(variables)

@@ -5,7 +5,10 @@ import hashlib
 import json
 from typing import Any
 
-# What the code fixes and a reader of the number must know.
+from dim_jax import checks
+
+# What the code fixes and a reader of the number must know. Hashes cover these
+# texts too: another wording is another protocol.
 _STANDARDISED = (
   "mean and deviation of all training rows: 'dimension', each its own, at "
   "least 1 % of their root mean square; 'overall', that root mean square for "
@@ -46,9 +49,32 @@ _FIXED: dict[str, dict[str, Any]] = {
 }
 
 
+# Ranges of the numeric fields, as in `checks.check_range`.
+_INTERVALS = {
+  'max_examples': 'int [1, inf) or None',
+  'seeds': 'int [1, inf)',
+  'validation': '(0, 1)',
+  'linear_iterations': 'int [1, inf)',
+  'linear_tolerance': '[0, 1)',
+  'few_labels': 'int [1, inf)',
+  'few_draws': 'int [1, inf)',
+  'mlp_units': 'int [1, inf)',
+  'mlp_dropout': '[0, 1)',
+  'mlp_batch_size': 'int [2, inf)',
+  'mlp_learning_rate': '(0, inf)',
+  'mlp_epochs': 'int [1, inf)',
+  'mlp_average_epochs': 'int [1, inf)',
+  'knn_neighbours': 'int [1, inf)',
+  'knn_temperature': '(0, inf)',
+  'svm_tolerance': '(0, inf)',
+  'svm_iterations': 'int [1, inf)',
+  'svm_max_examples': 'int [2, inf)',
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Protocol:
-  """Every choice that defines a probe's number."""
+class DataSummary:
+  """What a result says of its data. No probe reads it; a hash covers it."""
 
   dataset: str = ''
   """Where the examples come from."""
@@ -62,6 +88,12 @@ class Protocol:
   """How many training rows there were, after max_examples."""
   test_rows: int | None = None
   image_size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+  """The settings of all probes: every choice that defines a number."""
+
   max_examples: int | None = None
   """Training rows kept, drawn at random from seed 0; all of them if None."""
   seeds: int = 3
@@ -74,7 +106,7 @@ class Protocol:
   """'dimension' or 'overall', see `standardisation`."""
   linear_selection: str = 'loss'
   """What selects the l2 on held-out rows: 'loss', the least cross-entropy, or
-  'accuracy', which moves in steps of a row and is noisy where they are few."""
+  'accuracy', which has steps of a row and is noisy where they are few."""
   linear_iterations: int = 200
   """Most L-BFGS iterations of one fit."""
   linear_tolerance: float = 1e-4
@@ -112,56 +144,35 @@ class Protocol:
   """Rows that the SVM keeps, drawn at random by each seed."""
 
   def __post_init__(self):
-    for name in (
-      'seeds',
-      'linear_iterations',
-      'few_labels',
-      'few_draws',
-      'mlp_units',
-      'mlp_epochs',
-      'mlp_average_epochs',
-      'knn_neighbours',
-      'svm_iterations',
-    ):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be >= 1, got {getattr(self, name)}.')
-    if self.mlp_batch_size < 2 or self.svm_max_examples < 2:
-      raise ValueError('mlp_batch_size and svm_max_examples must be >= 2.')
-    if not 0 < self.validation < 1:
-      raise ValueError(f'validation is in (0, 1), got {self.validation}.')
-    if not 0 <= self.mlp_dropout < 1:
-      raise ValueError(f'mlp_dropout is in [0, 1), got {self.mlp_dropout}.')
+    checks.check_fields(self, _INTERVALS)
     if self.mlp_average_epochs > self.mlp_epochs:
       raise ValueError(
         f'mlp_average_epochs ({self.mlp_average_epochs}) must not exceed '
         f'mlp_epochs ({self.mlp_epochs}).'
       )
-    if self.knn_temperature <= 0:
-      raise ValueError(
-        f'knn_temperature must be > 0, got {self.knn_temperature}.'
-      )
     for name in ('linear_scaling', 'few_scaling', 'svm_scaling'):
-      if getattr(self, name) not in ('dimension', 'overall'):
-        raise ValueError(
-          f"{name} is 'dimension' or 'overall', got {getattr(self, name)!r}."
-        )
-    if self.linear_selection not in ('loss', 'accuracy'):
-      raise ValueError(
-        f"linear_selection is 'loss' or 'accuracy', got "
-        f'{self.linear_selection!r}.'
-      )
-    for name in ('linear_l2', 'few_l2', 'svm_c'):
-      grid = getattr(self, name)
-      if not grid or min(grid) <= 0 or list(grid) != sorted(grid):
-        raise ValueError(
-          f'{name} must hold rising positive numbers, got {grid!r}.'
-        )
+      checks.check_choice(name, getattr(self, name), ('dimension', 'overall'))
+    checks.check_choice(
+      'linear_selection', self.linear_selection, ('loss', 'accuracy')
+    )
+    for name in ('linear_l2', 'few_l2', 'svm_c', 'mlp_decay_epochs'):
+      values = getattr(self, name)
+      interval = 'int [1, inf)' if name == 'mlp_decay_epochs' else '(0, inf)'
+      for value in values:
+        checks.check_range(f'Each of {name}', value, interval)
+      if list(values) != sorted(set(values)):
+        raise ValueError(f'{name} must hold rising numbers, got {values!r}.')
+      if not values and name != 'mlp_decay_epochs':
+        raise ValueError(f'{name} must hold at least one number, got none.')
 
-  def describe(self, probe: str | None = None) -> dict[str, Any]:
-    """The protocol as JSON data.
+  def describe(
+    self, probe: str | None = None, data: DataSummary = DataSummary()
+  ) -> dict[str, Any]:
+    """Describes the protocol as JSON data.
 
     Args:
       probe: keep only what concerns this probe; None keeps all.
+      data: what it is used on.
 
     Returns:
       Fields by name, with the fixed choices of the code under 'fixed'.
@@ -171,7 +182,7 @@ class Protocol:
     """
     fields = {
       k: list(v) if isinstance(v, tuple) else v
-      for k, v in dataclasses.asdict(self).items()
+      for k, v in (dataclasses.asdict(data) | dataclasses.asdict(self)).items()
     }
     if probe is None:
       return fields | {'fixed': _FIXED}
@@ -197,7 +208,9 @@ class Protocol:
     }
     return {'probe': probe} | kept | {'fixed': _FIXED[probe]}
 
-  def hash(self, probe: str | None = None) -> str:
-    """12 hex digits that stand for `describe(probe)`."""
-    text = json.dumps(self.describe(probe), sort_keys=True)
+  def hash(
+    self, probe: str | None = None, data: DataSummary = DataSummary()
+  ) -> str:
+    """Gives 12 hex digits that stand for `describe(probe, data)`."""
+    text = json.dumps(self.describe(probe, data), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
