@@ -8,7 +8,6 @@ Results go to RUN/evaluation/probes.json, where a later call with other probes
 or taps adds to them, and features for figures to RUN/evaluation/features.npz.
 """
 
-import dataclasses
 import datetime
 import json
 import os

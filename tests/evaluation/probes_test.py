@@ -149,7 +149,9 @@ def test_draws_of_few_labels_are_balanced_and_differ():
     assert len(np.unique(rows)) == 20
   assert not np.array_equal(draws[0], draws[1])
   np.testing.assert_array_equal(draws[0], examples.balanced_rows(labels, 5, 0))
-  with pytest.raises(ValueError, match=r'Class 0 has \d+ training rows'):
+  with pytest.raises(
+    ValueError, match=r'4 of 4 classes have fewer than .*= 100 '
+  ):
     examples.balanced_rows(labels, 100, 0)
 
 
@@ -297,7 +299,7 @@ def test_protocol_hash_follows_what_concerns_the_probe():
     ({'linear_l2': (0.0, 1.0)}, 'Each of linear_l2 must be > 0, got 0.0'),
     ({'linear_l2': ()}, 'linear_l2 must hold at least one'),
     ({'mlp_decay_epochs': (5, 5)}, 'mlp_decay_epochs must hold rising'),
-    ({'max_examples': 0}, 'max_examples must be .*>= 1 or None, got 0'),
+    ({'max_examples': 0}, r'max_examples must be .*>= 1 or None, got 0'),
     ({'seeds': True}, 'seeds must be a whole number >= 1, got True'),
   ],
 )
@@ -314,7 +316,7 @@ def test_bad_examples_are_refused(name):
     run(good._replace(labels=labels[:5]), good, _QUICK)
   with pytest.raises(ValueError, match='6 dimensions, test features 5'):
     run(good, good._replace(features=features[:, :5]), _QUICK)
-  with pytest.raises(ValueError, match='train labels must be integers.*float'):
+  with pytest.raises(ValueError, match=r'train labels must be integers.*float'):
     run(good._replace(labels=labels + 0.5), good, _QUICK)
   # 10 labels of each class: those of class 0 become -1.
   unknown = np.where(labels == 0, -1, labels)
@@ -322,15 +324,15 @@ def test_bad_examples_are_refused(name):
     (good._replace(labels=unknown), good),
     (good, good._replace(labels=unknown)),
   ):
-    with pytest.raises(ValueError, match='10 of 30 .* below 0: .*unlabelled'):
+    with pytest.raises(ValueError, match=r'10 of 30 .* below 0: .*unlabelled'):
       run(*parts, _QUICK)
   one_up = good._replace(labels=labels + 1)
-  with pytest.raises(ValueError, match='All 60 labels are from 1 to 3, .*1.'):
+  with pytest.raises(ValueError, match=r'All 60 labels are from 1 to 3, .*1.'):
     run(one_up, one_up, _QUICK)
   for wrong in (np.nan, np.inf, 1e39):
     broken = features.astype(np.float64)
     broken[[4, 7], 2] = wrong
-    with pytest.raises(ValueError, match='2 of 30 train rows .* is row 4'):
+    with pytest.raises(ValueError, match=r'2 of 30 train rows .* is row 4'):
       run(good._replace(features=broken), good, _QUICK)
 
 
@@ -348,7 +350,7 @@ def _with_a_rare_class():
   )
 
 
-@pytest.mark.parametrize('name', ['linear', 'mlp', 'knn', 'svm'])
+@pytest.mark.parametrize('name', ['linear', 'knn', 'svm'])
 def test_a_rare_class_costs_its_own_rows_at_most(name):
   train, test = _with_a_rare_class()
   # Some seeds fit the rare row and some hold it out.
@@ -357,8 +359,6 @@ def test_a_rare_class_costs_its_own_rows_at_most(name):
   protocol = dataclasses.replace(
     _QUICK,
     seeds=30 if name == 'svm' else 2,
-    mlp_epochs=100,
-    mlp_learning_rate=1e-2,
     knn_neighbours=5,
   )
   result = probes.PROBES[name](train, test, protocol)
@@ -383,7 +383,7 @@ def test_a_rare_class_has_too_few_labels_to_draw():
   train, test = _with_a_rare_class()
   with pytest.raises(
     ValueError,
-    match='1 of 4 classes have fewer than few_labels = 3 .*class 3 only 1: '
+    match=r'1 of 4 classes have fewer than few_labels = 3 .*class 3 only 1: '
     'lower few_labels to 1',
   ):
     probes.linear_few_probe(train, test, _QUICK)
@@ -409,5 +409,5 @@ def test_svm_needs_two_classes():
   alone = train._replace(labels=np.append(np.zeros(29, int), 1))
   # The one row of class 1 is held out, or not drawn.
   protocol = dataclasses.replace(_QUICK, svm_max_examples=2)
-  with pytest.raises(ValueError, match='are of class 0: .*two classes'):
+  with pytest.raises(ValueError, match=r'are of class 0: .*two classes'):
     probes.svm_probe(alone, train, protocol)

@@ -167,10 +167,11 @@ def check_examples(train: Examples, test: Examples) -> int:
       raise ValueError(f'{name} labels must be integers, got {labels.dtype}.')
     # As float32, to which all are cast: 1e39 is infinite there.
     with np.errstate(over='ignore'):
-      bad = ~np.isfinite(np.asarray(features, np.float32)).all(axis=1)
+      finite = np.isfinite(np.asarray(features, np.float32))
+    bad = ~np.all(finite, axis=1)
     if bad.any():
       raise ValueError(
-        f'{bad.sum()} of {len(bad)} {name} rows hold NaN or infinity, the '
+        f'{bad.sum()} of {len(features)} {name} rows hold NaN or infinity, the '
         f'first is row {bad.argmax()}: the encoder diverged, or its inputs are '
         'not finite.'
       )

@@ -86,7 +86,7 @@ def fit_logistic(
 
 
 def _line_search(logits, along, weight, targets, penalty):
-  """Finds the size that cuts the slope to a tenth, by bracketed Newton steps."""
+  """Finds a size that cuts the slope to a tenth by bracketed Newton steps."""
 
   def slope(size):
     p = jax.nn.softmax(logits + size * along)
