@@ -11,6 +11,7 @@ import numpy as np
 
 from dim_jax import config as config_lib
 from dim_jax import export as export_lib
+from dim_jax.data import batches
 from dim_jax.data.load import as_batch
 from dim_jax.objective import Batch, PyTree
 
@@ -93,13 +94,12 @@ class Encoder:
         f"'{name}' must be {stored}{other}, got {examples.dtype}."
       )
     size = min(batch_size, len(examples))
-    rows = []
-    for start in range(0, len(examples), size):
-      part = examples[start : start + size]
-      padding = [(0, size - len(part))] + [(0, 0)] * (examples.ndim - 1)
-      taps = self._compiled(self.variables, {name: np.pad(part, padding)})
-      rows.append({k: np.asarray(v)[: len(part)] for k, v in taps.items()})
-    return {tap: np.concatenate([r[tap] for r in rows]) for tap in rows[0]}
+    parts = []
+    for rows, (part,) in batches.padded(size, examples):
+      taps = self._compiled(self.variables, {name: part})
+      count = rows.stop - rows.start
+      parts.append({k: np.asarray(v)[:count] for k, v in taps.items()})
+    return {tap: np.concatenate([p[tap] for p in parts]) for tap in parts[0]}
 
   def export(
     self, path: str | os.PathLike, *, all_players: bool = False

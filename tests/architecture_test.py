@@ -13,10 +13,10 @@ FILES = sorted(PACKAGE.rglob('*.py'))
 # What each room may import of ours. The files beside the rooms (config.py,
 # load.py, __init__.py) sit on top of them and may import any; those of GROUND
 # lie below them.
-GROUND = {'checks', 'files', 'progress', 'random'}
+GROUND = {'checks', 'files', 'progress', 'random', 'scale'}
 MAY_IMPORT: dict = {
   'losses': {'losses'},
-  'networks': {'losses', 'networks'},
+  'networks': {'losses', 'networks', 'scale'},
   'samplers': {'losses'},
   'objectives': {'objective', 'losses', 'networks', 'objectives', 'samplers'}
   | GROUND,

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,28 @@ def batch_indices(
     indices[row : row + rows] = order.reshape(rows, batch_size)
     row += rows
   return indices
+
+
+def pad(rows: np.ndarray, size: int) -> np.ndarray:
+  """Appends zeros to the first axis, up to `size` rows."""
+  widths = [(0, size - len(rows))] + [(0, 0)] * (rows.ndim - 1)
+  return np.pad(rows, widths)
+
+
+def padded(
+  batch_size: int, *arrays: np.ndarray
+) -> Iterator[tuple[slice, tuple[np.ndarray, ...]]]:
+  """Cuts arrays into batches of one size, for programs compiled for one.
+
+  Args:
+    batch_size: rows of each batch.
+    *arrays: of the same first axis, [n, ...].
+
+  Yields:
+    The rows of the arrays that a batch holds, start:stop, and the batch itself,
+    of which the last one ends in rows of zeros. So stop - start rows of what is
+    computed from it count.
+  """
+  for start in range(0, len(arrays[0]), batch_size):
+    rows = slice(start, min(start + batch_size, len(arrays[0])))
+    yield rows, tuple(pad(x[rows], batch_size) for x in arrays)

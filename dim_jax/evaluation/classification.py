@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dim_jax.data import batches
 from dim_jax.evaluation import calibration
 from dim_jax.losses import bottleneck
 
@@ -82,25 +83,17 @@ def predict(
     )
   size = min(batch_size, len(images))
   parts = []
-  for i, start in enumerate(range(0, len(images), size)):
-    part, names = images[start : start + size], labels[start : start + size]
-    short = size - len(part)
+  for i, (rows, part) in enumerate(batches.padded(size, images, labels)):
     found = _predict(
-      logits,
-      at_mean,
-      rate,
-      variables,
-      np.pad(part, [(0, short)] + [(0, 0)] * 3),
-      np.pad(names, (0, short)),
-      jax.random.fold_in(rng, i),
+      logits, at_mean, rate, variables, *part, jax.random.fold_in(rng, i)
     )
     samples, mean, rates = jax.device_get(found)
-    kept = slice(len(part))
+    kept = slice(rows.stop - rows.start)
     parts.append(
       (samples[:, kept], mean[kept], None if rates is None else rates[kept])
     )
     if progress is not None:
-      progress(start + len(part))
+      progress(rows.stop)
   return Predictions(
     np.concatenate([p[0] for p in parts], axis=1),
     np.concatenate([p[1] for p in parts]),

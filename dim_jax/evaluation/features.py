@@ -13,6 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax import scale
+from dim_jax.data import batches
+
 Encode = Callable[[Any, dict[str, Any]], dict[str, jax.Array]]
 
 
@@ -74,15 +77,13 @@ def extract(
     }
 
   features: dict[str, np.ndarray] = {}
-  for start in range(0, len(examples), size):
-    part = examples[start : start + size]
-    padding = [(0, size - len(part))] + [(0, 0)] * (examples.ndim - 1)
-    for tap, rows in compiled(variables, np.pad(part, padding)).items():
+  for rows, (part,) in batches.padded(size, examples):
+    for tap, values in compiled(variables, part).items():
       if tap not in features:
-        features[tap] = np.empty([len(examples), rows.shape[1]], np.float32)
-      features[tap][start : start + len(part)] = np.asarray(rows)[: len(part)]
+        features[tap] = np.empty([len(examples), values.shape[1]], np.float32)
+      features[tap][rows] = np.asarray(values)[: rows.stop - rows.start]
     if progress is not None:
-      progress(start + len(part))
+      progress(rows.stop)
   return features
 
 
@@ -95,13 +96,8 @@ def raw(examples: np.ndarray) -> np.ndarray:
   Returns:
     float32 in [-1, 1], shape [n, H*W*C] or [n, T].
   """
-  flat = np.asarray(examples).reshape(len(examples), -1).astype(np.float32)
-  if examples.dtype == np.int16:
-    flat /= 2**15
-    return flat
-  flat /= 127.5
-  flat -= 1.0
-  return flat
+  flat = np.asarray(examples).reshape(len(examples), -1)
+  return scale.to_unit(flat).astype(np.float32, copy=False)
 
 
 def fingerprint(variables: Any) -> str:

@@ -21,6 +21,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from dim_jax import scale
+
 Initializer = jax.nn.initializers.Initializer
 
 LOWERINGS = ('patches', 'native')
@@ -75,8 +77,7 @@ def normalise_images(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
     ValueError: if the images are neither uint8 nor floats.
   """
   if images.dtype == jnp.uint8:
-    # Scaled in float32, as bfloat16 would round twice.
-    return (images.astype(jnp.float32) / 127.5 - 1).astype(dtype)
+    return scale.to_unit(images).astype(dtype)
   if jnp.issubdtype(images.dtype, jnp.floating):
     return images.astype(dtype)
   raise ValueError(

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dim_jax import random
+from dim_jax import random, scale
 from dim_jax.losses import cpc
 from dim_jax.networks import greedy_modules, layers
 from dim_jax.objective import Batch, Metrics, Objective, PyTree, Stage
@@ -222,9 +222,8 @@ def inputs(config: Config, batch: Batch) -> jax.Array:
     )
   if not audio.shape[1]:
     raise ValueError(f"'audio' has no samples: its shape is {audio.shape}.")
-  if audio.dtype == jnp.int16:
-    audio = audio.astype(jnp.float32) / 2**15
-  elif not jnp.issubdtype(audio.dtype, jnp.floating):
+  audio = scale.to_unit(audio)
+  if not jnp.issubdtype(audio.dtype, jnp.floating):
     raise ValueError(
       f"'audio' must be int16, or floats in [-1, 1]; got {audio.dtype}."
     )

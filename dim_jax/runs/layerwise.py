@@ -33,7 +33,7 @@ import numpy as np
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax import files, progress, random
-from dim_jax.data import augment, cache
+from dim_jax.data import augment, batches, cache
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
@@ -341,11 +341,10 @@ def _store(
     inputs = source[first:last] if stored else source[positions % count]
     inputs = np.asarray(inputs)
     # Padded, so that one compiled program serves the last rows too.
-    padding = [(0, _ROWS - len(inputs))] + [(0, 0)] * (inputs.ndim - 1)
     found = advance(
       encoder.variables,
-      np.pad(inputs, padding),
-      np.pad(positions, padding[:1]),
+      batches.pad(inputs, _ROWS),
+      batches.pad(positions, _ROWS),
       stored,
     )
     return np.asarray(found)[: last - first]

@@ -107,3 +107,14 @@ def test_numpy_integers_are_accepted():
 def test_bad_arguments(arguments, message):
   with pytest.raises(ValueError, match=message):
     _indices(**arguments)
+
+
+def test_padded_batches_hold_all_rows_and_then_zeros():
+  rows, labels = np.arange(1, 11).reshape(5, 2), np.arange(5, dtype=np.int32)
+  parts = list(batches.padded(3, rows, labels))
+  assert [(r.start, r.stop) for r, _ in parts] == [(0, 3), (3, 5)]
+  np.testing.assert_array_equal(parts[0][1][0], rows[:3])
+  np.testing.assert_array_equal(parts[1][1][0], [[7, 8], [9, 10], [0, 0]])
+  np.testing.assert_array_equal(parts[1][1][1], [3, 4, 0])
+  assert parts[1][1][1].dtype == np.int32
+  assert list(batches.padded(3, rows[:0])) == []

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax import scale
+
 Logits = Callable[[Any, jax.Array, jax.Array], jax.Array]
 Array = jax.Array | np.ndarray
 
@@ -217,8 +219,8 @@ def checked_images(images: Array, name: str) -> jax.Array:
   if images.dtype == np.uint8:
     if not _traced(images):
       # NumPy divides exactly; a compiler may multiply by the inverse.
-      return jnp.asarray(np.asarray(images).astype(np.float32) / 127.5 - 1)
-    return jnp.clip(images.astype(jnp.float32) / 127.5 - 1, -1, 1)
+      return jnp.asarray(scale.to_unit(np.asarray(images)))
+    return jnp.clip(scale.to_unit(images), -1, 1)
   if not jnp.issubdtype(images.dtype, jnp.floating):
     raise ValueError(
       f'{name} must be uint8, or float in [-1, 1], got {images.dtype}.'

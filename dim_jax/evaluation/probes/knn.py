@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax.data import batches
 from dim_jax.evaluation.probes import examples
 from dim_jax.evaluation.probes.examples import Examples, Progress, Result
 from dim_jax.evaluation.probes.protocol import Protocol
@@ -41,21 +42,19 @@ def knn_probe(
   # 2^24 similarities of a block take 64 MiB.
   size = max(1, min(len(test.labels), 2**24 // len(x)))
   predictions = np.empty([len(test.labels)], np.int32)
-  for start in range(0, len(predictions), size):
-    part = np.asarray(test.features[start : start + size], np.float32)
-    padded = np.pad(part, [(0, size - len(part)), (0, 0)])
+  for rows, (part,) in batches.padded(size, test.features):
     votes = _neighbour_votes(
       x,
       labels,
-      padded,
+      part.astype(np.float32),
       protocol.knn_temperature,
       k=min(protocol.knn_neighbours, len(x)),
       classes=classes,
     )
     winners = np.argmax(np.asarray(votes), axis=1)
-    predictions[start : start + len(part)] = winners[: len(part)]
+    predictions[rows] = winners[: rows.stop - rows.start]
     if progress is not None:
-      progress((start + len(part)) / len(predictions))
+      progress(rows.stop / len(predictions))
   return examples.count_correct(predictions[None], test, None)
 
 

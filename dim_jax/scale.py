@@ -1,0 +1,25 @@
+"""What stored examples mean: uint8 and int16 as floats in [-1, 1]."""
+
+from typing import Any
+
+import numpy as np
+
+
+def to_unit(x: Any) -> Any:
+  """Maps stored pixels and samples to [-1, 1]; floats pass as they are.
+
+  Computed in float32, as bfloat16 would round twice.
+
+  Args:
+    x: uint8 pixels in 0..255, int16 samples of which 2**15 is full scale, or
+      floats; an array of NumPy or JAX, of any shape.
+
+  Returns:
+    float32 of the same shape and kind: x / 127.5 - 1 of uint8 and x / 2**15 of
+    int16; or `x` itself, where it is of floats.
+  """
+  if x.dtype == np.uint8:
+    return x.astype(np.float32) / 127.5 - 1
+  if x.dtype == np.int16:
+    return x.astype(np.float32) / 2**15
+  return x
