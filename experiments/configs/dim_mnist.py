@@ -1,21 +1,37 @@
-"""DIM(L) with InfoNCE on MNIST, with the encoder for 28x28 images.
+"""Deep InfoMax on MNIST, with the encoder for 28x28 images.
 
-  python -m experiments.train --config=experiments/configs/dim_mnist.py \
+  python -m experiments.train \
+      --config=experiments/configs/dim_mnist.py:local_infonce \
       --workdir=runs/mnist
 
-No result of this run has been measured yet.
+No result of these runs has been measured yet.
 """
 
+from collections.abc import Mapping
+
 from dim_jax.config import DataConfig, ExperimentConfig
-from experiments.configs import dim_cifar10_local_infonce
+from experiments.configs import dim_cifar10
+from experiments.rows import Row, changed, get
 
 
-def get_config() -> ExperimentConfig:
+def local_infonce() -> ExperimentConfig:
   """All but data, encoder and length is as for CIFAR-10."""
-  config = dim_cifar10_local_infonce.get_config()
+  config = dim_cifar10.local_infonce()
   config.objective.encoder = 'basic28'
   config.objective.critic_units = 512
   config.data = DataConfig(name='mnist', image_size=None)
   config.steps = 2000
-  config.paper = None
   return config
+
+
+ROWS: Mapping[str, Row] = {
+  'local_infonce': Row('DIM(L) with InfoNCE', local_infonce),
+  'jsd': Row(
+    'DIM(L) with the JSD bound', changed(local_infonce, dim_cifar10.jsd)
+  ),
+}
+
+
+def get_config(row: str | None = None) -> ExperimentConfig:
+  """Returns the config of a row of `ROWS`."""
+  return get(ROWS, row)

@@ -1,7 +1,5 @@
 """Every config builds, and says how it is run."""
 
-import importlib.util
-import pathlib
 
 import jax
 import numpy as np
@@ -11,9 +9,14 @@ from dim_jax import config as config_lib
 from dim_jax.data import points
 from dim_jax.networks import encoders
 from dim_jax.objectives import dim, gim, vib
+from experiments import rows as rows_lib
 
-ROOT = pathlib.Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / 'experiments' / 'configs').glob('*.py'))
+FAMILIES = rows_lib.families()
+CONFIGS = [
+  (name, row)
+  for name, module in FAMILIES.items()
+  for row in getattr(module, 'ROWS', [None])
+]
 CHANNELS = {
   'digits': 1,
   'mnist': 1,
@@ -64,18 +67,15 @@ TABLES = {
 }
 # Their comparison with CPC: the encoder, the globals, the accuracy in percent.
 FOLDED = {
-  'dim_cifar10_folded': ('foldresnet34_32', 'y', 80.95),
-  'dim_cifar10_folded_globals': ('foldmultiresnet34_32', 'globals', 77.51),
-  'dim_stl10_folded': ('foldalex64', 'y', 76.97),
-  'dim_stl10_folded_globals': ('foldmultialex64', 'globals', 78.21),
+  ('dim_cifar10', 'folded'): ('foldresnet34_32', 'y', 80.95),
+  ('dim_cifar10', 'folded_globals'): ('foldmultiresnet34_32', 'globals', 77.51),
+  ('dim_stl10', 'folded'): ('foldalex64', 'y', 76.97),
+  ('dim_stl10', 'folded_globals'): ('foldmultialex64', 'globals', 78.21),
 }
 
 
-def load(path):
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+def load(name, row=None):
+  return FAMILIES[name].get_config(*filter(None, [row]))
 
 
 def batch_of(config):
@@ -99,19 +99,16 @@ def batch_of(config):
   return batch | {'image': jax.ShapeDtypeStruct(shape, np.uint8)}
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
-def test_config_traces_and_names_its_command(path):
-  module = load(path)
-  config = module.get_config()
+@pytest.mark.parametrize(('name', 'row'), CONFIGS)
+def test_config_traces_and_names_its_command(name, row):
+  config = load(name, row)
   if isinstance(config, config_lib.SweepConfig):
     assert config_lib.from_json(config_lib.to_json(config)) == config
     assert len(config.betas) >= 5 and len(config.seeds) >= 3
     config = config.run
   config_lib.check(config)
   assert config_lib.from_json(config_lib.to_json(config)) == config
-  assert f'--config=experiments/configs/{path.name}' in module.__doc__.replace(
-    '\\\n', ''
-  )
+  assert f'--config=experiments/configs/{name}.py' in FAMILIES[name].__doc__
   objective = config_lib.make_objective(config)
   batch = batch_of(config)
   encoder = getattr(config.objective, 'encoder', 'mlp')
@@ -145,8 +142,7 @@ def weights_of(objective):
 def test_there_is_a_config_a_paper_row(name, form):
   *weights, bound = FORMS[form]
   (encoder, classes, epochs, images), *numbers = TABLES[name]
-  path = ROOT / 'experiments' / 'configs' / f'dim_{name}_{form}.py'
-  config = load(path).get_config()
+  config = load(f'dim_{name}', form)
   objective = config.objective
   assert isinstance(objective, dim.Config)
   assert weights_of(objective) == tuple(weights)
@@ -169,17 +165,15 @@ def test_there_is_a_config_a_paper_row(name, form):
 
 
 def test_the_row_of_both_kinds_of_information():
-  path = ROOT / 'experiments' / 'configs' / 'dim_cifar10_local_global.py'
-  config = load(path).get_config()
+  config = load('dim_cifar10', 'local_global')
   assert weights_of(config.objective) == (0.5, 0.1, 0.1)
   assert (config.objective.bound, config.paper['row']) == ('jsd', 'DIM(L+G)')
 
 
-@pytest.mark.parametrize('name', FOLDED)
-def test_the_rows_against_cpc(name):
-  encoder, tap, accuracy = FOLDED[name]
-  path = ROOT / 'experiments' / 'configs' / f'{name}.py'
-  config = load(path).get_config()
+@pytest.mark.parametrize('row', FOLDED)
+def test_the_rows_against_cpc(row):
+  encoder, tap, accuracy = FOLDED[row]
+  config = load(*row)
   objective = config.objective
   assert weights_of(objective) == (0.0, 1.0, 0.0)
   assert (objective.encoder, objective.global_tap) == (encoder, tap)
@@ -199,18 +193,18 @@ def test_the_rows_against_cpc(name):
 
 # Alemi et al. 2017, table 1: what each row adds to the network, and its error.
 VIB_ROWS = {
-  'vib_mnist': ({'covariance': 'diagonal', 'beta': 1e-3, 'code': 256}, 1.13),
-  'vib_mnist_deterministic': ({}, 1.38),
-  'vib_mnist_dropout': ({'dropout': 0.5}, 1.34),
-  'vib_mnist_label_smoothing': ({'label_smoothing': 0.1}, 1.40),
-  'vib_mnist_confidence_penalty': ({'confidence_penalty': 1.0}, 1.36),
+  'vib': ({'covariance': 'diagonal', 'beta': 1e-3, 'code': 256}, 1.13),
+  'deterministic': ({}, 1.38),
+  'dropout': ({'dropout': 0.5}, 1.34),
+  'label_smoothing': ({'label_smoothing': 0.1}, 1.40),
+  'confidence_penalty': ({'confidence_penalty': 1.0}, 1.36),
 }
 
 
-@pytest.mark.parametrize('name', VIB_ROWS)
-def test_the_rows_of_the_bottleneck_differ_in_what_the_paper_says(name):
-  fields, error = VIB_ROWS[name]
-  config = load(ROOT / 'experiments' / 'configs' / f'{name}.py').get_config()
+@pytest.mark.parametrize('row', VIB_ROWS)
+def test_the_rows_of_the_bottleneck_differ_in_what_the_paper_says(row):
+  fields, error = VIB_ROWS[row]
+  config = load('vib_mnist', row)
   assert config.objective == vib.Config(**{'covariance': 'none'} | fields)
   assert config.paper['error_12'] == error
   # 200 epochs of the 60,000 images; the rate falls by 3 % every 2 epochs.
@@ -220,9 +214,7 @@ def test_the_rows_of_the_bottleneck_differ_in_what_the_paper_says(name):
   assert optimizer.decay_every * config.batch_size == 2 * 60_000
   assert (optimizer.learning_rate, optimizer.b1) == (1e-4, 0.5)
   assert (optimizer.decay, config.average) == (0.97, 0.999)
-  small = load(
-    ROOT / 'experiments' / 'configs' / f'{name.replace("mnist", "digits")}.py'
-  ).get_config()
+  small = load('vib_digits', row)
   for field in ('dropout', 'label_smoothing', 'confidence_penalty'):
     assert getattr(small.objective, field) == getattr(config.objective, field)
 
@@ -230,21 +222,21 @@ def test_the_rows_of_the_bottleneck_differ_in_what_the_paper_says(name):
 # Löwe et al. 2019, tables 1 and 2: the walls, the loss, and the accuracy in
 # percent of a linear probe on the last module of the encoder.
 GIM_ROWS = {
-  'gim_stl10': (None, 'infonce', 81.9),
-  'cpc_stl10': ((), 'infonce', 80.5),
-  'greedy_supervised_stl10': (None, 'supervised', 65.2),
-  'supervised_stl10': ((), 'supervised', 71.4),
-  'gim_librispeech': (None, 'infonce', 99.4),
-  'cpc_librispeech': ((), 'infonce', 99.6),
-  'greedy_supervised_librispeech': (None, 'supervised', 98.7),
-  'supervised_librispeech': ((), 'supervised', 98.9),
+  ('gim_stl10', 'gim'): (None, 'infonce', 81.9),
+  ('gim_stl10', 'cpc'): ((), 'infonce', 80.5),
+  ('gim_stl10', 'greedy_supervised'): (None, 'supervised', 65.2),
+  ('gim_stl10', 'supervised'): ((), 'supervised', 71.4),
+  ('gim_librispeech', 'gim'): (None, 'infonce', 99.4),
+  ('gim_librispeech', 'cpc'): ((), 'infonce', 99.6),
+  ('gim_librispeech', 'greedy_supervised'): (None, 'supervised', 98.7),
+  ('gim_librispeech', 'supervised'): ((), 'supervised', 98.9),
 }
 
 
-@pytest.mark.parametrize('name', GIM_ROWS)
-def test_the_rows_of_greedy_infomax_are_the_papers(name):
-  walls, loss, accuracy = GIM_ROWS[name]
-  config = load(ROOT / 'experiments' / 'configs' / f'{name}.py').get_config()
+@pytest.mark.parametrize(('name', 'row'), GIM_ROWS)
+def test_the_rows_of_greedy_infomax_are_the_papers(name, row):
+  walls, loss, accuracy = GIM_ROWS[name, row]
+  config = load(name, row)
   objective = config.objective
   assert (objective.walls, objective.loss) == (walls, loss)
   assert config.optimizer.learning_rate == 2e-4
@@ -271,5 +263,21 @@ def test_the_rows_of_greedy_infomax_are_the_papers(name):
   taps = jax.eval_shape(made.encode, params, model_state, batch)
   assert last in taps
   assert len(gim.all_modules(objective)) == int(last[-1]) + 1 + (
-    name == 'cpc_stl10'
+    (name, row) == ('gim_stl10', 'cpc')
   )
+
+
+def test_a_file_of_one_config_is_found_as_a_row():
+  for old, new in {
+    'dim_cifar10_local_jsd': 'dim_cifar10.py:local_jsd',
+    'vib_digits_sweep_k2': 'vib_digits.py:sweep_k2',
+    'greedy_supervised_stl10': 'gim_stl10.py:greedy_supervised',
+    'cpc_spoken_digits': 'gim_spoken_digits.py:cpc',
+    'dim_cifar10_nothing': None,
+  }.items():
+    assert rows_lib.renamed(old) == new
+
+
+def test_a_row_that_is_not_there_is_named_beside_those_that_are():
+  with pytest.raises(ValueError, match="No row 'jsb': this file has infonce"):
+    load('dim_digits', 'jsb')

@@ -10,12 +10,12 @@ from dim_jax import config as config_lib
 from dim_jax.networks import encoders
 from dim_jax.objectives import vib
 from dim_jax.runs import train
-from experiments.configs import dim_digits_masked
+from experiments.configs import dim_digits
 from experiments.studies import masks
 
 
 def make_config():
-  config = dim_digits_masked.get_config()
+  config = dim_digits.get_config('masked')
   config.data.image_size = 8
   config.objective.encoder = encoders.ConvEncoder(
     image_size=8,
