@@ -1,8 +1,7 @@
 """All configs with the published row of each, and the values of fields."""
 
-import ast
 import importlib
-import pathlib
+import inspect
 import pkgutil
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -15,8 +14,8 @@ import dim_jax.losses
 import dim_jax.networks
 import dim_jax.objectives
 from dim_jax.runs import provenance, tables
+from experiments import rows as rows_lib
 
-CONFIGS = pathlib.Path(__file__).parent / 'configs'
 # Whose constants name what fields accept.
 _ROOMS = (
   dim_jax.networks,
@@ -49,26 +48,29 @@ def rows() -> list[Row]:
   Raises:
     ValueError: a file is no config; the message names it.
   """
-  return sorted(row for path in CONFIGS.glob('*.py') for row in _rows(path))
+  families = rows_lib.families()
+  return sorted(row for name in families for row in _rows(name, families[name]))
 
 
-def _rows(path: pathlib.Path) -> Iterable[Row]:
+def _rows(name: str, module: Any) -> Iterable[Row]:
   """Lists a file's rows: those of its ROWS, or what it is itself."""
+  text = inspect.getdoc(module) or ''
+  subject = text.partition('\n')[0].partition(':')[0].rstrip('.')
   try:
-    text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))) or ''
-    described = {'': text.partition('\n')[0].rstrip('.')}
-    module = importlib.import_module(f'experiments.configs.{path.stem}')
-    described = getattr(module, 'ROWS', described)
+    described = {
+      row: f'{subject}: {value.description}'
+      for row, value in getattr(module, 'ROWS', {}).items()
+    } or {'': text.partition('\n')[0].rstrip('.')}
     for row, description in described.items():
-      name = f'{path.name}:{row}' if row else path.name
       config = module.get_config(*filter(None, [row]))
       config = getattr(config, 'run', config)  # A sweep's.
       method = provenance.title(config.objective)
-      yield Row(method, name, description, published(config.paper))
+      file = f'{name}.py:{row}' if row else f'{name}.py'
+      yield Row(method, file, description, published(config.paper))
   except Exception as error:
     raise ValueError(
-      f'experiments/configs/{path.name} does not import, or has no '
-      f'get_config() that runs ({error}): mend it, or move it elsewhere.'
+      f'experiments/configs/{name}.py has no get_config() that runs ({error}): '
+      'mend it, or move it elsewhere.'
     ) from error
 
 

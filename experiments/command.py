@@ -12,6 +12,7 @@ from absl import flags, logging
 
 from dim_jax.runs import overrides
 from dim_jax.training import parallel
+from experiments import rows
 
 _NO = 'no'  # `--noflag` is False, as everywhere in absl.
 
@@ -210,16 +211,24 @@ def load_config(text: str) -> Any:
   Raises:
     ValueError: there is no such file or row.
   """
-  path, _, row = text.rpartition('.py:')
-  path, arguments = (f'{path}.py', [row]) if path else (text, [])
+  path, _, name = text.rpartition('.py:')
+  path, arguments = (f'{path}.py', [name]) if path else (text, [])
   path = os.path.expanduser(path)
   if not os.path.isfile(path):
+    stem = os.path.basename(path).removesuffix('.py')
+    row = rows.renamed(stem)
     raise ValueError(
-      f'no file {path!r}; python -m experiments.train --list shows all configs.'
+      f'no file {path!r}; that config is now --config=experiments/configs/{row}'
+      if row
+      else f'no file {path!r}; python -m experiments.train --list shows all '
+      'configs.'
     )
-  get_config = runpy.run_path(path).get('get_config')
+  found = runpy.run_path(path)
+  get_config = found.get('get_config')
   if get_config is None:
     raise ValueError(f'{path!r} has no get_config(): it is no config.')
+  if arguments and 'ROWS' not in found:
+    raise ValueError(f'{path!r} is one config, without rows: --config={path}')
   return get_config(*arguments)
 
 

@@ -257,7 +257,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 _COMMAND = Command('studies.masks', __doc__)
 _WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
-_CONFIG = _COMMAND.config('experiments/configs/dim_digits_masked.py')
+_CONFIG = _COMMAND.config('experiments/configs/dim_digits.py:masked')
 _SEEDS = _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int)
 _PROBES = _COMMAND.items('probes', ('linear', 'linear_few'), 'Which.')
 

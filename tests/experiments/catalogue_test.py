@@ -10,6 +10,7 @@ import pytest
 import rich.console
 
 from experiments import catalogue
+from experiments import rows as rows_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -33,16 +34,16 @@ def test_every_config_is_listed_and_told_apart(rows):
 
 def test_published_numbers_are_told_with_their_row_and_source(rows):
   found = {row.name: row.paper for row in rows}
-  assert found['dim_cifar10_local_infonce.py'] == (
+  assert found['dim_cifar10.py:local_infonce'] == (
     'DIM(L) infoNCE, Hjelm et al. 2019, table 1: conv 75.21, fc 75.57, y 69.13'
   )
-  assert found['dim_digits.py'] == ''
+  assert found['dim_digits.py:infonce'] == ''
   assert catalogue.published({'source': 'Ours'}) == 'Ours'
 
 
 def test_a_file_that_is_no_config_is_named(tmp_path, monkeypatch):
   (tmp_path / 'dim_broken.py').write_text('"""A file."""\n')
-  monkeypatch.setattr(catalogue, 'CONFIGS', tmp_path)
+  monkeypatch.setattr(rows_lib, 'CONFIGS', tmp_path)
   with pytest.raises(ValueError, match=r'dim_broken\.py.*does not import'):
     catalogue.rows()
 
@@ -80,7 +81,7 @@ def test_the_command_needs_neither_config_nor_workdir():
 
   listed = run('--list')
   assert listed.returncode == 0, listed.stderr
-  assert 'Deep InfoMax\tdim_digits.py\tDIM(L) with InfoNCE' in listed.stdout
+  assert 'Deep InfoMax\tdim_digits.py:infonce\tDeep InfoMax on' in listed.stdout
   without = run('--workdir=runs/x')
   assert without.returncode == 1
   assert (

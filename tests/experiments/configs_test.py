@@ -1,6 +1,5 @@
 """Every config builds, and says how it is run."""
 
-
 import jax
 import numpy as np
 import pytest
