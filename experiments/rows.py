@@ -63,9 +63,9 @@ def get(rows: Mapping[str, Row], name: str | None) -> Any:
     name = next(iter(rows))
   if name not in rows:
     raise ValueError(f'No row {name!r}: this file has {", ".join(rows)}.')
-  config = rows[name].make()
-  if rows[name].paper is not None:
-    config.paper = dict(rows[name].paper)
+  config, paper = rows[name].make(), rows[name].paper
+  if paper is not None:
+    config.paper = dict(paper)
   return config
 
 

@@ -51,8 +51,14 @@ def greedy_supervised() -> ExperimentConfig:
   """300 epochs of the 5,000 labelled images."""
   config = gim()
   gim_spoken_digits.supervised(config)
-  config.data.unlabelled = False
-  config.data.validation = 0.0
+  config.data = DataConfig(
+    name='stl10',
+    image_size=None,
+    validation=0.0,
+    grayscale=True,
+    crop=64,
+    flip=True,
+  )
   config.steps = 47_000
   return config
 
