@@ -7,12 +7,14 @@ the optimizers and the length. It is loaded from a Python file, overridden with
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -153,6 +155,7 @@ def check(config: ExperimentConfig | SweepConfig) -> None:
       for i, value in enumerate(getattr(config, name)):
         checks.check_range(f'{name}[{i}]', value, interval)
     return check(config.run)
+  to_json(config)  # Raises where it could not be saved.
   # Overrides set fields after construction, so its checks run once more.
   config.__post_init__()
   for group, optimizer in {'': config.optimizer, **config.players}.items():
@@ -224,7 +227,27 @@ def make_objective(
       f'dim_jax.objectives.dim, got {kind.__module__}.{kind.__qualname__}: see '
       'dim_jax.objective for what `make` returns.'
     )
-  return module.make(config.objective, axis_name=axis_name)
+  return _promoting(module.make(config.objective, axis_name=axis_name))
+
+
+def _promoting(part: Any) -> Any:
+  """Lets the functions of an objective mix dtypes, whatever the user's setting.
+
+  jax_numpy_dtype_promotion='strict' would refuse them; Optax's Adam, too, needs
+  the usual promotion.
+  """
+  if callable(part):
+
+    @functools.wraps(part)
+    def run(*args: Any, **kwargs: Any) -> Any:
+      with jax.numpy_dtype_promotion('standard'):
+        return part(*args, **kwargs)
+
+    return run
+  if not isinstance(part, tuple):
+    return part
+  parts = map(_promoting, part)
+  return type(part)(*parts) if hasattr(part, '_fields') else tuple(parts)
 
 
 def check_path(config: Any, path: str) -> None:
@@ -251,12 +274,28 @@ def check_path(config: Any, path: str) -> None:
     config = config[name] if isinstance(config, dict) else getattr(config, name)
 
 
+def _check_importable(kind: type) -> None:
+  """Raises ValueError where a class could not be found again by its name."""
+  try:
+    module = importlib.import_module(kind.__module__)
+  except ImportError:
+    module = None
+  is_main = kind.__module__ == '__main__'
+  if is_main or getattr(module, kind.__qualname__, None) is not kind:
+    raise ValueError(
+      f'{kind.__qualname__} is defined in {kind.__module__!r}, from where a '
+      'saved run cannot load it again: move it to the top level of a module '
+      'that can be imported (a .py file beside your program), and import it.'
+    )
+
+
 def to_json(config: Any) -> Any:
   """The config as JSON data; dataclasses carry their type as 'module:name'."""
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
     # A Flax module's own fields, less the two that Linen adds.
     skip = ('parent', 'name') if isinstance(config, nn.Module) else ()
     kind = type(config)
+    _check_importable(kind)
     return {'type': f'{kind.__module__}:{kind.__qualname__}'} | {
       f.name: to_json(getattr(config, f.name))
       for f in dataclasses.fields(config)
@@ -400,7 +439,7 @@ def save(
     input_shape: [H, W, C] of its images, [T] of its sound or [D] of its points,
       without which no network can be built again.
   """
-  path = os.path.join(run_dir, 'config.json')
+  path = os.path.join(os.path.expanduser(run_dir), 'config.json')
   data = to_json(config) | {'input_shape': list(input_shape)}
   files.write_json(path, data, sync=True)
 
@@ -421,7 +460,7 @@ def load(
     FileNotFoundError: the folder is not a run.
     ValueError: the file names a type or field that does not exist here.
   """
-  path = os.path.join(run_dir, 'config.json')
+  path = os.path.join(os.path.expanduser(run_dir), 'config.json')
   if not os.path.exists(path):
     raise FileNotFoundError(
       f'{os.fspath(run_dir)!r} is not a run: it has no config.json. Give the '

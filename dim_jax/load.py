@@ -200,6 +200,7 @@ def load(
     ValueError: the file is damaged or of something else, or holds another step
       or an average.
   """
+  run_dir = os.path.expanduser(run_dir)
   if os.path.isfile(run_dir):
     return _load_file(run_dir, step, average)
   # Orbax is slow to import, and `import dim_jax` should not be.

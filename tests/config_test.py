@@ -4,11 +4,13 @@ import dataclasses
 import json
 import math
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from dim_jax import config as config_lib
 from dim_jax.config import (
@@ -101,6 +103,29 @@ def test_json_of_a_type_that_is_gone():
 def test_what_has_no_json_form_is_refused():
   with pytest.raises(ValueError, match=r'got (ABCMeta|type|ModuleMeta)'):
     config_lib.to_json({'encoder': encoders.ConvEncoder})
+
+
+def test_a_class_that_could_not_be_loaded_again_is_refused(monkeypatch):
+  class Local(nn.Module):
+    pass
+
+  config = make_config()
+  config.objective.encoder = Local()
+  with pytest.raises(ValueError, match=r"Local is defined in '.*config_test'"):
+    config_lib.check(config)
+  # What a notebook or a script defines.
+  Local.__module__, Local.__qualname__ = '__main__', 'Local'
+  monkeypatch.setattr(sys.modules['__main__'], 'Local', Local, raising=False)
+  with pytest.raises(ValueError, match=r"Local is defined in '__main__', from"):
+    config_lib.check(config)
+
+
+def test_a_folder_may_be_in_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.setenv('USERPROFILE', str(tmp_path))
+  config_lib.save(make_config(), '~', (28, 28, 1))
+  assert (tmp_path / 'config.json').exists()
+  assert config_lib.load('~')[0] == make_config()
 
 
 def test_folder_that_is_no_run(tmp_path):

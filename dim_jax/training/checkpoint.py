@@ -52,7 +52,9 @@ class Checkpoints:
       owner: whether this process is the run's trainer, which clears away what
         a killed write left behind; a reader must leave a live write alone.
     """
-    self.directory = os.path.join(os.path.abspath(run_dir), 'checkpoints')
+    self.directory = os.path.join(
+      os.path.abspath(os.path.expanduser(run_dir)), 'checkpoints'
+    )
     self._verified: set[int] = set()
     with _quiet():
       self._checkpointer = ocp.training.Checkpointer(

@@ -31,6 +31,7 @@ def make(
   mesh: jax.sharding.Mesh,
   form: str = 'jit',
   seeds: Sequence[int] = (),
+  classes: int = 0,
 ) -> 'Resident | Streamed':
   """Chooses how examples reach the devices.
 
@@ -42,13 +43,14 @@ def make(
     mesh: the devices that hold them.
     form: of the chunk.
     seeds: of several runs in one program, instead of `seed`.
+    classes: labels must be below it; 0 takes any.
 
   Raises:
     ValueError: the arrays differ in their first axes, hold what is not finite
       or labels that are none, or are fewer than a batch.
   """
   if not isinstance(data, stream.Stream):
-    check_arrays(data)
+    check_arrays(data, classes)
     if any(isinstance(x, np.memmap) for x in data.values()):
       data = stream.of_arrays(data)
   if not isinstance(data, stream.Stream):
@@ -60,11 +62,12 @@ def make(
   return Streamed(data, batch_size, seed, mesh, form)
 
 
-def check_arrays(data: Mapping[str, np.ndarray]) -> None:
+def check_arrays(data: Mapping[str, np.ndarray], classes: int = 0) -> None:
   """Raises ValueError where arrays cannot be trained on.
 
   Args:
     data: arrays by name. Those on disk are not read for what is not finite.
+    classes: labels must be below it; 0 takes any.
   """
   if not data:
     raise ValueError('the training data has no arrays.')
@@ -85,10 +88,12 @@ def check_arrays(data: Mapping[str, np.ndarray]) -> None:
       raise ValueError(
         f"data['label'] must be whole numbers, got {label.dtype}."
       )
-    if len(label) and label.min() < -1:
+    wrong = (label < -1) | (label >= (classes or np.inf))
+    if wrong.any():
+      most = f'0 to {classes - 1}' if classes else 'class numbers from 0'
       raise ValueError(
-        f"data['label'] must be class numbers from 0, or -1 where unknown, got "
-        f'{label.min()}.'
+        f"data['label'] must be {most}, or -1 where unknown; {wrong.sum():,} "
+        f'are not, such as {label[wrong.argmax()]} of example {wrong.argmax()}.'
       )
 
 

@@ -50,7 +50,7 @@ def hold(run_dir: str | os.PathLike) -> Iterator[None]:
   if jax.process_index() != 0:
     yield
     return
-  path = os.path.join(run_dir, 'lock')
+  path = os.path.join(os.path.expanduser(run_dir), 'lock')
   try:
     file = open(path, 'a+', encoding='utf-8')
   except OSError as error:
@@ -70,7 +70,7 @@ def hold(run_dir: str | os.PathLike) -> Iterator[None]:
 
 def check(run_dir: str | os.PathLike) -> None:
   """Raises ValueError, as `hold` does, and leaves nothing behind."""
-  path = os.path.join(run_dir, 'lock')
+  path = os.path.join(os.path.expanduser(run_dir), 'lock')
   if jax.process_index() == 0 and os.path.exists(path):
     # To be written to: NFS gives no other file an exclusive lock.
     with open(path, 'r+', encoding='utf-8') as file:

@@ -266,8 +266,9 @@ def fit(
     mesh=host,
     form=settings.parallel,
     seeds=() if runs is None else tuple(runs.seeds),
+    classes=objective.classes,
   )
-  run_dir = os.fspath(run_dir)
+  run_dir = os.path.expanduser(run_dir)
   files.make_folder(run_dir)
   chunk = _guarded(
     make_chunk(
@@ -280,6 +281,8 @@ def fit(
     )
   )
   with (
+    # Of what is traced here, such as `monitor`; 'strict' would refuse it.
+    jax.numpy_dtype_promotion('standard'),
     lock.hold(run_dir),
     timing.Times() as times,
     checkpoint.Checkpoints(run_dir, settings.keep, owner=True) as checkpoints,

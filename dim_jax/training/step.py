@@ -111,6 +111,7 @@ def averaged_params(state: TrainState, decay: float | None) -> PyTree:
   if decay is None:
     return state.params
   steps, average = state.opt_state[-1]
+  steps = steps.astype(jnp.float32)
   # Accurate for few steps at a decay near 1, where 1 - decay**steps is not.
   share = -jnp.expm1(steps * math.log(decay)) if decay else 1.0
   return jax.tree.map(
@@ -201,14 +202,15 @@ def init_state(
       compiled program would have XLA draw all parameters while it compiles.)
   """
   init_rng, rng = jax.random.split(rng)
-  params, model_state = objective.init(init_rng, batch)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    model_state=model_state,
-    opt_state=optimizer.init(params),
-    rng=rng,
-  )
+  with jax.numpy_dtype_promotion('standard'):
+    params, model_state = objective.init(init_rng, batch)
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      model_state=model_state,
+      opt_state=optimizer.init(params),
+      rng=rng,
+    )
 
 
 def train_step(
@@ -250,14 +252,16 @@ def train_step(
     # examples times the number of devices (an all-gather's transpose sums over
     # them), so the mean is the gradient of the global loss.
     grads = jax.lax.pmean(grads, axis_name)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  new_state = TrainState(
-    step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    model_state=model_state,
-    opt_state=opt_state,
-    rng=state.rng,
-  )
+  # Adam's bias correction mixes dtypes, which 'strict' would refuse.
+  with jax.numpy_dtype_promotion('standard'):
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    new_state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      model_state=model_state,
+      opt_state=opt_state,
+      rng=state.rng,
+    )
   return new_state, metrics | {'loss': loss}
 
 

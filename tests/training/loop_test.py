@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from dim_jax.data import augment, batches
+from dim_jax.data import augment, batches, stream
 from dim_jax.objective import Objective
 from dim_jax.training import checkpoint, loop, metrics
 from dim_jax.training import step as step_lib
@@ -223,6 +223,18 @@ def test_non_finite_metric_stops_the_run_and_names_it(tmp_path):
     FloatingPointError, match=r'Between steps 0 and 2, mi/global became'
   ):
     fit(tmp_path, steps=4, objective=objective._replace(loss=loss))
+
+
+def test_a_stream_with_bad_inputs_is_told_as_data(tmp_path):
+  data = make_data()
+  data['image'] = data['image'].astype(np.float32)
+  data['image'][:] = np.nan
+  with pytest.raises(
+    FloatingPointError, match=r'not finite, the first in .*repair the data'
+  ):
+    fit(tmp_path, data=stream.of_arrays(data), augment=None)
+  with pytest.raises(ValueError, match='holds 640 values that are not finite'):
+    fit(tmp_path, data=data)
 
 
 def test_parameters_that_break_in_the_last_step_are_not_saved(tmp_path):

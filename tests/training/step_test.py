@@ -1,6 +1,7 @@
 """One step: its optimizer, and its forms on one device and on eight."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from dim_jax import config as config_lib
 from dim_jax.config import OptimizerConfig
 from dim_jax.objective import Objective
 from dim_jax.objectives import dim
@@ -273,6 +275,46 @@ def test_one_device_is_jit_on_eight_is_pmap_on_eight():
       forms['one'],
       forms[name],
     )
+
+
+@pytest.mark.parametrize(
+  ('name', 'kind', 'shape'),
+  [
+    ('dim_digits_structure', 'image', (32, 32, 1)),
+    ('dim_digits_semi_supervised', 'image', (32, 32, 1)),
+    ('vib_digits', 'image', (8, 8, 1)),
+    ('gim_digits', 'image', (32, 32, 1)),
+    ('stein_mixture_2d', 'point', (2,)),
+  ],
+)
+def test_strict_promotion_stops_no_step(name, kind, shape):
+  module = importlib.import_module(f'experiments.configs.{name}')
+  config = module.get_config()
+  objective = config_lib.make_objective(config)
+  dtype = np.float32 if kind == 'point' else np.uint8
+  batch = {kind: jax.ShapeDtypeStruct((4, *shape), dtype)}
+  if kind == 'image':
+    batch['label'] = jax.ShapeDtypeStruct((4,), np.int32)
+
+  def step(rng, batch):
+    params, _ = jax.eval_shape(objective.init, rng, batch)
+    optimizer = step_lib.make_optimizer(
+      config.optimizer,
+      config.players,
+      params,
+      0.9,
+      objective.optional_groups,
+    )
+    state = step_lib.init_state(objective, optimizer, batch, rng)
+    state, _ = step_lib.train_step(
+      state, batch, objective=objective, optimizer=optimizer
+    )
+    return objective.encode(
+      step_lib.averaged_params(state, 0.9), state.model_state, batch
+    )
+
+  with jax.numpy_dtype_promotion('strict'):
+    jax.eval_shape(step, jax.random.key(0), batch)
 
 
 def test_batch_that_does_not_divide_is_named():
