@@ -802,7 +802,7 @@ def attack_curve(
   *,
   name: str = 'attacks',
 ) -> figures.Picture | None:
-  """Draws accuracy against the strength of attacks, from none (0) on.
+  """Draws accuracy against the strength of attacks: a line an attack.
 
   Args:
     models: the 'attacks' of classification.json by the model's label.
@@ -813,22 +813,22 @@ def attack_curve(
     The picture; its rows are model, norm, attack (with its loss), mode,
     targeted, epsilon, accuracy and examples. None if no attack has a strength.
   """
-  points: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-  for model, attacks in models.items():
-    for row in attacks:
-      if row.get('epsilon') is None:
-        continue
-      how = (str(row['norm']), attack_name(row), str(row['mode']))
-      key = (model, *how, bool(row.get('targeted')))
-      examples = row.get('examples')
-      if row.get('accuracy_before') is not None:
-        before = figures.real(row['accuracy_before'])
-        points.setdefault((*key, 0.0), (before, examples))
-      accuracy = figures.real(row['accuracy'])
-      points[*key, float(row['epsilon'])] = (accuracy, examples)
-  rows = sorted(
-    ((*key, *value) for key, value in points.items()), key=lambda row: row[5]
-  )
+  rows: list[tuple[Any, ...]] = [
+    (
+      model,
+      str(row['norm']),
+      attack_name(row),
+      str(row['mode']),
+      bool(row.get('targeted')),
+      float(row['epsilon']),
+      figures.real(row['accuracy']),
+      row.get('examples'),
+    )
+    for model, attacks in models.items()
+    for row in attacks
+    if row.get('epsilon') is not None
+  ]
+  rows.sort(key=lambda row: row[5])
   if not rows:
     return None
   counts = {row[7] for row in rows if row[7]}
@@ -899,6 +899,9 @@ def _draw_attacks(rows: list[tuple[Any, ...]], chance: float | None) -> Any:
         markersize=4.5,
         label=', '.join(word for word in words if word) or key[2],
       )
+    strengths = sorted({row[5] for row in rows if row[1] == norm})
+    if len(strengths) < 7:
+      axes.set_xticks(strengths, [f'{x:g}' for x in strengths])
     axes.set_ylim(-2, 102)
     axes.set_xlabel(f'{norm_name(norm)} norm of the attack, pixels from 0 to 1')
     axes.set_ylabel('accuracy, %')

@@ -913,29 +913,6 @@ def _draw_map(
 # Retrieval.
 
 
-def agreement(
-  labels: np.ndarray, features: Mapping[str, np.ndarray], count: int = 8
-) -> dict[str, float]:
-  """Computes the fraction of nearest neighbours of the same class.
-
-  Args:
-    labels: shape [n].
-    features: shape [n, ...] by name, compared by cosine; 'pixels', the control,
-      by Euclidean distance.
-    count: how many neighbours of each example.
-
-  Returns:
-    By the names, and by 'chance', of two examples drawn alike.
-  """
-  result = {}
-  for key, x in features.items():
-    metric = 'euclidean' if key == 'pixels' else 'cosine'
-    order, _ = representations.nearest_neighbours(x, count, metric)
-    result[key] = float((labels[order] == labels[:, None]).mean())
-  frequency = np.bincount(labels) / len(labels)
-  return result | {'chance': float((frequency**2).sum())}
-
-
 def retrieval(
   images: np.ndarray,
   labels: np.ndarray,
@@ -992,19 +969,14 @@ def retrieval(
     for key, (index, distance) in nearest.items()
     for rank in range(count)
   ]
-  fractions = agreement(labels, {**features, 'pixels': images}, count)
-  chance = fractions.pop('chance')
-  text = ', '.join(f'{key} {100 * v:.1f} %' for key, v in fractions.items())
   return Picture(
     name,
     title,
     f'Left: the query, the first test image of its class. Right: its {count} '
     f'nearest among the {len(labels) - 1} others, by cosine (pixels: '
-    f'Euclidean). Solid green frame: same class; dashed red: another. Fraction '
-    f'of neighbours of the same class, over all {len(labels)} images as '
-    f'queries: {text}; by chance {100 * chance:.1f} %.',
-    f'Grid of {len(chosen)} query images with {count} neighbours each. '
-    f'Neighbours of the same class: {text}.',
+    f'Euclidean). Solid green frame: same class; dashed red: another.',
+    f'Grid of {len(chosen)} query images with {count} neighbours each; '
+    f'{sum(row[-1] for row in rows)} of {len(rows)} are of the same class.',
     (
       'query',
       'features',

@@ -23,7 +23,7 @@ import numpy as np
 
 from dim_jax import checks, files
 from dim_jax.losses import adversarial
-from dim_jax.report import density_figures as pictures
+from dim_jax.report import dynamics_figures as pictures
 from dim_jax.report import figures
 from dim_jax.runs import provenance
 from experiments.command import Command, show

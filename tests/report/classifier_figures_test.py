@@ -12,18 +12,20 @@ from dim_jax.report import classifier_figures, figures
 
 
 def _draw(picture, folder):
-  """Saves a picture; its CSV rows as text. Both images have a clean corner."""
+  """Saves a picture; its CSV rows as text."""
   paths = figures.save(picture, folder)
-  light, dark = (image_lib.imread(paths[k]) for k in ('light', 'dark'))
-  np.testing.assert_allclose(light[-1, -1, :3], 1.0)
-  np.testing.assert_allclose(
-    dark[-1, -1, :3], [0x16 / 255, 0x19 / 255, 0x1D / 255], atol=1e-3
-  )
-  assert light.shape == dark.shape
-  assert light.shape[1] == figures.WIDTH * figures.DPI
+  pixels = image_lib.imread(paths['png'])
+  assert pixels[-1, -1, 3] == 0
+  assert pixels.shape[1] == figures.WIDTH * figures.DPI
   assert len(picture.alt) > 20
-  with open(paths['csv'], newline='') as file:
+  with open(paths['csv'], newline='', encoding='utf-8') as file:
     return list(csv.reader(file))
+
+
+def _names(figure):
+  """What the legend says."""
+  (legend,) = figure.legends
+  return [text.get_text() for text in legend.get_texts()]
 
 
 def _texts(figure):
@@ -76,21 +78,6 @@ def test_sample_errors_are_known_by_their_number():
   assert list(classifier_figures.sample_errors(row)) == [1, 12]
 
 
-@pytest.mark.parametrize(
-  ('value', 'text'),
-  [
-    (0, '0'),
-    (1e-3, '10⁻³'),
-    (3e-4, '3·10⁻⁴'),
-    (0.1, '0.1'),
-    (20.0, '20'),
-    (1e5, '10⁵'),
-  ],
-)
-def test_power(value, text):
-  assert classifier_figures.power(value) == text
-
-
 def test_beta_sweep(tmp_path):
   picture = classifier_figures.beta_sweep(
     _ROWS, classes=10, log2_examples=15.87
@@ -100,37 +87,31 @@ def test_beta_sweep(tmp_path):
   assert ['error_1', 'test', '0.001', '2.0', str(math.sqrt(0.5)), '2'] in rows
   assert ['rate_bits', 'train', '0.001', '23.0', str(math.sqrt(2)), '2'] in rows
   assert 'Mean of 1 to 2 seeds' in picture.caption
-  assert 'Errors of 0 % stand at the bottom edge' in picture.caption
-  assert 'Rates below 0.01 bits stand there' in picture.caption
   assert '2.00 % at beta 0 with 1 sample' in picture.alt
   assert '1.25 % at beta 10⁻³ with 12 samples' in picture.alt
 
-  errors, rates = picture.draw(figures.LIGHT).axes
+  figure = picture.figure()
+  errors, rates = figure.axes
   assert rates.get_title('left') == 'rate (upper bound on I(Z;X))'
-  levels = {
-    text.get_text(): line.get_ydata()[0]
-    for text, line in zip(rates.texts, rates.lines[-2:], strict=True)
-  }
-  assert levels == {'log₂ C 3.3': math.log2(10), 'log₂ N 15.9': 15.87}
-  # Beta 0 has a place left of the smallest, under its own name.
-  ticks = dict(
-    zip(
-      [text.get_text() for text in rates.get_xticklabels()],
-      rates.get_xticks(),
-      strict=True,
-    )
-  )
-  assert 0 < ticks['0'] < ticks['10⁻³'] == 1e-3 < ticks['1'] == 1
+  levels = {line.get_label(): line.get_ydata()[0] for line in rates.lines}
+  assert levels['log₂ C = 3.3'] == math.log2(10)
+  assert levels['log₂ N = 15.9'] == 15.87
+  assert _names(figure)[:2] == ['train, 1 sample', 'test, 1 sample']
+  # Beta 0, an error of 0 % and a rate of 0 stand at 0, under their own names.
+  for axis in (rates.xaxis, rates.yaxis, errors.yaxis):
+    assert axis.get_ticklabels()[0].get_text() == '0'
+    assert axis.get_ticklocs()[0] == 0 and axis.get_view_interval()[0] < 0
   curve = next(
     line
     for line in errors.lines
     if len(line.get_xdata()) == 3 and line.get_ydata()[1] == 1.25
   )
-  np.testing.assert_allclose(curve.get_xydata()[:, 0], [ticks['0'], 1e-3, 1])
-  np.testing.assert_allclose(curve.get_xydata()[:, 1], [2, 1.25, 90])
-  # A rate of 0 is the floor's, whatever the other rates are.
-  collapsed = rates.lines[0].get_xydata()[-1]
-  np.testing.assert_allclose(collapsed, [1, 0.01])
+  np.testing.assert_allclose(
+    curve.get_xydata(), [[0, 2], [1e-3, 1.25], [1, 90]]
+  )
+  # What is shown is in order of the values: 0 below 0.5 below 90.
+  heights = errors.transData.transform([(1, 0), (1, 0.5), (1, 90)])[:, 1]
+  assert heights[0] < heights[1] < heights[2]
 
 
 def test_a_sweep_needs_rows():
@@ -146,18 +127,16 @@ def test_information_plane(tmp_path):
   assert rows[5][:4] == ['test', '0.001', '22.0', str(math.sqrt(2))]
   assert rows[5][4] == '3.0625' and rows[5][6] == '2'
   assert '3.06 of H(Y) = 3.30 bits at beta 10⁻³' in picture.alt
-  # Those near the ceiling have a panel of their own; each beta stands once.
-  figure = picture.draw(figures.LIGHT)
-  near, whole = figure.axes
+  # Those near the ceiling have a panel of their own; beta is a bar of colours.
+  figure = picture.figure()
+  near, whole, bar = figure.axes
   assert near.get_ylim()[0] > 2.5 and whole.get_ylim()[0] < -0.125
-  texts = _texts(figure)
-  for text in ('0', '10⁻³', '1'):
-    assert texts.count(text) == 1
-  assert texts.count('H(Y) 3.30') == 2
-  assert 'log₂ N 15.9' in texts
+  ticks = [text.get_text() for text in bar.get_yticklabels()]
+  assert ticks == ['0', '10⁻³', '0.01', '0.1', '1']
+  assert {'H(Y) = 3.30', 'log₂ N = 15.9', 'train', 'test'} < {*_names(figure)}
   # Points are joined in order of beta.
   test = next(line for line in whole.lines if line.get_ydata()[-1] == -0.125)
-  np.testing.assert_allclose(test.get_xydata()[:, 0], [800, 22, 0.01])
+  np.testing.assert_allclose(test.get_xydata()[:, 0], [800, 22, 0])
 
 
 def test_radius_is_that_of_the_chi_distribution():
@@ -206,17 +185,18 @@ def test_ellipses(tmp_path):
   # pi * r^2 * det L, with r^2 = -2 ln 0.05.
   area = math.pi * -2 * math.log(0.05) * 0.125
   assert f'median area {figures.number(area)}' in picture.alt
-  axes = picture.draw(figures.DARK).axes[0]
+  axes = picture.figure().axes[0]
   assert axes.images[0].origin == 'lower'
   np.testing.assert_allclose(axes.images[0].get_array()[0, 3], 1)
   curves = axes.collections[0].get_segments()
   np.testing.assert_allclose(curves[1] - curves[0], np.ones((64, 2)))
+  assert _names(picture.figure()) == ['ant', 'bee']
 
 
-def test_remembered(tmp_path):
+def test_rates(tmp_path):
   bits = np.array([1.0, 3.0, 5.0, 11.0])
   by_dimension = np.array([0.05, 4.0, 0.95, 0.0])
-  picture = classifier_figures.remembered(
+  picture = classifier_figures.rates(
     bits * math.log(2),
     by_dimension * math.log(2),
     np.array([0, 0, 1, 1]),
@@ -235,43 +215,43 @@ def test_remembered(tmp_path):
     [[2, math.sqrt(2), 2], [8, math.sqrt(18), 2]],
   )
   assert '2 of 4 above 0.1 bit' in picture.caption
-  texts = _texts(picture.draw(figures.LIGHT))
-  assert texts == ['mean 5.00', '2 of 4 above 0.1 bit']
+  titles = [axes.get_title('left') for axes in picture.figure().axes]
+  assert titles == ['mean 5.00', '2 of 4 above 0.1 bit', '']
   # A full covariance has no rate by dimension.
-  whole = classifier_figures.remembered(
+  whole = classifier_figures.rates(
     bits, None, np.array([0, 0, 1, 1]), ['ant', 'bee']
   )
   assert {row[0] for row in whole.rows} == {'example', 'class'}
-  assert len(whole.draw(figures.LIGHT).axes) == 2
+  assert len(whole.figure().axes) == 2
 
 
-def test_hardest(tmp_path):
+def test_highest_loss(tmp_path):
   images = np.zeros((4, 6, 6, 1), np.uint8)
   labels = np.array([0, 1, 1, 0])
   p = np.array([[0.75, 0.25], [0.5, 0.5], [0.875, 0.125], [0.25, 0.75]])
   loss = -np.log(p[np.arange(4), labels])
   rate = np.array([2.0, 8.0, 4.0, 1.0]) * math.log(2)
-  picture = classifier_figures.hardest(
+  picture = classifier_figures.highest_loss(
     images, labels, p, loss, rate, ['ant', 'bee'], count=2
   )
   rows = _draw(picture, tmp_path)
   short = [[row[0], *row[2:5]] for row in rows[1:]]
   assert short == [
-    ['hardest', '2', 'bee', 'ant'],
-    ['hardest', '3', 'ant', 'bee'],
-    ['most bits', '1', 'bee', 'ant'],
-    ['fewest bits', '3', 'ant', 'bee'],
+    ['highest cross-entropy', '2', 'bee', 'ant'],
+    ['highest cross-entropy', '3', 'ant', 'bee'],
+    ['highest rate', '1', 'bee', 'ant'],
+    ['lowest rate', '3', 'ant', 'bee'],
   ]
   np.testing.assert_allclose(
     [[float(v) for v in row[5:]] for row in rows[1:3]],
     [[0.875, 3, 4], [0.75, 2, 1]],
   )
-  texts = _texts(picture.draw(figures.DARK))
+  texts = _texts(picture.figure())
   assert texts[3:6] == ['is bee', '→ ant', '3.00 bits']
-  without = classifier_figures.hardest(
+  without = classifier_figures.highest_loss(
     images, labels, p, loss, None, ['ant', 'bee'], count=2
   )
-  assert [row[0] for row in without.rows] == ['hardest'] * 2
+  assert [row[0] for row in without.rows] == ['highest cross-entropy'] * 2
 
 
 def _attack(attack, loss, mode, epsilon, accuracy, norm='linf'):
@@ -303,17 +283,16 @@ def test_attack_curve(tmp_path):
   rows = _draw(picture, tmp_path)
   assert len(rows) == 1 + 6  # an attack without a strength has no place
   assert 'lowest 5.00 %: plain, PGD margin, samples, L∞ 0.25' in picture.alt
-  axes = picture.draw(figures.LIGHT).axes[0]
-  drawn = {
-    text.get_text(): line
-    for text, line in zip(axes.texts[1:], axes.lines[:3], strict=True)
-  }
-  assert set(drawn) == {'vib, samples', 'vib, mean', 'plain, samples'}
+  figure = picture.figure()
+  axes = figure.axes[0]
+  drawn = {line.get_label(): line for line in axes.lines}
+  names = ['vib, samples', 'vib, mean', 'plain, samples']
+  assert sorted(_names(figure)) == sorted(['chance level 10 %', *names])
   line = drawn['vib, samples']
   np.testing.assert_array_equal(line.get_xdata(), [0, 0.25])
   np.testing.assert_array_equal(line.get_ydata(), [98, 40])
-  assert axes.texts[0].get_text() == 'chance 10 %'
-  assert axes.lines[3].get_ydata()[0] == 10
+  assert [text.get_text() for text in axes.get_xticklabels()] == ['0', '0.25']
+  assert drawn['chance level 10 %'].get_ydata()[0] == 10
   assert classifier_figures.attack_curve({'vib': ours[-1:]}) is None
 
 

@@ -143,7 +143,7 @@ def test_page_of_an_energy(tmp_path):
   # What means nothing has no curve; no other evaluation is asked for.
   assert 'surrogate' not in text.split('<details>')[0]
   assert 'experiments.evaluate' not in text
-  assert (tmp_path / 'run/report/density-dark.png').exists()
+  assert (tmp_path / 'run/report/density.png').exists()
 
 
 def test_page_asks_for_the_measurement(tmp_path):

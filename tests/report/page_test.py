@@ -163,21 +163,20 @@ def test_page_needs_nothing_else(full):
   assert 'url(' not in parsed.text and '@import' not in parsed.text
 
 
-def test_every_figure_has_both_variants_and_its_files(full):
+def test_every_figure_has_one_picture_and_its_files(full):
   run, parsed = full
   names = [attrs['id'] for attrs in parsed.of('figure')]
   assert names == [
     'mi', 'prior', 'probe', 'rank', 'std', 'probes', 'pca_trained',
     'tsne_trained', 'neighbours', 'scores_trained', 'spectrum_y',
   ]  # fmt: skip
-  images, sources = parsed.of('img'), parsed.of('source')
-  assert len(images) == len(sources) == len(names)
-  for image, source in zip(images, sources, strict=True):
-    assert image['src'] != source['srcset']
-    assert source['media'] == '(prefers-color-scheme: dark)'
+  images = parsed.of('img')
+  assert len(images) == len(names)
+  for image in images:
+    assert image['src'].startswith('data:image/png;base64,')
     assert len(image['alt']) > 20
   for name in names:
-    for ending in ('.png', '-dark.png', '.csv'):
+    for ending in ('.png', '.csv'):
       assert (run / 'report' / f'{name}{ending}').stat().st_size > 0
 
 
@@ -448,7 +447,7 @@ def test_classifier_warnings_and_pictures(classifier):
   assert 'experiments.evaluate' not in classifier.text
   shown = [attrs['id'] for attrs in classifier.of('figure')]
   assert shown[-5:] == [
-    'reliability', 'remembered', 'ellipses', 'hardest', 'attacks',
+    'reliability', 'rates', 'ellipses', 'highest_loss', 'attacks',
   ]  # fmt: skip
 
 

@@ -241,12 +241,12 @@ def examples(runs: Sequence[Run]) -> list[Part]:
     rate = None
   if rate is not None:
     widths = arrays.get('rate_by_dimension')
-    parts.append(draw(drawings.remembered, rate, widths, labels, names))
+    parts.append(draw(drawings.rates, rate, widths, labels, names))
   if {'means', 'chols', 'entropy', 'extent'} <= arrays.keys():
     means, entropy = arrays['means'], arrays['entropy']
     own, extent = labels[: len(means)], arrays['extent'].tolist()
     code = (means, arrays['chols'], own, names, entropy, extent)
     parts.append(draw(drawings.ellipses, *code))
   loss = (arrays['probabilities'], arrays['cross_entropy'], rate, names)
-  parts.append(draw(drawings.hardest, arrays['images'], labels, *loss))
+  parts.append(draw(drawings.highest_loss, arrays['images'], labels, *loss))
   return parts

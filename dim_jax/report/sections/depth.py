@@ -6,17 +6,15 @@ seed alone are one method's and make one line.
 
 import math
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dim_jax.report import classifier_figures, figures
+from dim_jax.report import figures
 from dim_jax.report import runs as runs_lib
 from dim_jax.report.parts import Part, Table, Text, draw, span, with_error
 from dim_jax.report.runs import Run, methods
-from dim_jax.report.sections import probes as probes_section
 
 _MARKERS = 'os^DvP'
 _NUMBERS = ('error', 'least', 'greatest', 'std')
@@ -230,7 +228,6 @@ def depth(
   levels = _levels(runs, label, probe)
   rows: list[tuple[Any, ...]] = [tuple(p) for p in measured]
   rows += [(name, None, value, *[None] * 4) for name, value in levels.items()]
-  floor, floor_name = _floor(runs, label, [row[2] for row in rows])
   counts: dict[str, list[int]] = {}
   for p in measured:
     counts.setdefault(p.method, []).append(p.n)
@@ -238,17 +235,11 @@ def depth(
   several = any(p.n > 1 for p in measured)
   sentences = {
     f'Test error of the {figures.probe_name(probe)} probe on the frozen '
-    f'features of each module; the vertical axis is logarithmic.': True,
+    f'features of each module; the vertical axis is logarithmic, and linear '
+    f'from its least error to 0.': True,
     f'Points: mean over runs that differ in their seed alone; bars: their '
     f'least and greatest. Runs: {listed}.': several,
     'One run each, so without error bars.': not several,
-    f'▽: no error in the test set; drawn at {figures.number(floor)} %, '
-    f'{floor_name}, as 0 has no place on this axis.': any(
-      p.mean == 0 for p in measured
-    ),
-    f'Bars that reach 0 end at {figures.number(floor)} %, {floor_name}.': any(
-      p.low == 0 < p.mean for p in measured
-    ),
     'Errors that are not finite are left out.': not all(
       math.isfinite(p.mean) for p in measured
     ),
@@ -273,7 +264,7 @@ def depth(
     f'{"; ".join(f"{name}: {end}" for name, end in ends.items())}.',
     ('method', 'feature', *(f'{x}_percent' for x in _NUMBERS), 'n'),
     rows,
-    lambda theme: _draw(rows, floor, _kinds(runs), theme),
+    lambda: _draw(rows, _kinds(runs)),
   )
 
 
@@ -291,17 +282,6 @@ def _levels(runs: Sequence[Run], label: str, probe: str) -> dict[str, float]:
   return {name: v for name, v in levels.items() if math.isfinite(v)}
 
 
-def _floor(
-  runs: Sequence[Run], label: str, errors: Sequence[float]
-) -> tuple[float, str]:
-  """Where an error of 0 is drawn, in percent, and in words."""
-  rows = max((probes_section.tested(run, label) for run in runs), default=0)
-  positive = min((e for e in errors if e > 0), default=1.0)
-  if rows and 50 / rows < positive:
-    return 50 / rows, 'half a test example'
-  return positive / 2, 'half the least error'
-
-
 def _protocols(runs: Sequence[Run], label: str, probe: str) -> set[Any]:
   return {
     r.get('protocol_hash')
@@ -311,44 +291,27 @@ def _protocols(runs: Sequence[Run], label: str, probe: str) -> set[Any]:
   }
 
 
-def _draw(
-  rows: list[tuple[Any, ...]],
-  floor: float,
-  kinds: Mapping[str, str],
-  theme: figures.Theme,
-) -> Any:
-  from matplotlib import ticker
-
-  names = list(dict.fromkeys(row[0] for row in rows))
-  lines = [n for n in names if any(r[0] == n and r[1] for r in rows)]
+def _draw(rows: list[tuple[Any, ...]], kinds: Mapping[str, str]) -> Any:
+  names = list(dict.fromkeys(row[0] for row in rows if row[1]))
   last = max(_number(row[1]) or 0 for row in rows if row[1])
-  figure, axes = figures.blank(
-    theme, figures.WIDTH, max(3.6, 1.2 + 0.42 * len(names))
-  )
-  axes.set_yscale('log')
-  bars = any((row[6] or 0) > 1 for row in rows)
-  texts: list[Any] = []
-  for k, name in enumerate(lines):
+  figure, axes = figures.blank(figures.WIDTH, 3.4)
+  several = any((row[6] or 0) > 1 for row in rows)
+  for k, name in enumerate(names):
     # A little apart, or bars would hide one another.
-    aside = 0.06 * (k - (len(lines) - 1) / 2) if bars else 0.0
-    texts.append(_draw_line(axes, name, rows, k, aside, floor, theme))
+    aside = 0.06 * (k - (len(names) - 1) / 2) if several else 0.0
+    _draw_line(axes, name, rows, k, aside)
   for name, _, value, *_ in (row for row in rows if row[1] is None):
-    style = (0, (1, 2)) if name.startswith('raw') else (0, (5, 3))
-    at = max(value, floor)
-    axes.axhline(at, color=theme.faint, linestyle=style, zorder=1)
-    texts.append((at, f'{name} {figures.number(value)}', theme.faint, 'normal'))
-  drawn = [
-    max(value, floor) for row in rows for value in row[2:5] if value is not None
-  ]
-  drawn = [value for value in drawn if math.isfinite(value)] or [1.0, 100.0]
+    style = figures.DOTTED if name.startswith('raw') else figures.DASHED
+    axes.axhline(
+      value,
+      color=figures.INK,
+      linestyle=style,
+      zorder=1,
+      label=f'{name} {figures.number(value)}',
+    )
+  values = [value for row in rows for value in row[2:5] if value is not None]
+  figures.log_with_zero(axes.yaxis, values)
   axes.set_xlim(-0.4, last + 0.4)
-  axes.set_ylim(min(drawn) / 1.2, max(drawn) * 1.2)
-  classifier_figures.log_ticks(axes.yaxis)
-  low, high = axes.get_ylim()
-  if high < 10 * low:
-    # Of 1, 2 and 5 too few would be in view.
-    subs = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0)
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=subs))
   # The names of the table, where there is room for them.
   ticks = [f'module_{m}' for m in range(last + 1)]
   axes.set_xticks(
@@ -360,40 +323,32 @@ def _draw(
   )
   axes.set_xlabel('' if last < 5 else 'module_…')
   axes.set_ylabel('error, %')
-  texts = [(at, textwrap.fill(t, 26), *look) for at, t, *look in texts]
-  most = max(label[1].count('\n') + 1 for label in texts)
-  figures.label_right(figure, axes, texts, gap=13.5 * most + 1)
+  figures.legend(figure)
   return figure
 
 
 def _draw_line(
-  axes: Any,
-  name: str,
-  rows: list[tuple[Any, ...]],
-  k: int,
-  aside: float,
-  floor: float,
-  theme: figures.Theme,
-) -> tuple[float, str, str, str]:
-  """Draws one method and returns its label: height, text, colour, weight."""
+  axes: Any, name: str, rows: list[tuple[Any, ...]], k: int, aside: float
+) -> None:
+  """Draws one method: its means, and bars to the least and the greatest."""
   mine = [r for r in rows if r[0] == name and r[1] and math.isfinite(r[2])]
   untrained = name.startswith('untrained')
-  around, place = divmod(k, len(theme.colours))
-  colour = theme.faint if untrained else theme.colours[place]
-  # Lines of one colour have other marks.
-  marker = 'X' if untrained else _MARKERS[(place + around) % len(_MARKERS)]
+  around, place = divmod(k, len(figures.COLOURS))
   x = np.array([_number(row[1]) for row in mine], float) + aside
-  mean, low, high = (np.maximum([r[c] for r in mine], floor) for c in (2, 3, 4))
-  if any(row[6] > 1 for row in mine):
-    bars = np.stack([mean - low, high - mean])
-    look = {'elinewidth': 1.2, 'capsize': 2.5, 'fmt': 'none', 'zorder': 3}
-    axes.errorbar(x, mean, yerr=bars, color=colour, **look)
-  style = (0, (2, 1.5)) if untrained else '-'
-  axes.plot(x, mean, color=colour, linewidth=2.0, linestyle=style, zorder=3)
-  zero = np.array([row[2] == 0 for row in mine], bool)
-  axes.plot(x[~zero], mean[~zero], marker, color=colour, zorder=4)
-  hollow = {'markerfacecolor': theme.ground, 'markersize': 8, 'zorder': 4}
-  axes.plot(x[zero], mean[zero], 'v', color=colour, **hollow)
-  value = figures.number(mine[-1][2]) if mine else '(no number)'
-  end = mean[-1] if len(mean) else math.nan
-  return end, f'{name} {value}', colour, 'normal' if untrained else 'bold'
+  mean, low, high = (np.array([r[c] for r in mine], float) for c in (2, 3, 4))
+  end = figures.number(mean[-1]) if mine else '(no number)'
+  axes.errorbar(
+    x,
+    mean,
+    yerr=np.stack([mean - low, high - mean])
+    if any(row[6] > 1 for row in mine)
+    else None,
+    color=figures.INK if untrained else figures.COLOURS[place],
+    # Lines of one colour have other marks.
+    marker='X' if untrained else _MARKERS[(place + around) % len(_MARKERS)],
+    linewidth=2.0,
+    linestyle=(0, (2, 1.5)) if untrained else '-',
+    elinewidth=1.2,
+    capsize=2.5,
+    label=f'{name} {end}',
+  )

@@ -1,5 +1,6 @@
 """Probes of frozen features: a table a label, beside untrained and raw."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +28,9 @@ def section(runs: Sequence[Run]) -> list[Part]:
       picture = draw(figures.probes, mine[0][1]['results'])
       if label != 'class' and isinstance(picture, figures.Picture):
         title = f'{picture.title}: {label}'
-        picture = picture._replace(name=f'probes_{label}', title=title)
+        picture = dataclasses.replace(
+          picture, name=f'probes_{label}', title=title
+        )
       parts.append(picture)
   if len(runs) > 1 and parts and all(map(runs_lib.has_modules, runs)):
     # Modules times seeds are many rows, and depth says the most.
