@@ -209,7 +209,7 @@ def test_samples_of_images_are_scaled_from_the_range_of_the_energy(tmp_path):
   picture = density.section([run])[-1]
   # From [0, 1] to [-1, 1]: 0 to -1 and 0.75 to 0.5.
   assert picture.rows[0] == ('test images', 0, -1.0, -1.0, -1.0)
-  assert picture.rows[-1] == ('stein, KL 0.500', 7, 0.5, 0.5, 0.5)
+  assert picture.rows[-1] == ('energy_model, KL 0.500', 7, 0.5, 0.5, 0.5)
 
 
 def test_another_temperature_is_a_warning(tmp_path):
