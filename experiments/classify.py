@@ -12,6 +12,7 @@ RUN/evaluation/classification.json and .npz, which `experiments.report` shows.
 import os
 from typing import Any
 
+from dim_jax.runs import attack
 from dim_jax.runs import classify as classify_lib
 from experiments.command import Command, show
 
@@ -26,16 +27,16 @@ _add, _items = _COMMAND.integer, _COMMAND.items
 _ARGUMENTS: dict[str, Any] = {
   'samples': _add('posterior_samples', 12, 'That a prediction averages.'),
   'step': _add('step', None, 'A checkpoint; the newest if left out.'),
-  'attacks': _items('attacks', (), f'Of {", ".join(classify_lib.ATTACKS)}.'),
-  'losses': _items('losses', classify_lib.LOSSES, 'That FGSM and PGD ascend.'),
+  'attacks': _items('attacks', (), f'Of {", ".join(attack.ATTACKS)}.'),
+  'losses': _items('losses', attack.LOSSES, 'That FGSM and PGD ascend.'),
   'epsilons': _items(
     'epsilons', _STRENGTHS, 'Linf budgets, in pixels of [0, 1].', float
   ),
-  'examples': _add('attacked', 1000, 'How many test images.'),
+  'attacked': _add('attacked', 1000, 'How many test images.'),
   'surrogate': _COMMAND.path('surrogate', None, 'A run to transfer from.'),
   'cw_steps': _add('cw_steps', 200, 'For each constant.'),
   'cw_searches': _add('cw_searches', 5, 'How many constants.'),
-  'ood': _items('ood', (), f'Of {", ".join(classify_lib.OOD)}.'),
+  'ood': _items('ood', (), f'Of {", ".join(attack.OOD)}.'),
   'seed': _add('seed', 0, 'Of samples, attacks and targets.'),
 }
 
@@ -48,7 +49,7 @@ def _classify(runs: list[str]) -> None:
   arguments = {name: flag.value for name, flag in _ARGUMENTS.items()}
   for run in runs:
     results = classify_lib.classify(run, **arguments)
-    show(*classify_lib.tables(results))
+    show(*classify_lib.summary(results))
     show(os.path.join(run, 'evaluation', 'classification.json'))
 
 

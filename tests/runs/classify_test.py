@@ -16,7 +16,7 @@ from dim_jax.config import (
   SweepConfig,
 )
 from dim_jax.objectives import dim, vib
-from dim_jax.runs import classify, sweep, train
+from dim_jax.runs import attack, classify, sweep, train
 from experiments import classify as classify_command
 
 
@@ -77,7 +77,7 @@ def test_a_run_is_measured(run_dir, deterministic_dir):
     attacks=('fgsm', 'pgd', 'cw'),
     losses=('margin',),
     epsilons=(0.0, 0.1),
-    examples=6,
+    attacked=6,
     surrogate=deterministic_dir,
     cw_steps=2,
     cw_searches=1,
@@ -136,7 +136,7 @@ def test_attacks_outlive_a_later_call_without_them(run_dir):
     attacks=('fgsm',),
     losses=('margin',),
     epsilons=(0.1,),
-    examples=4,
+    attacked=4,
     **options,
   )
   later = classify.classify(run_dir, **options)
@@ -161,14 +161,34 @@ def test_a_deterministic_run_has_one_error_and_no_rate(deterministic_dir):
   classify.table(report)
 
 
+def test_an_attack_that_fails_loses_nothing_else(run_dir, monkeypatch):
+  def fail(*args, **options):
+    raise ValueError('out of luck')
+
+  monkeypatch.setattr(attack.attacks_lib, 'fgsm', fail)
+  report = classify.classify(
+    run_dir,
+    samples=3,
+    attacks=('fgsm', 'pgd'),
+    losses=('margin',),
+    epsilons=(0.1,),
+    attacked=4,
+    show_progress=False,
+  )
+  assert {row['attack'] for row in report['attacks']} == {'pgd'}
+  assert [x['reason'] for x in report['skipped']] == ['out of luck'] * 2
+  assert report['skipped'][0]['what'].startswith('fgsm samples margin')
+  assert report['command'] and report['hardware'] and report['seconds'] > 0
+  shown = classify.summary(report)
+  assert 'Skipped: fgsm mean' in shown[-1] or 'Skipped: fgsm mean' in shown[-2]
+
+
 def test_what_cannot_be_classified_is_refused(run_dir, tmp_path):
-  with pytest.raises(
-    ValueError, match=r"Unknown attack 'pgdd'.*'pgd'.*--attacks"
-  ):
+  with pytest.raises(ValueError, match=r"--attacks must be .*'pgdd'.*'pgd'"):
     classify.classify(run_dir, attacks=('pgdd',))
   with pytest.raises(ValueError, match='made by'):
     classify.classify(run_dir, surrogate=run_dir)
-  with pytest.raises(ValueError, match='samples must be >= 1, got 0'):
+  with pytest.raises(ValueError, match='samples must be a whole number'):
     classify.classify(run_dir, samples=0)
   with pytest.raises(SystemExit, match='is not a run'):
     classify_command.main([str(tmp_path)])
@@ -183,13 +203,13 @@ def test_labels_beyond_the_classes_are_refused_before_training(tmp_path):
 def test_outliers_are_made_from_the_images():
   images = np.arange(24, dtype=np.uint8).reshape(2, 2, 3, 2)
   np.testing.assert_array_equal(
-    classify.outliers('inverted', images), 255 - images
+    attack.outliers('inverted', images), 255 - images
   )
-  shuffled = classify.outliers('shuffled', images).reshape(2, 6, 2)
+  shuffled = attack.outliers('shuffled', images).reshape(2, 6, 2)
   for mine, original in zip(shuffled, images.reshape(2, 6, 2), strict=True):
     # Pixels move whole: with both of their channels.
     assert sorted(map(tuple, mine)) == sorted(map(tuple, original))
-  assert classify.outliers('noise', images).shape == images.shape
+  assert attack.outliers('noise', images).shape == images.shape
 
 
 def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path):
