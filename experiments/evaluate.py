@@ -59,7 +59,7 @@ def _evaluate(runs: list[str]) -> None:
   for run in runs:
     results = evaluate_lib.evaluate(run, **arguments)
     path = os.path.join(run, 'evaluation', 'probes.json')
-    show(evaluate_lib.table(results), *filter(None, [results['note']]), path)
+    show(*evaluate_lib.summary(results), path)
 
 
 if __name__ == '__main__':

@@ -8,27 +8,25 @@ Results go to RUN/evaluation/probes.json, where a later call with other probes
 or taps adds to them, and features for figures to RUN/evaluation/features.npz.
 """
 
-import datetime
 import json
 import os
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import rich.box
 import rich.table
 
 import dim_jax
-from dim_jax import files, progress
+from dim_jax import checks, files, progress
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.evaluation import representations
 from dim_jax.objective import probed
-from dim_jax.runs import provenance
+from dim_jax.runs import provenance, tables
 
 FEATURES = ('trained', 'untrained', 'raw')
 _SAVED_IMAGES = 2000
@@ -49,6 +47,9 @@ def evaluate(
   show_progress: bool = True,
 ) -> dict[str, Any]:
   """Runs the probes and writes what they found into the run's folder.
+
+  The features of one kind are written before those of the next are computed. A
+  probe that fails, or a label of one class, is left out and named in 'skipped'.
 
   Args:
     run_dir: the run.
@@ -78,146 +79,194 @@ def evaluate(
         f'No probe {name!r}: there are {", ".join(probes_lib.PROBES)}.'
       )
   for name in features:
-    if name not in FEATURES:
-      raise ValueError(f'No features {name!r}: there are {FEATURES}.')
+    checks.check_choice('features', name, FEATURES)
   started = time.time()
   trained = dim_jax.load(run_dir, step=step)
-  objective = trained.objective
+  setup, skipped = _load(
+    trained, probes, taps, labels, protocol, progress=show_progress
+  )
+  report = _first_report(trained, setup)
+  folder = os.path.join(run_dir, 'evaluation')
+  with progress.Progress(show_progress) as bar:
+    # One kind of features at a time: conv maps of a whole data set are big.
+    for kind in features:
+      if kind == 'raw':
+        arrays: dict[str, np.ndarray] = {}
+        collapse, results, failed = _probe(kind, _raw(setup), setup, bar)
+      else:
+        encoder = trained if kind == 'trained' else dim_jax.load(run_dir, 0)
+        before = features_lib.fingerprint(encoder.variables)
+        values, arrays = _encode(encoder, kind, setup, bar)
+        collapse, results, failed = _probe(kind, values, setup, bar)
+        _check_unchanged(encoder, kind, before)
+      skipped += failed
+      if not results:
+        continue
+      header = provenance.header(
+        setup.train.name, setup.train.note, trained.step, started
+      )
+      new = {'collapse': collapse, 'results': results, 'skipped': skipped}
+      files.make_folder(folder)
+      _merge_features(
+        os.path.join(folder, 'features.npz'),
+        _pictured(setup) | arrays,
+        trained.step,
+      )
+      report = _merge_results(
+        os.path.join(folder, 'probes.json'), header | report | new
+      )
+  if not report['results']:
+    reason = skipped[0]['reason'] if skipped else 'nothing was asked for'
+    raise ValueError(reason)
+  return report
+
+
+class _Setup(NamedTuple):
+  """What is probed, and how.
+
+  Attributes:
+    train, test: the examples.
+    rows: of the training examples, those that are kept.
+    labels: (training, test) labels by name; [n], or [n, F] of frames.
+    probes: names.
+    taps: names of the encoder's outputs.
+    pictured: of them, those that are saved for pictures.
+    protocol: how to probe.
+    summary: of the data, for the protocol's hash.
+  """
+
+  train: data.Examples
+  test: data.Examples
+  rows: np.ndarray
+  labels: dict[str, tuple[np.ndarray, np.ndarray]]
+  probes: tuple[str, ...]
+  taps: tuple[str, ...]
+  pictured: tuple[str, ...]
+  protocol: probes_lib.Protocol
+  summary: probes_lib.DataSummary
+
+  @property
+  def inputs(self) -> np.ndarray:
+    """All examples, those for testing last."""
+    return np.concatenate([self.train.inputs[self.rows], self.test.inputs])
+
+
+def _load(
+  trained: dim_jax.Encoder,
+  probes: Sequence[str],
+  taps: Sequence[str] | None,
+  labels: Sequence[str] | None,
+  protocol: probes_lib.Protocol | None,
+  *,
+  progress: bool,
+) -> tuple[_Setup, list[dict[str, str]]]:
+  """Loads what to probe, and names the labels that cannot be predicted."""
   # Without a validation set, 'train' is all that is not for testing.
   train, test = (
-    data.load(
-      trained.config.data, split, validation=0.0, progress=show_progress
-    )
+    data.load(trained.config.data, split, validation=0.0, progress=progress)
     for split in ('train', 'test')
   )
+  protocol = protocol or probes_lib.Protocol()
+  rows = np.arange(len(train.inputs))
+  if protocol.max_examples is not None and protocol.max_examples < len(rows):
+    rows = np.random.default_rng(0).permutation(rows)[: protocol.max_examples]
+    rows.sort()
+  chosen, skipped = _choose_labels(train, labels)
+  outputs = jax.eval_shape(
+    trained.encode,
+    trained.variables,
+    as_batch(train.inputs[:2], train.kind),
+  )
+  objective = trained.objective
+  taps = tuple(probed(objective, outputs) if taps is None else taps)
+  known = probed(objective, taps)
+  is_image = train.kind == 'image'
+  setup = _Setup(
+    train,
+    test,
+    rows,
+    {name: (train.labels[name][rows], test.labels[name]) for name in chosen},
+    tuple(probes),
+    taps,
+    tuple({*objective.pictured} & {*known} | {*known[-1:]}),
+    protocol,
+    probes_lib.DataSummary(
+      dataset=train.name,
+      note=train.note,
+      train_split='train + validation',
+      train_rows=len(rows),
+      test_rows=len(test.inputs),
+      image_size=int(train.inputs.shape[1]) if is_image else None,
+    ),
+  )
+  return setup, skipped
+
+
+def _choose_labels(
+  train: data.Examples, labels: Sequence[str] | None
+) -> tuple[list[str], list[dict[str, str]]]:
+  """Chooses what to predict; by default what is told of whole examples."""
   if not train.labels:
     raise ValueError(
       f'{train.name} has no labels to predict: measure the run with '
       'experiments.density.'
     )
-  if labels is None:
-    labels = [name for name, found in train.labels.items() if found.ndim == 1]
-  for name in labels:
-    if name not in train.labels:
-      raise ValueError(
-        f'No label {name!r}: {train.name} has {sorted(train.labels)}.'
-      )
-    data.check_classes(train.name, train.labels[name], 'a probe')
-  protocol = protocol or probes_lib.Protocol()
-  keep = np.arange(len(train.inputs))
-  if protocol.max_examples is not None and protocol.max_examples < len(keep):
-    keep = np.random.default_rng(0).permutation(keep)[: protocol.max_examples]
-    keep.sort()
-  is_image = train.kind == 'image'
-  summary = probes_lib.DataSummary(
-    dataset=train.name,
-    note=train.note,
-    train_split='train + validation',
-    train_rows=len(keep),
-    test_rows=len(test.inputs),
-    image_size=int(train.inputs.shape[1]) if is_image else None,
-  )
-  inputs = np.concatenate([train.inputs[keep], test.inputs])
-  found = jax.eval_shape(
-    trained.encode, trained.variables, as_batch(inputs[:2], train.kind)
-  )
-  if taps is None:
-    taps = probed(objective, found)
-  told = {
-    name: (train.labels[name][keep], test.labels[name]) for name in labels
-  }
-  framewise = [name for name in labels if train.labels[name].ndim == 2]
-  maps = [f'{tap}_map' for tap in taps] if framewise else []
-  results: list[dict[str, Any]] = []
-  collapse: dict[str, Any] = {}
-  saved: dict[str, np.ndarray] = {}
-  if is_image:
-    saved['images'] = test.inputs[:_SAVED_IMAGES]
-  saved['labels'] = test.labels[test.label][:_SAVED_IMAGES]
-  saved['class_names'] = np.asarray(test.class_names[test.label])
-  with progress.Progress(show_progress) as bar:
-    # One source of features at a time: conv maps of a whole data set are big.
-    for source in features:
-      if source == 'raw':
-        name = 'pixels' if is_image else 'samples'
-        found = {name: features_lib.raw(inputs)}
-      else:
-        encoder = trained if source == 'trained' else dim_jax.load(run_dir, 0)
-        before = features_lib.fingerprint(encoder.variables)
-        found = _encode(encoder, inputs, [*taps, *maps], bar, source)
-        scores = _scores(encoder, test.inputs)
-        prefix = '' if source == 'trained' else 'untrained_'
-        saved |= {prefix + name: values for name, values in scores.items()}
-        kept = probed(objective, taps)
-        for tap in {*objective.pictured} & {*kept} | {*kept[-1:]}:
-          rows = found[tap][len(keep) :][:_SAVED_IMAGES]
-          saved[f'{source}_{tap}'] = rows
-      for tap in list(found) if source == 'raw' else taps:
-        values = found.pop(tap)
-        collapse[f'{source}/{tap}'] = representations.collapse_indicators(
-          values[len(keep) :][:_RANK_IMAGES]
-        )
-        for label, (train_labels, test_labels) in told.items():
-          row = {'features': source, 'tap': tap, 'label': label}
-          pair = (
-            (values[: len(keep)], train_labels),
-            (
-              values[len(keep) :],
-              test_labels,
-            ),
-          )
-          if label in framewise:
-            if source == 'raw':
-              continue
-            frames = found[f'{tap}_map'].reshape(
-              len(values), -1, values.shape[-1]
-            )
-            pair = (
-              _framewise(frames[: len(keep)], train_labels),
-              _framewise(frames[len(keep) :], test_labels),
-            )
-          results += _run_probes(
-            probes_lib.Examples(*pair[0]),
-            probes_lib.Examples(*pair[1]),
-            probes,
-            protocol,
-            summary,
-            row,
-            bar,
-          )
-      if source != 'raw':
-        after = features_lib.fingerprint(encoder.variables)
-        if after != before:
-          raise RuntimeError(
-            f'The {source} encoder changed while it was probed (its variables '
-            f'hash to {after[:12]}, before {before[:12]}): nothing was saved.'
-          )
-  folder = os.path.join(run_dir, 'evaluation')
-  os.makedirs(folder, exist_ok=True)
-  _merge_features(os.path.join(folder, 'features.npz'), saved, trained.step)
-  return _merge_results(
-    os.path.join(folder, 'probes.json'),
-    {
-      'dataset': train.name,
-      'note': train.note,
-      'step': int(trained.step),
-      'protocol': protocol.describe(data=summary),
-      'protocol_hash': protocol.hash(data=summary),
-      'protocols': {
-        protocol.hash(n, summary): protocol.describe(n, summary) for n in probes
-      },
-      'hardware': provenance.hardware(),
-      'versions': provenance.versions(),
-      'date': datetime.date.today().isoformat(),
-      'seconds': time.time() - started,
-      'paper': trained.config.paper,
-      'chance': {
-        name: _chance(values[values >= 0]) for name, (_, values) in told.items()
-      },
-      'collapse': collapse,
-      'results': results,
+  chosen, skipped = [], []
+  for name in labels or [k for k, x in train.labels.items() if x.ndim == 1]:
+    checks.check_choice('labels', name, train.labels)
+    try:
+      data.check_classes(train.name, train.labels[name], 'a probe')
+      chosen.append(name)
+    except ValueError as error:
+      skipped.append({'what': f'label {name}', 'reason': str(error)})
+  if not chosen:
+    raise ValueError(skipped[0]['reason'])
+  return chosen, skipped
+
+
+def _first_report(trained: dim_jax.Encoder, setup: _Setup) -> dict[str, Any]:
+  """Collects what probes.json says before there is a result."""
+  protocol, summary = setup.protocol, setup.summary
+  return {
+    'protocol': protocol.describe(data=summary),
+    'protocol_hash': protocol.hash(data=summary),
+    'protocols': {
+      protocol.hash(name, summary): protocol.describe(name, summary)
+      for name in setup.probes
     },
-  )
+    'paper': trained.config.paper,
+    'chance': {
+      name: _chance(values[values >= 0])
+      for name, (_, values) in setup.labels.items()
+    },
+    'results': [],
+  }
+
+
+def _pictured(setup: _Setup) -> dict[str, np.ndarray]:
+  """Collects what pictures need of the test examples."""
+  test, kept = setup.test, slice(_SAVED_IMAGES)
+  images = {'images': test.inputs[kept]} if test.kind == 'image' else {}
+  return images | {
+    'labels': test.labels[test.label][kept],
+    'class_names': np.asarray(test.class_names[test.label]),
+  }
+
+
+def _check_unchanged(encoder: dim_jax.Encoder, kind: str, before: str) -> None:
+  """Raises RuntimeError where probing has changed the encoder."""
+  after = features_lib.fingerprint(encoder.variables)
+  if after != before:
+    raise RuntimeError(
+      f'The {kind} encoder changed while it was probed (its variables hash to '
+      f'{after[:12]}, before {before[:12]}): nothing of it was saved.'
+    )
+
+
+def _raw(setup: _Setup) -> dict[str, np.ndarray]:
+  """Returns the examples themselves as features, by a name of their own."""
+  name = 'pixels' if setup.train.kind == 'image' else 'samples'
+  return {name: features_lib.raw(setup.inputs)}
 
 
 def _chance(labels: np.ndarray) -> float:
@@ -237,50 +286,110 @@ def _framewise(
   return rows[known], labels.reshape(-1)[known]
 
 
-def _encode(encoder, inputs, taps, bar, source) -> dict[str, np.ndarray]:
-  """One pass over the data, with its progress."""
-  with bar.task(f'{source}: encode', len(inputs)) as task:
-    return features_lib.extract(
+def _encode(
+  encoder: dim_jax.Encoder, kind: str, setup: _Setup, bar: progress.Progress
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """Computes the features of all examples, and the arrays for pictures."""
+  framewise = any(x.ndim == 2 for x, _ in setup.labels.values())
+  maps = [f'{tap}_map' for tap in setup.taps] if framewise else []
+  inputs = setup.inputs
+  with bar.task(f'{kind}: encode', len(inputs)) as task:
+    values = features_lib.extract(
       encoder.encode,
       encoder.variables,
       inputs,
       kind=encoder.config.data.kind,
-      taps=taps,
+      taps=[*setup.taps, *maps],
       progress=task.update,
     )
+  prefix = '' if kind == 'trained' else 'untrained_'
+  scores = _scores(encoder, setup.test.inputs)
+  first, last = len(setup.rows), len(setup.rows) + _SAVED_IMAGES
+  return values, {prefix + name: x for name, x in scores.items()} | {
+    f'{kind}_{tap}': values[tap][first:last] for tap in setup.pictured
+  }
 
 
-def _run_probes(train, test, probes, protocol, summary, row, bar) -> list[dict]:
-  """Every probe on one kind of features."""
-  results = []
-  for name in probes:
-    title = f'{row["features"]} {row["tap"]} {row["label"]}: {name}'
-    started = time.time()
-    with bar.task(title, 100) as task:
-      found = probes_lib.PROBES[name](
-        train,
-        test,
-        protocol,
-        lambda share, task=task: task.update(round(100 * share)),
-      )
-    spread = len(found.accuracies) > 1
-    result = row | {
-      'probe': name,
-      'mean': float(np.mean(found.accuracies)),
-      'std': float(np.std(found.accuracies, ddof=1)) if spread else 0.0,
-      'values': [float(value) for value in found.accuracies],
-      'protocol_hash': protocol.hash(name, summary),
-      'seconds': time.time() - started,
-    }
-    if found.chosen is not None:
-      key = 'c' if name == 'svm' else 'l2'
-      result[key] = [float(value) for value in found.chosen]
-    results.append(result)
-    bar.say(f'{title}: {100 * result["mean"]:.1f} %  {result["seconds"]:.0f} s')
-  return results
+def _probe(
+  kind: str,
+  values: dict[str, np.ndarray],
+  setup: _Setup,
+  bar: progress.Progress,
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, str]]]:
+  """Runs all probes on one kind of features, which it uses up.
+
+  Returns:
+    Signs of collapse by kind and tap, a row for each probe, and what was
+    skipped for which reason.
+  """
+  collapse: dict[str, Any] = {}
+  results: list[dict[str, Any]] = []
+  skipped: list[dict[str, str]] = []
+  count = len(setup.rows)
+  for tap in tuple(values) if kind == 'raw' else setup.taps:
+    rows = values.pop(tap)
+    collapse[f'{kind}/{tap}'] = representations.collapse_indicators(
+      rows[count:][:_RANK_IMAGES]
+    )
+    for label, (train_labels, test_labels) in setup.labels.items():
+      parts = [(rows[:count], train_labels), (rows[count:], test_labels)]
+      if train_labels.ndim == 2:
+        if kind == 'raw':
+          continue
+        frames = values[f'{tap}_map'].reshape(len(rows), -1, rows.shape[-1])
+        parts = [
+          _framewise(frames[:count], train_labels),
+          _framewise(frames[count:], test_labels),
+        ]
+      train, test = (probes_lib.Examples(*part) for part in parts)
+      for name in setup.probes:
+        title = f'{kind} {tap} {label}: {name}'
+        row = {'features': kind, 'tap': tap, 'label': label, 'probe': name}
+        try:
+          with bar.task(title, 100) as task:
+            results.append(row | _fit(name, train, test, setup, task))
+        except (ValueError, FloatingPointError, MemoryError) as error:
+          # What the other probes measured is worth as much as before.
+          skipped.append({'what': title, 'reason': str(error)})
+          bar.say(f'{title} is skipped: {error}')
+          continue
+        mean, seconds = 100 * results[-1]['mean'], results[-1]['seconds']
+        bar.say(f'{title}: {mean:.1f} %  {seconds:.0f} s')
+  return collapse, results, skipped
 
 
-def _scores(encoder, images) -> dict[str, np.ndarray]:
+def _fit(
+  name: str,
+  train: probes_lib.Examples,
+  test: probes_lib.Examples,
+  setup: _Setup,
+  task: progress.Task,
+) -> dict[str, Any]:
+  """Runs one probe; its accuracies and how they came about."""
+  started = time.time()
+  found = probes_lib.PROBES[name](
+    train,
+    test,
+    setup.protocol,
+    lambda fraction: task.update(round(100 * fraction)),
+  )
+  several = len(found.accuracies) > 1
+  result = {
+    'mean': float(np.mean(found.accuracies)),
+    'std': float(np.std(found.accuracies, ddof=1)) if several else 0.0,
+    'values': [float(value) for value in found.accuracies],
+    'protocol_hash': setup.protocol.hash(name, setup.summary),
+    'seconds': time.time() - started,
+  }
+  if found.chosen is not None:
+    key = 'c' if name == 'svm' else 'l2'
+    result[key] = [float(value) for value in found.chosen]
+  return result
+
+
+def _scores(
+  encoder: dim_jax.Encoder, images: np.ndarray
+) -> dict[str, np.ndarray]:
   """A sample of the critic's scores of true and false pairs, if it has any."""
   scores_of = encoder.objective.scores
   if scores_of is None:
@@ -295,7 +404,7 @@ def _scores(encoder, images) -> dict[str, np.ndarray]:
   true = images_of[:, None] == np.arange(scores.shape[1])[None, :]
   random = np.random.default_rng(0)
 
-  def sample(values):
+  def sample(values: np.ndarray) -> np.ndarray:
     flat = values.reshape(-1)
     return random.permutation(flat)[:_SCORE_COUNT]
 
@@ -324,7 +433,7 @@ def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
   protocol's hash, and 'protocols' holds the text behind each.
   """
   if os.path.exists(path):
-    with open(path) as file:
+    with open(path, encoding='utf-8') as file:
       old = json.load(file)
     if old.get('step') == new['step'] and old['dataset'] == new['dataset']:
       # Before there were several labels, none was named.
@@ -337,18 +446,29 @@ def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
       new['chance'] = old.get('chance', {}) | new['chance']
       new['collapse'] = old.get('collapse', {}) | new['collapse']
       new['protocols'] = old.get('protocols', {}) | new['protocols']
+      measured = {_title(r) for r in new['results']}
+      new['skipped'] = [
+        *(x for x in old.get('skipped', ()) if x not in new['skipped']),
+        *new['skipped'],
+      ]
+      new['skipped'] = [x for x in new['skipped'] if x['what'] not in measured]
   used = {result.get('protocol_hash') for result in new['results']}
   new['protocols'] = {k: v for k, v in new['protocols'].items() if k in used}
   files.write_json(path, new)
   return new
 
 
-def _key(result) -> tuple[str, str, str, str]:
+def _key(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
   return result['features'], result['tap'], result['label'], result['probe']
 
 
-def table(report: dict[str, Any]) -> rich.table.Table:
-  """The results, a row for each tap and kind of features.
+def _title(result: Mapping[str, Any]) -> str:
+  """Names a result as 'skipped' does."""
+  return '{features} {tap} {label}: {probe}'.format(**result)
+
+
+def table(report: Mapping[str, Any]) -> rich.table.Table:
+  """Tabulates the results, a row for each tap and kind of features.
 
   Args:
     report: what `evaluate` returned.
@@ -378,7 +498,18 @@ def table(report: dict[str, Any]) -> rich.table.Table:
   chance = ', '.join(
     f'{name} {100 * report["chance"][name]:.1f}' for name in labels
   )
-  shown = rich.table.Table(
+  cells_of_rows = []
+  for label, tap, kind in rows:
+    found = report['collapse'].get(f'{kind}/{tap}')
+    rank = (
+      f'{found["effective_rank"]:.0f}/{found["dimensions"]}' if found else ''
+    )
+    values = [cells.get((kind, tap, label, name), '') for name in names]
+    cells_of_rows.append((label, tap, kind, *values, rank))
+  return tables.table(
+    ('label', 'tap', 'features', *names, 'rank'),
+    cells_of_rows,
+    words=3,
     title=(
       f'{report["dataset"]}, step {report["step"]}: '
       f'test accuracy in % (chance: {chance})'
@@ -387,20 +518,15 @@ def table(report: dict[str, Any]) -> rich.table.Table:
       f'mean ± standard deviation; protocol {report["protocol_hash"]}; rank: '
       f'effective rank of at most {_RANK_IMAGES} test rows / dimensions'
     ),
-    box=rich.box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
-    pad_edge=False,
   )
-  for column in ('label', 'tap', 'features'):
-    shown.add_column(column)
-  for name in names:
-    shown.add_column(name, justify='right')
-  shown.add_column('rank', justify='right')
-  for label, tap, kind in rows:
-    found = report['collapse'].get(f'{kind}/{tap}')
-    rank = (
-      f'{found["effective_rank"]:.0f}/{found["dimensions"]}' if found else ''
-    )
-    values = [cells.get((kind, tap, label, name), '') for name in names]
-    shown.add_row(label, tap, kind, *values, rank)
-  return shown
+
+
+def summary(report: Mapping[str, Any]) -> list[Any]:
+  """Lists the table, what was skipped, and the note on the data.
+
+  Args:
+    report: what `evaluate` returned.
+  """
+  skipped = report.get('skipped', ())
+  lines = [f'Skipped: {x["what"]}: {x["reason"]}' for x in skipped]
+  return [table(report), *lines, *filter(None, [report['note']])]

@@ -123,6 +123,46 @@ def test_an_encoder_that_changes_is_noticed(run_dir, monkeypatch):
   assert not (run_dir / 'evaluation').exists()
 
 
+def test_a_probe_that_fails_is_named_and_loses_nothing_else(
+  run_dir, monkeypatch
+):
+  def fail(*args):
+    raise ValueError('a class is too rare')
+
+  monkeypatch.setitem(probes.PROBES, 'svm', fail)
+  report = _run(run_dir, ['svm', 'knn'], taps=('y',))
+  assert [(r['features'], r['probe']) for r in report['results']] == [
+    ('trained', 'knn'),
+    ('untrained', 'knn'),
+    ('raw', 'knn'),
+  ]
+  assert report['skipped'][0] == {
+    'what': 'trained y class: svm',
+    'reason': 'a class is too rare',
+  }
+  assert len(report['skipped']) == 3
+  assert 'Skipped: raw pixels class: svm' in evaluate.summary(report)[3]
+  written = json.loads((run_dir / 'evaluation' / 'probes.json').read_text())
+  assert written == report
+  # Where all fail there is nothing to write, and the first says why.
+  with pytest.raises(ValueError, match='a class is too rare'):
+    _run(run_dir, ['svm'])
+  # What can be measured later is skipped no more.
+  monkeypatch.undo()
+  monkeypatch.setattr(dim_jax, 'load', lambda run_dir, step=None: _Encoder(7))
+  report = _run(run_dir, ['svm'], taps=('y',), features=('trained',))
+  assert len(report['skipped']) == 2
+
+
+def test_what_was_finished_stays_when_a_call_is_stopped(run_dir, monkeypatch):
+  monkeypatch.setattr(evaluate, '_raw', lambda setup: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    _run(run_dir, ['knn'])
+  report = json.loads((run_dir / 'evaluation' / 'probes.json').read_text())
+  assert {r['features'] for r in report['results']} == {'trained', 'untrained'}
+  assert report['command'] and report['versions']['jax']
+
+
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
@@ -236,7 +276,7 @@ def test_every_label_of_sound_is_probed(sound_dir):
 
 def test_a_label_that_is_not_told_is_named(sound_dir):
   with pytest.raises(
-    ValueError, match=r"No label 'accent': made up has \['digit', 'phone', 's"
+    ValueError, match=r"labels must be one of 'speaker', .* got 'accent'"
   ):
     _run(sound_dir, ['knn'], labels=['accent'])
 
