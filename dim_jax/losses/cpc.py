@@ -431,7 +431,7 @@ def _contrast_frames(
     weights.transpose(2, 0, 1).reshape(-1, num_offsets * features),
     preferred_element_type=jnp.float32,
   )
-  predictions = _brought(
+  predictions = _aligned(
     predictions.reshape(num_sequences, window, num_offsets, features)
   )
   # The positive goes the way of the negatives, so that a negative which is the
@@ -458,9 +458,12 @@ def _contrast_frames(
   )
 
 
-@jax.custom_vjp
-def _brought(predictions: jax.Array) -> jax.Array:
-  """Brings what was said of a frame to that frame.
+def _aligned(predictions: jax.Array) -> jax.Array:
+  """Moves what is predicted of a frame to that frame.
+
+  Offset s moves by s frames: rows of one length read as rows that are shorter
+  by one. Pads, slices and reshapes alone, as the gradient of a gather would add
+  up row by row, as slow as the scores.
 
   Args:
     predictions: of frames t + s, made in frames t, shape [N, T, S, C].
@@ -468,26 +471,17 @@ def _brought(predictions: jax.Array) -> jax.Array:
   Returns:
     The same shape: those of frames t, made in frames t - s; 0 where t < s.
   """
-  return _shifted(predictions, 1)
-
-
-def _shifted(x: jax.Array, sign: int) -> jax.Array:
-  """Moves x[:, :, s - 1] by s frames, forward or back."""
-  window, num_offsets = x.shape[1:3]
-  steps = jnp.arange(num_offsets)[None]
-  frames = jnp.arange(window)[:, None] - sign * (steps + 1)
-  within = (frames >= 0) & (frames < window)
-  rows = jnp.where(within, frames, 0) * num_offsets + steps
-  flat = x.reshape(len(x), -1, x.shape[-1])
-  moved = jnp.take(flat, rows.reshape(-1), axis=1, mode='clip').reshape(x.shape)
-  return jnp.where(within[None, :, :, None], moved, 0)
-
-
-# By itself, the gradient of a gather adds up row by row, as slow as the scores.
-_brought.defvjp(
-  lambda predictions: (_brought(predictions), None),
-  lambda _, cotangent: (_shifted(cotangent, -1),),
-)
+  n, window, num_offsets, features = predictions.shape
+  length = window + num_offsets
+  rows = jnp.pad(
+    predictions.transpose(0, 2, 1, 3),
+    ((0, 0), (0, 0), (1, num_offsets - 1), (0, 0)),
+  )
+  flat = rows.reshape(n, num_offsets * length, features)
+  rows = flat[:, : num_offsets * (length - 1)].reshape(
+    n, num_offsets, length - 1, features
+  )
+  return rows[:, :, :window].transpose(0, 2, 1, 3)
 
 
 def _contrast_all(

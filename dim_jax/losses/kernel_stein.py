@@ -472,11 +472,22 @@ def _or_one(middle: jax.Array, divisor: float) -> jax.Array:
 def _middle(
   particles: jax.Array, lower: int, upper: int, block_size: int | None
 ) -> jax.Array:
-  """Two neighbours, by rank from 0, among all n * n squared distances, [2].
+  """Returns two neighbours by rank from 0 among all n * n squared distances.
 
   By counting, which takes a fraction of the time of a sort: non-negative floats
   are ordered as their bits are, so each pass over the distances finds the next
-  bits of the lower one. Blocks compute the distances anew in each pass.
+  bit of the lower one, and a last pass the upper one. Blocks compute the
+  distances anew in each pass. All passes are one piece of compiled code: two
+  may round the same distance differently, and a neighbour then gets lost.
+
+  Args:
+    particles: [n, d].
+    lower: rank of the lower one.
+    upper: rank of the upper one, the same or the next.
+    block_size: rows of distances in memory at a time; all of them if None.
+
+  Returns:
+    Both, [2].
   """
   chex.assert_rank(particles, 2)
   x = jax.lax.stop_gradient(_centred(particles)).astype(jnp.float32)
@@ -487,40 +498,49 @@ def _middle(
       'bandwidth, such as that of some of the particles.'
     )
   last = n * n - 1
-  lower, upper = jnp.uint32(min(lower, last)), jnp.uint32(min(upper, last))
+  lower, upper = min(lower, last), min(upper, last)
   largest = jnp.uint32(2**32 - 1)
 
   def bits(index: jax.Array) -> jax.Array:
-    distances = _own_distances(x, index)
-    found = jax.lax.bitcast_convert_type(distances, jnp.uint32)
-    return jnp.where(index[:, None] < n, found, largest)
+    distances = jax.lax.bitcast_convert_type(
+      _own_distances(x, index), jnp.uint32
+    )
+    return jnp.where(index[:, None] < n, distances, largest)
 
   # Without blocks the distances are kept from pass to pass.
   kept = bits(jnp.arange(n)) if block_size is None else None
 
-  def over_blocks(fn: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    if kept is not None:
-      return fn(kept)
-    return _map_blocks(lambda index: fn(bits(index)), n, block_size)
+  def find(
+    i: jax.Array, pair: tuple[jax.Array, jax.Array]
+  ) -> tuple[jax.Array, jax.Array]:
+    first, _ = pair
+    final = i == 32
+    shift = jnp.maximum(31 - i, 0).astype(jnp.uint32)
+    threshold = first + (jnp.uint32(1) << shift)
 
-  def rank(threshold: jax.Array) -> jax.Array:
-    # Floats add faster, and are exact up to 2^24.
-    below = over_blocks(
-      lambda bits: jnp.sum(bits < threshold, axis=0, dtype=jnp.float32)
-    )
-    return jnp.sum(below.astype(jnp.uint32))
+    def count(bits: jax.Array) -> jax.Array:
+      # Floats add faster, and are exact up to 2^24.
+      return jnp.sum(bits < threshold, axis=0, dtype=jnp.float32)
 
-  def find(i: jax.Array, found: jax.Array) -> jax.Array:
-    candidate = found | (jnp.uint32(1) << (31 - i).astype(jnp.uint32))
-    return jnp.where(rank(candidate) <= lower, candidate, found)
+    def measure(bits: jax.Array) -> tuple[jax.Array, jax.Array]:
+      return jax.lax.cond(
+        final,
+        lambda x: (count(x), jnp.where(x < threshold, largest, x).min(0)),
+        lambda x: (count(x), jnp.full_like(x[0], largest)),
+        bits,
+      )
 
-  first = jax.lax.fori_loop(1, 32, find, jnp.uint32(0))
-  # The next one is equal, or the least of those above.
-  above = jnp.min(
-    over_blocks(
-      lambda bits: jnp.min(jnp.where(bits > first, bits, largest), axis=0)
-    )
-  )
-  second = jnp.where(rank(first + 1) > upper, first, above)
-  values = jax.lax.bitcast_convert_type(jnp.stack([first, second]), jnp.float32)
+    if kept is None:
+      counts, above = _map_blocks(lambda x: measure(bits(x)), n, block_size)
+    else:
+      counts, above = measure(kept)
+    rank = jnp.sum(counts.astype(jnp.uint32))
+    # The next one is equal, or the least of those above.
+    second = jnp.where(rank > upper, first, jnp.min(above))
+    return jnp.where(~final & (rank <= lower), threshold, first), second
+
+  # In `shard_map` a loop's first values must vary over devices as its last do.
+  zero = jax.lax.bitcast_convert_type(jnp.sum(x), jnp.uint32) & jnp.uint32(0)
+  middle = jnp.stack(jax.lax.fori_loop(1, 33, find, (zero, zero)))
+  values = jax.lax.bitcast_convert_type(middle, jnp.float32)
   return jnp.where(jnp.all(jnp.isfinite(x)), values, jnp.nan)
