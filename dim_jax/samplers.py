@@ -149,6 +149,8 @@ def hmc(
   momentum_rng, accept_rng = jax.random.split(rng)
   momentum = jax.random.normal(momentum_rng, x.shape, x.dtype)
   before, score = _value_and_score(log_density, x)
+  # In `shard_map` a scan's first values must vary over devices as its last do.
+  momentum += jnp.zeros_like(score)
 
   def leapfrog(
     state: tuple[jax.Array, jax.Array, jax.Array, jax.Array], unused: None

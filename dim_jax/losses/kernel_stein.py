@@ -13,6 +13,7 @@ than [block_size, n].
 import math
 import numbers
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -446,15 +447,15 @@ def _own_distances(x: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def _map_blocks(
-  fn: Callable[[jax.Array], jax.Array], n: int, block_size: int | None
-) -> jax.Array:
+  fn: Callable[[jax.Array], Any], n: int, block_size: int | None
+) -> Any:
   """Calls fn with the indices 0 to n - 1, one block after the other.
 
-  The last block is filled up with further indices. Returns what fn does of
-  each block, [blocks, ...].
+  The last block is filled up with further indices. Returns what fn returns of
+  each block, [blocks, ...], an array or a tree of them.
   """
   if block_size is None:
-    return fn(jnp.arange(n))[None]
+    return jax.tree.map(lambda x: x[None], fn(jnp.arange(n)))
   if block_size < 1:
     raise ValueError(f'block_size is {block_size}: at least 1 is needed.')
   blocks = -(-n // block_size)

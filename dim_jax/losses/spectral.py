@@ -89,6 +89,8 @@ def _power_iteration(
   w: jax.Array, u: jax.Array, iterations: int
 ) -> tuple[jax.Array, jax.Array]:
   """The right and left singular vectors of w [n, K], from a right one."""
+  # In `shard_map` a loop's first values must vary over devices as its last do.
+  u += jnp.zeros_like(w[0])
   u = jax.lax.fori_loop(0, iterations, lambda _, u: _unit(_unit(w @ u) @ w), u)
   return u, _unit(w @ u)
 
