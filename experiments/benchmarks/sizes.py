@@ -29,8 +29,6 @@ row that failed, as one without enough memory does, has the 'error'.
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -39,7 +37,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.benchmarks import gim_step, workers
+from experiments.benchmarks import gim_step, harness
 
 BATCH_SIZES = (8, 64, 256)
 QUICK = {'encoders': ('small32', 'resnet_small'), 'batch_sizes': (8,)}
@@ -94,66 +92,32 @@ def measure(
     name: of `names`.
     batch_size: N.
     steps: of a turn, one scan.
-    turns: how many are measured, after one that is not.
+    turns: how many are measured.
   """
   import jax
-  import numpy as np
-
-  from dim_jax.config import OptimizerConfig
-  from dim_jax.training import loop, parallel, step
 
   device = jax.devices()[0]
   start_bytes = _resident_peak()
   objective, shape, dtype = case(name)
-  kind = 'image' if dtype == 'uint8' else 'audio'
-  bounds = np.iinfo(dtype)
-  count = 2 * batch_size
-  examples: dict[str, Any] = {
-    kind: np.random.default_rng(0).integers(
-      bounds.min // 8, bounds.max // 8, (count, *shape), dtype
-    )
-  }
-  mesh = parallel.make_mesh(1)
-  few = {kind: examples[kind][:2]}
-  params, _ = jax.eval_shape(objective.init, jax.random.key(0), few)
-  optimizer = step.make_optimizer(OptimizerConfig(), {}, params)
-  init = jax.jit(lambda key: step.init_state(objective, optimizer, few, key))
-  state = parallel.replicate(init(jax.random.key(0)), mesh)
-  placed = parallel.replicate(examples, mesh)
-  rows = np.arange(steps * batch_size, dtype=np.int32) % count
-  indices = parallel.put_columns(rows.reshape(steps, -1), mesh)
-  chunk: Any = loop.make_chunk(objective, optimizer, mesh)
-  start = time.perf_counter()
-  compiled = chunk.lower(state, placed, indices).compile()
-  compile_s = time.perf_counter() - start
-
-  times = []
-  for _ in range(turns + 1):
-    start = time.perf_counter()
-    state, values = compiled(state, placed, indices)
-    jax.block_until_ready((state, values))
-    times.append((time.perf_counter() - start) / steps)
-  times = times[1:]
+  examples = gim_step.examples(2 * batch_size, shape, dtype)
+  scan = harness.Scan(objective, examples, batch_size, steps)
+  times = [scan.seconds() for _ in range(turns)]
   step_s = statistics.median(times)
-  allocated = compiled.memory_analysis()
+  allocated = scan.compiled.memory_analysis()
   stats = device.memory_stats() if device.platform != 'cpu' else None
   return {
     'step_s': round(step_s, 5),
     'examples_per_s': round(batch_size / step_s, 2),
-    'spread_s': [round(min(times), 5), round(max(times), 5)],
-    'compile_s': round(compile_s, 2),
+    'range_s': [round(min(times), 5), round(max(times), 5)],
+    'compile_s': round(scan.compile_s, 2),
     'peak_bytes': stats['peak_bytes_in_use'] if stats else _resident_peak(),
     'start_bytes': start_bytes,
     'argument_bytes': allocated.argument_size_in_bytes,
     'temporary_bytes': allocated.temp_size_in_bytes,
-    'parameters': sum(x.size for x in jax.tree.leaves(params)),
+    'parameters': scan.parameters,
     'example': list(shape),
     'device': device.device_kind,
-    'versions': {
-      module: __import__(module).__version__
-      for module in ('jax', 'jaxlib', 'flax')
-    }
-    | {'python': platform.python_version()},
+    'versions': harness.versions(),
   }
 
 
@@ -173,7 +137,7 @@ def row(command: Sequence[str], budget_s: float) -> dict[str, Any]:
   try:
     done = subprocess.run(
       command,
-      cwd=workers.ROOT,
+      cwd=harness.ROOT,
       capture_output=True,
       text=True,
       timeout=budget_s,
@@ -192,7 +156,7 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
   Args:
     args: the parsed command line.
   """
-  load = os.getloadavg()[0]
+  machine = harness.machine(args.threads)
   rows, shared = [], {}
   start = time.perf_counter()
   for name in args.encoders:
@@ -202,10 +166,10 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
       if not over:
         found = row(
           [
-            *(sys.executable, '-m', 'experiments.benchmarks.sizes', '--work'),
-            *(f'--encoders={name}', f'--batch_sizes={batch_size}'),
-            *(f'--steps={args.steps}', f'--turns={args.turns}'),
-            f'--threads={args.threads}',
+            *(sys.executable, '-m', 'experiments.benchmarks.sizes'),
+            *('--work=row', f'--encoders={name}'),
+            *(f'--batch_sizes={batch_size}', f'--turns={args.turns}'),
+            *harness.flags(args, 'steps', 'threads'),
           ],
           args.budget_s,
         )
@@ -224,7 +188,7 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
     'budget_s': args.budget_s,
     'critic': 'factored, 2048 units',
     'device': shared.get('device'),
-    'machine': workers.machine(args.threads, load),
+    'machine': machine,
     'versions': {'ours': shared.get('versions')},
   }
 
@@ -259,34 +223,29 @@ def _sizes(text: str) -> tuple[int, ...]:
   return sizes
 
 
+def work(args: argparse.Namespace) -> None:
+  """Prints the row of one encoder and batch size."""
+  (name,), (size,) = args.encoders, args.batch_sizes
+  print(json.dumps(measure(name, size, steps=args.steps, turns=args.turns)))
+
+
 def main() -> None:
   """Prints the JSON line, or works for the process that does."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = harness.parser(__doc__, turns=3, steps=1)
   parser.add_argument('--encoders', type=_words, help='all, if left out')
   parser.add_argument('--batch_sizes', type=_sizes)
-  parser.add_argument('--steps', type=int, default=1, help='steps a turn')
-  parser.add_argument('--turns', type=int, default=3)
   parser.add_argument(
     '--budget_s', type=float, default=45.0, help='seconds of a row'
   )
-  parser.add_argument('--threads', type=int, default=2)
   parser.add_argument('--quick', action='store_true', help='two small rows')
-  parser.add_argument('--work', action='store_true', help=argparse.SUPPRESS)
   args = parser.parse_args()
-  if args.work:
-    workers.pin(args.threads)
-    (name,), (size,) = args.encoders, args.batch_sizes
-    print(json.dumps(measure(name, size, steps=args.steps, turns=args.turns)))
-    return
   known = names()
   quick = QUICK if args.quick else {}
   args.encoders = args.encoders or quick.get('encoders', known)
   args.batch_sizes = args.batch_sizes or quick.get('batch_sizes', BATCH_SIZES)
   if unknown := [name for name in args.encoders if name not in known]:
     parser.error(f'no encoder {unknown[0]!r}: there are {", ".join(known)}.')
-  print(json.dumps(table(args)))
+  harness.run(args, table, work)
 
 
 if __name__ == '__main__':

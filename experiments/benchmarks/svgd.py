@@ -8,16 +8,14 @@ optimizer Adam, and the bandwidth the paper's, from the particles of each step,
 on both sides. `--peer_python` is any interpreter that imports blackjax (`pip
 install blackjax`); by default this one.
 
-Both sides run as processes of their own that wait for their turn, so they
-alternate within one run and never compete; each has `--threads` threads. Times
-are medians over turns, in seconds, bytes what a program allocates at most:
+Bytes are what a program allocates at most:
 
   ours_s, peer_s           one step of 1,000 particles inside of a scan; ratio =
                            peer_s / ours_s
-  ours_bytes, peer_bytes   of that scan
+  bytes                    of that scan, and of the programs below
   variance                 of both sides' particles after the first scan: equal,
                            if they compute the same
-  large_s, large_bytes     one step of 10,000 particles in blocks of rows, with
+  large_s                  one step of 10,000 particles in blocks of rows, with
                            a given bandwidth
   large_bandwidth_s        finding the paper's bandwidth of them, in blocks
   large_pairs_bytes        one float32 for each of their pairs
@@ -26,17 +24,11 @@ are medians over turns, in seconds, bytes what a program allocates at most:
 """
 
 import argparse
-import contextlib
-import json
-import os
-import platform
-import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from experiments.benchmarks import workers
+from experiments.benchmarks import harness
 
 FORMS = ('ours', 'large', 'large_bandwidth', 'mala')
 
@@ -48,7 +40,7 @@ class Ours:
     """Compiles each form and calls it once.
 
     Args:
-      args: the parsed command line.
+      args: the parsed flags.
     """
     import jax
     import jax.numpy as jnp
@@ -122,111 +114,51 @@ class Ours:
 
 
 def work(args: argparse.Namespace) -> None:
-  """The worker of our side: a form on a line, seconds a step back."""
+  """Answers a form with the seconds of a step."""
   ours = Ours(args)
-  import jax
-
-  ready = {
-    'bytes': ours.bytes,
-    'variance': ours.variance,
-    'device': jax.devices()[0].device_kind,
-    'versions': {
-      'jax': jax.__version__,
-      'python': platform.python_version(),
-    },
-  }
-  print(json.dumps(ready), flush=True)
-  for line in sys.stdin:
-    print(json.dumps(ours.seconds(line.strip())), flush=True)
+  harness.serve({'bytes': ours.bytes, 'variance': ours.variance}, ours.seconds)
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
-  """Alternates the sides and returns the fields of the JSON line.
-
-  Args:
-    args: the parsed command line.
-  """
-  sizes = [
-    f'--particles={args.particles}',
-    f'--dimensions={args.dimensions}',
-    f'--steps={args.steps}',
-    f'--threads={args.threads}',
-  ]
-  ours_command = [
-    *(sys.executable, '-m', 'experiments.benchmarks.svgd', *sizes),
-    *(f'--large={args.large}', f'--block_size={args.block_size}'),
-    *(f'--transitions={args.transitions}', '--work'),
-  ]
-  peer_command = [
-    *(args.peer_python, 'experiments/benchmarks/blackjax_svgd.py', *sizes)
-  ]
-  environment = {'JAX_PLATFORMS': 'cpu', 'OMP_NUM_THREADS': str(args.threads)}
-  load = os.getloadavg()[0]
-  times: dict[str, list[float]] = {name: [] for name in ('peer', *FORMS)}
-  with contextlib.ExitStack() as stack:
-    peer = stack.enter_context(workers.working(peer_command, environment))
-    ours = stack.enter_context(workers.working(ours_command, environment))
-    for _ in range(args.turns):
-      times['peer'].append(peer.ask('step'))
-      times['ours'].append(ours.ask('ours'))
-    for name in FORMS[1:]:
-      times[name] = [ours.ask(name) for _ in range(3)]
-  median = {name: statistics.median(values) for name, values in times.items()}
+  """Alternates the sides and returns the fields of the JSON line."""
+  machine = harness.machine(args.threads)
+  sizes = ('particles', 'dimensions', 'steps')
+  more = ('large', 'block_size', 'transitions')
+  commands = {
+    'peer': harness.peer('blackjax_svgd', args, *sizes),
+    'ours': harness.worker('svgd', args, *sizes[:2], *more),
+  }
+  with harness.working(commands, args.threads) as workers:
+    peer, ours = workers['peer'], workers['ours']
+    seconds = harness.alternate(
+      {'peer': (peer, 'step'), 'ours': (ours, 'ours')}, args.turns
+    )
+    seconds |= harness.alternate({name: (ours, name) for name in FORMS[1:]}, 3)
+    sides = harness.sides(workers, 'variance', 'bytes')
+  fields = harness.summary(seconds, digits=5)
   return {
     'name': f'svgd_n{args.particles}_d{args.dimensions}',
-    'ours_s': round(median['ours'], 5),
-    'peer_s': round(median['peer'], 5),
-    'ratio': round(median['peer'] / median['ours'], 3),
-    'ours_bytes': ours.ready['bytes']['ours'],
-    'peer_bytes': peer.ready['bytes'],
-    'variance': {
-      'ours': ours.ready['variance'],
-      'peer': peer.ready['variance'],
-    },
-    'large_s': round(median['large'], 4),
-    'large_bytes': ours.ready['bytes']['large'],
-    'large_bandwidth_s': round(median['large_bandwidth'], 3),
+    **fields,
     'large_pairs_bytes': 4 * args.large**2,
-    'mala_per_s': round(args.particles / median['mala']),
-    'spread': {
-      f'{name}_s': [round(min(values), 5), round(max(values), 5)]
-      for name, values in times.items()
-    },
-    'turns': args.turns,
-    'steps': args.steps,
-    'particles': args.particles,
-    'large': args.large,
-    'dimensions': args.dimensions,
-    'block_size': args.block_size,
-    'machine': workers.machine(args.threads, load),
-    'versions': {
-      'ours': ours.ready['versions'],
-      'peer': peer.ready['versions'],
-    },
+    'mala_per_s': round(args.particles / fields['mala_s']),
+    **{name: getattr(args, name) for name in (*sizes, 'large', 'block_size')},
+    'machine': machine,
+    **sides,
   }
 
 
 def main() -> None:
   """Prints the JSON line, or works for the process that does."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--peer_python', default=sys.executable)
-  parser.add_argument('--turns', type=int, default=5)
-  parser.add_argument('--steps', type=int, default=5, help='steps a turn')
-  parser.add_argument('--particles', type=int, default=1000)
-  parser.add_argument('--large', type=int, default=10_000)
-  parser.add_argument('--dimensions', type=int, default=50)
-  parser.add_argument('--block_size', type=int, default=500)
-  parser.add_argument('--transitions', type=int, default=200)
-  parser.add_argument('--threads', type=int, default=2)
-  parser.add_argument('--work', action='store_true', help=argparse.SUPPRESS)
-  args = parser.parse_args()
-  if args.work:
-    workers.pin(args.threads)
-    work(args)
-  else:
-    print(json.dumps(compare(args)))
+  parser = harness.parser(__doc__, peer='blackjax', turns=5, steps=5)
+  for name, default in {
+    'particles': 1000,
+    'large': 10_000,
+    'dimensions': 50,
+    'block_size': 500,
+    'transitions': 200,
+  }.items():
+    parser.add_argument(f'--{name}', type=int, default=default)
+  harness.run(parser.parse_args(), compare, work)
 
 
 if __name__ == '__main__':

@@ -47,7 +47,7 @@ def _linear(name):
 def test_a_row_is_measured(monkeypatch):
   monkeypatch.setattr(sizes, 'case', _linear)
   found = sizes.measure('linear', 4, steps=1, turns=2)
-  low, high = found['spread_s']
+  low, high = found['range_s']
   assert 0 <= low <= found['step_s'] <= high
   assert found['examples_per_s'] > 0
   assert found['parameters'] == 192 and found['example'] == [8, 8, 3]
