@@ -14,7 +14,7 @@ import dataclasses
 import itertools
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -22,7 +22,7 @@ import jinja2
 from dim_jax import files
 from dim_jax.report import figures
 from dim_jax.report import runs as runs_lib
-from dim_jax.report.parts import Fold, Part, Section, attempt
+from dim_jax.report.parts import Fold, Part, attempt
 from dim_jax.report.runs import Run
 from dim_jax.report.sections import (
   attacks,
@@ -37,22 +37,25 @@ from dim_jax.report.sections import (
 )
 
 # In the order of the page.
-SECTIONS: tuple[tuple[str, Callable[[Sequence[Run]], list[Part]]], ...] = (
-  ('Not evaluated', summary.unevaluated),
-  ('Density', density.section),
-  ('Training', curves.section),
-  ('Classification', classification.section),
-  ('Rate and examples of the highest loss', classification.examples),
-  ('Attacks', attacks.section),
-  ('Out-of-distribution data', attacks.detection),
-  ('Depth', depth.section),
-  ('Probes', probes.section),
-  ('Embeddings', embeddings.maps),
-  ('Nearest neighbours', embeddings.neighbours),
-  ('Critic scores', embeddings.scores),
-  ('Spectrum', embeddings.spectra),
-  ('Settings', summary.settings),
-)
+SECTIONS = {
+  'Runs': summary.overview,
+  'What differs': summary.differences,
+  'Not evaluated': summary.unevaluated,
+  'Density': density.section,
+  'Training': curves.section,
+  'Classification': classification.section,
+  'Rate and examples of the highest loss': classification.examples,
+  'Attacks': attacks.section,
+  'Out-of-distribution data': attacks.detection,
+  'Depth': depth.section,
+  'Probes': probes.section,
+  'Embeddings': embeddings.maps,
+  'Nearest neighbours': embeddings.neighbours,
+  'Critic scores': embeddings.scores,
+  'Spectrum': embeddings.spectra,
+  'Settings': summary.settings,
+}
+_WITH_WARNINGS = (curves, classification, attacks, probes, density)
 
 
 def write(
@@ -83,92 +86,57 @@ def write(
       f'got {len(paths)} folders.'
     )
   if out is None:
-    out = os.path.join(paths[0], 'report')
-    if len(paths) > 1:
-      out = os.path.join(out, 'comparison')
-  view = _of_sweep(sweeps[0]) if sweeps else _of_runs(runs_lib.read_all(paths))
-  report = [
-    'python',
-    '-m',
-    'experiments.report',
-    *(os.fspath(path) for path in paths),
-  ]
+    out = os.path.join(paths[0], 'report', *['comparison'] * (len(paths) > 1))
+  view = sweep.view(paths[0]) if sweeps else _view(runs_lib.read_all(paths))
+  report = ['python', '-m', 'experiments.report', *map(str, paths)]
   view['commands'].append(shlex.join(report))
-  os.makedirs(out, exist_ok=True)
-  view['sections'] = [
-    Section(section.title, _rendered(section.parts, out))
-    for section in view['sections']
-    if section.parts
-  ]
-  template = _environment().get_template('page.html.j2')
-  path = os.path.join(out, 'index.html')
-  files.write(path, template.render(**view))
-  return path
-
-
-def _of_runs(runs: Sequence[Run]) -> dict[str, Any]:
-  """What the template shows of one run, or of several that are compared."""
-  names = ', '.join(run.label for run in runs)
-  single = len(runs) == 1
-  sections = (
-    []
-    if single
-    else [
-      Section('Runs', summary.overview(runs)),
-      Section('What differs', summary.differences(runs)),
-    ]
-  )
-  for title, function in SECTIONS:
-    parts = attempt(f'The section “{title}”', function, runs)
-    parts = parts if isinstance(parts, list) else [parts]
-    sections.append(Section(title, parts))
-  warnings = []
-  for run, module in itertools.product(
-    runs, (curves, classification, attacks, probes, density)
-  ):
-    sentences = attempt(f'A check of {run.label}', module.warnings, run)
-    who = '' if single else f'{run.label}: '
-    warnings += [
-      f'{who}{sentence}'
-      for sentence in (
-        sentences if isinstance(sentences, list) else [sentences.text]
-      )
-    ]
-  return {
-    'title': f'Run {names}' if single else f'Runs {names}',
-    'heading': names if single else f'{len(runs)} runs',
-    'warnings': warnings,
-    'facts': summary.facts(runs[0]) if single else [],
-    'commands': summary.commands(runs),
-    'sections': sections,
+  files.make_folder(out)
+  view['sections'] = {
+    title: _rendered(parts, out)
+    for title, parts in view['sections'].items()
+    if parts
   }
-
-
-def _of_sweep(path: str | os.PathLike) -> dict[str, Any]:
-  """What the template shows of a sweep."""
-  label = os.path.basename(os.path.abspath(path))
-  known = sweep.read(path)[0].get('command')
-  return {
-    'title': f'Sweep {label}',
-    'heading': label,
-    'warnings': sweep.warnings(path),
-    'facts': sweep.facts(path),
-    'commands': [summary.command(known, 'made the sweep')],
-    'sections': sweep.sections(path),
-  }
-
-
-def _environment() -> jinja2.Environment:
-  return jinja2.Environment(
+  environment = jinja2.Environment(
     loader=jinja2.PackageLoader('dim_jax.report', ''),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,
     undefined=jinja2.StrictUndefined,
   )
+  path = os.path.join(out, 'index.html')
+  html = environment.get_template('page.html.j2').render(view)
+  files.write(path, figures.printable(html))
+  return path
 
 
-def _rendered(parts: Sequence[Any], folder: str | os.PathLike) -> list[Any]:
+def _view(runs: Sequence[Run]) -> dict[str, Any]:
+  """What the template shows of one run, or of several that are compared."""
+  names = ', '.join(run.label for run in runs)
+  single = len(runs) == 1
+  sections: dict[str, list[Part]] = {}
+  for title, function in SECTIONS.items():
+    parts = attempt(f'The section “{title}”', function, runs)
+    sections[title] = parts if isinstance(parts, list) else [parts]
+  warnings = []
+  for run, module in itertools.product(runs, _WITH_WARNINGS):
+    sentences = attempt(f'A check of {run.label}', module.warnings, run)
+    if not isinstance(sentences, list):
+      sentences = [sentences.text]
+    who = '' if single else f'{run.label}: '
+    warnings += [f'{who}{sentence}' for sentence in sentences]
+  return {
+    'title': f'Run {names}' if single else f'Runs {names}',
+    'heading': names if single else f'{len(runs)} runs',
+    'warnings': warnings,
+    'facts': summary.facts(runs[0]) if single else {},
+    'commands': summary.commands(runs),
+    'sections': sections,
+  }
+
+
+def _rendered(
+  parts: Sequence[Any], folder: str | os.PathLike
+) -> list[Part | Mapping[str, str]]:
   """Saves pictures, in whose place their texts and files stand."""
   result: list[Any] = []
   for part in parts:
@@ -184,11 +152,10 @@ def _figure(
   picture: figures.Picture, folder: str | os.PathLike
 ) -> dict[str, str]:
   """A picture's texts, and its files as data URIs."""
-  uris = {}
+  texts = {k: getattr(picture, k) for k in ('name', 'title', 'caption', 'alt')}
+  media = {'csv': 'text/csv', 'png': 'image/png'}
   for kind, path in figures.save(picture, folder).items():
     with open(path, 'rb') as file:
       data = base64.b64encode(file.read()).decode('ascii')
-    media = 'text/csv' if kind == 'csv' else 'image/png'
-    uris[kind] = f'data:{media};base64,{data}'
-  texts = {k: getattr(picture, k) for k in ('name', 'title', 'caption', 'alt')}
-  return {'kind': 'figure'} | texts | uris
+    texts[kind] = f'data:{media[kind]};base64,{data}'
+  return {'kind': 'figure'} | texts

@@ -18,15 +18,16 @@ _NUMBER = re.compile(r'[+−]?\d.*|–|not finite|')
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """A paragraph, where what stands between backticks is code.
-
-  Attributes:
-    text: of any characters.
-    kind: 'note', or 'missing' for what is not there, and why.
-  """
+  """A paragraph; what stands between backticks is code."""
 
   text: str
-  kind: str = 'note'
+  kind: ClassVar[str] = 'note'
+
+
+class Missing(Text):
+  """A paragraph that says what is not there, and why."""
+
+  kind: ClassVar[str] = 'missing'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,14 +83,6 @@ class Fold:
 Part = Text | Table | Fold | figures.Picture
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """A heading with its parts."""
-
-  title: str
-  parts: Sequence[Part]
-
-
 def attempt(what: str, function: Callable[..., Any], *args: Any, **kw: Any):
   """Calls a function; its failure becomes a line of the page, and of the log.
 
@@ -105,10 +98,8 @@ def attempt(what: str, function: Callable[..., Any], *args: Any, **kw: Any):
   except Exception as error:
     reason = ' '.join(str(error).split())
     text = f'{what} is left out: {type(error).__name__}: {reason}'
-    logger = logging.getLogger(__name__)
-    logger.warning(text)
-    logger.debug('its traceback', exc_info=True)
-    return Text(text, 'missing')
+    logging.getLogger(__name__).warning(text)
+    return Missing(text)
 
 
 def draw(function: Callable[..., Any], *args: Any, **kw: Any):
@@ -136,16 +127,11 @@ def with_error(mean: Any, std: Any, digits: int) -> str:
 def duration(seconds: Any) -> str:
   """Formats seconds as '90 s', '5 min' or '3 h 2 min'."""
   seconds = figures.real(seconds)
-  if not math.isfinite(seconds):
-    return 'unknown'
-  minutes = round(seconds / 60)
-  if seconds < 120:
-    return f'{seconds:.0f} s'
-  return (
-    f'{minutes // 60} h {minutes % 60} min'
-    if minutes > 119
-    else f'{minutes} min'
-  )
+  if not seconds < 120:
+    minutes = round(seconds / 60) if math.isfinite(seconds) else 0
+    hours = f'{minutes // 60} h {minutes % 60} min'
+    return hours if minutes >= 120 else f'{minutes} min' if minutes else '–'
+  return f'{seconds:.0f} s'
 
 
 def span(values: Any) -> str:

@@ -30,21 +30,10 @@ _NO_SETTING = set(
 
 
 class Run(NamedTuple):
-  """What a run's folder holds; None where a file is missing.
+  """What a run's folder holds; see _FILES, None where a file is missing.
 
-  Attributes:
-    path: the folder.
-    label: its name, unique on the page.
-    config: of config.json.
-    metrics: the lines of metrics.jsonl.
-    probes: of evaluation/probes.json; each result has a 'feature'.
-    features: the arrays of evaluation/features.npz.
-    classification: of evaluation/classification.json.
-    classified: the arrays of evaluation/classification.npz.
-    density: of evaluation/density.json.
-    density_arrays: the arrays of evaluation/density.npz.
-    summary: of summary.json, where the time went.
-    info: of run.json, what the run says about itself.
+  The label is the folder's name, unique on the page. Results of probes have a
+  'feature', whatever their file calls it.
   """
 
   path: str
@@ -214,19 +203,13 @@ def labels(probes: Mapping[str, Any]) -> list[str]:
 def of_label(probes: Mapping[str, Any], label: str) -> dict[str, Any]:
   """Keeps one label's results of a probes.json, and its 'chance' as a number.
 
-  Args:
-    probes: a probes.json. Results without a label, and a chance that is a
-      number, are those of 'class'.
-    label: of `labels`.
+  Results without a label, and a chance that is a number, are those of 'class'.
   """
   chance = probes.get('chance')
   if not isinstance(chance, Mapping):
-    chance = {} if chance is None else {'class': chance}
-  chosen = {key: value for key, value in probes.items() if key != 'chance'}
-  chosen['results'] = [
-    r for r in probes['results'] if r.get('label', 'class') == label
-  ]
-  return chosen | ({'chance': chance[label]} if label in chance else {})
+    chance = {'class': chance}
+  mine = [r for r in probes['results'] if r.get('label', 'class') == label]
+  return {**probes, 'results': mine, 'chance': chance.get(label)}
 
 
 def module_of(key: str) -> str | None:

@@ -5,14 +5,13 @@ from typing import Any
 
 from dim_jax.report import classifier_figures as drawings
 from dim_jax.report import figures
-from dim_jax.report.parts import Fold, Part, Table, Text, draw, fixed
+from dim_jax.report.parts import Part, Table, Text, draw, fixed
 from dim_jax.report.runs import Run, labelled
 from dim_jax.report.sections import classification
 
 _NOTE = (
-  'Accuracy in percent by the norm that an attack may reach, of pixels from 0 '
-  'to 1; at 0 that of the whole test set, of which the first n images are '
-  'attacked. A model resists no better than its worst row says. Where '
+  'Norms are of pixels from 0 to 1; the first rows are of the whole test set '
+  'without an attack. A model resists no better than its worst row says. Where '
   'transferred examples do more harm than white-box ones, or many gradients '
   'are exactly zero, the gradients are hidden: the attack is weak, not the '
   'model strong.'
@@ -20,46 +19,44 @@ _NOTE = (
 
 
 def section(runs: Sequence[Run]) -> list[Part]:
-  """Shows accuracy by the strength of attacks."""
+  """Shows accuracy by the strength of attacks, from none on."""
   attacks = {
     label: [*_unattacked(c), *c['attacks']]
     for label, c in labelled(runs, 'classification')
     if c.get('attacks')
   }
-  if not attacks:
-    return []
-  parts: list[Part] = []
-  if any(row.get('epsilon') for rows in attacks.values() for row in rows):
-    level = classification.chance(runs)
-    parts.append(draw(drawings.attack_curve, attacks, level))
-  measured = [
-    {'run': label} | _kind(a) | _measured(a)
-    for label, rows in attacks.items()
-    for a in rows
-    if a.get('epsilon') != 0
+  rows = [
+    {'run': label} | _kind(row) | _measured(row)
+    for label, mine in attacks.items()
+    for row in mine
   ]
-  details = Fold(f'Details of {len(measured)} attacks', [Table(measured)])
-  return [*parts, by_strength(attacks), Text(_NOTE), details]
+  parts: list[Part] = [Table(rows), Text(_NOTE)] if rows else []
+  if any(row.get('epsilon') for mine in attacks.values() for row in mine):
+    level = classification.chance(runs)
+    parts.insert(0, draw(drawings.attack_curve, attacks, level))
+  return parts
 
 
 def _unattacked(c: Mapping[str, Any]) -> list[dict[str, Any]]:
   """Rows of strength 0, one for each attack that has a strength."""
   ours = classification.headline(c) or {}
-  rows = {}
-  for row in c['attacks']:
-    if row.get('epsilon') is not None and ours:
-      error = classification.error(ours)
-      if row['mode'] == 'mean':
-        error = figures.real(ours.get('error_mean', error))
-      clean = {'epsilon': 0.0, 'accuracy': 100 - error}
-      rows[tuple(_kind(row).values())] = {**row, **clean}
-  return list(rows.values())
+  error = classification.error(ours)
+  errors = {'mean': figures.real(ours.get('error_mean', error))}
+  kinds = {tuple(_kind(row).values()): row for row in c['attacks']}
+  same = ('attack', 'loss', 'mode', 'targeted', 'norm')
+  return [
+    {key: row.get(key) for key in same}
+    | {'epsilon': 0.0, 'accuracy': 100 - errors.get(row['mode'], error)}
+    | {'examples': ours.get('examples')}
+    for row in kinds.values()
+    if row.get('epsilon') is not None
+  ]
 
 
 def _kind(row: Mapping[str, Any]) -> dict[str, str]:
-  name = drawings.attack_name(row)
+  targeted = ', targeted' if row.get('targeted') else ''
   return {
-    'attack': f'{name}, targeted' if row.get('targeted') else name,
+    'attack': f'{drawings.attack_name(row)}{targeted}',
     'mode': str(row['mode']),
     'norm': drawings.norm_name(row['norm']),
   }
@@ -67,39 +64,17 @@ def _kind(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _measured(row: Mapping[str, Any]) -> dict[str, str]:
   limit = row.get('epsilon')
+  zeros = 100 * figures.real(row.get('zero_gradients'))
   return {
     'at most': '–' if limit is None else f'{limit:g}',
     'accuracy, %': fixed(row.get('accuracy'), 1),
     'success, %': fixed(row.get('success'), 1),
-    'zero gradients, %': fixed(
-      100 * figures.real(row.get('zero_gradients')), 1
-    ),
+    'zero gradients, %': fixed(zeros, 1),
     'mean L0': fixed(row.get('l0'), 0),
     'mean L2': fixed(row.get('l2'), 2),
     'mean L∞': fixed(row.get('linf'), 3),
-    'n': str(row.get('examples', '–')),
+    'n': str(row.get('examples') or '–'),
   }
-
-
-def by_strength(attacks: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-  """Tabulates accuracy by attack, a column for each strength.
-
-  Args:
-    attacks: the 'attacks' of classification.json, with those of strength 0, by
-      the model's label.
-  """
-  limits = {row.get('epsilon') for rows in attacks.values() for row in rows}
-  columns = {f'{x:g}': x for x in sorted(x for x in limits if x is not None)}
-  columns |= {'any norm': None} if None in limits else {}
-  table = []
-  for label, rows in attacks.items():
-    for kind in {tuple(_kind(row).items()): None for row in rows}:
-      mine = [row for row in rows if _kind(row) == dict(kind)]
-      at = {row.get('epsilon'): row.get('accuracy') for row in mine}
-      cells = {name: fixed(at.get(x), 1) for name, x in columns.items()}
-      n = dict.fromkeys(str(row.get('examples', '–')) for row in mine)
-      table.append({'run': label} | dict(kind) | cells | {'n': ' / '.join(n)})
-  return Table(table)
 
 
 def warnings(run: Run) -> list[str]:
@@ -109,12 +84,11 @@ def warnings(run: Run) -> list[str]:
     for row in (run.classification or {}).get('attacks') or []
     if figures.real(row.get('zero_gradients')) > 0.1
   )
-  if not hidden:
-    return []
-  return [
+  text = (
     f'More than a tenth of the gradients are exactly zero in the attacks '
     f'{", ".join(hidden)}: their accuracies flatter the model.'
-  ]
+  )
+  return [text] if hidden else []
 
 
 def detection(runs: Sequence[Run]) -> list[Part]:

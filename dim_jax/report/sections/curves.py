@@ -2,28 +2,23 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dim_jax.report import figures
 from dim_jax.report import runs as runs_lib
-from dim_jax.report.parts import Part, Text, draw
+from dim_jax.report.parts import Missing, Part, draw
 from dim_jax.report.runs import Run, module_of
 
 
 class Family(NamedTuple):
-  """Metrics that share a panel.
+  """Metrics that share a panel: its files' stem, title, unit and so on.
 
-  Attributes:
-    name: stem of the picture's files.
-    title: above it.
-    unit: of the vertical axis.
-    pattern: of the metrics' whole names; a metric is drawn once.
-    caption: '{noun}' is what an example is called, '{bound}' the estimator.
-    scale: what values are multiplied with.
-    dashed: name and meaning of the dashed line.
+  The pattern is of whole names; a metric is drawn once. In the caption {noun}
+  is what an example is called, {bound} the estimator. `dashed` names and
+  explains the dashed line, `scale` is multiplied with.
   """
 
   name: str
@@ -36,11 +31,6 @@ class Family(NamedTuple):
 
 
 _BATCHES = 'On training batches; codes of a bottleneck are sampled.'
-_CHANCE = (
-  'chance level',
-  'ln(K + 1), the loss of a guess between the target and K negatives; what a '
-  'loss lies below it bounds information from below',
-)
 _PERCENT = 100.0
 _ACCURACY = 'accuracy, %'
 _STD = 'standard deviation'
@@ -59,7 +49,9 @@ FAMILIES = (
   Family('module_infonce', 'Loss of the modules: InfoNCE', 'nats',
          r'module_\d+/infonce',
          'On training batches, mean over offsets; lower is better.',
-         dashed=_CHANCE),
+         dashed=('chance level', 'ln(K + 1), the loss of a guess between the '
+         'target and K negatives; what a loss lies below it bounds information '
+         'from below')),
   Family('module_cross_entropy', 'Loss of the modules: cross-entropy', 'nats',
          r'module_\d+/cross_entropy',
          'Of labels, on training batches; lower is better.'),
@@ -69,9 +61,8 @@ FAMILIES = (
          'all negatives, mean over offsets; supervised: of labels.', _PERCENT),
   Family('energy', 'Log density of data and negatives', 'f, nats',
          'energy/(data|negatives)',
-         'Mean f, the logarithm of the unnormalised density, on training '
-         'batches. Data far below their negatives, or both without bounds, '
-         'mean divergence.'),
+         'Mean f, the log of the unnormalised density, on training batches. '
+         'Data far below their negatives, or both unbounded, mean divergence.'),
   Family('energy_gap', 'Gap between data and negatives', 'nats', 'energy/gap',
          'Mean f of data less mean f of negatives; near 0 where the negatives '
          'are as likely as the data.'),
@@ -124,39 +115,31 @@ _MATCHED = {
 def section(runs: Sequence[Run]) -> list[Part]:
   """Draws every family; runs of modules as one line a method, the mean."""
   parts: list[Part] = [
-    Text(
+    Missing(
       f'{run.label} has no metrics yet: continue its training, '
-      f'`python -m experiments.train ... --workdir={run.path}`.',
-      'missing',
+      f'`python -m experiments.train ... --workdir={run.path}`.'
     )
     for run in runs
     if not run.metrics
   ]
   sizes = {run.config.get('batch_size') for run in runs}
-  xlabel = 'step'
-  if len(sizes) == 1 and (size := sizes.pop()):
-    xlabel = f'step ({size} {runs_lib.noun(runs)} each)'
+  each = (
+    f' ({sizes.pop()} {runs_lib.noun(runs)} each)' if len(sizes) == 1 else ''
+  )
   modular = len(runs) > 1 and all(map(runs_lib.has_modules, runs))
   palette = list(runs_lib.methods(runs)) if modular else []
+  mean = ' Mean over the runs of a method.' if len(palette) < len(runs) else ''
   for family, keys in _families(runs):
-    caption = family.caption
-    if 0 < len(palette) < len(runs):
-      caption += ' Mean over the runs of a method.'
-    for name, title, lines in _panels(runs, family, keys, modular):
-      parts.append(
-        draw(
-          figures.curves,
-          name,
-          title,
-          lines,
-          unit=family.unit,
-          xlabel=xlabel,
-          scale=family.scale,
-          caption=caption,
-          dashed=family.dashed,
-          palette=palette,
-        )
-      )
+    settings = {
+      'unit': family.unit,
+      'xlabel': f'step{each}',
+      'scale': family.scale,
+      'caption': family.caption + (mean if modular else ''),
+      'dashed': family.dashed,
+      'palette': palette,
+    }
+    for panel in _panels(runs, family, keys, modular):
+      parts.append(draw(figures.curves, *panel, **settings))
   return parts
 
 
@@ -177,12 +160,10 @@ def _families(runs: Sequence[Run]) -> list[tuple[Family, list[str]]]:
   """The panels that the runs have metrics for, those of unknown names last."""
   bounds = {str(b) for run in runs if (b := run.objective.get('bound'))}
   words = {'noun': runs_lib.noun(runs), 'bound': ', '.join(sorted(bounds))}
-  others = dict.fromkeys(
-    key.split('/')[0] for key in _keys(runs, lambda key: True)
-  )
+  groups = dict.fromkeys(key.split('/')[0] for key in _keys(runs, bool))
   unknown = [
     Family(re.sub(r'\W+', '_', name), name, 'value', f'{re.escape(name)}/.*')
-    for name in others
+    for name in groups
   ]
   taken = set(_keys(runs, re.compile(_UNDRAWN).fullmatch))
   # A constant says less than the config does.
@@ -266,24 +247,18 @@ def _by_method(runs: Sequence[Run], keys: Sequence[str]) -> list[figures.Line]:
 
 
 def mean_line(lines: Sequence[figures.Line], label: str) -> figures.Line:
-  """Averages curves at the steps that all of them have logged.
+  """Averages curves at the steps that all of them have logged."""
+  steps = sorted(set(lines[0].steps).intersection(*(ln.steps for ln in lines)))
 
-  Args:
-    lines: at least one.
-    label: of the result.
-  """
-  common = set(lines[0].steps).intersection(*(line.steps for line in lines))
-  steps = [step for step in lines[0].steps if step in common]
-
-  def mean(values: Sequence[Sequence[float]]) -> list[float]:
-    tables = [
-      dict(zip(line.steps, mine, strict=True))
-      for line, mine in zip(lines, values, strict=True)
+  def mean(values: Sequence[Sequence[float] | None]) -> list[float]:
+    rows = [
+      [dict(zip(line.steps, v, strict=True))[step] for step in steps]
+      for line, v in zip(lines, values, strict=True)
+      if v is not None
     ]
-    return [float(np.mean([table[step] for table in tables])) for step in steps]
+    return np.mean(rows, axis=0).tolist() if rows else []
 
-  levels = [line.ceiling for line in lines if line.ceiling is not None]
-  ceiling = mean(levels) if len(levels) == len(lines) else None
+  ceiling = mean([line.ceiling for line in lines]) or None
   return figures.Line(label, steps, mean([ln.values for ln in lines]), ceiling)
 
 
@@ -295,32 +270,28 @@ def warnings(run: Run) -> list[str]:
     better than chance, a collapsed code, and chains at another temperature.
   """
   sentences = []
-  last: Mapping[str, Any] = run.metrics[-1] if run.metrics else {}
-  for key in _keys([run], lambda key: True):
-    values = _values(run, key)
+  for key in _keys([run], bool):
+    values = np.array(_values(run, key))
     steps = [line['step'] for line in run.metrics if key in line]
-    bad = [
-      s for s, v in zip(steps, values, strict=True) if not math.isfinite(v)
-    ]
-    if bad:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
       sentences.append(
-        f'{key} was not finite at {len(bad)} of {len(run.metrics)} logged '
-        f'steps, first at {bad[0]}.'
+        f'{key} was not finite at {len(bad)} of {len(steps)} logged steps, '
+        f'first at {steps[bad[0]]}.'
       )
     average = figures.ema(values, figures.smoothing(len(values)))
-    good = average[np.isfinite(average)]
-    ceiling = figures.real(last.get(_ceiling(key)))
-    if not len(good) or not good[-1] > 0.99 * ceiling:
-      continue
-    ends = f'{key} ends at {figures.number(float(good[-1]))} nats'
-    if module_of(key):
-      ends += f', no better than chance level, {figures.number(ceiling)}.'
-    else:
-      ends += (
-        f', all that its estimator can say ({figures.number(ceiling)}): the '
-        f'information may be larger.'
+    end = float([math.nan, *average[np.isfinite(average)]][-1])
+    ceiling = figures.real(run.metrics[-1].get(_ceiling(key)))
+    if end > 0.99 * ceiling:
+      what = (
+        'no better than chance level'
+        if module_of(key)
+        else 'all that its estimator can say, so there may be more'
       )
-    sentences.append(ends)
+      sentences.append(
+        f'{key} ends at {figures.number(end)} nats of '
+        f'{figures.number(ceiling)}, {what}.'
+      )
   rank = [math.nan, *_values(run, 'encoder/effective_rank')][-1]
   if rank < 1.5:
     sentences.append(

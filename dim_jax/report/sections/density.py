@@ -9,7 +9,7 @@ import numpy as np
 from dim_jax.report import density_figures as drawings
 from dim_jax.report import figures
 from dim_jax.report import runs as runs_lib
-from dim_jax.report.parts import Part, Table, Text, draw, with_error
+from dim_jax.report.parts import Missing, Part, Table, Text, draw, with_error
 from dim_jax.report.runs import Run
 
 _NOTE = (
@@ -22,6 +22,7 @@ _SAMPLES_NOTE = (
   'Of samples beside the test set: ratio of the variances, 1 if alike; squared '
   'maximum mean discrepancy (MMD²), near that of training examples if alike.'
 )
+_KL = 'KL: of the truth from the model, on test points, in nats.'
 # Points of a panel: more would hide one another.
 _POINTS = 500
 
@@ -35,7 +36,7 @@ def section(runs: Sequence[Run]) -> list[Part]:
   parts: list[Part] = [table, Text(_NOTE)]
   if not table.records:
     text = 'No log likelihood: the energy is not normalised (`--ais`).'
-    parts = [Text(text, 'missing')]
+    parts = [Missing(text)]
   columns = {
     'variance ratio': 'variance_ratio',
     'MMD²': 'mmd',
@@ -147,43 +148,26 @@ def _plane(runs: Sequence[Run], name: str) -> figures.Picture:
   truth = arrays['true_log_density']
   # The grid's own slope, at about as many places as the model has arrows.
   part = slice(len(x) // 20, None, max(len(x) // 10, 1))
-  slopes = np.stack(np.gradient(truth, x, y), -1)[part, part]
+  slopes = np.stack(np.gradient(truth, x, y), -1)[part, part].reshape(-1, 2)
   places = np.stack(np.meshgrid(x, y, indexing='ij'), -1)[part, part]
+  points = arrays['data'][:_POINTS]
   panels = [
-    drawings.Panel(
-      'truth',
-      truth.T,
-      arrays['data'][:_POINTS],
-      places.reshape(-1, 2),
-      slopes.reshape(-1, 2),
-    )
+    drawings.Panel('truth', truth.T, points, places.reshape(-1, 2), slopes)
   ]
   for run in runs:
     arrays = run.density_arrays or {}
     side = math.isqrt(len(arrays['score']))
     chosen = slice(1, None, max(side // 10, 1))
-    at, scores = (
+    arrows = (
       arrays[k].reshape(side, side, 2)[chosen, chosen].reshape(-1, 2)
       for k in ('score_points', 'score')
     )
-    panels.append(
-      drawings.Panel(
-        _panel_label(run, len(runs)),
-        arrays['log_density'].T,
-        arrays['samples'][:_POINTS],
-        at,
-        scores,
-      )
-    )
-  shown = 'the others' if len(runs) > 1 else 'the other'
+    points = arrays['samples'][:_POINTS]
+    own = (_panel_label(run, len(runs)), arrays['log_density'].T, points)
+    panels.append(drawings.Panel(*own, *arrows))
+  caption = f'Dots: test points in the first panel, else samples. {_KL}'
   return drawings.contours(
-    panels,
-    x,
-    y,
-    name=name,
-    caption=f'Dots: test points in the first panel, samples in {shown}. KL: of '
-    f'the truth from the model, on test points, in nats.',
-    title=_title(runs),
+    panels, x, y, name=name, caption=caption, title=_title(runs)
   )
 
 
@@ -194,13 +178,9 @@ def _line(runs: Sequence[Run], name: str) -> figures.Picture:
     for run in runs
     if (a := run.density_arrays)
   ]
+  grid, truth = arrays['axis_0'], arrays['true_log_density']
   return drawings.curves(
-    panels,
-    arrays['axis_0'],
-    arrays['true_log_density'],
-    name=name,
-    title=_title(runs),
-    caption='KL: of the truth from the model, on test points, in nats.',
+    panels, grid, truth, name=name, title=_title(runs), caption=_KL
   )
 
 
@@ -209,18 +189,14 @@ def _images(runs: Sequence[Run], name: str) -> figures.Picture:
   for run in runs:
     arrays = run.density_arrays or {}
     low, high = run.objective.get('input_range') or (-1.0, 1.0)
-    for label, key in (
-      ('test images', 'data'),
-      (_panel_label(run, len(runs)), 'samples'),
-    ):
+    own = _panel_label(run, len(runs))
+    for label, key in (('test images', 'data'), (own, 'samples')):
       # What the energy sees, to [-1, 1].
       scaled = 2 * (arrays[key].astype(float) - low) / (high - low) - 1
       blocks.setdefault(label, scaled[:20])
+  caption = 'As training makes its negatives; beside them test images.'
   return drawings.image_grid(
-    blocks,
-    name=name,
-    title='Samples',
-    caption='As training makes its negatives; beside them test images.',
+    blocks, name=name, title='Samples', caption=caption
   )
 
 

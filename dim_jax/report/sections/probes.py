@@ -1,6 +1,5 @@
 """Probes of frozen features: a table a label, beside untrained and raw."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,13 +24,8 @@ def section(runs: Sequence[Run]) -> list[Part]:
     parts.append(table(mine, label if len(labels) > 1 else ''))
     parts += _notes(label, mine)
     if len(runs) == 1:
-      picture = draw(figures.probes, mine[0][1]['results'])
-      if label != 'class' and isinstance(picture, figures.Picture):
-        title = f'{picture.title}: {label}'
-        picture = dataclasses.replace(
-          picture, name=f'probes_{label}', title=title
-        )
-      parts.append(picture)
+      name = 'probes' if label == 'class' else f'probes_{label}'
+      parts.append(draw(figures.probes, mine[0][1]['results'], name))
   if len(runs) > 1 and parts and all(map(runs_lib.has_modules, runs)):
     # Modules times seeds are many rows, and depth says the most.
     return [Fold('All probes of every run', parts)]
@@ -48,8 +42,8 @@ def _notes(
   for name, probes in done:
     who = f'{name}: ' if len(done) > 1 else ''
     text = f'{who}{probes.get("dataset")}, step {probes.get("step")}.'
-    if 'chance' in probes:
-      chance = 100 * figures.real(probes['chance'])
+    chance = 100 * figures.real(probes['chance'])
+    if chance > 0:
       text += f' Always the commonest {label}: {chance:.1f} %.'
     notes.append(f'{text} {probes.get("note") or ""}'.strip())
     if paper := probes.get('paper'):
@@ -182,7 +176,7 @@ def warnings(run: Run) -> list[str]:
           if o['features'] == 'raw'
           or (o['features'], o['feature']) == ('untrained', r['feature'])
         }
-        if 'chance' in probes:
+        if probes['chance'] is not None:
           rivals['chance level'] = {'mean': probes['chance']}
         for name, other in rivals.items():
           gap = figures.real(r['mean']) - figures.real(other['mean'])

@@ -7,7 +7,7 @@ from typing import Any
 
 from dim_jax.report import figures
 from dim_jax.report import runs as runs_lib
-from dim_jax.report.parts import Fold, Part, Table, Text, duration
+from dim_jax.report.parts import Fold, Missing, Part, Table, Text, duration
 from dim_jax.report.runs import Run
 
 # The commands that evaluate, and the fields of `Run` that they fill.
@@ -24,88 +24,80 @@ def evaluations(run: Run) -> dict[str, Mapping[str, Any]]:
   return {name: file for name, file in files.items() if file is not None}
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
-  """Lists terms and descriptions: data, method, times, machines, versions."""
-  config = run.config
-  data = config.get('data') or {}
+def facts(run: Run) -> dict[str, str]:
+  """Describes data, method, times, machines and versions, by term."""
+  config, done = run.config, evaluations(run)
   shape: Sequence[int] = config.get('input_shape') or ()
   size = f', {"x".join(map(str, shape))} pixels' if len(shape) > 1 else ''
-  done = evaluations(run)
   notes = [str(file['note']) for file in done.values() if file.get('note')]
-  rows = [
-    ('Data', f'{data.get("name")}{size}' if data else ''),
-    ('', next(iter(notes), '')),
-    ('Method', run.title),
-    *run.known('details', {}).items(),
-    ('Settings', runs_lib.scalars(run.objective)),
-    ('Patches', _patches(run.objective, shape)),
-    ('Window', _window(run.objective, shape)),
-    ('Parameters', _parameters(run.known('parameters', {}))),
-    ('Optimizer', runs_lib.scalars(config.get('optimizer') or {})),
-    *_training(run),
-  ]
+  rows = {
+    'Data': f'{(config.get("data") or {}).get("name")}{size}',
+    'Note': next(iter(notes), ''),
+    'Method': run.title,
+    'Settings': runs_lib.scalars(run.objective),
+    'Inputs': _inputs(run.objective, shape),
+    'Parameters': _parameters(run.known('parameters', {})),
+    'Optimizer': runs_lib.scalars(config.get('optimizer') or {}),
+    **_training(run),
+  }
   for name, file in done.items():
-    text = f'step {file.get("step")}'
-    if 'seconds' in file:
-      text += f', {duration(file["seconds"])}'
-    rows.append((f'Time of {name}', text))
+    time = f', {duration(file["seconds"])}' if 'seconds' in file else ''
+    rows[f'Time of {name}'] = f'step {file.get("step")}{time}'
   for key in ('hardware', 'versions', 'commit'):
     # What agrees is said once.
     owners: dict[str, list[str]] = {}
-    for name, file in [('train', run.info or {}), *done.items()]:
-      value = file.get(key) or ''
-      if isinstance(value, Mapping):
-        value = ', '.join(f'{k} {v}' for k, v in value.items())
-      owners.setdefault(str(value), []).append(name)
-    rows += [
-      (f'{key.capitalize()} ({", ".join(names)})', value)
-      for value, names in owners.items()
-    ]
-  return [(term, text) for term, text in rows if text]
+    for name, file in {'train': run.info or {}, **done}.items():
+      owners.setdefault(listed(file.get(key) or ''), []).append(name)
+    for value, names in owners.items():
+      rows[f'{key.capitalize()} ({", ".join(names)})'] = value
+  return {term: text for term, text in rows.items() if text}
 
 
-def _training(run: Run) -> list[tuple[str, str]]:
-  rows, noun = [], runs_lib.noun([run])
-  if run.metrics:
-    last = run.metrics[-1]
-    planned = run.config.get('steps')
-    text = f'{last["step"]:,}'
-    if planned and planned != last['step']:
-      text += f' of {planned:,} (unfinished, or continuing)'
-    if 'images' in last:
-      text += f', {last["images"]:,} {noun} seen'
-    if 'batch_size' in run.config:
-      text += f', batch {run.config["batch_size"]}'
-    rows.append(('Steps', f'{text}, seed {run.config.get("seed")}'))
-    speeds = [
-      figures.real(line['images_per_s'])
-      for line in run.metrics
-      if 'images_per_s' in line
-    ]
-    text = duration(last['seconds']) if 'seconds' in last else ''
-    if speeds:
-      text += f', median {statistics.median(speeds):,.0f} {noun}/s'
-    rows.append(('Training time', text))
-  if run.summary:
-    spent = run.summary['seconds'].items()
-    text = ', '.join(f'{k} {duration(v)}' for k, v in spent)
-    rows.append(('Where the time went', text))
-  return rows
+def listed(value: Any) -> str:
+  """Formats a value of a JSON file, such as versions by package."""
+  if isinstance(value, Mapping):
+    return ', '.join(f'{k} {runs_lib.plain(v)}' for k, v in value.items())
+  if isinstance(value, list):
+    return ', '.join(map(runs_lib.plain, value))
+  return runs_lib.plain(value)
 
 
-def _patches(objective: Mapping[str, Any], shape: Sequence[int]) -> str:
+def _training(run: Run) -> dict[str, str]:
+  if not run.metrics:
+    return {}
+  noun, last = runs_lib.noun([run]), run.metrics[-1]
+  planned = run.config.get('steps')
+  unfinished = ''
+  if planned and planned != last['step']:
+    unfinished = f' of {planned:,} (unfinished, or continuing)'
+  speeds = [
+    figures.real(line['images_per_s'])
+    for line in run.metrics
+    if 'images_per_s' in line
+  ]
+  spent = (run.summary or {}).get('seconds', {})
+  return {
+    'Steps': f'{last["step"]:,}{unfinished}, '
+    f'{last.get("images", 0):,} {noun} seen, batch '
+    f'{run.config.get("batch_size")}, seed {run.config.get("seed")}',
+    'Training time': duration(last.get('seconds'))
+    + (f', median {statistics.median(speeds):,.0f} {noun}/s' if speeds else ''),
+    'Where the time went': ', '.join(
+      f'{k} {duration(v)}' for k, v in spent.items()
+    ),
+  }
+
+
+def _inputs(objective: Mapping[str, Any], shape: Sequence[int]) -> str:
+  """How an image becomes patches, or how far sound is looked ahead."""
   size, stride = objective.get('patch_size'), objective.get('patch_stride')
-  if len(shape) != 3 or not size or not stride:
-    return ''
-  high, wide = ((n - size) // stride + 1 for n in shape[:2])
-  return f'{high} x {wide} of {size} x {size} pixels, {stride} pixels apart'
-
-
-def _window(objective: Mapping[str, Any], shape: Sequence[int]) -> str:
   frames = objective.get('window')
-  if len(shape) != 1 or not frames:
-    return ''
-  return f'{shape[0]:,} samples; predictions within at most {frames} frames'
+  if len(shape) == 3 and size and stride:
+    high, wide = ((n - size) // stride + 1 for n in shape[:2])
+    return f'{high} x {wide} patches of {size} x {size}, {stride} pixels apart'
+  if len(shape) == 1 and frames:
+    return f'{shape[0]:,} samples; predictions within at most {frames} frames'
+  return ''
 
 
 def _parameters(counts: Any) -> str:
@@ -118,9 +110,9 @@ def commands(runs: Sequence[Run]) -> list[str]:
   """Lists the shell commands that made the runs, as they were recorded."""
   lines = []
   for run in runs:
-    lines.append(
-      command(run.known('command'), f'trained {run.label}, its config is below')
-    )
+    before = [session.get('command') for session in run.known('earlier', [])]
+    for recorded in dict.fromkeys([*before, run.known('command')]):
+      lines.append(command(recorded, f'trained {run.label}'))
     for name, file in evaluations(run).items():
       what = f'evaluated {run.label} ({name})'
       lines.append(command(file.get('command'), what))
@@ -130,7 +122,7 @@ def commands(runs: Sequence[Run]) -> list[str]:
 def command(recorded: Any, what: str) -> str:
   """Formats a command, recorded as a line or as its arguments."""
   if not recorded:
-    return f'# What {what}: the command was not recorded.'
+    return f'# No command was recorded of what {what}.'
   return recorded if isinstance(recorded, str) else shlex.join(recorded)
 
 
@@ -143,10 +135,8 @@ def unevaluated(runs: Sequence[Run]) -> list[Part]:
         f'`python -m experiments.{name} {run.path}`'
         for name in run.known('evaluations', _EVALUATIONS)
       )
-      text = (
-        f'{run.label} is not evaluated yet: run {listed}, as its method allows.'
-      )
-      parts.append(Text(text, 'missing'))
+      text = f'{run.label} is not evaluated yet: run {listed}'
+      parts.append(Missing(f'{text}, as its method allows.'))
   return parts
 
 
@@ -159,15 +149,14 @@ def settings(runs: Sequence[Run]) -> list[Part]:
       protocols = run.probes.get('protocols') or run.probes.get('protocol', {})
       title = f'Protocol of the probes of {owner}'
       parts.append(Fold(title, listing=runs_lib.pretty(protocols)))
-    parts.append(
-      Fold(f'Config of {owner}', listing=runs_lib.pretty(run.config))
-    )
+    listing = runs_lib.pretty(run.config)
+    parts.append(Fold(f'Config of {owner}', listing=listing))
   return parts
 
 
 def overview(runs: Sequence[Run]) -> list[Part]:
   """Tabulates the facts of several runs side by side."""
-  columns = {run.label: dict(facts(run)) for run in runs}
+  columns = {run.label: facts(run) for run in runs}
   terms = dict.fromkeys(term for column in columns.values() for term in column)
   # What differs in the settings has a table of its own.
   rows = [
@@ -175,19 +164,20 @@ def overview(runs: Sequence[Run]) -> list[Part]:
     for term in terms
     if term not in ('Settings', 'Optimizer')
   ]
-  note = 'Embeddings and neighbours are on each run’s own page.'
-  return [Table(rows), Text(note)]
+  note = Text('Embeddings and neighbours are on each run’s own page.')
+  return [Table(rows), note] if len(runs) > 1 else []
 
 
 def differences(runs: Sequence[Run]) -> list[Part]:
-  """Tabulates the settings that differ between runs."""
+  """Tabulates the settings that differ between several runs."""
   columns = {run.label: dict(runs_lib.flatten(run.config)) for run in runs}
   for run in runs:
     if run.metrics:
       columns[run.label]['last logged step'] = run.metrics[-1]['step']
-  keys = dict.fromkeys(key for column in columns.values() for key in column)
   rows = []
-  for key in keys:
+  for key in dict.fromkeys(
+    key for column in columns.values() for key in column
+  ):
     cells = {
       name: runs_lib.plain(column[key]) if key in column else '–'
       for name, column in columns.items()
@@ -195,4 +185,6 @@ def differences(runs: Sequence[Run]) -> list[Part]:
     # The paper's numbers are no setting; the table of probes has them.
     if len(set(cells.values())) > 1 and not key.startswith('paper'):
       rows.append({'setting': key} | cells)
+  if len(runs) == 1:
+    return []
   return [Table(rows) if rows else Text('Nothing: the configs are equal.')]

@@ -6,19 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dim_jax.report import classifier_figures as drawings
-from dim_jax.report import figures
 from dim_jax.report import runs as runs_lib
-from dim_jax.report.parts import (
-  Fold,
-  Section,
-  Table,
-  Text,
-  draw,
-  duration,
-  fixed,
-  with_error,
-)
+from dim_jax.report.parts import Table, Text, draw, duration, fixed, with_error
+from dim_jax.report.sections import summary
 from dim_jax.report.sections.classification import of_split
+
+_NOTE = 'Mean ± standard deviation over n seeds. The rate bounds I(Z;X) above.'
 
 
 def file_of(path: str | os.PathLike) -> str:
@@ -26,85 +19,70 @@ def file_of(path: str | os.PathLike) -> str:
   return os.path.join(path, 'sweep.json')
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[Any]]:
-  """Reads a sweep.
+def view(path: str | os.PathLike) -> dict[str, Any]:
+  """What the template shows of a sweep.
 
   Args:
     path: its folder.
 
-  Returns:
-    The contents of sweep.json, and its rows, of the averaged weights if there
-    are any, for these are the ones to report.
-
   Raises:
-    ValueError: the file is damaged or has no rows.
+    ValueError: sweep.json is damaged or has no rows.
   """
   sweep = runs_lib.read_json(file_of(path))
   rows = sweep.get('rows') or []
+  # The averaged weights are the ones to report.
   rows = [r for r in rows if r.get('weights') == 'average'] or rows
   if not rows:
     raise ValueError(f'{file_of(path)!r} has no rows.')
-  return sweep, rows
-
-
-def facts(path: str | os.PathLike) -> list[tuple[str, str]]:
-  """Lists terms and descriptions: data, method, time, machine, versions."""
-  sweep, _ = read(path)
-  config: dict[str, Any] = {}
-  if os.path.isfile(file := os.path.join(path, 'sweep_config.json')):
-    config = runs_lib.read_json(file).get('run') or {}
-  objective = config.get('objective') or {}
-  rows = [
-    ('Data', str(sweep.get('dataset'))),
-    ('', str(sweep.get('note') or '')),
-    ('Method', str(sweep.get('title') or runs_lib.module_name(objective))),
-    ('Settings', runs_lib.scalars(objective | {'beta': None})),
-    ('Optimizer', runs_lib.scalars(config.get('optimizer') or {})),
-    ('Code', f'{sweep.get("code")} dimensions'),
-    ('Betas', ', '.join(f'{beta:g}' for beta in sweep.get('betas', []))),
-    ('Seeds', ', '.join(map(str, sweep.get('seeds', [])))),
-    ('Steps', str(sweep.get('steps') or '')),
-    ('Samples of the code', str(sweep.get('samples') or '')),
-  ]
-  for key, term in (('training_seconds', 'Training time'), ('seconds', 'Time')):
-    rows.append((term, duration(sweep[key]) if key in sweep else ''))
-  gigabytes = figures.real(sweep.get('memory_bytes')) / 1e9
-  versions = sweep.get('versions') or {}
-  rows += [
-    ('Memory', f'{gigabytes:.2f} GB' if gigabytes > 0 else ''),
-    ('Hardware', str(sweep.get('hardware') or '')),
-    ('Versions', ', '.join(f'{k} {v}' for k, v in versions.items())),
-    ('Commit', str(sweep.get('commit') or '')),
-  ]
-  return [(term, text) for term, text in rows if text]
-
-
-def sections(path: str | os.PathLike) -> list[Section]:
-  """Makes the sections: pictures, numbers, settings."""
-  sweep, rows = read(path)
-  entropy, examples = (
-    value if math.isfinite(value := of_split(sweep.get(key), split)) else None
-    for key, split in (
-      ('label_entropy_bits', 'test'),
-      ('log2_examples', 'train'),
-    )
-  )
-  levels = {'label_entropy_bits': entropy, 'log2_examples': examples}
+  entropy = of_split(sweep.get('label_entropy_bits'), 'test')
+  examples = of_split(sweep.get('log2_examples'), 'train')
+  levels = {
+    'label_entropy_bits': entropy if math.isfinite(entropy) else None,
+    'log2_examples': examples if math.isfinite(examples) else None,
+  }
   classes = sweep.get('classes')
   pictures = [draw(drawings.beta_sweep, rows, classes=classes, **levels)]
-  if entropy is not None:
-    pictures.append(draw(drawings.information_plane, rows, entropy, examples))
-  note = (
-    'Mean ± standard deviation over n seeds. The rate is an upper bound on '
-    'I(Z;X).'
-  )
-  listing = runs_lib.pretty({k: v for k, v in sweep.items() if k != 'rows'})
-  settings = Fold('Settings of the sweep', listing=listing)
-  return [
-    Section('Error and information', pictures),
-    Section('Numbers', [table(rows), Text(note)]),
-    Section('Settings', [settings]),
-  ]
+  if math.isfinite(entropy):
+    pictures.append(draw(drawings.information_plane, rows, *levels.values()))
+  label = os.path.basename(os.path.abspath(path))
+  return {
+    'title': f'Sweep {label}',
+    'heading': label,
+    'warnings': _warnings(rows),
+    'facts': facts(path, sweep),
+    'commands': [summary.command(sweep.get('command'), 'made the sweep')],
+    'sections': {
+      'Error and information': pictures,
+      'Numbers': [table(rows), Text(_NOTE)],
+    },
+  }
+
+
+def facts(path: str | os.PathLike, sweep: Mapping[str, Any]) -> dict[str, str]:
+  """Describes all that sweep.json says beside its rows, and the method.
+
+  Args:
+    path: of the sweep.
+    sweep: contents of sweep.json.
+  """
+  file = os.path.join(path, 'sweep_config.json')
+  config = runs_lib.read_json(file)['run'] if os.path.isfile(file) else {}
+  objective = config.get('objective') or {}
+  terms = {
+    'method': sweep.get('title') or runs_lib.module_name(objective),
+    'settings': runs_lib.scalars(objective | {'beta': None}),
+    'optimizer': runs_lib.scalars(config.get('optimizer') or {}),
+    **sweep,
+  }
+  for key in terms.keys() & {'seconds', 'training_seconds'}:
+    terms[key] = duration(terms[key])
+  if terms.get('memory_bytes'):
+    terms['memory_bytes'] = f'{terms["memory_bytes"] / 1e9:.2f} GB'
+  return {
+    key.replace('_', ' ').capitalize(): summary.listed(value)
+    for key, value in terms.items()
+    if value not in (None, '') and key not in ('rows', 'command', 'title')
+  }
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -128,9 +106,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
   return Table(list(lines.values()))
 
 
-def warnings(path: str | os.PathLike) -> list[str]:
+def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
   """Says how the least error is to be read."""
-  _, rows = read(path)
   counts = drawings.sample_errors(rows[0])
   field = counts[max(counts)] if counts else ''
   errors = [
