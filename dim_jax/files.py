@@ -60,34 +60,20 @@ def make_folder(path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def replacing(
-  path: str | os.PathLike, mode: str = 'w', *, sync: bool = False
-) -> Iterator[IO[Any]]:
-  """Opens a file that takes the place of `path` when the context closes.
+def beside(path: str | os.PathLike) -> Iterator[str]:
+  """Gives a name for a file that takes the place of `path` in the end.
 
-  It is written beside it under a name of its own, so that no reader sees a part
-  and two writers do not meet; what fails leaves `path` as it was.
-
-  Args:
-    path: the file.
-    mode: 'w' for UTF-8 text, 'wb' for bytes.
-    sync: whether the bytes must be on the disk first, for what cannot be made
-      again.
+  The name is its own, so that no reader sees a part and two writers do not
+  meet; what fails leaves `path` as it was.
 
   Raises:
     OSError: as `unwritable` says.
   """
   path = os.fspath(path)
   part = f'{path}.{uuid.uuid4().hex}.tmp'
-  encoding = None if 'b' in mode else 'utf-8'
   try:
     try:
-      # open() and not mkstemp, so that the umask decides who may read it.
-      with open(part, mode.replace('w', 'x'), encoding=encoding) as file:
-        yield file
-        if sync:
-          file.flush()
-          os.fsync(file.fileno())
+      yield part
       os.replace(part, path)
     except BaseException:
       with contextlib.suppress(OSError):
@@ -95,6 +81,30 @@ def replacing(
       raise
   except OSError as error:
     raise unwritable(path, error) from error
+
+
+@contextlib.contextmanager
+def replacing(
+  path: str | os.PathLike, mode: str = 'w', *, sync: bool = False
+) -> Iterator[IO[Any]]:
+  """Opens a file that takes the place of `path` when the context closes.
+
+  Args:
+    path: the file; see `beside`.
+    mode: 'w' for UTF-8 text, 'wb' for bytes.
+    sync: whether the bytes must be on the disk first, for what cannot be made
+      again.
+  """
+  encoding = None if 'b' in mode else 'utf-8'
+  with (
+    beside(path) as part,
+    # open() and not mkstemp, so that the umask decides who may read it.
+    open(part, mode.replace('w', 'x'), encoding=encoding) as file,
+  ):
+    yield file
+    if sync:
+      file.flush()
+      os.fsync(file.fileno())
 
 
 def write(path: str | os.PathLike, text: str, *, sync: bool = False) -> None:

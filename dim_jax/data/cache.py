@@ -2,10 +2,11 @@
 
 import os
 import shutil
-import uuid
 from collections.abc import Callable
 
 import numpy as np
+
+from dim_jax import files
 
 
 def write(
@@ -51,8 +52,7 @@ def write(
         f'{rows} rows of shape {shape} in {np.dtype(dtype)} take '
         f'{needed / 2**30:.3g} GiB; {what} {limit / 2**30:.3g} GiB.'
       )
-  part = f'{path}.{uuid.uuid4().hex}.tmp'
-  try:
+  with files.beside(path) as part:
     stored = np.lib.format.open_memmap(
       part, mode='w+', dtype=dtype, shape=(rows, *shape)
     )
@@ -70,11 +70,6 @@ def write(
         progress(last)
     stored.flush()
     del stored
-    os.replace(part, path)
-  except BaseException:
-    if os.path.exists(part):
-      os.remove(part)
-    raise
   return read(path)
 
 

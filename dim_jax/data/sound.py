@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from dim_jax import files as files_lib
 from dim_jax.data import decode, sources
 
 _Item = TypeVar('_Item')
@@ -558,8 +559,7 @@ def _read_file(path: pathlib.Path) -> np.ndarray:
 
 
 def _damaged(path: object, error: Exception) -> ValueError:
-  reason = ' '.join(str(error).split())[:200] or type(error).__name__
-  return ValueError(f'{path} is damaged ({reason}).')
+  return ValueError(f'{path} is damaged ({files_lib.reason(error)}).')
 
 
 # --- prepared TFDS data sets --------------------------------------------------
@@ -618,7 +618,7 @@ def _files(
       if part['name'] == split
     )
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    reason = ' '.join(str(error).split())[:200]
+    reason = files_lib.reason(error)
     raise ValueError(
       f'The metadata of {name} in {folder} cannot be read, or list no split '
       f'{split!r} ({reason}). {again}'

@@ -9,16 +9,15 @@ import os
 import pathlib
 import re
 import shlex
-import sys
-import threading
 import time
-import uuid
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dim_jax import files as files_lib
+from dim_jax import progress as progress_lib
 from dim_jax import random
 from dim_jax.data import decode, folders, splits
 
@@ -362,8 +361,11 @@ def _in_folder(
     return arrays
   shape, note = measure(request, every, note)
   _check_memory(request, len(paths) * math.prod(shape))
-  with _progress(f'decoding {root} {stored}', len(paths), progress) as advance:
-    images = decode.files(paths, size, shape[2] == 1, advance)
+  with (
+    progress_lib.Progress(progress) as shown,
+    shown.task(f'decoding {root} {stored}', len(paths)) as task,
+  ):
+    images = decode.files(paths, size, shape[2] == 1, task.advance)
   arrays = _Arrays(images, labels, class_names, note)
   _write_cache(path, arrays)
   return arrays
@@ -434,8 +436,11 @@ def _prepared(
   if arrays is not None:
     return arrays
   try:
-    with _progress(f'decoding {name} {stored}', shape[0], progress) as advance:
-      images, labels, jpeg = decode.decode(split, size, advance)
+    with (
+      progress_lib.Progress(progress) as shown,
+      shown.task(f'decoding {name} {stored}', shape[0]) as task,
+    ):
+      images, labels, jpeg = decode.decode(split, size, task.advance)
   except decode.CorruptError as error:
     raise ValueError(
       f'{error}. Delete {folder} and prepare it again: {again}'
@@ -510,7 +515,7 @@ def _describe(
       for path, count in zip(part.filepaths, part.shard_lengths, strict=True)
     )
   except Exception as error:  # TFDS documents no type for bad metadata
-    reason = ' '.join(str(error).split())[:200] or type(error).__name__
+    reason = files_lib.reason(error)
     raise ValueError(
       f'The metadata of {name} in {folder} cannot be read ({reason}). {again}'
     ) from error
@@ -628,7 +633,7 @@ def _read_cache(
     NotImplementedError,  # a garbled zip header asks for unknown features
     zipfile.BadZipFile,
   ) as error:
-    reason = ' '.join(str(error).split())[:200] or type(error).__name__
+    reason = files_lib.reason(error)
     _logger.warning(
       'The cache %s cannot be used (%s); decoding again.', path, reason
     )
@@ -643,31 +648,21 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
 
 
 def _write_cache(path: pathlib.Path, arrays: _Arrays) -> None:
-  """Writes beside the cache and renames, so that no reader sees a part."""
-  # Unique, so that concurrent writers do not meet; open() and not mkstemp, so
-  # that the umask decides who else may read it.
-  temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
+  """Writes the cache; only warns where that fails."""
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files_lib.make_folder(path.parent)
     _remove_stale(path.parent)
-    try:
-      with open(temporary, 'xb') as file:
-        np.savez(
-          file,
-          images=arrays.images,
-          labels=arrays.labels,
-          note=np.array(arrays.note),
-        )
-      os.replace(temporary, path)
-    except BaseException:
-      with contextlib.suppress(OSError):
-        temporary.unlink(missing_ok=True)
-      raise
+    with files_lib.replacing(path, 'wb') as file:
+      np.savez(
+        file,
+        images=arrays.images,
+        labels=arrays.labels,
+        note=np.array(arrays.note),
+      )
   except OSError as error:
     _logger.warning(
-      'Cannot write the cache %s (%s); the images will be decoded again next '
-      'time. Set DIM_JAX_CACHE to a folder that can be written.',
-      path,
+      '%s The images will be decoded again next time. Set DIM_JAX_CACHE to a '
+      'folder that can be written.',
       error,
     )
 
@@ -678,54 +673,3 @@ def _remove_stale(folder: pathlib.Path) -> None:
     with contextlib.suppress(OSError):
       if time.time() - path.stat().st_mtime > _STALE_SECONDS:
         path.unlink()
-
-
-# --- progress -----------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _progress(
-  what: str, total: int, show: bool
-) -> Iterator[Callable[[int], None]]:
-  """Shows progress on standard error: a bar on a terminal, else lines.
-
-  Yields:
-    A function that takes the number of examples just done; any thread may
-    call it.
-  """
-  if not show:
-    yield lambda count: None
-  elif sys.stderr.isatty():
-    import rich.console
-    import rich.progress
-
-    with rich.progress.Progress(
-      rich.progress.TextColumn('{task.description}'),
-      rich.progress.BarColumn(),
-      rich.progress.MofNCompleteColumn(),
-      rich.progress.TimeRemainingColumn(),
-      console=rich.console.Console(stderr=True),
-      transient=True,
-    ) as bar:
-      task = bar.add_task(what, total=total)
-      yield lambda count: bar.advance(task, count)
-  else:
-    lock = threading.Lock()
-    began = said = time.monotonic()
-    done = 0
-    print(f'{what}: {total:,} images', file=sys.stderr, flush=True)
-
-    def advance(count: int) -> None:
-      nonlocal done, said
-      with lock:
-        done += count
-        now = time.monotonic()
-        if now - said >= 5 or done == total:
-          said = now
-          print(
-            f'{what}: {done:,} of {total:,} images, {now - began:.0f} s',
-            file=sys.stderr,
-            flush=True,
-          )
-
-    yield advance
