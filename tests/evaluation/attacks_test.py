@@ -93,11 +93,11 @@ def test_linear_margin_falls_by_epsilon_times_the_l1_norm(attack, loss):
   # No pixel meets the end of its range on the way.
   assert thresholds.max() < 0.2
   epsilon = 0.12
-  found = attack(
+  result = attack(
     _linear, variables, images, labels, KEY, epsilon=epsilon, loss=loss
   )
   side = np.where(labels == 1, 1, -1)
-  after = np.asarray(_linear(variables, found.images, KEY))[0]
+  after = np.asarray(_linear(variables, result.images, KEY))[0]
   np.testing.assert_allclose(
     side * (after[:, 1] - after[:, 0]),
     np.abs(gap) - epsilon * np.abs(w).sum(),
@@ -105,13 +105,13 @@ def test_linear_margin_falls_by_epsilon_times_the_l1_norm(attack, loss):
   )
   for near in (0.99, 1.01):
     for i, threshold in enumerate(thresholds):
-      found = attack(
+      result = attack(
         _linear, variables, images, labels, KEY, epsilon=near * threshold
       )
-      assert bool(found.success[i]) == (near > 1)
+      assert bool(result.success[i]) == (near > 1)
       expected = thresholds < near * threshold
-      np.testing.assert_array_equal(found.success, expected)
-      np.testing.assert_array_equal(found.correct_after, ~expected)
+      np.testing.assert_array_equal(result.success, expected)
+      np.testing.assert_array_equal(result.correct_after, ~expected)
 
 
 def test_pgd_equals_fgsm_on_a_linear_classifier():
@@ -128,7 +128,7 @@ def test_pgd_equals_fgsm_on_a_linear_classifier():
 
 def test_carlini_wagner_finds_the_distance_to_the_hyperplane():
   variables, images, labels, w, gap = _binary()
-  found = attacks.carlini_wagner(
+  result = attacks.carlini_wagner(
     _linear,
     variables,
     images,
@@ -138,18 +138,18 @@ def test_carlini_wagner_finds_the_distance_to_the_hyperplane():
     search_steps=7,
     initial_c=0.1,
   )
-  assert found.success.all()
+  assert result.success.all()
   distance = np.abs(gap) / np.linalg.norm(w)
-  np.testing.assert_array_less(0.999 * distance, found.l2)
-  np.testing.assert_allclose(found.l2, distance, rtol=0.03, atol=5e-4)
+  np.testing.assert_array_less(0.999 * distance, result.l2)
+  np.testing.assert_allclose(result.l2, distance, rtol=0.03, atol=5e-4)
 
 
 def test_confidence_moves_the_hyperplane():
   variables, images, labels, w, gap = _binary()
-  found = _CW(_linear, variables, images, labels, KEY, confidence=0.5)
+  result = _CW(_linear, variables, images, labels, KEY, confidence=0.5)
   expected = (np.abs(gap) + 0.5) / np.linalg.norm(w)
-  assert found.success.all()
-  np.testing.assert_allclose(found.l2, expected, rtol=0.05)
+  assert result.success.all()
+  np.testing.assert_allclose(result.l2, expected, rtol=0.05)
 
 
 def test_carlini_wagner_follows_averaged_probabilities():
@@ -164,15 +164,15 @@ def test_carlini_wagner_follows_averaged_probabilities():
     return jnp.stack([jnp.zeros_like(gap), gap], axis=2)
 
   images = np.zeros([1, 2, 2, 1], np.float32)
-  found = _CW(logits, {}, images, np.array([1]), KEY)
-  assert found.correct_before.all() and found.success.all()
+  result = _CW(logits, {}, images, np.array([1]), KEY)
+  assert result.correct_before.all() and result.success.all()
 
   def share(t):
     return np.mean(1 / (1 + np.exp(-(t + offsets)))) - 0.5
 
   # The gap moves by 8 times the mean of 4 pixels' moves, 4 times their norm.
   distance = -optimize.brentq(share, -5, 5) / 4
-  assert float(found.l2[0]) == pytest.approx(distance, rel=0.05)
+  assert float(result.l2[0]) == pytest.approx(distance, rel=0.05)
 
 
 def test_gradient_through_samples_is_the_mean_of_theirs():
@@ -264,6 +264,39 @@ def test_a_saturated_model_shows_no_gradient_and_still_breaks():
   assert moved.correct_before.all() and not moved.correct_after.any()
 
 
+def _black_and_white(n=12):
+  """Black and white images, told apart at nine halves of brightness."""
+  white = np.arange(n) % 2
+  images = np.broadcast_to((255 * white)[:, None, None, None], (n, 3, 3, 1))
+  variables = {
+    'w': jnp.stack([jnp.zeros(9), jnp.ones(9)], axis=1),
+    'b': jnp.array([0, -4.5]),
+  }
+  return variables, images.astype(np.uint8), white
+
+
+def test_carlini_wagner_leaves_a_saturated_start():
+  # All pixels at an end of their range, where tanh is flat. The nearest image
+  # of the other class has all nine at 1/2: sqrt(9 / 4) away.
+  variables, images, labels = _black_and_white()
+  attack = functools.partial(
+    attacks.carlini_wagner, _linear, variables, images, labels, KEY
+  )
+  attacked = attack(steps=100, search_steps=5)
+  assert attacked.success.all() and not attacked.zero_gradients.any()
+  np.testing.assert_allclose(attacked.l2, 1.5, rtol=0.02)
+  # 100 steps of 0.01 bring w from 7.25 to 6.25, a pixel to 1 - 4e-6: the
+  # network is no more robust, the attack is blind.
+  blind = attack(steps=100, search_steps=5, learning_rate=0.01)
+  assert not blind.success.any() and blind.zero_gradients.all()
+  summary = attacks.summary(blind)
+  assert summary['accuracy'] == 100 and summary['zero_gradients'] == 1
+  robust = attacks.pgd(
+    _linear, variables, images, labels, KEY, epsilon=0.51, steps=4
+  )
+  assert robust.success.all()
+
+
 def test_replay_needs_no_gradient():
   def rounded(variables, images, rng):
     predictions = jnp.argmax(_linear(variables, images, rng), axis=-1)
@@ -301,20 +334,20 @@ def test_replay_needs_no_gradient():
 def test_targeted_attacks_reach_the_target(attack):
   variables, images, labels = _three()
   targets = (labels + 1) % 3
-  found = attack(_linear, variables, images, labels, KEY, targets=targets)
-  reached = np.argmax(_linear(variables, found.images, KEY)[0], axis=1)
-  np.testing.assert_array_equal(found.success, reached == targets)
-  np.testing.assert_array_equal(found.correct_after, reached == labels)
+  result = attack(_linear, variables, images, labels, KEY, targets=targets)
+  reached = np.argmax(_linear(variables, result.images, KEY)[0], axis=1)
+  np.testing.assert_array_equal(result.success, reached == targets)
+  np.testing.assert_array_equal(result.correct_after, reached == labels)
   # One step of FGSM may pass by a target between two others.
-  assert found.success.sum() >= (6 if attack is _FGSM else 7)
+  assert result.success.sum() >= (6 if attack is _FGSM else 7)
 
 
 def test_targeted_distance_is_that_of_the_convex_program():
   # Nearest pixels in [0, 1] where the target's score is the largest.
   variables, images, labels = _three()
   targets = np.asarray(attacks.random_targets(KEY, labels, 3))
-  found = _CW(_linear, variables, images, labels, KEY, targets=targets)
-  assert found.success.all()
+  result = _CW(_linear, variables, images, labels, KEY, targets=targets)
+  assert result.success.all()
   w, b = (np.asarray(variables[name], np.float64) for name in 'wb')
   for n, target in enumerate(targets):
     u = images[n].ravel() / 255
@@ -332,7 +365,7 @@ def test_targeted_distance_is_that_of_the_convex_program():
       method='SLSQP',
     )
     assert best.success
-    assert float(found.l2[n]) == pytest.approx(np.sqrt(best.fun), rel=0.05)
+    assert float(result.l2[n]) == pytest.approx(np.sqrt(best.fun), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -347,28 +380,28 @@ def test_images_stay_in_range_and_norms_are_measured(attack):
   variables, images = _noisy(0.7)
   images[:5] = images[:5] // 128 * 255
   labels = np.arange(20) % 3
-  found = attack(_sampled, variables, images, labels, KEY)
-  assert found.images.dtype == jnp.float32
-  assert jnp.all(jnp.abs(found.images) <= 1)
-  after = np.asarray(found.images, np.float64)
+  result = attack(_sampled, variables, images, labels, KEY)
+  assert result.images.dtype == jnp.float32
+  assert jnp.all(jnp.abs(result.images) <= 1)
+  after = np.asarray(result.images, np.float64)
   change = np.abs((after + 1) / 2 - images / 255)
-  np.testing.assert_allclose(found.linf, change.max((1, 2, 3)), atol=1e-6)
+  np.testing.assert_allclose(result.linf, change.max((1, 2, 3)), atol=1e-6)
   np.testing.assert_allclose(
-    found.l2, np.sqrt(np.sum(change**2, (1, 2, 3))), rtol=1e-5, atol=1e-6
+    result.l2, np.sqrt(np.sum(change**2, (1, 2, 3))), rtol=1e-5, atol=1e-6
   )
   moved = (change > 0.5 / 255).any(axis=3)
-  np.testing.assert_array_equal(found.l0, moved.sum((1, 2)))
+  np.testing.assert_array_equal(result.l0, moved.sum((1, 2)))
   if attack is not _CW:
-    assert (found.linf <= 0.3 + 1e-6).all()
+    assert (result.linf <= 0.3 + 1e-6).all()
   # The verdict can be computed again, by hand, from the judge's half.
   judge = jax.random.split(KEY)[0]
-  scores = np.asarray(_sampled(variables, found.images, judge), np.float64)
+  scores = np.asarray(_sampled(variables, result.images, judge), np.float64)
   p = np.exp(scores) / np.exp(scores).sum(axis=2, keepdims=True)
   np.testing.assert_array_equal(
-    found.success, p.mean(axis=0).argmax(axis=1) != labels
+    result.success, p.mean(axis=0).argmax(axis=1) != labels
   )
   # An attack never repairs a prediction.
-  assert not np.any(~found.correct_before & found.correct_after)
+  assert not np.any(~result.correct_before & result.correct_after)
 
 
 @pytest.mark.parametrize('attack', [attacks.fgsm, _PGD])
@@ -377,18 +410,18 @@ def test_epsilon_of_zero_is_the_clean_accuracy(attack, loss):
   # Noise enough that two draws disagree about some examples.
   variables, images = _noisy(2.0)
   labels = np.arange(20) % 3
-  found = attack(
+  result = attack(
     _sampled, variables, images, labels, KEY, epsilon=0.0, loss=loss
   )
   np.testing.assert_array_equal(
-    found.images, images.astype(np.float32) / 127.5 - 1
+    result.images, images.astype(np.float32) / 127.5 - 1
   )
-  np.testing.assert_array_equal(found.correct_before, found.correct_after)
-  np.testing.assert_array_equal(found.success, ~found.correct_before)
-  np.testing.assert_array_equal(found.linf, 0)
+  np.testing.assert_array_equal(result.correct_before, result.correct_after)
+  np.testing.assert_array_equal(result.success, ~result.correct_before)
+  np.testing.assert_array_equal(result.linf, 0)
   p = jax.nn.softmax(_sampled(variables, images, jax.random.split(KEY)[0]))
   np.testing.assert_array_equal(
-    found.correct_after, jnp.argmax(p.mean(axis=0), axis=1) == labels
+    result.correct_after, jnp.argmax(p.mean(axis=0), axis=1) == labels
   )
   other = jax.nn.softmax(_sampled(variables, images, KEY)).mean(axis=0)
   assert np.any(np.argmax(other, axis=1) != np.argmax(p.mean(0), axis=1))
@@ -409,10 +442,10 @@ def test_pgd_beats_fgsm_where_the_loss_bends():
 def test_what_was_wrong_before_is_left_alone():
   variables, images, labels, _, _ = _binary()
   wrong = 1 - labels
-  found = _CW(_linear, variables, images, wrong, KEY)
-  assert found.success.all() and not found.correct_before.any()
-  np.testing.assert_array_equal(found.images, images)
-  row = attacks.summary(found)
+  result = _CW(_linear, variables, images, wrong, KEY)
+  assert result.success.all() and not result.correct_before.any()
+  np.testing.assert_array_equal(result.images, images)
+  row = attacks.summary(result)
   assert row['accuracy'] == 0 and row['success'] is None and row['l2'] is None
 
 
@@ -424,9 +457,9 @@ def test_a_step_that_repairs_is_not_taken():
 
   images = np.full([1, 1, 1, 1], 2 * 0.45 - 1, np.float32)
   labels = np.array([0])
-  found = attacks.fgsm(logits, {}, images, labels, KEY, epsilon=0.3)
-  assert found.success.all() and not found.correct_after.any()
-  np.testing.assert_array_equal(found.images, images)
+  result = attacks.fgsm(logits, {}, images, labels, KEY, epsilon=0.3)
+  assert result.success.all() and not result.correct_after.any()
+  np.testing.assert_array_equal(result.images, images)
   leapt = attacks.replay(
     logits, {}, images, labels, KEY, adversarial=images + np.float32(0.6)
   )
@@ -471,15 +504,15 @@ def test_attacks_can_be_traced():
 
   expected = attacks.fgsm(_linear, variables, images, labels, KEY, epsilon=0.1)
   for each in (given, images):
-    found = attack(variables, each, labels, 0.1)
-    np.testing.assert_allclose(found.images, expected.images, atol=1e-6)
+    result = attack(variables, each, labels, 0.1)
+    np.testing.assert_allclose(result.images, expected.images, atol=1e-6)
 
 
 def test_batches_pad_and_drop_nothing():
   variables, images, labels = _three(7)
   done = []
-  whole = attacks.fgsm(_linear, variables, images, labels, KEY, epsilon=0.1)
-  found = attacks.in_batches(
+  full = attacks.fgsm(_linear, variables, images, labels, KEY, epsilon=0.1)
+  result = attacks.in_batches(
     attacks.fgsm,
     _linear,
     variables,
@@ -491,7 +524,7 @@ def test_batches_pad_and_drop_nothing():
     epsilon=0.1,
   )
   assert done == [3, 6, 7]
-  for ours, theirs in zip(found, whole, strict=True):
+  for ours, theirs in zip(result, full, strict=True):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
   targets = (labels + 1) % 3
   targeted = attacks.in_batches(
@@ -541,15 +574,15 @@ def test_not_finite_gradients_are_none():
     return jnp.stack([total, jnp.zeros_like(total)], axis=1)[None]
 
   images = np.full([2, 2, 2, 1], 0.5, np.float32)
-  found = attacks.fgsm(logits, {}, images, np.array([0, 0]), KEY, epsilon=0.1)
-  assert found.zero_gradients.all()
-  np.testing.assert_array_equal(found.images, images)
+  result = attacks.fgsm(logits, {}, images, np.array([0, 0]), KEY, epsilon=0.1)
+  assert result.zero_gradients.all()
+  np.testing.assert_array_equal(result.images, images)
 
 
 def test_random_targets_are_all_the_others():
   labels = np.repeat([0, 1, 2], 40)
-  found = np.asarray(attacks.random_targets(KEY, labels, 3))
-  pairs = set(zip(labels.tolist(), found.tolist(), strict=True))
+  result = np.asarray(attacks.random_targets(KEY, labels, 3))
+  pairs = set(zip(labels.tolist(), result.tolist(), strict=True))
   assert pairs == {(a, b) for a in range(3) for b in range(3) if a != b}
   with pytest.raises(ValueError, match='classes >= 2'):
     attacks.random_targets(KEY, labels, 1)
@@ -562,7 +595,10 @@ def test_random_targets_are_all_the_others():
     ({'epsilon': 8}, r'epsilon must be in \[0, 1\].*8'),
     ({'epsilon': float('nan')}, 'epsilon'),
     ({'loss': 'hinge'}, "'margin'.*'hinge'"),
-    ({'labels': np.array([0, 1, 3])}, r'labels must be in 0\.\.2, got 3'),
+    (
+      {'labels': np.array([0, 1, 3])},
+      r'labels must be in 0\.\.2, got 3: 1 of 3 ',
+    ),
     ({'labels': np.array([0, 1, -1])}, r'labels must be in 0\.\.2, got -1'),
     ({'labels': np.array([0, 1])}, r'labels must be integers of shape \(3,\)'),
     ({'labels': np.array([0.0, 1, 2])}, 'labels must be integers.*float64'),
@@ -573,7 +609,7 @@ def test_random_targets_are_all_the_others():
     ({'images': np.zeros([3, 8], np.uint8)}, r'images.*\(3, 8\)'),
     ({'images': np.zeros([3, 2, 2, 2], int)}, 'uint8, or float.*int64'),
     ({'images': np.full([3, 2, 2, 2], 255.0)}, r'in \[-1, 1\].*255'),
-    ({'images': np.full([3, 2, 2, 2], np.nan)}, r'in \[-1, 1\].*nan'),
+    ({'images': np.full([3, 2, 2, 2], np.nan)}, r'in \[-1, 1\].*24 of 24 are'),
     ({'logits': lambda v, x, k: _linear(v, x, k)[0]}, r'C >= 2.*\(3, 3\)'),
     ({'logits': lambda v, x, k: _linear(v, x, k)[:, :2]}, r'\(1, 2, 3\)'),
     ({'logits': lambda v, x, k: _linear(v, x, k)[:, :, :1]}, r'\(1, 3, 1\)'),

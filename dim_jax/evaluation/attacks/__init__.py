@@ -20,12 +20,12 @@ space; its gradient vanishes where a network is sure beyond float32. 'margin' is
 the largest other logit minus the label's, of logits averaged over samples; it
 never saturates. With targets both are negated and taken at the target.
 
-Who judges: `rng` is split in two. The first half, `jax.random.split(rng)[0]`,
-is the judge's noise: S samples that no gradient ever sees, the same for the
-clean image, for every candidate of the search and for the image returned. So
-`correct_before` and `success` differ by the perturbation alone (at epsilon 0
-they agree exactly), and both can be computed again. The search may still
-exploit these S samples: `replay` with another `rng` shows by how much. An
+Evaluation noise: `rng` is split in two. The first half,
+`jax.random.split(rng)[0]`, draws S samples that no gradient ever sees, the same
+for the clean image, for every candidate of the search and for the image
+returned. So `correct_before` and `success` differ by the perturbation alone (at
+epsilon 0 they agree exactly), and both can be computed again. The search may
+still exploit these S samples: `replay` with another `rng` shows by how much. An
 attacker may also leave an image alone: where the clean image already succeeds
 and the perturbed one does not, the clean image is returned.
 

@@ -1,4 +1,8 @@
-"""What an attack asks of a classifier: gradients, predictions, distances."""
+"""What all attacks share: gradients, predictions, distances, checks.
+
+No library that is maintained attacks JAX classifiers, let alone ones that
+sample; hence these are ours, held against closed forms by tests.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax import scale
+from dim_jax import checks, scale
 
 Logits = Callable[[Any, jax.Array, jax.Array], jax.Array]
 Array = jax.Array | np.ndarray
@@ -16,7 +20,6 @@ Array = jax.Array | np.ndarray
 LOSSES = ('cross_entropy', 'margin')
 # Half a grey level: what rounding to 8 bits would undo is no changed pixel.
 L0_TOLERANCE = 0.5 / 255
-# arctanh is infinite at the ends of the range, where black and white pixels
 
 
 class Attack(NamedTuple):
@@ -24,7 +27,7 @@ class Attack(NamedTuple):
 
   Attributes:
     images: the adversarial images, float32 in [-1, 1], [N, H, W, C].
-    success: whether the judged prediction of `images` is the target, or without
+    success: whether the prediction of `images` is the target, or without
       targets, not the label. bool [N]; it includes what was wrong before.
     correct_before: whether the clean image is predicted right, bool [N].
     correct_after: whether the adversarial image is, bool [N].
@@ -33,9 +36,11 @@ class Attack(NamedTuple):
     l2: Euclidean norm of the perturbation over pixels and channels, float32
       [N].
     linf: its largest absolute value, float32 [N].
-    zero_gradients: whether the gradient of the attack's loss at the clean image
-      has no finite entry but exact zeros, bool [N]. Its mean is the fraction of
-      examples on which a failed attack shows nothing about robustness.
+    zero_gradients: whether the attack was blind, bool [N]: the gradient of its
+      loss at the clean image has no finite entry but exact zeros, or, see
+      `carlini_wagner`, it failed with pixels that it could not move. Its mean
+      is the fraction of examples on which a failed attack shows nothing about
+      robustness.
   """
 
   images: Array
@@ -64,101 +69,110 @@ class Inputs(NamedTuple):
   """float32 in [-1, 1], [N, H, W, C]."""
   labels: jax.Array
   """int32 [N]."""
-  aims: jax.Array
+  classes: jax.Array
   """The classes to reach if targeted, to leave if not, int32 [N]."""
 
 
 def logits_of(
-  how: Program, data: Inputs, x: jax.Array, key: jax.Array
+  program: Program, inputs: Inputs, x: jax.Array, key: jax.Array
 ) -> jax.Array:
-  """Logits [S, N, C], float32."""
-  return how.logits(data.variables, x, key).astype(jnp.float32)
+  """Computes logits [S, N, C], float32."""
+  return program.logits(inputs.variables, x, key).astype(jnp.float32)
 
 
 def log_average(scores: jax.Array) -> jax.Array:
-  """Log of the averaged probabilities [N, C]."""
+  """Computes the log of the averaged probabilities [N, C]."""
   total = jax.nn.logsumexp(jax.nn.log_softmax(scores), axis=0)
   return total - math.log(scores.shape[0])
 
 
 def margin(values: jax.Array, index: jax.Array) -> jax.Array:
-  """How far the value at the index is above the largest other, [N]."""
+  """Computes how far the value at the index is above the others, [N]."""
   own = jnp.take_along_axis(values, index[:, None], axis=1)[:, 0]
   is_own = jnp.arange(values.shape[1])[None, :] == index[:, None]
   return own - jnp.max(jnp.where(is_own, -jnp.inf, values), axis=1)
 
 
-def objective(how: Program, scores: jax.Array, aims: jax.Array) -> jax.Array:
-  """What the attacker raises, [N]."""
-  if how.loss == 'cross_entropy':
-    value = jnp.take_along_axis(log_average(scores), aims[:, None], axis=1)
+def objective(
+  program: Program, scores: jax.Array, classes: jax.Array
+) -> jax.Array:
+  """Computes what the attacker raises, [N]."""
+  if program.loss == 'cross_entropy':
+    value = jnp.take_along_axis(log_average(scores), classes[:, None], axis=1)
     value = value[:, 0]
   else:
-    value = margin(jnp.mean(scores, axis=0), aims)
-  return value if how.targeted else -value
+    value = margin(jnp.mean(scores, axis=0), classes)
+  return value if program.targeted else -value
 
 
 def input_gradient(
-  how: Program, data: Inputs, x: jax.Array, key: jax.Array
+  program: Program, inputs: Inputs, x: jax.Array, key: jax.Array
 ) -> jax.Array:
-  """Of the objective by the images: the examples do not meet in the sum."""
+  """Differentiates the objective by the images, each on its own."""
 
   def total(x):
-    return jnp.sum(objective(how, logits_of(how, data, x, key), data.aims))
+    return jnp.sum(
+      objective(program, logits_of(program, inputs, x, key), inputs.classes)
+    )
 
   return zero_if_not_finite(jax.grad(total)(x))
 
 
 def zero_if_not_finite(gradient: jax.Array) -> jax.Array:
-  """Entries that are not finite as 0: no direction can be read from them."""
+  """Replaces what is not finite: no direction can be read from it."""
   return jnp.where(jnp.isfinite(gradient), gradient, 0.0)
 
 
-def verdict(
-  how: Program, data: Inputs, x: jax.Array, judge: jax.Array
+def evaluate(
+  program: Program, inputs: Inputs, x: jax.Array, noise: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The attacker's lead in log probability [N], and the predictions [N]."""
-  scores = logits_of(how, data, x, judge)
-  lead = margin(log_average(scores), data.aims)
-  found = jnp.argmax(jnp.mean(jax.nn.softmax(scores), axis=0), axis=1)
-  return lead if how.targeted else -lead, found
+  """Computes the attacker's lead in log probability and predictions, [N]."""
+  scores = logits_of(program, inputs, x, noise)
+  lead = margin(log_average(scores), inputs.classes)
+  predictions = jnp.argmax(jnp.mean(jax.nn.softmax(scores), axis=0), axis=1)
+  return lead if program.targeted else -lead, predictions
 
 
-def reached(how: Program, data: Inputs, found: jax.Array) -> jax.Array:
-  """Whether predictions [N] are what the attacker wants."""
-  return found == data.aims if how.targeted else found != data.aims
+def reached(
+  program: Program, inputs: Inputs, predictions: jax.Array
+) -> jax.Array:
+  """Tells whether predictions [N] are what the attacker wants."""
+  is_class = predictions == inputs.classes
+  return is_class if program.targeted else ~is_class
 
 
 def per_pixel(values: jax.Array) -> jax.Array:
-  """[N] as [N, 1, 1, 1]."""
+  """Reshapes [N] to [N, 1, 1, 1]."""
   return values[:, None, None, None]
 
 
 def measure(
-  how: Program,
-  data: Inputs,
+  program: Program,
+  inputs: Inputs,
   x: jax.Array,
-  judge: jax.Array,
+  noise: jax.Array,
   gradient: jax.Array,
   exchange: bool = True,
 ) -> Attack:
-  """Judges and measures; `exchange` may put clean images back."""
+  """Evaluates and measures; `exchange` may put clean images back."""
   # A loop of two: the network is compiled once, and draws the same noise.
   before, after = jax.lax.map(
-    lambda each: verdict(how, data, each, judge)[1],
-    jnp.stack([data.images, x]),
+    lambda each: evaluate(program, inputs, each, noise)[1],
+    jnp.stack([inputs.images, x]),
   )
   if exchange:
-    put_back = reached(how, data, before) & ~reached(how, data, after)
-    x = jnp.where(per_pixel(put_back), data.images, x)
+    put_back = reached(program, inputs, before) & ~reached(
+      program, inputs, after
+    )
+    x = jnp.where(per_pixel(put_back), inputs.images, x)
     after = jnp.where(put_back, before, after)
-  change = jnp.abs(x - data.images) / 2
+  change = jnp.abs(x - inputs.images) / 2
   moved = jnp.any(change > L0_TOLERANCE, axis=3)
   return Attack(
     images=x,
-    success=reached(how, data, after),
-    correct_before=before == data.labels,
-    correct_after=after == data.labels,
+    success=reached(program, inputs, after),
+    correct_before=before == inputs.labels,
+    correct_after=after == inputs.labels,
     l0=jnp.sum(moved, axis=(1, 2), dtype=jnp.float32),
     l2=jnp.sqrt(jnp.sum(jnp.square(change), axis=(1, 2, 3))),
     linf=jnp.max(change, axis=(1, 2, 3)),
@@ -176,8 +190,7 @@ def prepare(
   targets: Array | None = None,
 ) -> tuple[Program, Inputs]:
   """Checks an attack's arguments and prepares them for its program."""
-  if loss not in LOSSES:
-    raise ValueError(f'loss must be one of {LOSSES}, got {loss!r}.')
+  checks.check_choice('loss', loss, LOSSES)
   x = checked_images(images, 'images')
   shape = jax.eval_shape(logits, variables, x, rng).shape
   if len(shape) != 3 or shape[1] != len(x) or not shape[0] or shape[2] < 2:
@@ -204,12 +217,12 @@ def _traced(*values: Any) -> bool:
 
 
 def known(value: Any) -> float | None:
-  """A number that can be checked; None while it is traced."""
+  """Returns a number that can be checked; None while it is traced."""
   return None if _traced(value) else float(value)
 
 
 def checked_images(images: Array, name: str) -> jax.Array:
-  """Images as float32 in [-1, 1]."""
+  """Returns images as float32 in [-1, 1]."""
   if not hasattr(images, 'dtype'):
     images = np.asarray(images)
   if images.ndim != 4 or not images.size:
@@ -227,11 +240,12 @@ def checked_images(images: Array, name: str) -> jax.Array:
     )
   x = jnp.asarray(images, jnp.float32)
   if not _traced(x):
-    low, high = float(jnp.min(x)), float(jnp.max(x))
-    if not (low >= -1 and high <= 1):
+    wrong = int(jnp.sum(~(jnp.abs(x) <= 1)))
+    if wrong:
       raise ValueError(
-        f'{name} of floats must be in [-1, 1], got values from {low:g} to '
-        f'{high:g}.'
+        f'{name} of floats must be in [-1, 1], got values from '
+        f'{float(jnp.min(x)):g} to {float(jnp.max(x)):g}: {wrong} of {x.size} '
+        'are outside or NaN.'
       )
   return x
 
@@ -239,7 +253,7 @@ def checked_images(images: Array, name: str) -> jax.Array:
 def checked_classes(
   name: str, values: Array, shape: tuple[int, ...], classes: int
 ) -> jax.Array:
-  """Class indices as int32."""
+  """Returns class indices as int32."""
   if not hasattr(values, 'dtype'):
     values = np.asarray(values)
   if values.shape != shape or not jnp.issubdtype(values.dtype, jnp.integer):
@@ -253,29 +267,13 @@ def checked_classes(
     wrong = wrong[(wrong < 0) | (wrong >= classes)]
     if wrong.size:
       raise ValueError(
-        f'{name} must be in 0..{classes - 1}, got {int(wrong[0])}.'
+        f'{name} must be in 0..{classes - 1}, got {int(wrong[0])}: '
+        f'{wrong.size} of {values.size} are outside.'
       )
   return jnp.asarray(values, jnp.int32)
 
 
-def check_epsilon(epsilon: Any) -> None:
-  """Raises ValueError unless 0 <= epsilon <= 1, where it is known."""
-  value = known(epsilon)
-  if value is not None and not 0 <= value <= 1:
-    raise ValueError(
-      f'epsilon must be in [0, 1], where 1 is the range of a pixel, got '
-      f'{epsilon}.'
-    )
-
-
-def check_positive(name: str, number: Any) -> None:
-  """Raises ValueError unless a number is > 0 and finite, where it is known."""
-  value = known(number)
-  if value is not None and not 0 < value < math.inf:
-    raise ValueError(f'{name} must be > 0, got {number}.')
-
-
-def check_count(name: str, number: int) -> None:
-  """Raises ValueError unless a number is an int >= 1."""
-  if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-    raise ValueError(f'{name} must be a whole number >= 1, got {number!r}.')
+def check_number(name: str, number: Any, interval: str) -> None:
+  """Checks a number unless it is traced, see `checks.check_range`."""
+  if (value := known(number)) is not None:
+    checks.check_range(name, value, interval)

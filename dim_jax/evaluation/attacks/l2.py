@@ -1,13 +1,13 @@
 """The attack of Carlini and Wagner, the nearest image in L2."""
 
 import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dim_jax import checks
 from dim_jax.evaluation.attacks import attack as attack_lib
 from dim_jax.evaluation.attacks.attack import Array, Attack, Logits
 
@@ -27,10 +27,10 @@ def carlini_wagner(
   confidence: float | jax.Array = 0.0,
   steps: int = 1000,
   search_steps: int = 9,
-  learning_rate: float | jax.Array = 1e-2,
+  learning_rate: float | jax.Array | None = None,
   initial_c: float | jax.Array = 1e-3,
 ) -> Attack:
-  """The L2 attack of Carlini and Wagner: the nearest image that succeeds.
+  """Runs the L2 attack of Carlini and Wagner, for the nearest success.
 
   Adam on w minimises |x' - x|^2 + c f, where x' = tanh(w) stays in range, and f
   is minus the 'margin' loss of the package while the averaged prediction of the
@@ -38,8 +38,15 @@ def carlini_wagner(
   their f; with several, averaged logits can be on the other side than averaged
   probabilities, and f must not rest before the latter cross. Each example's c
   starts at `initial_c`, grows tenfold until an attempt succeeds, and is then
-  bisected. An example keeps the nearest image that the judge found successful;
-  the clean one where there is none, or where it already succeeds.
+  bisected. An example keeps the nearest image that succeeded under evaluation
+  noise; the clean one where there is none, or where it already succeeds.
+
+  w starts at arctanh of the clean image, which is flat where pixels are black
+  or white: from there, steps that are too short and too few change nothing
+  (|w| is 7.3, and Adam moves it by about the learning rate a step). So the
+  default learning rate covers the range of a pixel in the steps that it has. An
+  example on which the attack failed with a pixel that its steps cannot move by
+  half a grey level counts among `zero_gradients`.
 
   Untargeted, it pursues the runner-up class, which need not be the nearest one:
   distances are upper bounds. `targets` for each other class in turn is tighter.
@@ -50,13 +57,13 @@ def carlini_wagner(
     variables: what it needs.
     images: uint8, or float in [-1, 1], [N, H, W, C].
     labels: true classes, integers in 0..C-1, [N].
-    rng: split into the judge's and the attack's noise, see the module.
+    rng: split into evaluation noise and the attack's, see the package.
     targets: classes to reach, none its label, [N]; None attacks untargeted.
     confidence: by how much success must lead: the difference of the averaged
       prediction's log probabilities, which for one sample is that of logits.
     steps: of Adam, for each c.
     search_steps: how many values of c each example tries.
-    learning_rate: of Adam.
+    learning_rate: of Adam; None is 10 / steps, the paper's 0.01 for 1000.
     initial_c: the first c, for distances in [0, 1] pixels.
 
   Returns:
@@ -69,22 +76,21 @@ def carlini_wagner(
     Carlini and Wagner, "Towards evaluating the robustness of neural networks",
     2017, https://arxiv.org/abs/1608.04644
   """
-  attack_lib.check_count('steps', steps)
-  attack_lib.check_count('search_steps', search_steps)
-  attack_lib.check_positive('learning_rate', learning_rate)
-  attack_lib.check_positive('initial_c', initial_c)
-  if (
-    value := attack_lib.known(confidence)
-  ) is not None and not 0 <= value < math.inf:
-    raise ValueError(f'confidence must be >= 0, got {confidence}.')
-  how, data = attack_lib.prepare(
+  checks.check_range('steps', steps, 'int [1, inf)')
+  checks.check_range('search_steps', search_steps, 'int [1, inf)')
+  if learning_rate is None:
+    learning_rate = 10 / steps
+  attack_lib.check_number('learning_rate', learning_rate, '(0, inf)')
+  attack_lib.check_number('initial_c', initial_c, '(0, inf)')
+  attack_lib.check_number('confidence', confidence, '[0, inf)')
+  program, inputs = attack_lib.prepare(
     logits, variables, images, labels, rng, 'margin', targets
   )
   return _carlini_wagner(
-    how,
+    program,
     steps,
     search_steps,
-    data,
+    inputs,
     rng,
     jnp.asarray(confidence, jnp.float32),
     jnp.asarray(learning_rate, jnp.float32),
@@ -94,41 +100,42 @@ def carlini_wagner(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _carlini_wagner(
-  how: attack_lib.Program,
+  program: attack_lib.Program,
   steps: int,
   search_steps: int,
-  data: attack_lib.Inputs,
+  inputs: attack_lib.Inputs,
   rng: jax.Array,
   confidence: jax.Array,
   learning_rate: jax.Array,
   initial_c: jax.Array,
 ) -> Attack:
-  judge, noise = jax.random.split(rng)
+  evaluation_noise, noise = jax.random.split(rng)
   clean, noise = jax.random.split(noise)
   optimizer = optax.adam(learning_rate)
-  start = jnp.arctanh(data.images * _INSIDE)
+  start = jnp.arctanh(inputs.images * _INSIDE)
 
   def square(x):
-    return jnp.sum(jnp.square((x - data.images) / 2), axis=(1, 2, 3))
+    return jnp.sum(jnp.square((x - inputs.images) / 2), axis=(1, 2, 3))
 
   def reaches(x):
-    lead, found = attack_lib.verdict(how, data, x, judge)
-    return attack_lib.reached(how, data, found) & (lead >= confidence)
+    lead, predictions = attack_lib.evaluate(
+      program, inputs, x, evaluation_noise
+    )
+    succeeds = attack_lib.reached(program, inputs, predictions)
+    return succeeds & (lead >= confidence)
 
   def cost(w, c, key):
     x = jnp.tanh(w)
-    scores = attack_lib.logits_of(how, data, x, key)
-    sign = 1 if how.targeted else -1
-    short = (
-      sign * attack_lib.margin(attack_lib.log_average(scores), data.aims)
-      < confidence
-    )
-    f = jnp.where(short, -attack_lib.objective(how, scores, data.aims), 0.0)
+    scores = attack_lib.logits_of(program, inputs, x, key)
+    lead = attack_lib.margin(attack_lib.log_average(scores), inputs.classes)
+    short = (lead if program.targeted else -lead) < confidence
+    gain = attack_lib.objective(program, scores, inputs.classes)
+    f = jnp.where(short, -gain, 0.0)
     return jnp.sum(square(x) + c * f)
 
-  def step(carry, inputs):
+  def step(carry, key):
     w, state, reached, best, least, c = carry
-    gradient = attack_lib.zero_if_not_finite(jax.grad(cost)(w, c, inputs))
+    gradient = attack_lib.zero_if_not_finite(jax.grad(cost)(w, c, key))
     updates, state = optimizer.update(gradient, state, w)
     w = optax.apply_updates(w, updates)
     x = jnp.tanh(w)
@@ -148,17 +155,27 @@ def _carlini_wagner(
     c = jnp.where(high < jnp.inf, (low + high) / 2, 10 * c)
     return (c, low, high, best, least), None
 
-  done = reaches(data.images)
+  done = reaches(inputs.images)
   unknown = jnp.full(done.shape, jnp.inf)
   first = (
     jnp.full(done.shape, initial_c),
     jnp.zeros(done.shape),
     unknown,
-    data.images,
+    inputs.images,
     # Nothing is nearer than a clean image that already succeeds.
     jnp.where(done, 0.0, unknown),
   )
   keys = jax.random.split(noise, search_steps)
   (_, _, _, best, _), _ = jax.lax.scan(search, first, keys)
-  gradient = attack_lib.input_gradient(how, data, data.images, clean)
-  return attack_lib.measure(how, data, best, judge, gradient)
+  gradient = attack_lib.input_gradient(program, inputs, inputs.images, clean)
+  result = attack_lib.measure(program, inputs, best, evaluation_noise, gradient)
+  stuck = _is_stuck(inputs.images, start, learning_rate * steps)
+  blind = result.zero_gradients | (stuck & ~result.success)
+  return result._replace(zero_gradients=blind)
+
+
+def _is_stuck(images: jax.Array, w: jax.Array, reach: jax.Array) -> jax.Array:
+  """Tells which images have a pixel that w +- reach does not change, [N]."""
+  low, high = jnp.tanh(w - reach), jnp.tanh(w + reach)
+  change = jnp.maximum(images - low, high - images) / 2
+  return jnp.any(change <= attack_lib.L0_TOLERANCE, axis=(1, 2, 3))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dim_jax import checks
 from dim_jax.evaluation.attacks import attack as attack_lib
 from dim_jax.evaluation.attacks.attack import Array, Attack, Logits
 
@@ -21,7 +22,7 @@ def fgsm(
   loss: str = 'cross_entropy',
   targets: Array | None = None,
 ) -> Attack:
-  """The fast gradient sign method: one step of epsilon in every pixel.
+  """Runs the fast gradient sign method: one step of epsilon in every pixel.
 
   Args:
     logits: the classifier, `(variables, images, rng) -> [S, N, C]`. The program
@@ -29,7 +30,7 @@ def fgsm(
     variables: what it needs.
     images: uint8, or float in [-1, 1], [N, H, W, C].
     labels: true classes, integers in 0..C-1, [N].
-    rng: split into the judge's and the gradient's noise, see the module.
+    rng: split into evaluation noise and the gradient's, see the package.
     epsilon: size of the step, in [0, 1].
     loss: 'cross_entropy' or 'margin', see the package.
     targets: classes to reach, none its label, [N]; None attacks untargeted.
@@ -44,11 +45,11 @@ def fgsm(
     Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial
     examples", 2015, https://arxiv.org/abs/1412.6572
   """
-  attack_lib.check_epsilon(epsilon)
-  how, data = attack_lib.prepare(
+  attack_lib.check_number('epsilon', epsilon, '[0, 1]')
+  program, inputs = attack_lib.prepare(
     logits, variables, images, labels, rng, loss, targets
   )
-  return _fgsm(how, data, rng, jnp.asarray(epsilon, jnp.float32))
+  return _fgsm(program, inputs, rng, jnp.asarray(epsilon, jnp.float32))
 
 
 def pgd(
@@ -65,11 +66,11 @@ def pgd(
   loss: str = 'cross_entropy',
   targets: Array | None = None,
 ) -> Attack:
-  """Projected gradient descent in the L-infinity ball, from random starts.
+  """Runs projected gradient descent in an Linf ball, from random starts.
 
   Each restart begins uniformly in the ball and takes signed gradient steps,
   each projected back. Of all steps of all restarts, each example keeps the one
-  on which the judge's averaged prediction is the furthest wrong (log
+  on which the averaged prediction is the furthest wrong (log
   probability of the best other class minus the label's, or of the target minus
   the best other class): so it succeeds if any step did, and with the widest
   margin.
@@ -80,7 +81,7 @@ def pgd(
     variables: what it needs.
     images: uint8, or float in [-1, 1], [N, H, W, C].
     labels: true classes, integers in 0..C-1, [N].
-    rng: split into the judge's and the attack's noise, see the module.
+    rng: split into evaluation noise and the attack's, see the package.
     epsilon: radius of the ball, in [0, 1].
     step_size: length of a step in every pixel; None is 2.5 epsilon / steps.
     steps: of each restart.
@@ -98,21 +99,21 @@ def pgd(
     Madry et al., "Towards deep learning models resistant to adversarial
     attacks", 2018, https://arxiv.org/abs/1706.06083
   """
-  attack_lib.check_epsilon(epsilon)
-  attack_lib.check_count('steps', steps)
-  attack_lib.check_count('restarts', restarts)
+  attack_lib.check_number('epsilon', epsilon, '[0, 1]')
+  checks.check_range('steps', steps, 'int [1, inf)')
+  checks.check_range('restarts', restarts, 'int [1, inf)')
   if step_size is None:
     step_size = 2.5 * epsilon / steps
   else:
-    attack_lib.check_positive('step_size', step_size)
-  how, data = attack_lib.prepare(
+    attack_lib.check_number('step_size', step_size, '(0, inf)')
+  program, inputs = attack_lib.prepare(
     logits, variables, images, labels, rng, loss, targets
   )
   return _pgd(
-    how,
+    program,
     steps,
     restarts,
-    data,
+    inputs,
     rng,
     jnp.asarray(epsilon, jnp.float32),
     jnp.asarray(step_size, jnp.float32),
@@ -121,51 +122,53 @@ def pgd(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _fgsm(
-  how: attack_lib.Program,
-  data: attack_lib.Inputs,
+  program: attack_lib.Program,
+  inputs: attack_lib.Inputs,
   rng: jax.Array,
   epsilon: jax.Array,
 ) -> Attack:
-  judge, noise = jax.random.split(rng)
-  gradient = attack_lib.input_gradient(how, data, data.images, noise)
-  moved = data.images + 2 * epsilon * jnp.sign(gradient)
-  return attack_lib.measure(how, data, jnp.clip(moved, -1, 1), judge, gradient)
+  evaluation_noise, noise = jax.random.split(rng)
+  gradient = attack_lib.input_gradient(program, inputs, inputs.images, noise)
+  moved = inputs.images + 2 * epsilon * jnp.sign(gradient)
+  return attack_lib.measure(
+    program, inputs, jnp.clip(moved, -1, 1), evaluation_noise, gradient
+  )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _pgd(
-  how: attack_lib.Program,
+  program: attack_lib.Program,
   steps: int,
   restarts: int,
-  data: attack_lib.Inputs,
+  inputs: attack_lib.Inputs,
   rng: jax.Array,
   epsilon: jax.Array,
   step_size: jax.Array,
 ) -> Attack:
-  judge, noise = jax.random.split(rng)
-  low = jnp.maximum(data.images - 2 * epsilon, -1)
-  high = jnp.minimum(data.images + 2 * epsilon, 1)
+  evaluation_noise, noise = jax.random.split(rng)
+  low = jnp.maximum(inputs.images - 2 * epsilon, -1)
+  high = jnp.minimum(inputs.images + 2 * epsilon, 1)
 
   def step(carry, key):
     x, best, best_lead = carry
-    direction = jnp.sign(attack_lib.input_gradient(how, data, x, key))
+    direction = jnp.sign(attack_lib.input_gradient(program, inputs, x, key))
     x = jnp.clip(x + 2 * step_size * direction, low, high)
-    lead, _ = attack_lib.verdict(how, data, x, judge)
+    lead, _ = attack_lib.evaluate(program, inputs, x, evaluation_noise)
     better = lead > best_lead
     best = jnp.where(attack_lib.per_pixel(better), x, best)
     return (x, best, jnp.where(better, lead, best_lead)), None
 
   def restart(carry, key):
     first, later = jax.random.split(key)
-    share = jax.random.uniform(first, low.shape)
-    x = jnp.clip(low + share * (high - low), low, high)
+    fraction = jax.random.uniform(first, low.shape)
+    x = jnp.clip(low + fraction * (high - low), low, high)
     keys = jax.random.split(later, steps)
     (_, *carry), _ = jax.lax.scan(step, (x, *carry), keys)
     return tuple(carry), None
 
   clean, noise = jax.random.split(noise)
   keys = jax.random.split(noise, restarts)
-  none = jnp.full(data.labels.shape, -jnp.inf)
-  (best, _), _ = jax.lax.scan(restart, (data.images, none), keys)
-  gradient = attack_lib.input_gradient(how, data, data.images, clean)
-  return attack_lib.measure(how, data, best, judge, gradient)
+  none = jnp.full(inputs.labels.shape, -jnp.inf)
+  (best, _), _ = jax.lax.scan(restart, (inputs.images, none), keys)
+  gradient = attack_lib.input_gradient(program, inputs, inputs.images, clean)
+  return attack_lib.measure(program, inputs, best, evaluation_noise, gradient)

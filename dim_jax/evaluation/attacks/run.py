@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dim_jax import checks
 from dim_jax.evaluation.attacks import attack as attack_lib
 from dim_jax.evaluation.attacks.attack import Array, Attack, Logits
 
@@ -25,14 +26,14 @@ def replay(
   """Judges given adversarial images as an attack on this attack_lib.
 
   For images made on another model (black box), or on this one with other noise.
-  They are judged as they are: none is exchanged for its clean image.
+  They are evaluated as they are: none is exchanged for its clean image.
 
   Args:
     logits: the classifier, `(variables, images, rng) -> [S, N, C]`.
     variables: what it needs.
     images: the clean ones, uint8 or float in [-1, 1], [N, H, W, C].
     labels: true classes, integers in 0..C-1, [N].
-    rng: split into the judge's and the gradient's noise, see the module.
+    rng: split into evaluation noise and the gradient's, see the package.
     adversarial: their perturbed versions, of the same shape.
     loss: the loss of `zero_gradients`: 'cross_entropy' or 'margin'.
     targets: classes to reach, none its label, [N]; None if untargeted.
@@ -43,16 +44,16 @@ def replay(
   Raises:
     ValueError: an argument is not as above.
   """
-  how, data = attack_lib.prepare(
+  program, inputs = attack_lib.prepare(
     logits, variables, images, labels, rng, loss, targets
   )
   adversarial = attack_lib.checked_images(adversarial, 'adversarial')
-  if adversarial.shape != data.images.shape:
+  if adversarial.shape != inputs.images.shape:
     raise ValueError(
-      f'adversarial must have the shape of images, {data.images.shape}, got '
+      f'adversarial must have the shape of images, {inputs.images.shape}, got '
       f'{adversarial.shape}.'
     )
-  return _replay(how, data, rng, adversarial)
+  return _replay(program, inputs, rng, adversarial)
 
 
 def in_batches(
@@ -101,8 +102,8 @@ def in_batches(
   total = 0
   for i, done, part in _batches(rows, batch_size):
     key = jax.random.fold_in(rng, i)
-    found = attack(logits, variables, rng=key, **part, **settings)
-    parts.append(Attack(*(np.asarray(x)[:done] for x in found)))
+    result = attack(logits, variables, rng=key, **part, **settings)
+    parts.append(Attack(*(np.asarray(x)[:done] for x in result)))
     total += done
     if progress is not None:
       progress(total)
@@ -110,7 +111,7 @@ def in_batches(
 
 
 def random_targets(rng: jax.Array, labels: Array, classes: int) -> jax.Array:
-  """A class for each label, uniform over all but the label itself.
+  """Draws a class for each label, uniform over all but the label itself.
 
   Args:
     rng: the key.
@@ -133,7 +134,7 @@ def random_targets(rng: jax.Array, labels: Array, classes: int) -> jax.Array:
 
 
 def summary(attack: Attack) -> dict[str, float | int | None]:
-  """The attack in numbers.
+  """Summarises an attack in numbers.
 
   Args:
     attack: what an attack returned.
@@ -173,23 +174,23 @@ def summary(attack: Attack) -> dict[str, float | int | None]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _replay(
-  how: attack_lib.Program,
-  data: attack_lib.Inputs,
+  program: attack_lib.Program,
+  inputs: attack_lib.Inputs,
   rng: jax.Array,
   adversarial: jax.Array,
 ) -> Attack:
-  judge, noise = jax.random.split(rng)
-  gradient = attack_lib.input_gradient(how, data, data.images, noise)
+  evaluation_noise, noise = jax.random.split(rng)
+  gradient = attack_lib.input_gradient(program, inputs, inputs.images, noise)
   return attack_lib.measure(
-    how, data, adversarial, judge, gradient, exchange=False
+    program, inputs, adversarial, evaluation_noise, gradient, exchange=False
   )
 
 
 def _batches(
   rows: dict[str, np.ndarray], batch_size: int
 ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
-  """(index, rows that are real, rows) of batches of one size."""
-  attack_lib.check_count('batch_size', batch_size)
+  """Yields (index, rows that are real, rows) of batches of one size."""
+  checks.check_range('batch_size', batch_size, 'int [1, inf)')
   n = len(rows['images']) if rows['images'].ndim else 0
   for name, values in rows.items():
     if values.shape[:1] != (n,) or not n:
