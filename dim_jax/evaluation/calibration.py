@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# The smallest probability that `nll` believes: float32's smallest normal
+from dim_jax import checks
+
+# The smallest probability that `nll` takes as it is: float32's smallest normal
 # number, below which a stored 0 may be anything. It costs 87.3 nats.
 LEAST_PROBABILITY = 2.0**-126
 
@@ -38,24 +40,24 @@ class Reference(NamedTuple):
 
   Attributes:
     rate_mean: mean rate, nats.
-    rate_deviation: standard deviation of the rate.
+    rate_std: standard deviation of the rate.
     entropy_mean: mean entropy of the averaged prediction, nats.
-    entropy_deviation: its standard deviation.
+    entropy_std: its standard deviation.
   """
 
   rate_mean: float
-  rate_deviation: float
+  rate_std: float
   entropy_mean: float
-  entropy_deviation: float
+  entropy_std: float
 
 
 def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
-  """The expected calibration error, with the diagram that it sums up.
+  """Computes the expected calibration error and the diagram that it sums up.
 
   Of the most probable class alone (top label; the first of equals). Bins have
   equal width over [0, 1] and hold their upper edge, not their lower one; a
   confidence of 0 would go to the first. The error is the sum over bins of
-  |accuracy - confidence|, weighted by the share of examples.
+  |accuracy - confidence|, weighted by the fraction of examples.
 
   Args:
     probabilities: of the (averaged) prediction, [N, C].
@@ -72,8 +74,7 @@ def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
     Guo et al., "On calibration of modern neural networks", 2017, eq. 3,
     https://arxiv.org/abs/1706.04599
   """
-  if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-    raise ValueError(f'bins must be a whole number >= 1, got {bins!r}.')
+  checks.check_range('bins', bins, 'int [1, inf)')
   p, labels = _checked(probabilities, labels)
   right = np.argmax(p, axis=1) == labels
   top = np.max(p, axis=1)
@@ -91,35 +92,17 @@ def reliability(probabilities: Any, labels: Any, bins: int = 15) -> Reliability:
   return Reliability(ece, edges, count, confidence, accuracy)
 
 
-def ece(probabilities: Any, labels: Any, bins: int = 15) -> float:
-  """The expected calibration error alone, see `reliability`.
+def nll(probabilities: Any, labels: Any) -> float:
+  """Computes the mean negative log-likelihood of the labels, in nats.
+
+  A probability below 2^-126 (about 1e-38, float32's smallest normal number; a
+  stored 0 is below) counts as 2^-126, so an example costs at most 87.3 nats and
+  the mean is finite. scikit-learn's log_loss stops at 36 nats (16 in float32),
+  which flatters a network that is sure of what is wrong.
 
   Args:
     probabilities: of the (averaged) prediction, [N, C].
     labels: true classes, integers in 0..C-1, [N].
-    bins: how many, of equal width, each (lower, upper].
-
-  Returns:
-    A number in [0, 1].
-
-  Raises:
-    ValueError: an argument is not as above.
-  """
-  return reliability(probabilities, labels, bins).ece
-
-
-def nll(probabilities: Any, labels: Any, *, log: bool = False) -> float:
-  """Mean negative log-likelihood of the labels, in nats.
-
-  A probability below 2^-126 (about 1e-38, float32's smallest normal number; a
-  stored 0 is below) counts as 2^-126, so an example costs at most 87.3 nats and
-  the mean is finite. Log-probabilities need no such floor, and get none.
-
-  Args:
-    probabilities: of the (averaged) prediction, [N, C], or their natural
-      logarithms.
-    labels: true classes, integers in 0..C-1, [N].
-    log: whether they are logarithms. Those of labels must be finite.
 
   Returns:
     A number >= 0.
@@ -127,25 +110,18 @@ def nll(probabilities: Any, labels: Any, *, log: bool = False) -> float:
   Raises:
     ValueError: an argument is not as above.
   """
-  p, labels = _checked(probabilities, labels, log=log)
+  p, labels = _checked(probabilities, labels)
   own = p[np.arange(len(p)), labels].astype(np.float64)
-  if not log:
-    own = np.log(np.maximum(own, LEAST_PROBABILITY))
-  elif np.isneginf(own).any():
-    row = int(np.flatnonzero(np.isneginf(own))[0])
-    raise ValueError(
-      f'The log-probability of the label of example {row} is -inf; compute it '
-      'in log space, or pass probabilities, whose zeros are floored.'
-    )
   # Rounded probabilities may be a little above 1.
-  return float(np.mean(np.maximum(-own, 0.0)))
+  losses = np.maximum(-np.log(np.maximum(own, LEAST_PROBABILITY)), 0.0)
+  return float(np.mean(losses))
 
 
 def brier(probabilities: Any, labels: Any) -> float:
-  """The multi-class Brier score: a sum over classes, a mean over examples.
+  """Computes the multi-class Brier score: a sum over classes, a mean over rows.
 
-  Of (p - 1)^2 at the label and p^2 elsewhere: from 0 to 2, twice the score of
-  the two-class convention.
+  Of (p - 1)^2 at the label and p^2 elsewhere: twice the score of the two-class
+  convention.
 
   Args:
     probabilities: of the (averaged) prediction, [N, C].
@@ -158,13 +134,13 @@ def brier(probabilities: Any, labels: Any) -> float:
     ValueError: an argument is not as above.
   """
   p, labels = _checked(probabilities, labels)
-  wrong = p.astype(np.float64)
-  wrong[np.arange(len(p)), labels] -= 1
-  return float(np.mean(np.sum(np.square(wrong), axis=1)))
+  error = p.astype(np.float64)
+  error[np.arange(len(p)), labels] -= 1
+  return float(np.mean(np.sum(np.square(error), axis=1)))
 
 
 def reference(probabilities: Any, rate: Any) -> Reference:
-  """Statistics of in-distribution examples, for 'combined' in `scores`.
+  """Computes statistics of in-distribution examples, for `scores`.
 
   Take examples that are not scored afterwards, such as training ones.
 
@@ -178,8 +154,8 @@ def reference(probabilities: Any, rate: Any) -> Reference:
   Raises:
     ValueError: an argument is not as above.
   """
-  found = scores(probabilities, rate)
-  rates, entropies = found['rate'], found['entropy']
+  by_name = scores(probabilities, rate)
+  rates, entropies = by_name['rate'], by_name['entropy']
   return Reference(
     float(rates.mean()),
     float(rates.std()),
@@ -194,7 +170,9 @@ def scores(
   *,
   reference: Reference | None = None,
 ) -> dict[str, np.ndarray]:
-  """How unlike the training distribution each example looks; higher is less.
+  """Scores how unlike the training distribution each example looks.
+
+  The higher, the less alike.
 
   Args:
     probabilities: of each posterior sample, [S, N, C]; S = 1 for a
@@ -211,40 +189,39 @@ def scores(
       the averaged prediction minus the samples' mean entropy. 0 for S = 1;
       rounding below 0 is cut off.
     - 'rate': as given, if given.
-    - 'combined': (rate - its mean) / its deviation + the same of the entropy,
-      by the reference's statistics; if both are given. A sum of two standard
-      scores with equal weights: nothing in it is fitted to outliers. A
-      deviation of 0 counts as 1.
+    - 'combined': (rate - its mean) / its standard deviation, plus the same of
+      the entropy, by the reference's statistics; if both are given. Nothing in
+      it is fitted to outliers. A standard deviation of 0 counts as 1.
 
   Raises:
     ValueError: an argument is not as above.
   """
-  p = _checked_probabilities(probabilities, 3).astype(np.float64)
+  p = _checked_probabilities(probabilities, '[S, N, C]').astype(np.float64)
   mean = p.mean(axis=0)
   entropy = _entropy(mean)
-  found = {
+  result = {
     'entropy': entropy,
     'max_prob': 1 - mean.max(axis=1),
     'mutual_information': np.maximum(entropy - _entropy(p).mean(axis=0), 0.0),
   }
   if rate is None:
-    return found
+    return result
   rates = np.asarray(rate, np.float64)
   if rates.shape != entropy.shape or not np.isfinite(rates).all():
     raise ValueError(
       f'rate must be finite and of shape {entropy.shape}, got shape '
       f'{rates.shape}, {np.sum(~np.isfinite(rates))} of it not finite.'
     )
-  found['rate'] = rates
+  result['rate'] = rates
   if reference is not None:
-    found['combined'] = _standard(
-      rates, reference.rate_mean, reference.rate_deviation
-    ) + _standard(entropy, reference.entropy_mean, reference.entropy_deviation)
-  return found
+    result['combined'] = _standard(
+      rates, reference.rate_mean, reference.rate_std
+    ) + _standard(entropy, reference.entropy_mean, reference.entropy_std)
+  return result
 
 
 def detection(in_scores: Any, out_scores: Any) -> dict[str, float]:
-  """How well scores tell out-of-distribution examples; these are positive.
+  """Measures how well scores find out-of-distribution examples, the positives.
 
   Args:
     in_scores: of in-distribution examples, [n], higher for the less likely.
@@ -254,91 +231,79 @@ def detection(in_scores: Any, out_scores: Any) -> dict[str, float]:
     Fractions in [0, 1]:
 
     - 'auroc': the probability that a random outlier has the higher score, equal
-      ones counting half; by mid-ranks, exactly.
+      ones counting half.
     - 'aupr': average precision, the sum over distinct thresholds of precision
       times the recall gained (no interpolation). Chance is m / (n + m), so it
       compares only within one pair of sizes.
-    - 'fpr95': the share of in-distribution scores at or above the highest
+    - 'fpr95': the fraction of in-distribution scores at or above the highest
       threshold that at least 95 % of outliers reach.
 
   Raises:
     ValueError: there are no scores, they are not [n], or one is NaN.
   """
-  negative = _checked_scores(in_scores, 'in_scores')
-  positive = _checked_scores(out_scores, 'out_scores')
-  n, m = len(negative), len(positive)
-  values, index = np.unique(
-    np.concatenate([negative, positive]), return_inverse=True
-  )
-  # Both counts at each distinct score, highest first.
-  out_at = np.bincount(index[n:], minlength=len(values))[::-1]
-  in_at = np.bincount(index[:n], minlength=len(values))[::-1]
-  true, false = np.cumsum(out_at), np.cumsum(in_at)
-  # In-distribution scores below an outlier's, and half of those equal to it.
-  above = np.sum(out_at * (n - false + in_at / 2))
-  precision = true / (true + false)
-  # In whole numbers: 0.95 has no exact float.
-  first = np.flatnonzero(20 * true >= 19 * m)[0]
+  # A second of imports, which training does not need.
+  from sklearn import metrics
+
+  inside = _checked_scores(in_scores, 'in_scores')
+  outside = _checked_scores(out_scores, 'out_scores')
+  is_outlier = np.arange(len(inside) + len(outside)) >= len(inside)
+  # Ranks, as scikit-learn takes no infinite scores.
+  _, ranks = np.unique(np.concatenate([inside, outside]), return_inverse=True)
+  false, true, _ = metrics.roc_curve(is_outlier, ranks, drop_intermediate=False)
+  # In whole outliers: 0.95 has no exact float.
+  enough = 20 * np.round(true * len(outside)) >= 19 * len(outside)
   return {
-    'auroc': float(above / (n * m)),
-    'aupr': float(np.sum(out_at / m * precision)),
-    'fpr95': float(false[first] / n),
+    'auroc': float(metrics.roc_auc_score(is_outlier, ranks)),
+    'aupr': float(metrics.average_precision_score(is_outlier, ranks)),
+    'fpr95': float(false[np.argmax(enough)]),
   }
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
-  """Over the last axis, nats; 0 ln 0 = 0."""
+  """Computes entropies over the last axis, nats; 0 ln 0 = 0."""
   return -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)
 
 
-def _standard(values: np.ndarray, mean: float, deviation: float) -> np.ndarray:
-  return (values - mean) / (deviation if deviation > 0 else 1.0)
+def _standard(values: np.ndarray, mean: float, std: float) -> np.ndarray:
+  return (values - mean) / (std if std > 0 else 1.0)
 
 
 def _checked_scores(values: Any, name: str) -> np.ndarray:
-  found = np.asarray(values, np.float64)
-  if found.ndim != 1 or not found.size:
-    raise ValueError(f'{name} must be [n] with n >= 1, got {found.shape}.')
-  if np.isnan(found).any():
+  scores = np.asarray(values, np.float64)
+  if scores.ndim != 1 or not scores.size:
+    raise ValueError(f'{name} must be [n] with n >= 1, got {scores.shape}.')
+  if np.isnan(scores).any():
     raise ValueError(
-      f'{name} holds {np.isnan(found).sum()} NaN; it needs none.'
+      f'{name} holds {np.isnan(scores).sum()} NaN; it needs none.'
     )
-  return found
+  return scores
 
 
-def _checked_probabilities(
-  values: Any, ndim: int, log: bool = False
-) -> np.ndarray:
-  name = 'log-probabilities' if log else 'probabilities'
-  shape = '[S, N, C]' if ndim == 3 else '[N, C]'
+def _checked_probabilities(values: Any, shape: str) -> np.ndarray:
   p = np.asarray(values)
-  if p.ndim != ndim or not p.size:
+  if p.ndim != shape.count(',') + 1 or not p.size:
     raise ValueError(
-      f'{name} must be {shape}, none of them 0, got shape {p.shape}.'
+      f'probabilities must be {shape}, none of them 0, got shape {p.shape}.'
     )
   # bfloat16 and the like are no numbers to NumPy's own routines.
   p = p if p.dtype in (np.float32, np.float64) else p.astype(np.float64)
-  if not np.all(p <= (1e-3 if log else 1 + 1e-3)) or not (
-    log or np.all(p >= 0)
-  ):
+  if wrong := int(np.sum(~((p >= 0) & (p <= 1 + 1e-3)))):
     raise ValueError(
-      f'{name} must be {"at most 0" if log else "in [0, 1]"}, got values from '
-      f'{p.min():g} to {p.max():g}.'
+      f'probabilities must be in [0, 1], got values from {p.min():g} to '
+      f'{p.max():g}: {wrong} of {p.size} are outside or NaN.'
     )
-  total = np.sum(np.exp(p) if log else p, axis=-1, dtype=np.float64)
+  total = np.sum(p, axis=-1, dtype=np.float64)
   worst = float(total.flat[np.argmax(np.abs(total - 1))])
   if abs(worst - 1) > 1e-2:
     raise ValueError(
-      f'{name} must sum to 1 over the classes (to 0.01), got a sum of '
+      f'probabilities must sum to 1 over the classes (to 0.01), got a sum of '
       f'{worst:g}.'
     )
   return p
 
 
-def _checked(
-  probabilities: Any, labels: Any, log: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-  p = _checked_probabilities(probabilities, 2, log)
+def _checked(probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+  p = _checked_probabilities(probabilities, '[N, C]')
   classes = np.asarray(labels)
   if classes.shape != p.shape[:1] or not np.issubdtype(
     classes.dtype, np.integer
@@ -350,6 +315,7 @@ def _checked(
   wrong = classes[(classes < 0) | (classes >= p.shape[1])]
   if wrong.size:
     raise ValueError(
-      f'labels must be in 0..{p.shape[1] - 1}, got {int(wrong[0])}.'
+      f'labels must be in 0..{p.shape[1] - 1}, got {int(wrong[0])}: '
+      f'{wrong.size} of {classes.size} are outside.'
     )
   return p, classes

@@ -163,7 +163,7 @@ def summary(
     'label_entropy_bits': _bits(entropy),
     f'nll_{samples}': calibration.nll(average, labels),
     'brier': calibration.brier(average, labels),
-    'ece': calibration.ece(average, labels, bins),
+    'ece': calibration.reliability(average, labels, bins).ece,
     'ece_bins': bins,
   }
 
