@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax.training import loop, parallel
+
 KEY = np.asarray([0, 1], np.uint32)
 
 
@@ -41,3 +43,40 @@ def assert_same(result, expected, tolerance=1e-5):
   for a, b in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
     scale = max(1.0, np.abs(b).max())
     np.testing.assert_allclose(a / scale, b / scale, atol=tolerance)
+
+
+def in_all_forms(make, fresh, optimizer, batch, *, devices=8, accumulate=1):
+  """Two equal steps on one device, and on several under jit and pmap.
+
+  Args:
+    make: `axis_name -> objective`.
+    fresh: the state before the first step, whose arrays stay.
+    optimizer: of all.
+    batch: of both steps.
+    devices: how many.
+    accumulate: into how many micro-batches.
+
+  Returns:
+    (params, model_state, metrics) by 'one', 'jit' and 'pmap', in NumPy.
+  """
+  twice = jax.tree.map(lambda x: np.stack([x, x]), dict(batch))
+  forms = {}
+  for name, count, axis_name in (
+    ('one', 1, None),
+    ('jit', devices, None),
+    ('pmap', devices, 'data'),
+  ):
+    mesh = parallel.make_mesh(count)
+    chunk = loop.make_chunk(
+      make(axis_name),
+      optimizer,
+      mesh,
+      form='pmap' if axis_name else 'jit',
+      accumulate=accumulate,
+    )
+    # Steps donate their state.
+    state = parallel.replicate(jax.tree.map(jnp.copy, fresh), mesh)
+    examples = jax.device_put(twice, parallel.columns(mesh))
+    state, metrics = chunk(state, {}, examples)
+    forms[name] = jax.device_get((state.params, state.model_state, metrics))
+  return forms

@@ -1,4 +1,4 @@
-"""One training step, pure, and its jit and pmap forms.
+"""One training step, a pure function.
 
 The same `train_step` compiles under jit, where the batch is sharded over a mesh
 and XLA inserts the collectives, and under pmap, where `axis_name` says so.
@@ -14,7 +14,6 @@ import optax
 
 from dim_jax import random
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
-from dim_jax.training import parallel
 
 
 class TrainState(NamedTuple):
@@ -34,9 +33,6 @@ class TrainState(NamedTuple):
   model_state: PyTree
   opt_state: PyTree
   rng: jax.Array
-
-
-StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 class AverageState(NamedTuple):
@@ -367,41 +363,3 @@ def accumulation_note(
     f'accumulate={accumulate}: the negatives of an anchor come from its own '
     f'micro-batch of {size}: {"; ".join(terms)}.'
   )
-
-
-def jit_step(step: StepFn, mesh: jax.sharding.Mesh) -> StepFn:
-  """`step` compiled over a mesh: state replicated and donated, batch sharded.
-
-  Args:
-    step: `train_step` with its objective and optimizer.
-    mesh: one axis, 'data', that the batch is split over.
-  """
-  replicated, split = parallel.shardings(mesh)
-  return jax.jit(
-    step,
-    in_shardings=(replicated, split),
-    out_shardings=(replicated, replicated),
-    donate_argnums=0,
-  )
-
-
-def pmap_step(step: StepFn, devices: int) -> StepFn:
-  """`step` compiled under pmap, with the signature of the jit form.
-
-  Args:
-    step: `train_step` with objective, optimizer and axis_name='data'.
-    devices: how many devices the batch is split over.
-  """
-  mapped = jax.pmap(
-    step, axis_name='data', in_axes=(None, 0), out_axes=(None, None)
-  )
-
-  def run(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    return mapped(
-      state,
-      jax.tree.map(
-        lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch
-      ),
-    )
-
-  return run

@@ -15,8 +15,8 @@ from dim_jax.config import OptimizerConfig
 from dim_jax.losses import cpc
 from dim_jax.networks import greedy_modules
 from dim_jax.objectives import gim
-from dim_jax.training import parallel
 from dim_jax.training import step as step_lib
+from tests import small
 
 
 class Pixelwise(nn.Module):
@@ -654,34 +654,14 @@ def test_one_device_is_jit_on_eight_is_pmap_on_eight(config):
   batch['label'][:3] = -1
   # SGD: Adam turns the rounding noise of a zero gradient into full steps.
   optimizer = optax.sgd(0.1)
-  fresh = jax.device_get(
-    compiled(
-      functools.partial(step_lib.init_state, gim.make(config), optimizer)
-    )(batch, jax.random.key(0))._replace(rng=None)
+  init = functools.partial(step_lib.init_state, gim.make(config), optimizer)
+  fresh = compiled(init)(batch, jax.random.key(0))
+  forms = small.in_all_forms(
+    lambda axis_name: gim.make(config, axis_name=axis_name),
+    fresh,
+    optimizer,
+    batch,
   )
-  forms = {}
-  for name, devices, axis_name in (
-    ('one', 1, None),
-    ('jit', 8, None),
-    ('pmap', 8, 'data'),
-  ):
-    mesh = parallel.make_mesh(devices)
-    # Steps donate their state.
-    state = fresh._replace(rng=jax.random.key(2))
-    state = parallel.replicate(state, mesh)
-    step = functools.partial(
-      step_lib.train_step,
-      objective=gim.make(config, axis_name=axis_name),
-      optimizer=optimizer,
-      axis_name=axis_name,
-    )
-    if axis_name:
-      step = step_lib.pmap_step(step, devices)
-    else:
-      step = step_lib.jit_step(step, mesh)
-    for _ in range(2):
-      state, metrics = step(state, batch)
-    forms[name] = jax.device_get((state.params, metrics))
   moved = jax.tree.map(np.subtract, forms['one'][0], fresh.params)
   assert min(largest(moved[player]) for player in moved) > 1e-4
   for name in ('jit', 'pmap'):

@@ -15,8 +15,8 @@ from dim_jax.losses import bounds
 from dim_jax.networks import encoders
 from dim_jax.objective import Objective
 from dim_jax.objectives import dim, gim, sharded_batch, vib
-from dim_jax.training import parallel
 from dim_jax.training import step as step_lib
+from tests import small
 
 N, SIZE = 16, 5
 # The gradient is what SGD with rate 1 moves by.
@@ -131,29 +131,10 @@ def test_the_model_state_goes_from_one_micro_batch_to_the_next():
 
 def test_one_device_is_jit_on_four_is_pmap_on_four():
   batch = examples()
-  forms = {}
-  for name, devices, axis_name in (
-    ('one', 1, None),
-    ('jit', 4, None),
-    ('pmap', 4, 'data'),
-  ):
-    objective = contrastive(axis_name)
-    step = functools.partial(
-      step_lib.train_step,
-      objective=objective,
-      optimizer=SGD,
-      axis_name=axis_name,
-      accumulate=2,
-    )
-    mesh = parallel.make_mesh(devices)
-    state = step_lib.init_state(objective, SGD, batch, jax.random.key(0))
-    state = parallel.replicate(state, mesh)
-    if axis_name:
-      compiled = step_lib.pmap_step(step, devices)
-    else:
-      compiled = step_lib.jit_step(step, mesh)
-    state, metrics = compiled(state, batch)
-    forms[name] = jax.device_get((state.params, state.model_state, metrics))
+  fresh = step_lib.init_state(contrastive(), SGD, batch, jax.random.key(0))
+  forms = small.in_all_forms(
+    contrastive, fresh, SGD, batch, devices=4, accumulate=2
+  )
   for name in ('jit', 'pmap'):
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),

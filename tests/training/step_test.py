@@ -15,6 +15,7 @@ from dim_jax.objective import Objective
 from dim_jax.objectives import dim
 from dim_jax.training import checkpoint, parallel
 from dim_jax.training import step as step_lib
+from tests import small
 
 
 def two_player_objective():
@@ -240,35 +241,8 @@ def test_one_device_is_jit_on_eight_is_pmap_on_eight():
   }
   # SGD: Adam turns the rounding noise of a zero gradient into full steps.
   optimizer = optax.sgd(1e-2)
-  forms, traced = {}, []
-  for name, devices, axis_name in (
-    ('one', 1, None),
-    ('jit', 8, None),
-    ('pmap', 8, 'data'),
-  ):
-    objective = make_dim(axis_name)
-    state = step_lib.init_state(objective, optimizer, batch, jax.random.key(0))
-
-    def step(state, batch, objective=objective, axis_name=axis_name, name=name):
-      traced.append(name)
-      return step_lib.train_step(
-        state,
-        batch,
-        objective=objective,
-        optimizer=optimizer,
-        axis_name=axis_name,
-      )
-
-    mesh = parallel.make_mesh(devices)
-    state = parallel.replicate(state, mesh)
-    if axis_name:
-      compiled = step_lib.pmap_step(step, devices)
-    else:
-      compiled = step_lib.jit_step(step, mesh)
-    for _ in range(2):
-      state, metrics = compiled(state, batch)
-    forms[name] = jax.device_get((state.params, state.model_state, metrics))
-  assert traced == ['one', 'jit', 'pmap']
+  fresh = step_lib.init_state(make_dim(), optimizer, batch, jax.random.key(0))
+  forms = small.in_all_forms(make_dim, fresh, optimizer, batch)
   for name in ('jit', 'pmap'):
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5),
@@ -280,16 +254,17 @@ def test_one_device_is_jit_on_eight_is_pmap_on_eight():
 @pytest.mark.parametrize(
   ('name', 'kind', 'shape'),
   [
-    ('dim_digits_structure', 'image', (32, 32, 1)),
-    ('dim_digits_semi_supervised', 'image', (32, 32, 1)),
+    ('dim_digits:structure', 'image', (32, 32, 1)),
+    ('dim_digits:semi_supervised', 'image', (32, 32, 1)),
     ('vib_digits', 'image', (8, 8, 1)),
     ('gim_digits', 'image', (32, 32, 1)),
     ('stein_mixture_2d', 'point', (2,)),
   ],
 )
 def test_strict_promotion_stops_no_step(name, kind, shape):
-  module = importlib.import_module(f'experiments.configs.{name}')
-  config = module.get_config()
+  module, _, row = name.partition(':')
+  module = importlib.import_module(f'experiments.configs.{module}')
+  config = module.get_config(*filter(None, [row]))
   objective = config_lib.make_objective(config)
   dtype = np.float32 if kind == 'point' else np.uint8
   batch = {kind: jax.ShapeDtypeStruct((4, *shape), dtype)}
