@@ -95,10 +95,10 @@ class ExperimentConfig:
   accumulate: int = 1
   """Split the batch into so many micro-batches, whose gradients are averaged:
   less memory, but a contrastive loss then has the negatives of one micro-batch
-  alone, which a run tells at its start; `objective.micro_batch` of Deep InfoMax
-  keeps them all. Batch statistics are those of one micro-batch after another,
-  and a cross-entropy of few labels weighs less, as some have none. A step is
-  still one of the optimizer."""
+  alone, which a run tells at its start; `objective.memory.micro_batch` of Deep
+  InfoMax keeps them all. Batch statistics are those of one micro-batch after
+  another, and a cross-entropy of few labels weighs less, as some have none. A
+  step is still one of the optimizer."""
   steps: int = 1000
   seed: int = 0
   log_every: int = 100
@@ -349,7 +349,68 @@ FIELDS: dict[str, dict[str, str | None]] = {}
 """By type, today's name of each field that has another; None: it is gone."""
 VALUES: dict[str, dict[str, dict[Any, Any]]] = {}
 """By type and today's field, today's value of each value that has another."""
-GROUPS: dict[str, tuple[Group, ...]] = {}
+_TERMS = 'dim_jax.objectives.dim_terms.'
+GROUPS: dict[str, tuple[Group, ...]] = {
+  'dim_jax.objectives.dim:Config': (
+    Group(
+      'prior',
+      f'{_TERMS}prior_matching:Prior',
+      {
+        'prior': 'distribution',
+        'prior_weight': 'weight',
+        'divergence': 'divergence',
+        'gradient_penalty': 'gradient_penalty',
+        'adversary_units': 'adversary_units',
+        'spectral_norm': 'spectral_norm',
+        'capacity': 'budget',
+      },
+      lambda old: (
+        old.get('prior', '') is not None and old.get('prior_weight', 0.1) > 0
+      ),
+    ),
+    Group(
+      'mask',
+      f'{_TERMS}hidden_patches:Mask',
+      {
+        'mask': 'kind',
+        'mask_keep': 'keep',
+        'mask_patch': 'patch',
+        'mask_fill': 'fill',
+        'mask_targets': 'targets',
+        'mask_evaluation': 'evaluation',
+      },
+      lambda old: old.get('mask') is not None,
+    ),
+    Group(
+      'coordinates',
+      f'{_TERMS}coordinates:Coordinates',
+      {
+        'coordinates': 'kind',
+        'coordinate_weight': 'weight',
+        'coordinate_units': 'units',
+      },
+      lambda old: old.get('coordinates') is not None,
+    ),
+    Group(
+      'supervised',
+      f'{_TERMS}classifiers:Supervised',
+      {
+        'supervised_weight': 'weight',
+        'decoder_units': 'units',
+        'decoder_tap': 'feature',
+      },
+      lambda old: old.get('supervised_weight', 0.0) > 0,
+    ),
+    Group(
+      'memory',
+      'dim_jax.objectives.dim:Memory',
+      {'score_chunk': 'score_chunk', 'micro_batch': 'micro_batch'},
+      lambda old: any(
+        old.get(name) is not None for name in ('score_chunk', 'micro_batch')
+      ),
+    ),
+  ),
+}
 """By type, the nested configs that took in fields of it."""
 
 
@@ -358,7 +419,12 @@ def _migrated(data: dict[str, Any]) -> dict[str, Any]:
   kind = TYPES.get(data['type'], data['type'])
   data = data | {'type': kind}
   for group in GROUPS.get(kind, ()):
-    old = {name: data[name] for name in group.names if name in data}
+    # A group may have the name of a field that it took in.
+    old = {
+      name: data[name]
+      for name in group.names
+      if name in data and not isinstance(data[name], dict)
+    }
     if not old:
       continue
     nested = {'type': group.type} | {group.names[k]: v for k, v in old.items()}

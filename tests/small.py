@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax.objectives import dim
 from dim_jax.training import loop, parallel
 
 KEY = np.asarray([0, 1], np.uint32)
@@ -15,6 +16,30 @@ def images(n=8, size=8):
     'image': rng.integers(0, 256, (n, size, size, 1), dtype=np.uint8),
     'label': rng.integers(0, 3, n).astype(np.int32),
   }
+
+
+def dim_config(**fields):
+  """A `dim.Config` of fields as flags name them, with __ for each dot.
+
+  Options of a mask, coordinates or a classifier wait for its kind or weight.
+  """
+  kinds = {
+    'prior': (dim.Prior, 'weight'),
+    'mask': (dim.Mask, 'kind'),
+    'coordinates': (dim.Coordinates, 'kind'),
+    'supervised': (dim.Supervised, 'weight'),
+    'memory': (dim.Memory, None),
+  }
+  groups = {name: {} for name in kinds}
+  for name in list(fields):
+    group, _, field = name.partition('__')
+    if field:
+      groups[group][field] = fields.pop(name)
+  for name, (kind, needed) in kinds.items():
+    if groups[name] and (name == 'prior' or groups[name].get(needed, True)):
+      if name in ('prior', 'memory') or groups[name].get(needed) is not None:
+        fields[name] = kind(**groups[name])
+  return dim.Config(**fields)
 
 
 def start(objective, batch):

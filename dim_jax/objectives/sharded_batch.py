@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dim_jax.checks import check_range
+
 Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
@@ -109,3 +111,20 @@ def classify(
   """
   logits = features @ layer['kernel'] + layer['bias'][None]
   return cross_entropy(logits, labels, axis_name)[:2]
+
+
+def check_units(name: str, units: tuple[int, ...], least: int = 0) -> None:
+  """Checks the sizes of hidden layers.
+
+  Args:
+    name: of the field.
+    units: what it holds.
+    least: how many there must be.
+
+  Raises:
+    ValueError: one is no whole number >= 1, or there are too few.
+  """
+  if len(units) < least:
+    raise ValueError(f'{name} must hold at least {least} size, got {units!r}.')
+  for i, size in enumerate(units):
+    check_range(f'{name}[{i}]', size, 'int [1, inf)')

@@ -208,8 +208,8 @@ def _check_loss(
     objective, of_size(config.batch_size), config.accumulate
   )
   if note and jax.process_index() == 0:
-    if hasattr(config.objective, 'micro_batch'):
-      note += ' For the gradient of all use objective.micro_batch.'
+    if hasattr(config.objective, 'memory'):
+      note += ' For the gradient of all use objective.memory.micro_batch.'
     print(note, file=sys.stderr)
 
 

@@ -48,7 +48,7 @@ def make(args: argparse.Namespace, steps: int) -> tuple[Any, Any, Any]:
       bound='infonce',
       critic=args.critic,
       critic_units=args.units,
-      prior_weight=0.0,
+      prior=None,
       num_classes=0,
     )
   )

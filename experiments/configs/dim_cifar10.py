@@ -49,7 +49,7 @@ def local_infonce() -> ExperimentConfig:
       bound='infonce',
       local_weight=1.0,
       global_weight=0.0,
-      prior_weight=0.1,
+      prior=dim.Prior(weight=0.1),
     ),
     data=DataConfig(name='cifar10', image_size=None),
     optimizer=OptimizerConfig(learning_rate=1e-4, b1=0.5),
@@ -77,7 +77,7 @@ def global_information(config: ExperimentConfig) -> None:
   """
   config.objective.global_weight = 1.0
   config.objective.local_weight = 0.0
-  config.objective.prior_weight = 1.0
+  config.objective.prior.weight = 1.0
 
 
 def _local_and_global(config: ExperimentConfig) -> None:
@@ -87,13 +87,12 @@ def _local_and_global(config: ExperimentConfig) -> None:
 
 def coordinates(config: ExperimentConfig) -> None:
   """Adds predicted coordinates of both kinds."""
-  config.objective.coordinates = 'both'
+  config.objective.coordinates = dim.Coordinates(kind='both')
 
 
 def occlusion(config: ExperimentConfig) -> None:
   """Takes codes of occluded images."""
-  config.objective.mask = 'occlude'
-  config.objective.mask_patch = 10
+  config.objective.mask = dim.Mask(kind='occlude', patch=10)
 
 
 def folded(encoder: str) -> Any:
@@ -102,7 +101,7 @@ def folded(encoder: str) -> Any:
   def change(config: ExperimentConfig) -> None:
     config.objective.encoder = encoder
     config.objective.critic_units = 1024
-    config.objective.prior_weight = 0.0
+    config.objective.prior = None
 
   return change
 

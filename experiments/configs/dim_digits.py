@@ -12,14 +12,14 @@ against what they hid; `experiments.studies.masks` trains its kinds of masks
 side by side. Measured by it on a CPU, 300 steps, 3 seeds
 (experiments/results/masks_digits.json): linear probe with 5 labels a class
 fc / y 92.0 / 91.3 % with the consistent input and 93.2 / 93.0 % with the images
-as they are (mask_evaluation='naive'); 92.1 / 91.3 % without a mask,
-93.2 / 93.0 % with mask='drop'.
+as they are (mask.evaluation='naive'); 92.1 / 91.3 % without a mask,
+93.2 / 93.0 % with mask.kind='drop'.
 
 In structure, the code is of an image of which a random rectangle is hidden, and
 tells where each local feature of the whole image is.
 
 semi_supervised trains a classifier of few labels too; from labels alone it is
-`--config.objective.local_weight=0 --config.objective.prior_weight=0`. finetune
+`--config.objective.local_weight=0 --config.objective.prior=None`. finetune
 starts from the run in `init_from`, runs/digits, and labels alone train the
 classifier and the whole encoder. Measure both with `experiments.classify`.
 """
@@ -49,12 +49,14 @@ def infonce() -> ExperimentConfig:
 def masked() -> ExperimentConfig:
   """Hidden patches of 8x8 of 32x32 pixels."""
   config = infonce()
-  config.objective.mask = 'token'
-  config.objective.mask_keep = 0.5
-  config.objective.mask_patch = 8
-  config.objective.mask_targets = 'hidden'
-  # The mean pixel of the training images, for 'rescale'.
-  config.objective.mask_fill = -0.39
+  config.objective.mask = dim.Mask(
+    kind='token',
+    keep=0.5,
+    patch=8,
+    targets='hidden',
+    # The mean pixel of the training images, for 'rescale'.
+    fill=-0.39,
+  )
   return config
 
 
@@ -63,7 +65,7 @@ def structure() -> ExperimentConfig:
   config = infonce()
   dim_cifar10.coordinates(config)
   dim_cifar10.occlusion(config)
-  config.objective.coordinate_units = 64
+  config.objective.coordinates.units = 64
   config.steps = 300
   return config
 
@@ -71,7 +73,7 @@ def structure() -> ExperimentConfig:
 def semi_supervised() -> ExperimentConfig:
   """A tenth of the labels, 200 steps."""
   config = infonce()
-  config.objective.supervised_weight = 1.0
+  config.objective.supervised = dim.Supervised(weight=1.0)
   config.data = DataConfig(name='digits', labelled=0.1)
   config.steps = 200
   return config
@@ -81,7 +83,7 @@ def finetune() -> ExperimentConfig:
   """`semi_supervised` without Deep InfoMax, from its run."""
   config = semi_supervised()
   config.objective.local_weight = 0.0
-  config.objective.prior_weight = 0.0
+  config.objective.prior = None
   config.init_from = 'runs/digits'
   # The other run's learned from all labels.
   config.objective.probe_taps = ()

@@ -19,12 +19,14 @@ the 5,000 labels together with the encoder, beside Deep InfoMax on these and the
 of 64 has three labels on average. Measure it with `experiments.classify`. The
 JSD row is `--config.objective.bound=jsd`, an error of 23.04 % in the paper. To
 fine-tune a run of local_infonce instead, set init_from to its folder,
-objective.local_weight and prior_weight to 0 and data.unlabelled to False.
+objective.local_weight to 0, objective.prior to None and data.unlabelled to
+False.
 """
 
 from collections.abc import Mapping
 
 from dim_jax.config import DataConfig, ExperimentConfig
+from dim_jax.objectives import dim
 from experiments.configs import dim_cifar10
 from experiments.configs.dim_cifar10 import MEMORY, published
 from experiments.rows import Row, changed, get
@@ -45,7 +47,7 @@ def local_infonce() -> ExperimentConfig:
 def semi_supervised() -> ExperimentConfig:
   """`local_infonce` with all labels, of weight 1."""
   config = local_infonce()
-  config.objective.supervised_weight = 1.0
+  config.objective.supervised = dim.Supervised(weight=1.0)
   config.data = DataConfig(
     name='stl10',
     image_size=None,

@@ -68,9 +68,11 @@ def masks(
   Raises:
     ValueError: no config of Deep InfoMax, or `workdir` holds other runs.
   """
-  if not hasattr(config.objective, 'mask'):
+  sizes = getattr(config.objective, 'mask', None)
+  if sizes is None:
     raise ValueError(
-      'masks are an option of Deep InfoMax, a dim.Config; got a config of '
+      'a config with objective.mask is needed, a dim.Config with the sizes of '
+      'all masks, such as dim_digits.py:masked; got a config of '
       f'{type(config.objective).__module__}.'
     )
   for name in probes:
@@ -99,7 +101,8 @@ def masks(
   for seed in seeds:
     for mask, targets in CELLS:
       objective = dataclasses.replace(
-        config.objective, mask=mask, mask_targets=targets
+        config.objective,
+        mask=mask and dataclasses.replace(sizes, kind=mask, targets=targets),
       )
       cell = dataclasses.replace(config, objective=objective, seed=seed)
       run_dir = os.path.join(workdir, f'{mask or "whole"}_{targets}_{seed}')
@@ -111,9 +114,9 @@ def masks(
     'note': test.note,
     'steps': config.steps,
     'seeds': list(seeds),
-    'keep': config.objective.mask_keep,
-    'patch': config.objective.mask_patch,
-    'fill': config.objective.mask_fill,
+    'keep': sizes.keep,
+    'patch': sizes.patch,
+    'fill': sizes.fill,
     'protocols': {
       protocol.hash(n, summary): protocol.describe(n, summary) for n in probes
     },
@@ -157,7 +160,8 @@ def _cell(
   last = metrics.read(os.path.join(run_dir, 'metrics.jsonl'))[-1]
   variables = dim_jax.load(run_dir).variables
   rows = []
-  token = config.objective.mask == 'token'
+  mask = config.objective.mask
+  token = mask is not None and mask.kind == 'token'
   for evaluation in EVALUATIONS if token else EVALUATIONS[:1]:
     found = {
       split: _features(config, evaluation, variables, part.images)
@@ -173,8 +177,8 @@ def _cell(
         accuracies = probe(fitted, tested, protocol).accuracies
         rows.append(
           {
-            'mask': config.objective.mask,
-            'targets': config.objective.mask_targets,
+            'mask': mask and mask.kind,
+            'targets': mask.targets if mask else 'all',
             'seed': config.seed,
             'evaluation': evaluation,
             'tap': tap,
@@ -197,11 +201,13 @@ def _features(
   images: np.ndarray,
 ) -> dict[str, np.ndarray]:
   """Features of a trained encoder, under one input at evaluation."""
+  mask = config.objective.mask
   objective = config_lib.make_objective(
     dataclasses.replace(
       config,
       objective=dataclasses.replace(
-        config.objective, mask_evaluation=evaluation
+        config.objective,
+        mask=mask and dataclasses.replace(mask, evaluation=evaluation),
       ),
     )
   )

@@ -31,8 +31,8 @@ import rich.box
 import rich.console
 import rich.table
 
+from dim_jax import checks, files, progress
 from dim_jax import config as config_lib
-from dim_jax import files, progress
 from dim_jax.data import load as data_lib
 from dim_jax.data import points
 from dim_jax.evaluation import probes as probes_lib
@@ -41,6 +41,7 @@ from dim_jax.losses import priors as prior_losses
 from dim_jax.networks import critics, encoders, generators
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import dim
+from dim_jax.objectives.dim_terms import prior_matching
 from dim_jax.runs import provenance
 from dim_jax.training import grid, loop
 from dim_jax.training import step as step_lib
@@ -63,19 +64,19 @@ class Cell(NamedTuple):
 
 
 CELLS: dict[str, Cell] = {
-  'none': Cell({'prior_weight': 0.0}),
+  'none': Cell({'weight': 0.0}),
   'jsd_unpenalised': Cell({'gradient_penalty': 0.0}),
   'jsd': Cell({}),
   'wgan': Cell({'divergence': 'wgan'}, {'clip_weights': 0.01, 'b1': 0.0}, 5),
   'wgan_gp': Cell({'divergence': 'wgan_gp'}, {'b1': 0.0}, 5),
   'wgan_div': Cell({'divergence': 'wgan_div'}, {'clip': 1.0}),
   # The pull of GAN-QP scales with its lambda, 10.
-  'gan_qp_l1': Cell({'divergence': 'gan_qp_l1', 'prior_weight': 0.01}, {}, 2),
-  'gan_qp_l2': Cell({'divergence': 'gan_qp_l2', 'prior_weight': 0.01}, {}, 2),
+  'gan_qp_l1': Cell({'divergence': 'gan_qp_l1', 'weight': 0.01}, {}, 2),
+  'gan_qp_l2': Cell({'divergence': 'gan_qp_l2', 'weight': 0.01}, {}, 2),
   'hinge': Cell({'divergence': 'hinge'}, {'b1': 0.0}),
   'rsgan': Cell({'divergence': 'rsgan'}),
-  'kl': Cell({'prior': 'kl'}),
-  'mmd': Cell({'divergence': 'mmd', 'prior_weight': 10.0}),
+  'kl': Cell({'distribution': 'kl'}),
+  'mmd': Cell({'divergence': 'mmd', 'weight': 10.0}),
   'stein': Cell({'divergence': 'stein'}),
 }
 TOY_CELLS = tuple(name for name in CELLS if name not in ('none', 'kl'))
@@ -94,7 +95,7 @@ class ToyConfig:
   density: str = 'ring'
   """One of `dim_jax.data.points.DENSITIES`."""
   divergence: str = 'jsd'
-  """One of `dim.DIVERGENCES`; 'stein' follows the density's own score."""
+  """As of `dim.Prior`; 'stein' follows the density's own score."""
   gradient_penalty: float = 1.0
   """Weight of the divergence's own penalty."""
   adversary_units: tuple[int, ...] = (128, 128)
@@ -123,14 +124,15 @@ def make(config: ToyConfig, *, axis_name: str | None = None) -> Objective:
   """
   if axis_name is not None:
     raise ValueError('the toy runs on one device.')
-  if config.divergence not in dim.DIVERGENCES:
-    raise ValueError(
-      f'divergence must be one of {dim.DIVERGENCES}, got {config.divergence!r}.'
-    )
+  checks.check_choice(
+    'divergence', config.divergence, prior_matching.DIVERGENCES
+  )
   points.find(config.density)  # It names what there is, if this is not.
   adversary = critics.Adversary(
     units=tuple(config.adversary_units),
-    spectral_norm=dim.normalises(config.divergence, config.spectral_norm),
+    spectral_norm=prior_matching.normalises(
+      config.divergence, config.spectral_norm
+    ),
   )
   game = adversarial.ADVERSARIAL.get(config.divergence)
 
@@ -155,7 +157,7 @@ def make(config: ToyConfig, *, axis_name: str | None = None) -> Objective:
     noise = jax.random.normal(noise_rng, (len(real), config.noise))
     fake = generator(batch).apply({'params': params['generator']}, noise)
     if game is not None:
-      terms = dim.play(
+      terms = prior_matching.adversarial_terms(
         game,
         adversary,
         {'params': params['adversary'], **model_state['adversary']},
@@ -249,25 +251,24 @@ def cell_config(
   players: tuple[str, ...]
   data: config_lib.DataConfig | config_lib.PointConfig
   if toy:
-    changes = {k: v for k, v in cell.objective.items() if k != 'prior_weight'}
+    changes = {k: v for k, v in cell.objective.items() if k != 'weight'}
     objective = ToyConfig(density=dataset, **changes)
     data = config_lib.PointConfig(name=dataset)
     players = ('generator',)
   else:
     fields: dict[str, Any] = {
       'encoder': encoders.MLPCode(
-        code=_CODE, stochastic=cell.objective.get('prior') == 'kl'
+        code=_CODE, stochastic=cell.objective.get('distribution') == 'kl'
       ),
       # The mutual information of the code with the pixels, all of them.
       'local_tap': 'input',
       'map_tap': 'input',
       'bound': 'jsd',
       'critic_units': 256,
-      'prior': 'gaussian',
-      'adversary_units': (128, 128),
       'num_classes': 0,
     }
-    objective = dim.Config(**(fields | cell.objective))
+    prior = {'distribution': 'gaussian', 'adversary_units': (128, 128)}
+    objective = dim.Config(prior=dim.Prior(**prior | cell.objective), **fields)
     data = config_lib.DataConfig(
       name=dataset, image_size=8 if dataset == 'digits' else None, validation=0
     )

@@ -11,6 +11,7 @@ from dim_jax.evaluation import features
 from dim_jax.networks import convolutional
 from dim_jax.networks.convolutional import ConvLayer
 from dim_jax.objectives import dim
+from tests.small import dim_config
 
 N, M, L = 4, 4, 9  # images, globals and locations of each
 
@@ -25,12 +26,12 @@ def make_config(**fields):
     crop=8,
     code=0,
   )
-  return dim.Config(
+  return dim_config(
     **{
       'encoder': encoder,
       'global_tap': 'globals',
       'probe_taps': ('conv', 'globals'),
-      'prior_weight': 0.0,
+      'prior__weight': 0.0,
       'critic': 'concat',
       'critic_units': 7,
       **fields,

@@ -10,6 +10,8 @@ from flax import linen as nn
 
 from dim_jax.networks import critics, masking
 from dim_jax.objectives import dim
+from dim_jax.objectives.dim_terms import mutual_information
+from tests.small import dim_config
 
 N = 4
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, 4, 4, 2), np.uint8)
@@ -47,11 +49,11 @@ def make_config(**changes):
     'critic': 'concat',
     'critic_units': 8,
     'global_critic_units': 8,
-    'prior_weight': 0.0,
+    'prior__weight': 0.0,
     'num_classes': 0,
-    'mask_patch': 2,
+    'mask__patch': 2,
   }
-  return dim.Config(**(defaults | changes))
+  return dim_config(**(defaults | changes))
 
 
 def start(config):
@@ -108,7 +110,7 @@ def fixed_mask(monkeypatch):
 @pytest.mark.parametrize('targets', ['all', 'hidden'])
 @pytest.mark.usefixtures('fixed_mask')
 def test_code_of_the_masked_image_meets_locals_of_the_whole(mask, targets):
-  config = make_config(mask=mask, mask_targets=targets, mask_fill=-0.4)
+  config = make_config(mask__kind=mask, mask__targets=targets, mask__fill=-0.4)
   params, model_state = start(config)
   if mask == 'token':
     params = with_token(params, TOKEN)
@@ -144,7 +146,9 @@ def test_code_of_the_masked_image_meets_locals_of_the_whole(mask, targets):
 def test_several_globals_of_an_image_share_its_mask():
   # Codes a location: anchor a is of image a // 16.
   scores = np.arange(2 * N * N * 16.0).reshape(2 * N, N, 16)
-  found = dim._at_locations(jnp.asarray(scores), jnp.asarray(HIDDEN))
+  found = mutual_information.at_locations(
+    jnp.asarray(scores), jnp.asarray(HIDDEN)
+  )
   assert found.shape == (2 * N, N, 8)
   for a, j in np.ndindex(2 * N, N):
     np.testing.assert_array_equal(found[a, j], scores[a, j, HIDDEN[a // 2]])
@@ -152,7 +156,7 @@ def test_several_globals_of_an_image_share_its_mask():
 
 @pytest.mark.usefixtures('fixed_mask')
 def test_token_is_the_encoders_and_learns():
-  config = make_config(mask='token', mask_targets='hidden')
+  config = make_config(mask__kind='token', mask__targets='hidden')
   params, model_state = start(config)
   assert params['encoder']['mask_token'].shape == (2, 2, 2)
   params = with_token(params, TOKEN)
@@ -177,7 +181,7 @@ def test_token_is_the_encoders_and_learns():
 
 @pytest.mark.parametrize('mask', [None, 'rescale', 'drop'])
 def test_only_the_token_is_a_parameter(mask):
-  params, _ = start(make_config(mask=mask))
+  params, _ = start(make_config(mask__kind=mask))
   plain = Encoder().init(jax.random.key(0), X[:2])['params']
   assert jax.tree.structure(params['encoder']) == jax.tree.structure(plain)
 
@@ -187,7 +191,7 @@ def test_a_mask_that_hides_nothing_changes_nothing(mask):
   encoder = Encoder(normalise=True)
   batch = {'image': PIXELS}
   plain = make_config(encoder=encoder)
-  masked = make_config(encoder=encoder, mask=mask, mask_keep=1.0)
+  masked = make_config(encoder=encoder, mask__kind=mask, mask__keep=1.0)
   expected = start(plain)
   params, model_state = start(masked)
   assert ('mask_token' in params['encoder']) == (mask == 'token')
@@ -204,7 +208,7 @@ def test_a_mask_that_hides_nothing_changes_nothing(mask):
 
 @pytest.mark.usefixtures('fixed_mask')
 def test_running_statistics_are_those_of_masked_images():
-  config = make_config(encoder=Encoder(normalise=True), mask='drop')
+  config = make_config(encoder=Encoder(normalise=True), mask__kind='drop')
   params, model_state = start(config)
   _, (_, state) = dim.make(config).loss(
     params, model_state, {'image': PIXELS}, jax.random.key(1)
@@ -221,7 +225,9 @@ def test_running_statistics_are_those_of_masked_images():
 @pytest.mark.parametrize('mask', [None, *masking.MODES])
 @pytest.mark.parametrize('evaluation', ['consistent', 'naive'])
 def test_encode_sees_the_mean_of_what_training_saw(mask, evaluation):
-  config = make_config(mask=mask, mask_evaluation=evaluation, mask_keep=0.75)
+  config = make_config(
+    mask__kind=mask, mask__evaluation=evaluation, mask__keep=0.75
+  )
   params, model_state = start(config)
   shown = X
   if mask == 'token':
@@ -251,7 +257,7 @@ def test_encode_sees_the_mean_of_what_training_saw(mask, evaluation):
 
 
 def test_masks_are_redrawn_by_the_key_alone():
-  config = make_config(mask='drop', mask_targets='hidden')
+  config = make_config(mask__kind='drop', mask__targets='hidden')
   variables = start(config)
   loss = dim.make(config).loss
   values = [
@@ -264,7 +270,7 @@ def test_masks_are_redrawn_by_the_key_alone():
 def test_two_devices_hide_and_select_what_one_does():
   if len(jax.devices()) < 2:
     pytest.skip('needs 2 devices')
-  config = make_config(mask='token', mask_targets='hidden')
+  config = make_config(mask__kind='token', mask__targets='hidden')
   params, model_state = start(config)
   variables = with_token(params, TOKEN), model_state
   (loss, (metrics, _)), grads = gradients(config, variables)
@@ -292,24 +298,38 @@ def test_two_devices_hide_and_select_what_one_does():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'mask': 'blur'}, r"mask must be one of .*'token'.*, got 'blur'"),
-    ({'mask_targets': 'seen'}, r"mask_targets must be one of .*, got 'seen'"),
-    ({'mask_evaluation': 'x'}, r"mask_evaluation must be .*'naive'.*got 'x'"),
-    ({'mask_keep': 0.0}, r'mask_keep must be in \(0, 1\], got 0.0'),
-    ({'mask_patch': 0}, r'mask_patch must be >= 1, got 0'),
-    ({'mask_targets': 'hidden'}, r'nothing is hidden: set objective.mask'),
     (
-      {'mask_targets': 'hidden', 'mask': 'drop', 'mask_keep': 1.0},
-      r'nothing is hidden: .*mask_keep below 1',
+      {'mask__kind': 'blur'},
+      r"mask.kind must be one of .*'token'.*, got 'blur'",
     ),
     (
-      {'mask_targets': 'hidden', 'mask': 'drop', 'local_samples': 3},
+      {'mask__kind': 'drop', 'mask__targets': 'seen'},
+      r"mask.targets must be one of .*, got 'seen'",
+    ),
+    (
+      {'mask__kind': 'drop', 'mask__evaluation': 'x'},
+      r"mask.evaluation must be .*'naive'.*got 'x'",
+    ),
+    (
+      {'mask__kind': 'drop', 'mask__keep': 0.0},
+      r'mask.keep must be in \(0, 1\], got 0.0',
+    ),
+    (
+      {'mask__kind': 'drop', 'mask__patch': 0},
+      r'mask.patch must be a whole number >= 1, got 0',
+    ),
+    (
+      {'mask__targets': 'hidden', 'mask__kind': 'drop', 'mask__keep': 1.0},
+      r'nothing is hidden: set keep below 1',
+    ),
+    (
+      {'mask__targets': 'hidden', 'mask__kind': 'drop', 'local_samples': 3},
       r'selects among all locations',
     ),
     (
       {
-        'mask_targets': 'hidden',
-        'mask': 'drop',
+        'mask__targets': 'hidden',
+        'mask__kind': 'drop',
         'local_weight': 0.0,
         'global_weight': 1.0,
       },
@@ -325,15 +345,15 @@ def test_wrong_fields_are_named(changes, message):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'mask_patch': 3}, r'3 pixels do not cover images of 4x4'),
-    ({'mask_keep': 0.05}, r'keep=0.05 of 2x2 patches hides 4'),
+    ({'mask__patch': 3}, r'3 pixels do not cover images of 4x4'),
+    ({'mask__keep': 0.05}, r'keep=0.05 of 2x2 patches hides 4'),
     (
-      {'mask_targets': 'hidden', 'local_tap': 'fc'},
+      {'mask__targets': 'hidden', 'local_tap': 'fc'},
       r"multiples of the 2x2 patches'; got a map of shape \(\)",
     ),
   ],
 )
 def test_masks_that_do_not_fit_are_refused_at_once(changes, message):
-  objective = dim.make(make_config(mask='drop', **changes))
+  objective = dim.make(make_config(mask__kind='drop', **changes))
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(objective.init, jax.random.key(0), {'image': PIXELS})

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from dim_jax.networks import critics
 from dim_jax.objectives import dim
+from tests.small import dim_config
 
 N = 6
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, 4, 4, 2), np.uint8)
@@ -29,10 +30,10 @@ def make_config(**changes):
     'encoder': Encoder(),
     'critic_units': 8,
     'global_critic_units': 8,
-    'prior_weight': 0.0,
+    'prior__weight': 0.0,
     'num_classes': 0,
   }
-  return dim.Config(**(defaults | changes))
+  return dim_config(**(defaults | changes))
 
 
 def gradients(config, variables):
@@ -69,15 +70,15 @@ def assert_same(result, expected):
   [
     # 18 globals, 5 at a time, and the global term beside them.
     {'critic': 'factored', 'bound': 'donsker_varadhan', 'global_weight': 0.5},
-    {'critic': 'projection', 'mask': 'drop', 'mask_targets': 'hidden'},
+    {'critic': 'projection', 'mask__kind': 'drop', 'mask__targets': 'hidden'},
   ],
   ids=['factored', 'projection'],
 )
 def test_chunks_of_scores_change_no_number(changes):
-  changes |= {'mask_patch': 2}
+  changes |= {'mask__patch': 2}
   variables = start(make_config(**changes))
   expected = gradients(make_config(**changes), variables)
-  result = gradients(make_config(**changes, score_chunk=5), variables)
+  result = gradients(make_config(**changes, memory__score_chunk=5), variables)
   # Loss, metrics with the ceiling, running statistics and every gradient.
   assert_same(result, expected)
   assert jax.tree.structure(result) == jax.tree.structure(expected)
@@ -90,7 +91,7 @@ def test_two_devices_in_chunks_are_one_without():
     pytest.skip('needs 2 devices')
   variables = start(make_config())
   (loss, (metrics, _)), grads = gradients(make_config(), variables)
-  objective = dim.make(make_config(score_chunk=4), axis_name='data')
+  objective = dim.make(make_config(memory__score_chunk=4), axis_name='data')
   # Each device's part of the gradient; their mean is the whole.
   split = jax.pmap(
     jax.value_and_grad(objective.loss, has_aux=True),
@@ -143,19 +144,22 @@ def test_chunks_are_what_a_step_remembers():
     return compiled.memory_analysis().temp_size_in_bytes
 
   scores = 4 * 64 * 3 * 64 * 16
-  assert temporary(score_chunk=6) < temporary() - scores
+  assert temporary(memory__score_chunk=6) < temporary() - scores
 
 
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'score_chunk': 0}, r'score_chunk must be >= 1 or None, got 0'),
     (
-      {'score_chunk': 8, 'critic': 'concat'},
+      {'memory__score_chunk': 0},
+      r'score_chunk must be a whole number >= 1 or None, got 0',
+    ),
+    (
+      {'memory__score_chunk': 8, 'critic': 'concat'},
       r"a critic of \['projection', 'factored'\].* critic='concat'",
     ),
     (
-      {'score_chunk': 8, 'local_weight': 0.0, 'global_weight': 1.0},
+      {'memory__score_chunk': 8, 'local_weight': 0.0, 'global_weight': 1.0},
       r'it needs local_weight above 0 .* got local_weight=0.0',
     ),
   ],

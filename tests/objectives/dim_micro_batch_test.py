@@ -8,7 +8,7 @@ import pytest
 
 from dim_jax.networks import encoders
 from dim_jax.objectives import dim
-from tests.small import KEY, assert_same, gradients, images, start
+from tests.small import KEY, assert_same, dim_config, gradients, images, start
 
 N = 8
 
@@ -21,19 +21,19 @@ def mlp(**changes):
     'map_tap': 'fc',
     'num_classes': 3,
   }
-  return dim.Config(**(defaults | changes))
+  return dim_config(**(defaults | changes))
 
 
 @functools.cache
 def reference():
-  objective = dim.make(mlp(prior_weight=0.0))
+  objective = dim.make(mlp(prior__weight=0.0))
   variables = start(objective, images())
   return variables, gradients(objective, variables, images())
 
 
 def test_micro_batches_have_the_gradient_of_all_negatives():
   variables, expected = reference()
-  objective = dim.make(mlp(prior_weight=0.0, micro_batch=2))
+  objective = dim.make(mlp(prior__weight=0.0, memory__micro_batch=2))
   # Loss, metrics, the critic's statistics and every player's gradient.
   assert_same(gradients(objective, variables, images()), expected)
   # 8 images of one row of pixels: an anchor has 7 negatives in all of it.
@@ -44,7 +44,9 @@ def test_micro_batches_have_the_gradient_of_all_negatives():
 
 def test_micro_batches_on_two_devices_are_those_of_one():
   variables, ((loss, _), grads) = reference()
-  objective = dim.make(mlp(prior_weight=0.0, micro_batch=2), axis_name='data')
+  objective = dim.make(
+    mlp(prior__weight=0.0, memory__micro_batch=2), axis_name='data'
+  )
   split = jax.pmap(
     jax.value_and_grad(objective.loss, has_aux=True),
     axis_name='data',
@@ -66,7 +68,7 @@ def test_micro_batches_hold_the_activations_of_one():
     objective = dim.make(
       mlp(
         encoder=encoders.MLPCode(units=units, code=4),
-        prior_weight=0.0,
+        prior__weight=0.0,
         num_classes=0,
         **changes,
       )
@@ -79,7 +81,7 @@ def test_micro_batches_hold_the_activations_of_one():
   # Four hidden layers of 512 units and 512 images, 1 MiB each; the last one is
   # a tap, which is there in each case, and N x N scores are another MiB.
   layer = 4 * n * 512
-  assert temporary() - temporary(micro_batch=16) > 2 * layer
+  assert temporary() - temporary(memory__micro_batch=16) > 2 * layer
 
 
 def test_what_micro_batches_cannot_have_is_told_in_a_line():
@@ -87,10 +89,12 @@ def test_what_micro_batches_cannot_have_is_told_in_a_line():
   with pytest.raises(
     ValueError, match=r"micro_batch=2 needs an encoder .*\['batch_stats'\]"
   ):
-    start(dim.make(dim.Config(encoder='small32', micro_batch=2)), batch)
-  with pytest.raises(ValueError, match=r'micro_batch must be >= 1 or None'):
-    dim.make(mlp(micro_batch=0))
-  objective = dim.make(mlp(micro_batch=3))
+    start(dim.make(dim_config(encoder='small32', memory__micro_batch=2)), batch)
+  with pytest.raises(
+    ValueError, match=r'micro_batch must be a whole number >= 1 or None'
+  ):
+    dim.make(mlp(memory__micro_batch=0))
+  objective = dim.make(mlp(memory__micro_batch=3))
   variables = start(objective, images())
   with pytest.raises(ValueError, match=r'micro-batches of 3 rows from .*\[8\]'):
     jax.eval_shape(objective.loss, *variables, images(), jax.random.key(0))

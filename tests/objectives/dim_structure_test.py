@@ -10,7 +10,8 @@ import pytest
 from flax import linen as nn
 
 from dim_jax.objectives import dim
-from dim_jax.objectives.dim_terms import coordinates, masks
+from dim_jax.objectives.dim_terms import coordinates, hidden_patches
+from tests.small import dim_config
 
 N, H, W = 4, 4, 6
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, H, W, 2), np.uint8)
@@ -33,22 +34,22 @@ def make_config(**changes):
     'encoder': Encoder(),
     'critic': 'concat',
     'critic_units': 8,
-    'coordinate_units': 16,
-    'prior_weight': 0.0,
+    'coordinates__units': 16,
+    'prior__weight': 0.0,
     'num_classes': 0,
-    'mask_patch': 2,
+    'mask__patch': 2,
   }
-  return dim.Config(**(defaults | changes))
+  return dim_config(**(defaults | changes))
 
 
 FULL = {
-  'mask': 'occlude',
-  'coordinates': 'both',
-  'coordinate_weight': 0.25,
-  'supervised_weight': 0.5,
+  'mask__kind': 'occlude',
+  'coordinates__kind': 'both',
+  'coordinates__weight': 0.25,
+  'supervised__weight': 0.5,
   'num_classes': 3,
   'probe_taps': (),
-  'decoder_units': (7,),
+  'supervised__units': (7,),
 }
 RNG = jax.random.key(1)
 
@@ -98,7 +99,7 @@ class Normalised(nn.Module):
 
 
 def test_running_statistics_are_of_whole_images_as_evaluation_is():
-  config = make_config(mask='occlude', encoder=Normalised())
+  config = make_config(mask__kind='occlude', encoder=Normalised())
   objective = dim.make(config)
   params, state = objective.init(jax.random.key(0), BATCH)
   _, (_, new) = objective.loss(params, state, BATCH, RNG)
@@ -123,7 +124,9 @@ def test_places_are_told_from_the_code_and_the_features():
   config = make_config(**FULL)
   params, model_state = start(FULL)
   (_, (metrics, _)), _ = gradients(FULL, (params, model_state))
-  visible = np.asarray(masks.draw(config, RNG, jnp.asarray(X), None))
+  visible = np.asarray(
+    hidden_patches.draw(config.mask, RNG, jnp.asarray(X), None)
+  )
   maps = jnp.zeros((N, H, W, 6))
   chosen = np.asarray(coordinates.draw_source(RNG, maps, None))
   assert (~visible).any((1, 2)).all() and len(set(chosen)) > 1
@@ -176,7 +179,7 @@ def test_heads_that_know_nothing_have_the_log_of_the_classes():
 
 
 def test_encoder_and_head_learn_from_each_kind():
-  changes = {'coordinates': 'both', 'local_weight': 0.0}
+  changes = {'coordinates__kind': 'both', 'local_weight': 0.0}
   params, model_state = start(changes)
   assert set(params) == {'encoder', 'critic'}
   heads = params['critic']
@@ -206,7 +209,7 @@ def test_encoder_and_head_learn_from_each_kind():
 
 
 def test_the_tasks_are_added_to_the_objective_that_stays():
-  plain = dim.make(make_config(mask='occlude'))
+  plain = dim.make(make_config(mask__kind='occlude'))
   params, _ = jax.jit(plain.init)(jax.random.key(0), BATCH)
   more, more_state = start(FULL)
   assert set(more) == {'encoder', 'critic', 'decoder'}
@@ -282,16 +285,29 @@ def test_two_devices_occlude_and_locate_what_one_does():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'coordinates': 'polar'}, r"coordinates must be one of .*'both'.*'polar'"),
-    ({'coordinate_weight': -1.0}, r'coordinate_weight must be >= 0 and finite'),
-    ({'coordinate_units': 0}, r'coordinate_units must be >= 1, got 0'),
     (
-      {'local_weight': 0.0, 'coordinates': 'both', 'coordinate_weight': 0.0},
-      r'nothing would train the encoder.*supervised_weight, or coordinates',
+      {'coordinates__kind': 'polar'},
+      r"coordinates.kind must be one of .*'both'.*'polar'",
     ),
     (
-      {'mask': 'occlude', 'mask_targets': 'hidden'},
-      r"what mask='occlude' hides differs in size: set mask_targets='all'",
+      {'coordinates__kind': 'both', 'coordinates__weight': -1.0},
+      r'coordinates.weight must be >= 0',
+    ),
+    (
+      {'coordinates__kind': 'both', 'coordinates__units': 0},
+      r'coordinates.units must be a whole number >= 1, got 0',
+    ),
+    (
+      {
+        'local_weight': 0.0,
+        'coordinates__kind': 'both',
+        'coordinates__weight': 0.0,
+      },
+      r'nothing would train the encoder.*supervised or objective.coord',
+    ),
+    (
+      {'mask__kind': 'occlude', 'mask__targets': 'hidden'},
+      r"what kind='occlude' hides differs in size: set targets='all'",
     ),
   ],
 )
@@ -304,11 +320,11 @@ def test_wrong_fields_are_named(changes, message):
   ('changes', 'message'),
   [
     (
-      {'coordinates': 'both', 'local_tap': 'y'},
-      r"the tap 'y' \(objective.local_tap\) has shape \(5,\): choose one",
+      {'coordinates__kind': 'both', 'local_tap': 'y'},
+      r"the feature 'y' \(objective.local_tap\) has shape \(5,\): choose one",
     ),
     (
-      {'mask': 'occlude', 'mask_patch': 4},
+      {'mask__kind': 'occlude', 'mask__patch': 4},
       r'block of 4x4 pixels.*images of 4x6 do not hold.*1 to 3 pixels',
     ),
   ],
@@ -320,6 +336,6 @@ def test_what_does_not_fit_the_images_is_refused_at_once(changes, message):
 
 
 def test_a_map_of_one_location_has_no_coordinates():
-  config = make_config(coordinates='absolute')
+  config = make_config(coordinates__kind='absolute')
   with pytest.raises(ValueError, match=r'has shape \(1, 1, 6\): choose one'):
     dim.make(config).init(jax.random.key(0), {'image': PIXELS[:, :1, :1]})

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from dim_jax.objectives import dim, sharded_batch
+from tests.small import dim_config
 
 N = 5
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, 4, 4, 2), np.uint8)
@@ -31,13 +32,13 @@ def make_config(**changes):
   defaults = {
     'encoder': Encoder(),
     'local_weight': 0.0,
-    'prior_weight': 0.0,
-    'supervised_weight': 1.0,
-    'decoder_units': (7,),
+    'prior__weight': 0.0,
+    'supervised__weight': 1.0,
+    'supervised__units': (7,),
     'num_classes': 3,
     'probe_taps': (),
   }
-  return dim.Config(**(defaults | changes))
+  return dim_config(**(defaults | changes))
 
 
 @functools.cache
@@ -155,12 +156,15 @@ def test_the_trained_classifier_is_read_where_runs_are_measured():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'supervised_weight': -1.0}, r'supervised_weight must be >= 0 and finite'),
-    ({'num_classes': 1}, r'set num_classes to 2 or more, got 1'),
-    ({'decoder_units': (7, 0)}, r'decoder_units must hold sizes >= 1'),
+    ({'supervised__weight': -1.0}, r'supervised.weight must be >= 0'),
+    ({'num_classes': 1}, r'set objective.num_classes to 2 or more, got 1'),
     (
-      {'supervised_weight': 0.0},
-      r'both 0: nothing would train the encoder.*or supervised_weight',
+      {'supervised__units': (7, 0)},
+      r'supervised.units\[1\] must be a whole number >= 1',
+    ),
+    (
+      {'supervised__weight': 0.0},
+      r'both 0: nothing would train the encoder.*or objective.supervised',
     ),
   ],
 )
@@ -170,8 +174,10 @@ def test_wrong_fields_are_named(changes, message):
 
 
 def test_what_the_classifier_needs_is_named():
-  objective = dim.make(make_config(decoder_tap='map'))
-  with pytest.raises(ValueError, match=r"decoder_tap is 'map', but .*'conv'"):
+  objective = dim.make(make_config(supervised__feature='map'))
+  with pytest.raises(
+    ValueError, match=r"supervised.feature is 'map', but .*'conv'"
+  ):
     jax.eval_shape(objective.init, jax.random.key(0), {'image': PIXELS})
   variables, _ = compiled()
   with pytest.raises(ValueError, match=r"=1.0 needs batch\['label'\]"):

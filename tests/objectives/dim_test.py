@@ -14,7 +14,9 @@ from dim_jax.config import ExperimentConfig, OptimizerConfig
 from dim_jax.losses import adversarial, priors
 from dim_jax.networks import critics
 from dim_jax.objectives import dim
+from dim_jax.objectives.dim_terms import prior_matching
 from dim_jax.training import step as step_lib
+from tests.small import dim_config
 
 
 class OwnEncoder(nn.Module):
@@ -47,12 +49,14 @@ def make_batch():
 
 def make_config(**changes):
   defaults = {
-    'encoder': OwnEncoder(stochastic=changes.get('prior') == 'kl'),
+    'encoder': OwnEncoder(
+      stochastic=changes.get('prior__distribution') == 'kl'
+    ),
     'critic_units': 8,
     'global_critic_units': 8,
     'num_classes': 3,
   }
-  return dim.Config(**(defaults | changes))
+  return dim_config(**(defaults | changes))
 
 
 def gradients(config, params=None):
@@ -75,7 +79,10 @@ def tree_close(a, b, **tolerances):
 
 def test_loss_is_the_weighted_sum_of_its_reported_terms():
   config = make_config(
-    local_weight=0.7, global_weight=0.4, prior_weight=0.3, gradient_penalty=2.0
+    local_weight=0.7,
+    global_weight=0.4,
+    prior__weight=0.3,
+    prior__gradient_penalty=2.0,
   )
   loss, m, _, _ = gradients(config)
   # -beta local - alpha global + gamma encoder + (adversary + 2 penalty) + probe
@@ -90,9 +97,9 @@ def test_encoder_feels_only_the_weighted_prior_term():
   # With the encoder's gradient a + gamma b, three gammas lie on a line; the
   # adversary's loss, which gamma does not weight, would add an offset between
   # gamma = 0, where it is absent, and the others.
-  _, _, with_2, params = gradients(make_config(prior_weight=0.2))
-  _, _, with_1, _ = gradients(make_config(prior_weight=0.1), params)
-  _, _, without, _ = gradients(make_config(prior_weight=0.0), params)
+  _, _, with_2, params = gradients(make_config(prior__weight=0.2))
+  _, _, with_1, _ = gradients(make_config(prior__weight=0.1), params)
+  _, _, without, _ = gradients(make_config(prior__weight=0.0), params)
   step_up = jax.tree.map(jnp.subtract, with_2['encoder'], with_1['encoder'])
   step_one = jax.tree.map(jnp.subtract, with_1['encoder'], without['encoder'])
   tree_close(step_up, step_one, atol=2e-6)
@@ -128,7 +135,7 @@ def test_ceiling_counts_the_negatives_of_other_images():
 
 
 def test_kl_prior_is_that_of_its_own_gaussian():
-  config = make_config(prior='kl', prior_weight=0.5)
+  config = make_config(prior__distribution='kl', prior__weight=0.5)
   objective = dim.make(config)
   batch = make_batch()
   params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
@@ -159,7 +166,9 @@ def prior_codes(config, params, model_state, batch):
 
 
 def test_capacity_is_free_for_each_image():
-  config = make_config(prior='kl', prior_weight=0.5, num_classes=0)
+  config = make_config(
+    prior__distribution='kl', prior__weight=0.5, num_classes=0
+  )
   objective = dim.make(config)
   batch = make_batch()
   params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
@@ -167,11 +176,11 @@ def test_capacity_is_free_for_each_image():
   mean, log_variance = taps['y'], taps['log_variance']
   kl = 0.5 * (mean**2 + jnp.exp(log_variance) - 1 - log_variance).sum(1)
   # Between the images' own, so that a hinge on their mean would differ.
-  config.capacity = float(jnp.sort(kl)[2:4].mean())
+  config.prior.budget = float(jnp.sort(kl)[2:4].mean())
   loss, (metrics, _) = jax.jit(dim.make(config).loss)(
     params, model_state, batch, jax.random.key(1)
   )
-  excess = np.maximum(np.asarray(kl) - config.capacity, 0).mean()
+  excess = np.maximum(np.asarray(kl) - config.prior.budget, 0).mean()
   np.testing.assert_allclose(
     loss, 0.5 * excess - metrics['mi/local'], rtol=1e-4
   )
@@ -192,7 +201,7 @@ def test_walls_of_every_game(name):
   variables = adversary.init(jax.random.key(0), codes)
 
   def terms(params, codes):
-    played = dim.play(
+    played = prior_matching.adversarial_terms(
       game,
       adversary,
       {**variables, 'params': params},
@@ -229,7 +238,7 @@ def test_walls_of_every_game(name):
 
 
 def test_default_game_is_the_adversary_with_both_penalties():
-  config = make_config(prior_weight=0.3, num_classes=0)
+  config = make_config(prior__weight=0.3, num_classes=0)
   objective = dim.make(config)
   batch = make_batch()
   params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
@@ -269,11 +278,11 @@ def test_default_game_is_the_adversary_with_both_penalties():
 @pytest.mark.parametrize('divergence', ['gan_qp_l2', 'hinge', 'mmd', 'stein'])
 def test_loss_of_other_divergences_is_the_sum_of_reported_terms(divergence):
   config = make_config(
-    divergence=divergence,
-    prior='gaussian',
-    prior_weight=0.3,
-    gradient_penalty=2.0,
-    adversary_units=(8, 6),
+    prior__divergence=divergence,
+    prior__distribution='gaussian',
+    prior__weight=0.3,
+    prior__gradient_penalty=2.0,
+    prior__adversary_units=(8, 6),
     num_classes=0,
   )
   objective = dim.make(config)
@@ -309,7 +318,7 @@ def test_loss_of_other_divergences_is_the_sum_of_reported_terms(divergence):
 
 
 def test_spectral_penalty_of_the_encoder():
-  config = make_config(prior_weight=0.0, num_classes=0, spectral_penalty=0.2)
+  config = make_config(prior__weight=0.0, num_classes=0, spectral_penalty=0.2)
   objective = dim.make(config)
   batch = make_batch()
   params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
@@ -334,7 +343,10 @@ def test_spectral_penalty_of_the_encoder():
 
 def test_five_moves_of_a_clipped_adversary_to_one_of_the_encoder():
   config = make_config(
-    divergence='wgan', prior='gaussian', adversary_units=(8,), num_classes=0
+    prior__divergence='wgan',
+    prior__distribution='gaussian',
+    prior__adversary_units=(8,),
+    num_classes=0,
   )
   objective = dim.make(config)
   batch = make_batch()
@@ -378,25 +390,28 @@ def test_five_moves_of_a_clipped_adversary_to_one_of_the_encoder():
 
 def test_a_wasserstein_adversary_must_be_bounded():
   config = ExperimentConfig(
-    objective=dim.Config(divergence='wgan', prior='gaussian')
+    objective=dim_config(
+      prior__divergence='wgan', prior__distribution='gaussian'
+    )
   )
   with pytest.raises(ValueError, match=r"'wgan' needs.*clip_weights=0\.01"):
     config_lib.check(config)
-  config.objective.spectral_norm = True
+  config.objective.prior.spectral_norm = True
   config_lib.check(config)
-  config.objective.spectral_norm = None
+  config.objective.prior.spectral_norm = None
   config.players = {'adversary': OptimizerConfig(clip_weights=0.01)}
   config_lib.check(config)
   config.players = {'adversary': OptimizerConfig(clip_weights=0.0)}
   with pytest.raises(
-    ValueError, match=r'players\.adversary\.clip_weights must be > 0, got 0\.0'
+    ValueError,
+    match=r'players\.adversary\.clip_weights must be > 0 or None, got 0\.0',
   ):
     config_lib.check(config)
 
 
 @pytest.mark.parametrize('bound', sorted(dim.BOUNDS))
 def test_every_bound_gives_finite_gradients(bound):
-  config = make_config(bound=bound, prior_weight=0.0, num_classes=0)
+  config = make_config(bound=bound, prior__weight=0.0, num_classes=0)
   _, metrics, grads, _ = gradients(config)
   assert jnp.isfinite(metrics['mi/local'])
   leaves = jax.tree.leaves(grads)
@@ -442,29 +457,44 @@ def test_encode_is_deterministic_and_returns_every_tap():
   [
     ({'bound': 'mine'}, r"bound must be one of .*'infonce'.*, got 'mine'"),
     ({'critic': 'dot'}, r"critic must be one of .*'factored'.*, got 'dot'"),
-    ({'prior': 'laplace'}, r"prior must be one of .*'kl'.*, got 'laplace'"),
-    ({'dtype': 'float16'}, r"dtype must be one of .*, got 'float16'"),
-    ({'prior_weight': -1.0}, r'prior_weight must be >= 0 and finite, got -1.0'),
-    ({'local_weight': 0.0}, r'both 0: nothing would train'),
-    ({'local_samples': 0}, r'local_samples must be >= 1 or None, got 0'),
     (
-      {'divergence': 'gan'},
+      {'prior__distribution': 'laplace'},
+      r"prior.distribution must be one of .*'kl'.*, got 'laplace'",
+    ),
+    ({'dtype': 'float16'}, r"dtype must be one of .*, got 'float16'"),
+    ({'prior__weight': -1.0}, r'prior.weight must be >= 0, got -1.0'),
+    ({'local_weight': 0.0}, r'both 0: nothing would train'),
+    (
+      {'local_samples': 0},
+      r'local_samples must be a whole number >= 1 or None, got 0',
+    ),
+    (
+      {'prior__divergence': 'gan'},
       r"divergence must be one of .*'hinge'.*'stein'.*, got 'gan'",
     ),
     (
-      {'divergence': 'stein'},
-      r"score.*only prior='gaussian' has here; got prior='uniform'",
+      {'prior__divergence': 'stein'},
+      r"score.*only distribution='gaussian' has here; got.*'uniform'",
     ),
-    ({'divergence': 'mmd', 'prior': 'kl'}, r"leaves nothing to .*'mmd'"),
-    ({'capacity': 1.0}, r"budget of prior='kl', got prior='uniform'"),
-    ({'capacity': -1.0, 'prior': 'kl'}, r'capacity must be >= 0 nats, got -1'),
+    (
+      {'prior__divergence': 'mmd', 'prior__distribution': 'kl'},
+      r"leaves nothing to .*'mmd'",
+    ),
+    (
+      {'prior__budget': 1.0},
+      r"is of distribution='kl', got distribution='uniform'",
+    ),
+    (
+      {'prior__budget': -1.0, 'prior__distribution': 'kl'},
+      r'prior.budget must be >= 0 or None, got -1',
+    ),
     (
       {'spectral_penalty': -1.0},
-      r'spectral_penalty must be >= 0 and finite, got -1.0',
+      r'spectral_penalty must be >= 0, got -1.0',
     ),
     (
-      {'adversary_units': ()},
-      r'adversary_units must hold sizes >= 1, got \(\)',
+      {'prior__adversary_units': ()},
+      r'adversary_units must hold at least 1 size, got \(\)',
     ),
   ],
 )

@@ -11,20 +11,20 @@ import dim_jax
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.data import load as data
 from dim_jax.networks import encoders
-from dim_jax.objectives import dim
 from dim_jax.runs import classify, train
+from tests.small import dim_config
 
 
 def make_config(**fields):
   objective = {
     'local_weight': 0.0,
-    'prior_weight': 0.0,
-    'supervised_weight': 1.0,
-    'decoder_units': (8,),
+    'prior__weight': 0.0,
+    'supervised__weight': 1.0,
+    'supervised__units': (8,),
     'probe_taps': (),
   }
   return ExperimentConfig(
-    objective=dim.Config(
+    objective=dim_config(
       encoder=encoders.ConvEncoder(
         image_size=8,
         convs=(encoders.ConvLayer(4, 3, 2, 1),),
@@ -49,7 +49,7 @@ def pretrained(tmp_path_factory):
   """Deep InfoMax, without a label."""
   folder = str(tmp_path_factory.mktemp('pretrained'))
   config = make_config(
-    objective={'local_weight': 1.0, 'supervised_weight': 0.0}, seed=1
+    objective={'local_weight': 1.0, 'supervised__weight': 0.0}, seed=1
   )
   train.train(config, folder, devices=1, show_progress=False)
   return folder
@@ -144,7 +144,7 @@ def test_labels_that_tell_nothing_apart_are_refused(classes, tmp_path):
   config.data.name = str(tmp_path / 'images')
   run_dir = tmp_path / 'run'
   has = 'labels of one class alone' if classes else 'no labels'
-  message = f'has {has}; objective.supervised_weight=1.0 needs two classes'
+  message = f'has {has}; objective.supervised.weight=1.0 needs two classes'
   with pytest.raises(ValueError, match=message):
     train.train(config, str(run_dir), devices=1, show_progress=False)
   assert not run_dir.exists()

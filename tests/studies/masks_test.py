@@ -24,9 +24,9 @@ def make_config():
     local=0,
     code=4,
   )
-  config.objective.mask_patch = 4
+  config.objective.mask.patch = 4
   config.objective.critic_units = 8
-  config.objective.prior_weight = 0.0
+  config.objective.prior = None
   config.objective.num_classes = 0
   config.players = {}
   config.steps, config.log_every, config.checkpoint_every = 1, 1, 1
@@ -57,13 +57,13 @@ def test_finished_cells_are_kept_and_not_made_again(tmp_path, monkeypatch):
     ('naive', 'y'),
   ]
   saved = config_lib.load(tmp_path / 'token_hidden_0')[0].objective
-  assert (saved.mask, saved.mask_targets) == ('token', 'hidden')
+  assert (saved.mask.kind, saved.mask.targets) == ('token', 'hidden')
   with open(tmp_path / 'masks.json') as file:
     assert json.load(file) == report
   monkeypatch.setattr(train, 'train', None)
   assert run(tmp_path, make_config(), monkeypatch)['rows'] == report['rows']
   other = make_config()
-  other.objective.mask_keep = 0.25
+  other.objective.mask.keep = 0.25
   with pytest.raises(ValueError, match='a cell of another config'):
     run(tmp_path, other, monkeypatch)
 

@@ -17,6 +17,7 @@ from dim_jax.objective import Objective
 from dim_jax.objectives import dim, gim, sharded_batch, vib
 from dim_jax.training import step as step_lib
 from tests import small
+from tests.small import dim_config
 
 N, SIZE = 16, 5
 # The gradient is what SGD with rate 1 moves by.
@@ -229,7 +230,7 @@ def image_shapes(n, size=32):
 
 
 def local(**changes):
-  return dim.Config(encoder='small32', critic_units=8, **changes)
+  return dim_config(encoder='small32', critic_units=8, **changes)
 
 
 def test_the_note_says_which_negatives_are_left():
@@ -258,7 +259,7 @@ def test_the_note_says_which_negatives_are_left():
   'config',
   [
     local(),
-    local(mask='drop', mask_keep=0.5, mask_targets='hidden'),
+    local(mask__kind='drop', mask__keep=0.5, mask__targets='hidden'),
     local(global_weight=1.0, local_weight=0.0),
     gim.Config(
       modules=(encoders.layers.Dense(3),),

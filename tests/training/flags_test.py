@@ -69,7 +69,7 @@ def convolutions(dtype):
     dim.Config(
       encoder=encoder,
       critic_units=16,
-      prior_weight=0.0,
+      prior=None,
       num_classes=0,
       dtype=dtype,
     )
@@ -106,7 +106,7 @@ def test_the_average_is_that_of_the_steps_and_what_is_evaluated(
       critic_units=4,
       local_tap='input',
       map_tap='fc',
-      prior_weight=0.0,
+      prior=None,
       num_classes=0,
     ),
     data=config_lib.DataConfig(name='digits', image_size=8),
@@ -124,7 +124,7 @@ def test_the_average_is_that_of_the_steps_and_what_is_evaluated(
   assert (
     'accumulate=2: the negatives of an anchor come from its own micro-batch of '
     '16: mi/local 15 instead of 31, ceiling 2.77 nats instead of 3.47. For the '
-    'gradient of all use objective.micro_batch.'
+    'gradient of all use objective.memory.micro_batch.'
   ) in capsys.readouterr().err
   history = [
     dim_jax.load(tmp_path, step, average=False).variables[0]

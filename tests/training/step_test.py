@@ -220,7 +220,7 @@ def make_dim(axis_name=None):
     code=8,
     local_weight=1.0,
     global_weight=0.5,
-    prior_weight=0.2,
+    prior=dim.Prior(weight=0.2),
     critic='projection',
     critic_units=16,
     global_critic_units=16,

@@ -1,1 +1,1 @@
-"""The terms of Deep InfoMax, a file each."""
+"""The terms of Deep InfoMax, a file each: options, parameters and loss."""

@@ -1,0 +1,78 @@
+"""The image encoder of a method: one by name, or a user's own module."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax import nnx
+
+from dim_jax.networks import encoders
+
+
+def make(
+  encoder: Any,
+  axis_name: str | None,
+  *,
+  own: Mapping[str, nn.Module] | None = None,
+  **fields: Any,
+) -> nn.Module:
+  """Makes the encoder that a config names or holds.
+
+  Args:
+    encoder: a name of `networks.encoders.ENCODERS` or of `own`, or a Linen
+      module that maps images [N, H, W, C] and `train` to a dictionary of
+      features, or to one array.
+    axis_name: the pmapped axis, for its batch statistics.
+    own: the method's own encoders by name.
+    **fields: of a named encoder.
+
+  Raises:
+    ValueError: it is neither, or there is no such name.
+  """
+  own = own or {}
+  if isinstance(encoder, str):
+    if encoder in own:
+      return own[encoder]
+    if encoder not in encoders.ENCODERS:
+      raise ValueError(
+        f'objective.encoder must be a Flax module or one of '
+        f'{(*own, *encoders.ENCODERS)}, got {encoder!r}.'
+      )
+    return encoders.make(encoder, axis_name=axis_name, **fields)
+  if isinstance(encoder, nnx.Module | type):
+    raise ValueError(
+      'objective.encoder must be a Linen module, such as MyEncoder(units=64); '
+      f'got {encoder!r}. Give an NNX class as '
+      'flax.nnx.bridge.ToLinen(MyEncoder, kwargs=...).'
+    )
+  if not isinstance(encoder, nn.Module):
+    raise ValueError(
+      'objective.encoder must be a name or a Flax module with parameters, that '
+      'maps images [N, H, W, C] and `train` to features; got '
+      f'{type(encoder).__name__}.'
+    )
+  if axis_name and hasattr(encoder, 'axis_name'):
+    encoder = encoder.clone(axis_name=axis_name)
+  return encoder
+
+
+def features_of(outputs: Any) -> dict[str, jax.Array]:
+  """Names an encoder's outputs; a single array is the feature 'y'.
+
+  Args:
+    outputs: what its call returned.
+
+  Raises:
+    ValueError: they are neither an array nor a dictionary of arrays.
+  """
+  if isinstance(outputs, jax.Array):
+    return {'y': outputs}
+  if isinstance(outputs, Mapping) and all(
+    isinstance(x, jax.Array) for x in outputs.values()
+  ):
+    return dict(outputs)
+  raise ValueError(
+    'objective.encoder must return a dictionary of arrays by name, or one '
+    f'array; got {jax.tree.map(type, outputs)!r}.'
+  )
