@@ -132,7 +132,7 @@ def weights_of(objective):
   return (
     objective.global_weight,
     objective.local_weight,
-    objective.prior_weight,
+    objective.prior.weight if objective.prior else 0.0,
   )
 
 

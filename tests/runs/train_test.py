@@ -281,7 +281,7 @@ def test_where_nothing_is_labelled_no_accuracy_is_logged(tmp_path, monkeypatch):
       critic_units=4,
       local_tap='input',
       map_tap='fc',
-      prior_weight=0.0,
+      prior=None,
       probe_taps=('y',),
     ),
     data=config_lib.DataConfig(name='digits', image_size=8),
