@@ -119,6 +119,21 @@ class Config:
   SteinGAN's code has 0.1 to 0.3 on images. SteinCD and the 'exact' gradient
   take 1."""
 
+  @property
+  def title(self) -> str:
+    """What its negatives are called, such as 'CD-10' or 'SteinGAN'."""
+    titles = {
+      'cd': f'CD-{self.steps}',
+      'persistent': f'persistent CD-{self.steps}',
+      'short_run': f'short runs of {self.steps}',
+      'buffer': f'replay buffer, {self.steps} steps',
+      'stein': 'SteinCD',
+      'generator': 'SteinGAN',
+      'mixture': 'SteinCD and SteinGAN',
+      'exact': 'exact likelihood',
+    }
+    return titles.get(self.negatives, self.negatives)
+
 
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""

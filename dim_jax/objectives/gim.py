@@ -104,6 +104,27 @@ class Config:
   every module's features that sees no gradient back; 0 for no probe. Examples
   labelled -1 are left out of both."""
 
+  @property
+  def title(self) -> str:
+    """What this is called, such as 'CPC'; used by pages and tables."""
+    modules = self.modules
+    if isinstance(modules, str):
+      modules = greedy_modules.MODULES[modules]()
+    last = (self.depth or len(modules)) - 1
+    # Frozen modules pass no gradient on; one is stopped behind the last anyway.
+    stops = range(last) if self.walls is None else self.walls
+    inner = sorted(i for i in {*stops, *range(self.frozen)} if i < last)
+    supervised = self.loss == 'supervised'
+    if inner == list(range(last)) and (inner or self.walls is None):
+      name = 'greedy supervised' if supervised else 'Greedy InfoMax'
+    elif not inner:
+      name = 'supervised' if supervised else 'CPC'
+    else:
+      behind = ', '.join(f'module_{i}' for i in inner)
+      name = 'supervised' if supervised else 'InfoNCE'
+      name += f', gradient stopped behind {behind}'
+    return f'{name}, one after another' if self.frozen else name
+
 
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""

@@ -55,7 +55,7 @@ SECTIONS = {
   'Spectrum': embeddings.spectra,
   'Settings': summary.settings,
 }
-_WITH_WARNINGS = (curves, classification, attacks, probes, density)
+_WITH_WARNINGS = (summary, curves, classification, attacks, probes, density)
 
 
 def write(

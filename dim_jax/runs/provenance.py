@@ -125,7 +125,9 @@ def read(run_dir: str) -> dict[str, Any]:
 
 
 def title(objective: Any) -> str:
-  """Returns a method's name: the first line of the file of its config."""
+  """Returns a method's name: its config's, or its file's first words."""
+  if own := getattr(objective, 'title', None):
+    return str(own)
   module = type(objective).__module__
   text = (sys.modules[module].__doc__ or module).strip().splitlines()[0]
   return text.partition(':')[0].rstrip('.')

@@ -792,3 +792,16 @@ def test_batches_that_do_not_fit_are_named():
 def test_one_example_has_no_stein_direction():
   with pytest.raises(ValueError, match=r'batch_size must be >= 2, got 1'):
     evaluate(points=POINTS[:1], negatives='stein')
+
+
+@pytest.mark.parametrize(
+  ('negatives', 'title'),
+  [
+    ('cd', 'CD-10'),
+    ('persistent', 'persistent CD-10'),
+    ('stein', 'SteinCD'),
+    ('mixture', 'SteinCD and SteinGAN'),
+  ],
+)
+def test_title(negatives, title):
+  assert energy_model.Config(negatives=negatives, steps=10).title == title

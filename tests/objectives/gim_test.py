@@ -831,3 +831,25 @@ def test_one_module_and_one_example_are_enough(kind):
   # A negative is drawn from the example itself.
   drawn = gim.make(CONFIGS[kind](modules=module))
   jax.eval_shape(drawn.loss, *variables, batch, RNG)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'title'),
+  [
+    ({}, 'Greedy InfoMax'),
+    # One behind the last of three changes nothing, nor does its absence.
+    ({'walls': (0, 1)}, 'Greedy InfoMax'),
+    ({'walls': (0, 1, 2)}, 'Greedy InfoMax'),
+    ({'walls': ()}, 'CPC'),
+    ({'walls': (2,)}, 'CPC'),
+    ({'walls': (1,)}, 'InfoNCE, gradient stopped behind module_1'),
+    ({'loss': 'supervised'}, 'greedy supervised'),
+    ({'loss': 'supervised', 'walls': ()}, 'supervised'),
+    ({'frozen': 2}, 'Greedy InfoMax, one after another'),
+    # Nothing passes out of frozen modules, so no gradient crosses a border.
+    ({'frozen': 2, 'walls': ()}, 'Greedy InfoMax, one after another'),
+    ({'depth': 1, 'walls': ()}, 'CPC'),
+  ],
+)
+def test_title(settings, title):
+  assert gim.Config(modules='resnet_small', **settings).title == title

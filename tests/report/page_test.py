@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from dim_jax.report import figures, page, runs
-from dim_jax.report.sections import attacks, classification, probes, sweep
+from dim_jax.report.sections import (
+  attacks,
+  classification,
+  probes,
+  summary,
+  sweep,
+)
 
 
 def _result(features, tap, probe, *values):
@@ -568,6 +574,16 @@ def test_command_says_a_mistake_in_one_line(tmp_path):
   assert found.returncode == 1
   assert found.stderr.startswith('Error: ')
   assert found.stderr.count('\n') == 1
+
+
+def test_what_was_skipped_is_a_warning(tmp_path):
+  run = _make_run(tmp_path / 'run')
+  left_out = {'what': 'mlp of y', 'reason': 'too few rows'}
+  probes_file = run / 'evaluation/probes.json'
+  probes_file.write_text(json.dumps(_PROBES | {'skipped': [left_out]}))
+  assert summary.warnings(runs.read(run)) == [
+    'Skipped by evaluate: mlp of y: too few rows'
+  ]
 
 
 def test_names_are_data(tmp_path):

@@ -28,7 +28,8 @@ def section(runs: Sequence[Run]) -> list[Part]:
   rows = [
     {'run': label} | _kind(row) | _measured(row)
     for label, mine in attacks.items()
-    for row in mine
+    # From no attack to the strongest, kind by kind.
+    for row in sorted(mine, key=lambda row: (*_kind(row).values(),))
   ]
   parts: list[Part] = [Table(rows), Text(_NOTE)] if rows else []
   if any(row.get('epsilon') for mine in attacks.values() for row in mine):

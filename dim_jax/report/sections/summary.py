@@ -126,6 +126,15 @@ def command(recorded: Any, what: str) -> str:
   return recorded if isinstance(recorded, str) else shlex.join(recorded)
 
 
+def warnings(run: Run) -> list[str]:
+  """Says what the commands that evaluated the run have left out, and why."""
+  return [
+    f'Skipped by {name}: {left_out["what"]}: {left_out["reason"]}'
+    for name, file in evaluations(run).items()
+    for left_out in file.get('skipped') or ()
+  ]
+
+
 def unevaluated(runs: Sequence[Run]) -> list[Part]:
   """Says of each run that was not evaluated how to do it."""
   parts: list[Part] = []
