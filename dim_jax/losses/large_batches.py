@@ -119,6 +119,22 @@ def chunked_bound(
   return value
 
 
+def split(batch: PyTree, count: int) -> PyTree:
+  """Splits a batch into micro-batches, each with its share of every device.
+
+  Args:
+    batch: a tree of arrays [N, ...].
+    count: k, a divisor of N.
+
+  Returns:
+    A tree of arrays [k, N / k, ...], of which the i-th has the rows i, i + k,
+    i + 2k, ...
+  """
+  return jax.tree.map(
+    lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+
+
 def micro_batched(embed_fn: EmbedFn, *, size: int) -> EmbedFn:
   """`embed_fn` of one micro-batch after another, forgetting activations.
 
@@ -148,9 +164,7 @@ def micro_batched(embed_fn: EmbedFn, *, size: int) -> EmbedFn:
         'must have as many, a multiple of the size.'
       )
     count = rows.pop() // size
-    parts = jax.tree.map(
-      lambda x: x.reshape(size, count, *x.shape[1:]).swapaxes(0, 1), batch
-    )
+    parts = split(batch, count)
     rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(count))
     # Inside of a loop no other computation is there to be merged with.
     again = jax.checkpoint(embed_fn, prevent_cse=False)

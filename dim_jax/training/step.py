@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from dim_jax import random
+from dim_jax.losses import large_batches
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 
 
@@ -286,15 +287,14 @@ def accumulated(
   def is_counter(x: jax.Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.integer)
 
-  def split(x: jax.Array) -> jax.Array:
-    if x.shape[0] % count:
-      raise ValueError(
-        f'accumulate={count}: {x.shape[0]} examples on a device do not divide '
-        'into so many micro-batches; change accumulate or batch_size.'
-      )
-    return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
-
   def run(params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array):
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if size % count:
+      raise ValueError(
+        f'accumulate={count}: {size} examples on a device do not divide into '
+        'so many micro-batches; change accumulate or batch_size.'
+      )
+
     def body(carry: Any, inputs: Any) -> Any:
       entered, total = carry
       i, part = inputs
@@ -309,7 +309,7 @@ def accumulated(
       return (entered, total), (loss, metrics, counters)
 
     start = model_state, jax.tree.map(jnp.zeros_like, params)
-    inputs = jnp.arange(count), jax.tree.map(split, batch)
+    inputs = jnp.arange(count), large_batches.split(dict(batch), count)
     (left, total), (losses, metrics, counters) = jax.lax.scan(
       body, start, inputs
     )
