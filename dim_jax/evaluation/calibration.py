@@ -304,18 +304,33 @@ def _checked_probabilities(values: Any, shape: str) -> np.ndarray:
 
 def _checked(probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
   p = _checked_probabilities(probabilities, '[N, C]')
-  classes = np.asarray(labels)
-  if classes.shape != p.shape[:1] or not np.issubdtype(
-    classes.dtype, np.integer
-  ):
+  return p, check_labels(labels, *p.shape)
+
+
+def check_labels(labels: Any, n: int, classes: int) -> np.ndarray:
+  """Checks that labels are n classes.
+
+  Args:
+    labels: integers in 0..classes-1, shape [n].
+    n: how many examples there are.
+    classes: how many classes.
+
+  Returns:
+    The labels as an array.
+
+  Raises:
+    ValueError: they are not; the message counts those that are outside.
+  """
+  labels = np.asarray(labels)
+  if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(
-      f'labels must be integers of shape {p.shape[:1]}, got {classes.dtype} of '
-      f'shape {classes.shape}.'
+      f'labels must be integers of shape {(n,)}, got {labels.dtype} of shape '
+      f'{labels.shape}.'
     )
-  wrong = classes[(classes < 0) | (classes >= p.shape[1])]
-  if wrong.size:
+  outside = labels[(labels < 0) | (labels >= classes)]
+  if outside.size:
     raise ValueError(
-      f'labels must be in 0..{p.shape[1] - 1}, got {int(wrong[0])}: '
-      f'{wrong.size} of {classes.size} are outside.'
+      f'labels must be in 0..{classes - 1}, got {int(outside[0])}: '
+      f'{outside.size} of {n} are outside.'
     )
-  return p, classes
+  return labels

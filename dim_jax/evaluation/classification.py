@@ -20,7 +20,7 @@ Rate = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Predictions(NamedTuple):
-  """What a classifier says of n images.
+  """What a classifier predicts for n images.
 
   Attributes:
     logits: of S posterior samples, shape [S, n, C].
@@ -84,10 +84,10 @@ def predict(
   size = min(batch_size, len(images))
   parts = []
   for i, (rows, part) in enumerate(batches.padded(size, images, labels)):
-    found = _predict(
+    results = _predict(
       logits, at_mean, rate, variables, *part, jax.random.fold_in(rng, i)
     )
-    samples, mean, rates = jax.device_get(found)
+    samples, mean, rates = jax.device_get(results)
     kept = slice(rows.stop - rows.start)
     parts.append(
       (samples[:, kept], mean[kept], None if rates is None else rates[kept])
@@ -102,13 +102,22 @@ def predict(
 
 
 def probabilities(predictions: Predictions) -> np.ndarray:
-  """Class probabilities of each sample, float64, shape [S, n, C]."""
+  """Computes class probabilities of each sample, float64, shape [S, n, C]."""
   return np.exp(_log_probabilities(predictions.logits))
 
 
 def cross_entropy(predictions: Predictions, labels: np.ndarray) -> np.ndarray:
-  """-ln q(y|z), averaged over an image's samples, nats, shape [n]."""
+  """Computes -ln q(y|z), averaged over samples, nats, shape [n].
+
+  Args:
+    predictions: of n images.
+    labels: their classes, shape [n].
+
+  Raises:
+    ValueError: labels are not n classes.
+  """
   log_p = _log_probabilities(predictions.logits)
+  labels = calibration.check_labels(labels, *log_p.shape[1:])
   return -log_p[:, np.arange(len(labels)), labels].mean(0)
 
 
@@ -119,7 +128,7 @@ def summary(
   samples: int | None = None,
   bins: int = 15,
 ) -> dict[str, Any]:
-  """A classifier in numbers.
+  """Summarises a classifier in numbers.
 
   Args:
     predictions: of all images of a split.
@@ -137,15 +146,18 @@ def summary(
     entropy on I(Z; Y), with the split's own label entropy) and
     'label_entropy_bits'; of the averaged prediction 'nll_S' in nats, 'brier',
     'ece' and 'ece_bins'.
+
+  Raises:
+    ValueError: labels are not n classes, or logits are not finite.
   """
   log_p = _log_probabilities(predictions.logits)
   count, n, classes = log_p.shape
   samples = samples or count
   average = np.exp(log_p).mean(0)
+  nats = float(cross_entropy(predictions, labels).mean())
   entropy = float(
     bottleneck.label_entropy(np.bincount(labels, minlength=classes))
   )
-  nats = float(cross_entropy(predictions, labels).mean())
   rate = predictions.rate
 
   def error(scores: np.ndarray) -> float:

@@ -91,27 +91,27 @@ def collapse_indicators(features: np.ndarray) -> dict[str, float]:
   """
   # In float32 like the monitor of a training run, so that the two agree.
   part = jnp.asarray(features, jnp.float32)
-  deviations = np.asarray(standard_deviation(part))
+  std = np.asarray(standard_deviation(part))
   return {
     'effective_rank': float(effective_rank(part)),
     'dimensions': int(part.shape[1]),
     'examples': len(part),
-    'std_mean': float(np.mean(deviations)),
-    'std_min': float(np.min(deviations)),
+    'std_mean': float(np.mean(std)),
+    'std_min': float(np.min(std)),
   }
 
 
 def collapse_monitor(
   encode: Callable[..., dict[str, jax.Array]],
   batch: Mapping[str, Any],
-  tap: str = 'y',
+  feature: str = 'y',
 ) -> Callable[[Any, Any], dict[str, jax.Array]]:
   """Makes a function that measures collapse on a fixed batch, for `fit` to log.
 
   Args:
-    encode: (params, model_state, batch) -> {tap: features}, an objective's.
+    encode: (params, model_state, batch) -> {name: features}, an objective's.
     batch: held-out images, always the same.
-    tap: the features to watch.
+    feature: the name of those to watch.
 
   Returns:
     A function of (params, model_state), compiled, that gives 'encoder/std', the
@@ -124,7 +124,7 @@ def collapse_monitor(
   def measured(
     params: Any, model_state: Any, batch: Mapping[str, Any]
   ) -> dict[str, jax.Array]:
-    features = encode(params, model_state, batch)[tap]
+    features = encode(params, model_state, batch)[feature]
     features = features.reshape(features.shape[0], -1).astype(jnp.float32)
     return {
       'encoder/std': standard_deviation(features).mean(),

@@ -299,7 +299,7 @@ def _encode(
       encoder.variables,
       inputs,
       kind=encoder.config.data.kind,
-      taps=[*setup.taps, *maps],
+      names=[*setup.taps, *maps],
       progress=task.update,
     )
   prefix = '' if kind == 'trained' else 'untrained_'

@@ -216,7 +216,7 @@ def _features(
     params, model_state = variables
     return objective.encode(params, model_state, batch)
 
-  return features_lib.extract(encode, variables, images, taps=_TAPS)
+  return features_lib.extract(encode, variables, images, names=_TAPS)
 
 
 def table(report: Mapping[str, Any]) -> rich.table.Table:

@@ -18,26 +18,26 @@ def predictions(rate=None):
 
 
 def test_summary_by_hand():
-  found = classification.summary(
+  result = classification.summary(
     predictions(rate=np.array([1.0, 2.0, 3.0])), LABELS
   )
   # Sample 0 is right about all; sample 1 about image 0 alone. The averages
   # 0.75, 0.4, 0.45 are wrong about image 2.
-  assert found['error_1'] == pytest.approx(100 * 2 / 6)
-  assert found['error_2'] == pytest.approx(100 / 3)
-  assert found['error_mean'] == 0
+  assert result['error_1'] == pytest.approx(100 * 2 / 6)
+  assert result['error_2'] == pytest.approx(100 / 3)
+  assert result['error_mean'] == 0
   right = np.array([[0.9, 0.8, 0.6], [0.6, 0.4, 0.3]])
   bits = -np.log2(right).mean()
   entropy = -(np.log2(1 / 3) / 3 + 2 * np.log2(2 / 3) / 3)
-  assert found['cross_entropy_bits'] == pytest.approx(bits, rel=1e-5)
-  assert found['label_entropy_bits'] == pytest.approx(entropy, rel=1e-6)
-  assert found['izy_bits'] == pytest.approx(entropy - bits, rel=1e-4)
-  assert found['rate_bits'] == pytest.approx(2 / np.log(2))
+  assert result['cross_entropy_bits'] == pytest.approx(bits, rel=1e-5)
+  assert result['label_entropy_bits'] == pytest.approx(entropy, rel=1e-6)
+  assert result['izy_bits'] == pytest.approx(entropy - bits, rel=1e-4)
+  assert result['rate_bits'] == pytest.approx(2 / np.log(2))
   nll = -np.log([0.75, 0.6, 0.45]).mean()
-  assert found['nll_2'] == pytest.approx(nll, rel=1e-5)
+  assert result['nll_2'] == pytest.approx(nll, rel=1e-5)
   # Both classes: 2 (1 - p)^2.
   brier = 2 * np.mean([0.25**2, 0.4**2, 0.55**2])
-  assert found['brier'] == pytest.approx(brier, rel=1e-5)
+  assert result['brier'] == pytest.approx(brier, rel=1e-5)
   assert classification.summary(predictions(), LABELS)['rate_bits'] is None
 
 
@@ -61,15 +61,15 @@ def test_predict_pads_keeps_the_order_and_compiles_once():
   labels = np.arange(7, dtype=np.int32)
   done = []
   arguments = (2.0, images, labels, jax.random.key(0))
-  found = classification.predict(
+  result = classification.predict(
     *(logits, at_mean, rate, *arguments), batch_size=3, progress=done.append
   )
-  assert found.logits.shape == (3, 7, 4)
+  assert result.logits.shape == (3, 7, 4)
   expected = 2 * images.astype(np.float32).mean((1, 2))
-  np.testing.assert_allclose(found.at_mean, expected, rtol=1e-6)
-  np.testing.assert_array_equal(found.rate, labels)
+  np.testing.assert_allclose(result.at_mean, expected, rtol=1e-6)
+  np.testing.assert_array_equal(result.rate, labels)
   # Each batch of three has noise of its own, shared by its images.
-  shift = found.logits - found.at_mean[None]
+  shift = result.logits - result.at_mean[None]
   np.testing.assert_allclose(shift[:, 0], shift[:, 2], atol=1e-3)
   assert np.abs(shift[:, 0] - shift[:, 3]).max() > 1e-2
   assert done == [3, 6, 7]
@@ -86,3 +86,12 @@ def test_wrong_shapes_are_refused():
     classification.predict(
       *(None, None, None, None, np.zeros((2, 4)), np.zeros(2), None)
     )
+
+
+@pytest.mark.parametrize('label', [-1, 2])
+def test_labels_outside_are_counted(label):
+  for measure in (classification.summary, classification.cross_entropy):
+    with pytest.raises(
+      ValueError, match=rf'in 0\.\.1, got {label}: 2 of 3 are outside'
+    ):
+      measure(predictions(), np.array([label, 1, label]))

@@ -36,25 +36,27 @@ def test_padded_last_batch_drops_and_changes_nothing():
     return encode(variables, batch)
 
   done = []
-  found = features.extract(
+  result = features.extract(
     counted, variables, images, batch_size=4, progress=done.append
   )
-  whole = encode(variables, {'image': images})
-  assert found['conv'].shape == (11, 80)
-  assert found['conv'].dtype == np.float32
+  expected = encode(variables, {'image': images})
+  assert result['conv'].shape == (11, 80)
+  assert result['conv'].dtype == np.float32
   np.testing.assert_allclose(
-    found['conv'], whole['conv'].reshape(11, -1), atol=1e-6
+    result['conv'], expected['conv'].reshape(11, -1), atol=1e-6
   )
-  np.testing.assert_allclose(found['y'], whole['y'], atol=1e-6)
+  np.testing.assert_allclose(result['y'], expected['y'], atol=1e-6)
   assert traces == [(4, 4, 4, 1)]
   assert done == [4, 8, 11]
 
 
-def test_only_the_wanted_taps_come_back():
+def test_only_the_wanted_features_come_back():
   encode, variables, images = _encoder()
-  assert list(features.extract(encode, variables, images, taps=['y'])) == ['y']
-  with pytest.raises(ValueError, match=r"No tap 'fc'.*\['conv', 'y'\]"):
-    features.extract(encode, variables, images, taps=['fc'])
+  assert list(features.extract(encode, variables, images, names=['y'])) == ['y']
+  with pytest.raises(
+    ValueError, match="A feature must be one of 'conv', 'y', got 'fc'"
+  ):
+    features.extract(encode, variables, images, names=['fc'])
 
 
 def test_images_of_another_rank_are_refused():
@@ -69,7 +71,7 @@ def test_variables_are_bit_identical_after_probing():
   encode, variables, images = _encoder(90)
   before = features.fingerprint(variables)
   copies = jax.tree.map(lambda x: np.array(x), variables)
-  found = features.extract(encode, variables, images, batch_size=7)
+  result = features.extract(encode, variables, images, batch_size=7)
   labels = np.arange(90) % 3
   # The shapes and settings of probe_test.py, whose compilations it shares.
   protocol = probes.Protocol(
@@ -83,7 +85,7 @@ def test_variables_are_bit_identical_after_probing():
     mlp_units=8,
   )
   for run in probes.PROBES.values():
-    examples = probes.Examples(found['y'], labels)
+    examples = probes.Examples(result['y'], labels)
     run(examples, examples, protocol)
   assert features.fingerprint(variables) == before
   jax.tree.map(np.testing.assert_array_equal, copies, variables)
