@@ -1,7 +1,7 @@
 """An encoder of convolutions: whole images, or crops of them one by one.
 
-Every hidden layer is a linear operation without bias, batch normalisation and
-ReLU, then perhaps max-pooling; or a residual block. The code Y is a plain
+Every hidden layer is a linear operation without bias, a normalisation and ReLU,
+then perhaps max-pooling; or a residual block. The code Y is a plain
 linear map with bias; a sigmoid, where the prior asks for one, belongs to the
 objective. Maps are flattened in the order C, H, W, as PyTorch does, so that
 weights compare.
@@ -69,9 +69,9 @@ class ResidualLayer:
 class ResidualBlock(nn.Module):
   """Convolutions 1x1, 3x3 and 1x1 whose sum with the input is rectified.
 
-  Batch normalisation follows each convolution, and ReLU the first two. The
+  A normalisation follows each convolution, and ReLU the first two. The
   input is added as it is or, where the output has another shape, through a 1x1
-  convolution of the block's stride and batch normalisation.
+  convolution of the block's stride and a normalisation.
 
   He et al., Deep residual learning for image recognition, 2016.
   https://arxiv.org/abs/1512.03385
@@ -79,6 +79,7 @@ class ResidualBlock(nn.Module):
   Attributes:
     width: channels of the first two convolutions; the output has 4 * width.
     strides: step of the 3x3 convolution.
+    norm: the normalisation, see `layers.normalise`.
     dtype: compute dtype; parameters and batch statistics are float32.
     axis_name: the `pmap` axis over which batch statistics are averaged.
     lowering: of the convolutions, see `layers.Conv`.
@@ -86,6 +87,7 @@ class ResidualBlock(nn.Module):
 
   width: int
   strides: int = 1
+  norm: str = 'batch'
   dtype: Any = jnp.float32
   axis_name: str | None = None
   lowering: str | None = None
@@ -121,10 +123,14 @@ class ResidualBlock(nn.Module):
       lowering=self.lowering,
       name=name,
     )(x)
-    norm = layers.batch_norm(
-      train, dtype=self.dtype, axis_name=self.axis_name, name=f'{name}_norm'
+    return layers.normalise(
+      x,
+      self.norm,
+      train=train,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+      name=f'{name}_norm',
     )
-    return norm(x)
 
 
 class ConvEncoder(nn.Module):
@@ -148,6 +154,9 @@ class ConvEncoder(nn.Module):
       rather than keep it: the same gradients. Of 64 images resnet19_32 then
       keeps 80 MB instead of 518. For accelerators: XLA on a CPU moves the
       second computation forward, and nothing is saved.
+    norm: of every hidden layer: 'batch', as in the paper, or without statistics
+      of the batch, so that an image is encoded by itself and batches may be
+      encoded in parts, 'layer' or 'group'; see `layers.normalise`.
     dtype: compute dtype, float32 or bfloat16. Parameters, batch statistics, 'y'
       and 'log_variance' are float32 in each case.
     axis_name: the `pmap` axis over which batch statistics are averaged.
@@ -165,6 +174,7 @@ class ConvEncoder(nn.Module):
   dropout: float = 0.0
   init_std: float | None = None
   remat: bool = False
+  norm: str = 'batch'
   dtype: Any = jnp.float32
   axis_name: str | None = None
   lowering: str | None = None
@@ -255,6 +265,7 @@ class ConvEncoder(nn.Module):
     return block(
       layer.width,
       layer.strides,
+      norm=self.norm,
       dtype=self.dtype,
       axis_name=self.axis_name,
       lowering=self.lowering,
@@ -269,10 +280,15 @@ class ConvEncoder(nn.Module):
       axes = tuple(range(1, x.ndim - 1))
       drop = nn.Dropout(self.dropout, axes, deterministic=not train)
       x = drop(x)
-    norm = layers.batch_norm(
-      train, dtype=self.dtype, axis_name=self.axis_name, name=name
+    x = layers.normalise(
+      x,
+      self.norm,
+      train=train,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+      name=name,
     )
-    return nn.relu(norm(x))
+    return nn.relu(x)
 
   def _fold(self, x: jax.Array, grid: tuple[int, ...]) -> jax.Array:
     """Crops' features [N * rows * cols, 1, 1, C] as [N, rows, cols, C]."""

@@ -82,8 +82,9 @@ class Projection(nn.Module):
       kernel_init=noisy_identity(),
       name='skip',
     )(x)
-    # Flax's default epsilon differs from PyTorch's.
-    return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name='norm')(y + skip)
+    return layers.normalise(
+      y + skip, 'layer', train=train, dtype=self.dtype, name='norm'
+    )
 
 
 class ProjectionCritic(nn.Module):
@@ -311,10 +312,10 @@ class CoordinateHead(nn.Module):
     )
 
     def activate(x: jax.Array, name: str) -> jax.Array:
-      norm = layers.batch_norm(
-        train, dtype=self.dtype, axis_name=self.axis_name, name=name
+      x = layers.normalise(
+        x, train=train, dtype=self.dtype, axis_name=self.axis_name, name=name
       )
-      return nn.relu(norm(x))
+      return nn.relu(x)
 
     x = activate(x, 'norm_0')
     dense = layers.Dense(
@@ -402,13 +403,14 @@ def _hidden(module: Any, x: jax.Array, train: bool) -> jax.Array:
   x = layers.Dense(
     module.units, use_bias=False, dtype=module.dtype, name='hidden'
   )(x)
-  norm = layers.batch_norm(
-    train,
+  x = layers.normalise(
+    x,
+    train=train,
     dtype=module.dtype,
     axis_name=module.axis_name,
     name='hidden_norm',
   )
-  return nn.relu(norm(x))
+  return nn.relu(x)
 
 
 def _gather(module: Any, *embeddings: jax.Array) -> tuple[jax.Array, ...]:

@@ -267,7 +267,7 @@ def _visible(params: Any, rng: jax.Array, states: jax.Array) -> jax.Array:
 def _states(index: jax.Array, hidden: int) -> jax.Array:
   """The states in {-1, 1} that the binary digits of `index` [n] spell."""
   bits = index[:, None] >> jnp.arange(hidden)[None] & 1
-  return 2.0 * bits - 1.0
+  return 2.0 * bits.astype(jnp.float32) - 1.0
 
 
 def _state_logits(params: Any) -> jax.Array:

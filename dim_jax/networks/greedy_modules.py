@@ -171,8 +171,8 @@ class PatchModule(nn.Module):
     return layers.Dense(self.features, dtype=self.dtype, name=name)(x)
 
   def _rectified(self, x: jax.Array, name: str) -> jax.Array:
-    norm = nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, name=name)
-    return nn.relu(norm(x))
+    x = layers.normalise(x, 'layer', train=False, dtype=self.dtype, name=name)
+    return nn.relu(x)
 
 
 class ConvModule(nn.Module):

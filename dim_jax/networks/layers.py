@@ -26,6 +26,7 @@ from dim_jax import scale
 Initializer = jax.nn.initializers.Initializer
 
 LOWERINGS = ('patches', 'native')
+NORMS = ('batch', 'layer', 'group')
 # Numbers in the windows that a product takes at a time, 8 MiB: few enough for
 # the cache, and enough for several threads. The 3x3 convolutions of ResNet-50
 # took 135, 101 and 74 ms so, and 241, 104 and 78 ms with 256 rows (two cores).
@@ -125,33 +126,59 @@ class Dense(nn.Module):
     return y if bias is None else add_bias(y, bias)
 
 
-def batch_norm(
-  train: bool,
+def normalise(
+  x: jax.Array,
+  norm: str = 'batch',
   *,
+  train: bool,
   dtype: Any = None,
   axis_name: str | None = None,
   name: str | None = None,
-) -> nn.BatchNorm:
-  """Returns batch normalisation over all axes but the last.
+) -> jax.Array:
+  """Normalises features, within the compact call of a module.
 
-  Epsilon 1e-5; running statistics move by 0.1 a step (PyTorch's momentum 0.1 is
-  Flax's 0.9). Statistics are float32 whatever `dtype` is. Unlike PyTorch, Flax
-  stores the biased variance, which is smaller by 1 - 1/n.
+  Statistics and parameters are float32 whatever `dtype` is; epsilon is 1e-5.
 
   Args:
-    train: use the batch's statistics and update the running ones.
+    x: [N, ..., D].
+    norm: one of `NORMS`. 'batch' normalises each channel over all other axes;
+      its running statistics move by 0.1 a step (PyTorch's momentum 0.1 is
+      Flax's 0.9), but store the biased variance, which is smaller by 1 - 1/n.
+      The others have no state, and an example depends on itself alone: 'layer'
+      normalises each position over its channels, 'group' each example over its
+      positions and a 32nd of its channels.
+    train: whether 'batch' uses the batch's statistics and updates the running
+      ones, rather than use the running ones.
     dtype: dtype of the result, or None to promote.
-    axis_name: the `pmap` axis to average statistics over, or None.
-    name: the module's name.
+    axis_name: the `pmap` axis to average the batch's statistics over, or None.
+    name: the submodule's name.
+
+  Returns:
+    Of the shape of `x`.
+
+  Raises:
+    ValueError: on an unknown norm.
+
+  References:
+    Ioffe and Szegedy, 2015: https://arxiv.org/abs/1502.03167
+    Ba, Kiros and Hinton, 2016: https://arxiv.org/abs/1607.06450
+    Wu and He, 2018: https://arxiv.org/abs/1803.08494
   """
-  return nn.BatchNorm(
-    use_running_average=not train,
-    momentum=0.9,
-    epsilon=1e-5,
-    dtype=dtype,
-    axis_name=axis_name,
-    name=name,
-  )
+  fields: dict[str, Any] = {'epsilon': 1e-5, 'dtype': dtype, 'name': name}
+  if norm == 'batch':
+    fields |= {'momentum': 0.9, 'axis_name': axis_name}
+    module = nn.BatchNorm(use_running_average=not train, **fields)
+  elif norm == 'layer':
+    module = nn.LayerNorm(**fields)
+  elif norm == 'group':
+    # As many groups as divide the channels, where 32 do not.
+    module = nn.GroupNorm(math.gcd(32, x.shape[-1]), **fields)
+  else:
+    raise ValueError(f'norm must be one of {NORMS}, got {norm!r}.')
+  # Flax subtracts float32 statistics from bfloat16 features, which strict
+  # promotion would refuse.
+  with jax.numpy_dtype_promotion('standard'):
+    return module(x)
 
 
 def convolve(

@@ -149,6 +149,21 @@ def test_bandwidth_counts_to_the_median_that_sorting_finds():
       np.testing.assert_allclose(found, value, rtol=1e-5)
 
 
+@pytest.mark.parametrize('block_size', [None, 2])
+def test_bandwidth_where_the_compiler_rounds_an_expression_twice(block_size):
+  # Unoptimised, two passes over recomputed distances disagreed in a last bit,
+  # and the median of these nine squares was that of others.
+  x = np.random.default_rng(0).normal(size=(3, 1)) * 3
+  expected = np.median((x - x.T) ** 2) / math.log(4)
+  rule = functools.partial(kernel_stein.dartml_bandwidth, block_size=block_size)
+  jax.config.update('jax_disable_most_optimizations', True)
+  try:
+    found = jax.jit(rule)(jnp.asarray(x, jnp.float32))
+  finally:
+    jax.config.update('jax_disable_most_optimizations', False)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize('self_term', [True, False])
 def test_direction_is_that_of_the_double_loop(self_term):
   x = points(9, 3)

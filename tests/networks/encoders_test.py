@@ -433,6 +433,43 @@ def test_wrong_images(shape, dtype, match):
     )
 
 
+@pytest.mark.parametrize('norm', ['layer', 'group'])
+@pytest.mark.parametrize('name', list(encoders.ENCODERS))
+def test_every_encoder_has_a_form_without_batch_statistics(name, norm):
+  _, variables = _shapes(encoders.make(name), 3)
+  _, without = _shapes(encoders.make(name, norm=norm), 3)
+  assert set(variables) == {'params', 'batch_stats'}
+  assert set(without) == {'params'}
+  # A scale and a shift a channel, as of batch normalisation.
+  assert without['params'] == variables['params']
+
+
+def _normalised(x, norm):
+  """Of [N, H, W, C]: over channels, or over one of `groups` groups of them."""
+  if norm == 'layer':
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(var + 1e-5)
+  groups = x.reshape(*x.shape[:3], 2, -1)
+  axes = (1, 2, 4)
+  mean, var = groups.mean(axes, keepdims=True), groups.var(axes, keepdims=True)
+  return ((groups - mean) / np.sqrt(var + 1e-5)).reshape(x.shape)
+
+
+@pytest.mark.parametrize('norm', ['layer', 'group'])
+def test_norms_without_a_state(norm):
+  # 6 channels: 2 groups, the greatest common divisor with 32.
+  encoder = _tiny(norm=norm, convs=(encoders.ConvLayer(6, 3, 1, 1),), local=0)
+  images = _images(8)
+  variables = encoder.init(jax.random.key(0), images)
+  taps = jax.jit(lambda *x: encoder.apply(*x, train=True))(variables, images)
+  kernel = variables['params']['conv_0']['kernel']
+  x = layers.convolve(images, kernel, padding=1)
+  expected = np.maximum(_normalised(np.asarray(x), norm), 0)
+  np.testing.assert_allclose(taps['local'], expected, rtol=1e-4, atol=1e-4)
+  with pytest.raises(ValueError, match=r"norm must be one of \('batch', "):
+    _shapes(_tiny(norm='instance'), 3)
+
+
 def test_make_overrides_fields_and_names_what_it_accepts():
   encoder = encoders.make('basic32', code=10, stochastic=True)
   taps, _ = _shapes(encoder, 3)

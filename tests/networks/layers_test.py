@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from dim_jax.networks import layers
 
@@ -353,14 +354,20 @@ def test_initial_parameters_are_pytorchs():
 
 def test_batch_norm_moves_running_statistics_as_pytorch_does():
   x = 3 + 2 * _normal(64, 5)
-  norm = layers.batch_norm(True)
+
+  class Norm(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return layers.normalise(x, train=True, name='norm')
+
+  norm = Norm()
   variables = norm.init(jax.random.key(0), x)
   y, state = norm.apply(variables, x, mutable=['batch_stats'])
   mean, variance = np.mean(x, 0), np.var(x, 0)
   np.testing.assert_allclose(
     y, (x - mean) / np.sqrt(variance + 1e-5), rtol=1e-4, atol=1e-4
   )
-  stats = state['batch_stats']
+  stats = state['batch_stats']['norm']
   np.testing.assert_allclose(stats['mean'], 0.1 * mean, rtol=1e-4)
   np.testing.assert_allclose(stats['var'], 0.9 + 0.1 * variance, rtol=1e-4)
 
