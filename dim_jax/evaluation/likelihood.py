@@ -2,7 +2,8 @@
 
 With f(x) the negative energy, log p(x) = f(x) - log Z. In one or two dimensions
 log Z comes from a grid, and is exact but for the grid; otherwise annealed
-importance sampling estimates it.
+importance sampling estimates it: ours, as no JAX library that is maintained
+anneals from a base to an energy with all chains in one program.
 """
 
 import functools
@@ -14,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax import samplers
+from dim_jax import checks, samplers
 
 # Where one leapfrog step's random walk explores fastest.
 _ACCEPTANCE = 0.65
 # How far the logistic schedule of temperatures reaches on either side.
 _RADIUS = 4.0
-# By which the log of the step moves if every proposal is accepted.
+# By which the log of the step grows if every proposal is accepted.
 _ADAPTATION = 0.1
 
 
@@ -29,7 +30,7 @@ class LogPartition(NamedTuple):
 
   Attributes:
     log_z: the estimate.
-    standard_error: of the estimate, from the spread of the chains' weights. It
+    standard_error: of the estimate, from the variance of the weights. It
       knows nothing of what no chain has found, and is too small where the
       effective sample size is.
     effective_sample_size: how many chains of equal weight would carry as much,
@@ -96,37 +97,28 @@ def annealed_importance(
     Grosse et al., Sandwiching the marginal likelihood using bidirectional Monte
     Carlo, 2015. https://arxiv.org/abs/1511.02543
   """
-  for name, value, least in (
-    ('chains', chains, 2),
-    ('temperatures', temperatures, 1),
-    ('leapfrogs', leapfrogs, 1),
-  ):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-      raise ValueError(
-        f'{name} must be a whole number >= {least}, got {value!r}.'
-      )
+  checks.check_range('chains', chains, 'int [2, inf)')
+  checks.check_range('temperatures', temperatures, 'int [1, inf)')
+  checks.check_range('leapfrogs', leapfrogs, 'int [1, inf)')
+  checks.check_range('step_size', step_size, '(0, inf)')
   shape = tuple(shape)
   base = []
   for name, array in (('mean', mean), ('std', std)):
-    found = np.asarray(array, np.float32)
+    values = np.asarray(array, np.float32)
     try:
-      found = np.broadcast_to(found, shape)
+      values = np.broadcast_to(values, shape)
     except ValueError:
       raise ValueError(
-        f'{name} has shape {found.shape}, which does not broadcast to that of '
+        f'{name} has shape {values.shape}, which does not broadcast to that of '
         f'a point, {shape}.'
       ) from None
-    if not np.isfinite(found).all() or (name == 'std' and found.min() <= 0):
+    if not np.isfinite(values).all() or (name == 'std' and values.min() <= 0):
       above = ' and above 0' if name == 'std' else ''
       raise ValueError(
-        f'{name} must be finite{above}, got values from {found.min():g} to '
-        f'{found.max():g}.'
+        f'{name} must be finite{above}, got values from {values.min():g} to '
+        f'{values.max():g}.'
       )
-    base.append(found)
-  if not 0 < step_size < math.inf:
-    raise ValueError(
-      f'step_size must be finite and above 0, got {step_size!r}.'
-    )
+    base.append(values)
   return _anneal(
     rng, *base, step_size, log_density, chains, temperatures, leapfrogs
   )
@@ -200,7 +192,7 @@ def grid_log_partition(
   high: tuple[float, ...],
   points: int,
 ) -> jax.Array:
-  """Log Z of exp(log_density) in one or two dimensions, by the midpoint rule.
+  """Computes log Z in one or two dimensions, by the midpoint rule.
 
   The sum over the cells of a box. What is outside of the box is left out, so
   take one that holds all of the mass: a wider box must not change the result.
@@ -236,8 +228,7 @@ def grid_log_partition(
       f'Every coordinate of low must be below that of high, both finite; got '
       f'{low} and {high}.'
     )
-  if points < 1:
-    raise ValueError(f'points must be at least 1, got {points}.')
+  checks.check_range('points', points, 'int [1, inf)')
   widths = [(b - a) / points for a, b in zip(low, high, strict=True)]
   axes = [
     jnp.asarray(a + width * (np.arange(points) + 0.5), jnp.float32)

@@ -584,7 +584,7 @@ def test_random_targets_are_all_the_others():
   result = np.asarray(attacks.random_targets(KEY, labels, 3))
   pairs = set(zip(labels.tolist(), result.tolist(), strict=True))
   assert pairs == {(a, b) for a in range(3) for b in range(3) if a != b}
-  with pytest.raises(ValueError, match='classes >= 2'):
+  with pytest.raises(ValueError, match='classes must be a whole number >= 2'):
     attacks.random_targets(KEY, labels, 1)
 
 

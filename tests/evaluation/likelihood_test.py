@@ -48,7 +48,7 @@ def rbm(pixels=6, hidden=4):
 
 
 def test_annealing_finds_the_normaliser_of_a_gaussian():
-  found = likelihood.annealed_importance(
+  result = likelihood.annealed_importance(
     jax.random.key(0),
     wide,
     (2,),
@@ -57,16 +57,16 @@ def test_annealing_finds_the_normaliser_of_a_gaussian():
     chains=200,
     temperatures=100,
   )
-  error = float(found.standard_error)
+  error = float(result.standard_error)
   assert error < 0.1
-  np.testing.assert_allclose(found.log_z, WIDE, atol=4 * error)
-  assert 20 < found.effective_sample_size <= 200
-  np.testing.assert_allclose(found.acceptance, 0.65, atol=0.25)
+  np.testing.assert_allclose(result.log_z, WIDE, atol=4 * error)
+  assert 20 < result.effective_sample_size <= 200
+  np.testing.assert_allclose(result.acceptance, 0.65, atol=0.25)
 
 
 def test_annealing_agrees_with_enumeration_of_a_boltzmann_machine():
   log_density, exact = rbm()
-  found = likelihood.annealed_importance(
+  result = likelihood.annealed_importance(
     jax.random.key(1),
     log_density,
     (6,),
@@ -75,9 +75,9 @@ def test_annealing_agrees_with_enumeration_of_a_boltzmann_machine():
     temperatures=200,
     leapfrogs=2,
   )
-  error = float(found.standard_error)
+  error = float(result.standard_error)
   assert error < 0.1
-  np.testing.assert_allclose(found.log_z, exact, atol=4 * error)
+  np.testing.assert_allclose(result.log_z, exact, atol=4 * error)
 
 
 def test_a_base_that_is_the_density_is_exact():
@@ -85,13 +85,13 @@ def test_a_base_that_is_the_density_is_exact():
   def log_density(x):
     return 7 - 0.5 * jnp.sum(jnp.square(x), axis=(1, 2))
 
-  found = likelihood.annealed_importance(
+  result = likelihood.annealed_importance(
     jax.random.key(0), log_density, (3, 2), chains=10, temperatures=20
   )
   expected = 7 + 3 * math.log(2 * math.pi)
-  np.testing.assert_allclose(found.log_z, expected, rtol=1e-5)
-  np.testing.assert_allclose(found.standard_error, 0, atol=1e-3)
-  np.testing.assert_allclose(found.effective_sample_size, 10, rtol=1e-4)
+  np.testing.assert_allclose(result.log_z, expected, rtol=1e-5)
+  np.testing.assert_allclose(result.standard_error, 0, atol=1e-3)
+  np.testing.assert_allclose(result.effective_sample_size, 10, rtol=1e-4)
 
 
 def test_one_temperature_is_importance_sampling_with_its_errors():
@@ -103,42 +103,42 @@ def test_one_temperature_is_importance_sampling_with_its_errors():
   x = 0.5 + 2 * u
   log_base = -np.sum(u**2, axis=1) / 2 - math.log(2 * math.pi) - 2 * math.log(2)
   weight = np.exp(np.asarray(wide(jnp.asarray(x, jnp.float32))) - log_base)
-  found = likelihood.annealed_importance(
+  result = likelihood.annealed_importance(
     key, wide, (2,), mean=0.5, std=2.0, chains=n, temperatures=1
   )
-  np.testing.assert_allclose(found.log_z, np.log(weight.mean()), rtol=1e-4)
+  np.testing.assert_allclose(result.log_z, np.log(weight.mean()), rtol=1e-4)
   error = weight.std(ddof=1) / math.sqrt(n) / weight.mean()
-  np.testing.assert_allclose(found.standard_error, error, rtol=1e-3)
+  np.testing.assert_allclose(result.standard_error, error, rtol=1e-3)
   size = weight.sum() ** 2 / np.sum(weight**2)
-  np.testing.assert_allclose(found.effective_sample_size, size, rtol=1e-3)
+  np.testing.assert_allclose(result.effective_sample_size, size, rtol=1e-3)
 
 
 def test_few_temperatures_are_low_on_average_and_say_so():
   # Twenty chains and two temperatures in 20 dimensions, around a mean that is
-  # two deviations away: log Z = 10 log(2 pi), mostly underestimated.
+  # two standard deviations away: log Z = 10 log(2 pi), mostly underestimated.
   def log_density(x):
     return -0.5 * jnp.sum(jnp.square(x - 2), axis=1)
 
-  found = [
+  result = [
     likelihood.annealed_importance(
       jax.random.key(i), log_density, (20,), chains=20, temperatures=2
     )
     for i in range(10)
   ]
-  estimates = np.asarray([x.log_z for x in found])
+  estimates = np.asarray([x.log_z for x in result])
   assert np.mean(estimates < 10 * math.log(2 * math.pi)) >= 0.9
-  assert np.mean([x.effective_sample_size for x in found]) < 5
+  assert np.mean([x.effective_sample_size for x in result]) < 5
 
 
 def test_annealing_shows_a_density_that_is_not_a_number():
-  found = likelihood.annealed_importance(
+  result = likelihood.annealed_importance(
     jax.random.key(0),
     lambda x: jnp.where(x[:, 0] > 0, 0.0, jnp.nan),
     (1,),
     chains=8,
     temperatures=2,
   )
-  assert jnp.isnan(found.log_z)
+  assert jnp.isnan(result.log_z)
 
 
 @pytest.mark.parametrize(
@@ -159,32 +159,32 @@ def test_annealing_refuses(fields, match):
 
 
 def test_grid_is_exact_for_smooth_densities():
-  found = likelihood.grid_log_partition(wide, (-15.0, -5.0), (17.0, 3.0), 200)
-  np.testing.assert_allclose(found, WIDE, rtol=1e-5)
+  result = likelihood.grid_log_partition(wide, (-15.0, -5.0), (17.0, 3.0), 200)
+  np.testing.assert_allclose(result, WIDE, rtol=1e-5)
 
   # A mixture in one dimension, weights 3 and 5 of normalised densities: 8.
   def mixture(x):
     log_weight = jnp.log(jnp.asarray([[3.0, 5.0]]))
-    deviation = jnp.asarray([[1.0, 0.5]])
-    scaled = (x - jnp.asarray([[-2.0, 2.0]])) / deviation
-    terms = log_weight - jnp.log(deviation) - 0.5 * jnp.square(scaled)
+    std = jnp.asarray([[1.0, 0.5]])
+    scaled = (x - jnp.asarray([[-2.0, 2.0]])) / std
+    terms = log_weight - jnp.log(std) - 0.5 * jnp.square(scaled)
     return jax.nn.logsumexp(terms, axis=1) - 0.5 * math.log(2 * math.pi)
 
-  found = likelihood.grid_log_partition(mixture, (-10.0,), (10.0,), 200)
-  np.testing.assert_allclose(found, math.log(8), rtol=1e-5)
+  result = likelihood.grid_log_partition(mixture, (-10.0,), (10.0,), 200)
+  np.testing.assert_allclose(result, math.log(8), rtol=1e-5)
 
 
 def test_grid_takes_the_middle_of_each_cell():
   # exp(f) = x on [0, 2] in two cells, at 0.5 and 1.5: 2, the exact integral.
-  found = likelihood.grid_log_partition(
+  result = likelihood.grid_log_partition(
     lambda x: jnp.log(x[:, 0]), (0.0,), (2.0,), 2
   )
-  np.testing.assert_allclose(found, math.log(2), rtol=1e-6)
+  np.testing.assert_allclose(result, math.log(2), rtol=1e-6)
   # x * y^2 on [0, 2] x [0, 4]: 2 * (1^2 + 3^2) * 2 = 40.
-  found = likelihood.grid_log_partition(
+  result = likelihood.grid_log_partition(
     lambda x: jnp.log(x[:, 0]) + 2 * jnp.log(x[:, 1]), (0.0, 0.0), (2.0, 4.0), 2
   )
-  np.testing.assert_allclose(found, math.log(40), rtol=1e-6)
+  np.testing.assert_allclose(result, math.log(40), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,14 @@
 """Attacks on any number of images, attacks made elsewhere, and summaries."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from dim_jax import checks
+from dim_jax.data import batches
 from dim_jax.evaluation.attacks import attack as attack_lib
 from dim_jax.evaluation.attacks.attack import Array, Attack, Logits
 
@@ -23,7 +24,7 @@ def replay(
   loss: str = 'cross_entropy',
   targets: Array | None = None,
 ) -> Attack:
-  """Judges given adversarial images as an attack on this attack_lib.
+  """Evaluates adversarial images as an attack on this classifier.
 
   For images made on another model (black box), or on this one with other noise.
   They are evaluated as they are: none is exchanged for its clean image.
@@ -72,8 +73,8 @@ def in_batches(
 ) -> Attack:
   """Runs an attack on many images, in batches of one size.
 
-  The last batch is padded by repeating its last example, and the padding cut
-  off again: one compilation, and no example dropped.
+  The last batch is padded with the first example, and the padding cut off
+  again: one compilation, and no example dropped.
 
   Args:
     attack: `fgsm`, `pgd`, `carlini_wagner` or `replay`.
@@ -98,15 +99,25 @@ def in_batches(
   for name, given in (('targets', targets), ('adversarial', adversarial)):
     if given is not None:
       rows[name] = np.asarray(given)
+  checks.check_range('batch_size', batch_size, 'int [1, inf)')
+  n = len(rows['images']) if rows['images'].ndim else 0
+  for name, values in rows.items():
+    if values.shape[:1] != (n,) or not n:
+      raise ValueError(
+        f'images and {name} must have as many rows, at least 1, got shapes '
+        f'{rows["images"].shape} and {values.shape}.'
+      )
   parts: list[Attack] = []
-  total = 0
-  for i, done, part in _batches(rows, batch_size):
+  size = min(batch_size, n)
+  for i, (real, (index,)) in enumerate(batches.padded(size, np.arange(n))):
+    part = {name: values[index] for name, values in rows.items()}
     key = jax.random.fold_in(rng, i)
     result = attack(logits, variables, rng=key, **part, **settings)
-    parts.append(Attack(*(np.asarray(x)[:done] for x in result)))
-    total += done
+    parts.append(
+      Attack(*(np.asarray(x)[: real.stop - real.start] for x in result))
+    )
     if progress is not None:
-      progress(total)
+      progress(real.stop)
   return Attack(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
 
@@ -124,8 +135,7 @@ def random_targets(rng: jax.Array, labels: Array, classes: int) -> jax.Array:
   Raises:
     ValueError: an argument is not as above.
   """
-  if classes < 2:
-    raise ValueError(f'A target needs classes >= 2, got {classes}.')
+  checks.check_range('classes', classes, 'int [2, inf)')
   labels = attack_lib.checked_classes(
     'labels', labels, np.shape(labels)[:1], classes
   )
@@ -184,23 +194,3 @@ def _replay(
   return attack_lib.measure(
     program, inputs, adversarial, evaluation_noise, gradient, exchange=False
   )
-
-
-def _batches(
-  rows: dict[str, np.ndarray], batch_size: int
-) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
-  """Yields (index, rows that are real, rows) of batches of one size."""
-  checks.check_range('batch_size', batch_size, 'int [1, inf)')
-  n = len(rows['images']) if rows['images'].ndim else 0
-  for name, values in rows.items():
-    if values.shape[:1] != (n,) or not n:
-      raise ValueError(
-        f'images and {name} must have as many rows, at least 1, got shapes '
-        f'{rows["images"].shape} and {values.shape}.'
-      )
-  size = min(batch_size, n)
-  for i, start in enumerate(range(0, n, size)):
-    # Beyond the end, the last row again.
-    taken = np.minimum(np.arange(start, start + size), n - 1)
-    part = {name: values[taken] for name, values in rows.items()}
-    yield i, min(size, n - start), part
