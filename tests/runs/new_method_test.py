@@ -112,7 +112,7 @@ def test_it_is_probed_classified_and_reported(run):
   page = dim_jax.report(run)
   with open(page, encoding='utf-8') as file:
     text = file.read()
-  # A panel for each parameter group that metrics are of, and the probed feature.
+  # A panel for each parameter group with metrics, and the probed feature.
   for name in ('classes', 'cross entropy', 'decoder', 'error', 'bottleneck'):
     assert name in text, name
   assert json.loads((run / 'config.json').read_text())['objective']['code'] == 5
