@@ -992,7 +992,8 @@ def _draw_reliability(rows: list[tuple[Any, ...]]) -> Any:
     alpha=0.5,
   )
   below.set_ylim(bottom=0.5)
-  figures.log_ticks(below.yaxis)
+  decades = [10**k for k in range(8) if 10**k <= count.max()]
+  below.set_yticks(decades, [figures.power(tick) for tick in decades])
   below.set_ylabel('images')
   below.set_xlabel('confidence')
   below.set_xlim(left.min() - 0.02, 1.02)

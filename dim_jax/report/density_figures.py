@@ -322,11 +322,7 @@ def _draw_images(blocks: Mapping[str, np.ndarray], columns: int) -> Any:
 
 
 def shaded(
-  axes: Any,
-  x: np.ndarray,
-  y: np.ndarray,
-  log_density: Any,
-  top: float,
+  axes: Any, x: np.ndarray, y: np.ndarray, log_density: Any, top: float
 ) -> Any:
   """Draws a log density of the plane, and sets the frame; returns the shade."""
   levels = top - DEPTH + np.arange(DEPTH + 1)
@@ -354,7 +350,8 @@ def shaded(
 
 
 def bar(figure: Any, shade: Any, grid: Sequence[Any], label: str) -> None:
-  """Draws the bar of colours below the panels."""
+  """Draws the bar of colours below the panels, which keep their size."""
+  figure.set_figheight(figure.get_figheight() + 0.75)
   bar = figure.colorbar(
     shade, ax=list(grid), location='bottom', aspect=40, label=label
   )

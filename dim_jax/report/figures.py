@@ -269,13 +269,17 @@ def legend(figure: Any, handles: Sequence[Any] = ()) -> None:
   if not named:
     return
   labels = [shorten(label, 58) for label in named]
-  # About 14 characters an inch, four of them for the mark.
-  fit = int(14 * figure.get_figwidth() / (4 + max(map(len, labels))))
-  columns = max(1, min(len(labels), fit))
-  rows = -(-len(labels) // columns)
+  # Inches of an entry: its mark, and its letters.
+  width = 0.5 + 0.065 * max(map(len, labels))
+  rows = -(-len(labels) // max(1, int(figure.get_figwidth() / width)))
   figure.set_figheight(figure.get_figheight() + 0.2 * rows + 0.1)
   figure.legend(
-    list(named.values()), labels, loc='outside lower left', ncols=columns
+    list(named.values()),
+    labels,
+    loc='outside lower left',
+    ncols=-(-len(labels) // rows),
+    columnspacing=1.2,
+    handlelength=1.8,
   )
 
 
@@ -380,17 +384,22 @@ def zero_ticks(values: Sequence[float], least: float = 0.0) -> list[float]:
     0 if a value is not above `least`; then powers of ten, or 1, 2 and 5 times
     these, from the least value above it to the greatest.
   """
+  from matplotlib import ticker
+
   good = [v for v in values if math.isfinite(v)]
   positive = [v for v in good if v > 0 and v >= least] or [least or 1.0]
   low, high = min(positive), max(positive)
   decades = math.log10(high / low)
-  subs = (1, 2, 5) if decades < 2 else (1,)
-  exponents = range(
-    math.floor(math.log10(low)),
-    math.ceil(math.log10(high)) + 1,
-    1 + int(decades) // 7,
-  )
-  ticks = [m * 10.0**e for e in exponents for m in subs]
+  if 0 < decades < 0.7:
+    ticks = ticker.MaxNLocator(4).tick_values(low, high).tolist()
+  else:
+    subs = (1, 2, 5) if decades < 2 else (1,)
+    exponents = range(
+      math.floor(math.log10(low)),
+      math.ceil(math.log10(high)) + 1,
+      1 + int(decades) // 7,
+    )
+    ticks = [m * 10.0**e for e in exponents for m in subs]
   shown = [t for t in ticks if low * 0.999 <= t <= high * 1.001] or [low]
   return [0.0] * (min(good, default=low) < low) + shown
 
@@ -885,9 +894,7 @@ def class_legend(
 
 
 def _draw_map(
-  rows: list[tuple[Any, ...]],
-  classes: int,
-  axes_names: tuple[str, ...] | None,
+  rows: list[tuple[Any, ...]], classes: int, axes_names: tuple[str, ...] | None
 ) -> Any:
   figure, axes = blank(WIDTH, WIDTH - 0.6)
   colours = class_colours(classes)

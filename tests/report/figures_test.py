@@ -110,6 +110,8 @@ def test_fonts_have_the_glyphs_where_one_is_installed():
     ([0.0, 0.1, 100.0], 0.0, [0, 0.1, 1, 10, 100]),
     # What is below the least is in the linear part, as 0 is.
     ([1e-9, 0.02, 20.0], 0.01, [0, 0.1, 1, 10]),
+    # Less than five times: round numbers.
+    ([61.0, 88.0], 0.0, [64, 72, 80, 88]),
     ([0.0, math.nan], 0.0, [0, 1]),
   ],
 )
