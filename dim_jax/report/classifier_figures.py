@@ -19,6 +19,14 @@ _LN2 = math.log(2)
 RATE = 'rate (upper bound on I(Z;X))'
 # Bits. A code of less has collapsed; how far would only stretch the axis.
 _LEAST_RATE = 0.01
+_LOSS_COLUMNS = (
+  'group', 'rank', 'index', 'true', 'predicted', 'probability',
+  'cross_entropy_bits', 'rate_bits',
+)  # fmt: skip
+_ATTACK_COLUMNS = (
+  'model', 'norm', 'attack', 'mode', 'targeted', 'epsilon', 'accuracy_percent',
+  'examples',
+)  # fmt: skip
 
 
 # Sweeps over beta.
@@ -75,7 +83,6 @@ def beta_sweep(
   classes: int | None = None,
   label_entropy_bits: float | None = None,
   log2_examples: float | None = None,
-  name: str = 'beta_sweep',
 ) -> figures.Picture:
   """Draws error and rate against beta, mean and deviation over seeds.
 
@@ -84,7 +91,6 @@ def beta_sweep(
     classes: how many; draws log2 C beside the rate.
     label_entropy_bits: H(Y), drawn where `classes` is not given.
     log2_examples: of the training examples; draws log2 N beside the rate.
-    name: stem of the files.
 
   Returns:
     The picture; its rows are quantity, split, beta, mean, std and n.
@@ -122,7 +128,7 @@ def beta_sweep(
     for row in least
   )
   return figures.Picture(
-    name,
+    'beta_sweep',
     'Error and rate against beta',
     f'{"Mean of" if several else "From"} {_span(seeds)} '
     f'seed{"s; bars: one standard deviation" if several else ""}. Predictions '
@@ -163,9 +169,8 @@ def _draw_beta_sweep(
           marker='o',
           markersize=4.5,
           markerfacecolor='none' if hollow else None,
-          capsize=2.5,
-          elinewidth=1.2,
           label=f'{split}, {_samples(field)}' if axes is errors else '',
+          **figures.BARS,
         )
         heights += [*y, *(np.array(y) + np.nan_to_num(std))]
     least = _LEAST_RATE if axes is rates else 0.0
@@ -173,9 +178,7 @@ def _draw_beta_sweep(
   for (value, text), dashes in zip(
     levels, (figures.DASHED, figures.DOTTED), strict=False
   ):
-    rates.axhline(
-      value, color=figures.INK, linestyle=dashes, zorder=1, label=text
-    )
+    rates.axhline(value, **figures.LEVEL | {'ls': dashes}, label=text)
   figures.log_with_zero(rates.xaxis, [row[2] for row in rows])
   errors.set_ylabel('error, %')
   rates.set_ylabel('bits')
@@ -204,8 +207,6 @@ def information_plane(
   rows: Sequence[Mapping[str, Any]],
   label_entropy_bits: float,
   log2_examples: float | None = None,
-  *,
-  name: str = 'information_plane',
 ) -> figures.Picture:
   """Draws what the code says of the label against its rate, in bits.
 
@@ -213,7 +214,6 @@ def information_plane(
     rows: the rows of a sweep.json, of one kind of weights.
     label_entropy_bits: H(Y), the ceiling of I(Z;Y).
     log2_examples: log2 N of the training examples, or None.
-    name: stem of the files.
 
   Returns:
     The picture; its rows are split, beta, the rate's mean and std, the mean and
@@ -242,7 +242,7 @@ def information_plane(
     )
   near = _near(numbers, label_entropy_bits)
   return figures.Picture(
-    name,
+    'information_plane',
     'Information plane',
     figures.sentences(
       'Lower bound on I(Z;Y), H(Y) minus the cross-entropy, against the rate, '
@@ -289,13 +289,9 @@ def _draw_plane(
     points = _draw_plane_panel(axes, rows, framed, ceiling, norm)
     left, right = axes.get_xlim()
     if log2_examples is not None and left < log2_examples < right:
-      axes.axvline(
-        log2_examples,
-        color=figures.FAINT,
-        linestyle=(0, (3, 1, 1, 1)),
-        zorder=1,
-        label=f'log₂ N = {log2_examples:.1f}',
-      )
+      look = figures.LEVEL | {'ls': (0, (3, 1, 1, 1))}
+      text = f'log₂ N = {log2_examples:.1f}'
+      axes.axvline(log2_examples, **look, label=text)
   panels[-1, 0].set_xlabel(f'{RATE}, bits')
   figure.supylabel('lower bound on I(Z;Y), bits', fontsize=11)
   bar = figure.colorbar(points, ax=list(panels[:, 0]), aspect=40)
@@ -344,25 +340,12 @@ def _draw_plane_panel(
   low = min((r[4] for r in framed if math.isfinite(r[4])), default=0.0)
   span = max(ceiling - low, 1e-3)
   axes.set_ylim(low - 0.1 * span, ceiling + 0.1 * span)
-  axes.axhline(
-    ceiling,
-    color=figures.INK,
-    linestyle=figures.DASHED,
-    zorder=1,
-    label=f'H(Y) = {ceiling:.2f}',
-  )
+  axes.axhline(ceiling, **figures.LEVEL, label=f'H(Y) = {ceiling:.2f}')
   left, right = axes.get_xlim()
   if left < ceiling:
     limit = np.linspace(max(left, 0), min(ceiling, right), 400)
-    axes.plot(
-      limit,
-      limit,
-      color=figures.INK,
-      linestyle=figures.DOTTED,
-      linewidth=1.4,
-      zorder=1,
-      label='I(Z;Y) = rate',
-    )
+    look = figures.LEVEL | {'ls': figures.DOTTED}
+    axes.plot(limit, limit, **look, label='I(Z;Y) = rate')
   return points
 
 
@@ -413,8 +396,6 @@ def ellipses(
   entropy: np.ndarray,
   extent: Sequence[float],
   level: float = 0.95,
-  *,
-  name: str = 'ellipses',
 ) -> figures.Picture:
   """Draws posteriors of a two-dimensional code over the decoder's entropy.
 
@@ -427,7 +408,6 @@ def ellipses(
       second coordinate.
     extent: the grid's x0, x1, y0, y1.
     level: the fraction of each posterior within its ellipse.
-    name: stem of the files.
 
   Returns:
     The picture; its rows are index, label, class, mean and the factor's four
@@ -451,7 +431,7 @@ def ellipses(
   x0, x1, y0, y1 = (float(v) for v in extent)
   outside = sum(not (x0 <= row[3] <= x1 and y0 <= row[4] <= y1) for row in rows)
   return figures.Picture(
-    name,
+    'ellipses',
     'The code, two dimensions',
     figures.sentences(
       f'Ellipses: {100 * level:g} % of the posterior p(z|x) of each of '
@@ -523,8 +503,6 @@ def rates(
   rate_by_dimension: np.ndarray | None,
   labels: np.ndarray,
   class_names: Sequence[str],
-  *,
-  name: str = 'rates',
 ) -> figures.Picture:
   """Draws the rate by image, by dimension of the code, and by class.
 
@@ -534,7 +512,6 @@ def rates(
       covariance does not part it into dimensions, which leaves them out.
     labels: shape [n].
     class_names: the classes' names.
-    name: stem of the files.
 
   Returns:
     The picture; its rows are part ('example': a bin of the histogram,
@@ -564,7 +541,7 @@ def rates(
   most = max(classes, key=lambda row: row[4])
   least = min(classes, key=lambda row: row[4])
   return figures.Picture(
-    name,
+    'rates',
     f'Rate by image{", dimension" if len(widths) else ""} and class',
     figures.sentences(
       f'Rate of {len(bits)} test images, an upper bound on what the code tells '
@@ -637,9 +614,7 @@ def _draw_dimensions(axes: Any, values: list[float]) -> None:
     figures.COLOURS[2],
     alpha=0.6,
   )
-  axes.axhline(
-    0.1, color=figures.FAINT, linestyle=figures.DASHED, linewidth=1.2
-  )
+  axes.axhline(0.1, **figures.LEVEL)
   axes.set_title(f'{used} of {len(values)} above 0.1 bit')
   axes.set_xlim(0.5, len(values) + 0.5)
   axes.set_ylim(bottom=min(0.0, *values))
@@ -657,7 +632,6 @@ def highest_loss(
   class_names: Sequence[str],
   *,
   count: int = 10,
-  name: str = 'highest_loss',
 ) -> figures.Picture:
   """Draws the images of highest loss, and those of highest and lowest rate.
 
@@ -670,7 +644,6 @@ def highest_loss(
       leaves out those of highest and lowest rate.
     class_names: the classes' names.
     count: how many of the highest loss; half as many of the others.
-    name: stem of the files.
 
   Returns:
     The picture; its rows are group, rank, index, true and predicted class, the
@@ -702,7 +675,7 @@ def highest_loss(
   first = chosen['highest cross-entropy']
   wrong = sum(predictions[i] != labels[i] for i in first)
   return figures.Picture(
-    name,
+    'highest_loss',
     'Images of highest loss'
     + ('' if rate is None else ', and of highest and lowest rate'),
     figures.sentences(
@@ -715,16 +688,7 @@ def highest_loss(
     ),
     f'Grid of {len(first)} images of highest loss; {wrong} of them are '
     f'predicted wrongly. First: {rows[0][3]}, predicted {rows[0][4]}.',
-    (
-      'group',
-      'rank',
-      'index',
-      'true',
-      'predicted',
-      'probability',
-      'cross_entropy_bits',
-      'rate_bits',
-    ),
+    _LOSS_COLUMNS,
     rows,
     lambda: _draw_highest_loss(rows, images),
   )
@@ -759,15 +723,9 @@ def _draw_highest_loss(rows: list[tuple[Any, ...]], images: np.ndarray) -> Any:
       ]
     for i, text in enumerate(texts):
       wrong = text.startswith('→') and true != predicted
-      axes.text(
-        x + 0.5,
-        top + 1.05 + i * line,
-        text,
-        ha='center',
-        va='top',
-        fontsize=9,
-        color=figures.BAD if wrong else figures.INK,
-      )
+      colour = figures.BAD if wrong else figures.INK
+      place = (x + 0.5, top + 1.05 + i * line)
+      axes.text(*place, text, ha='center', va='top', fontsize=9, color=colour)
   return figure
 
 
@@ -799,15 +757,12 @@ def norm_name(norm: Any) -> str:
 def attack_curve(
   models: Mapping[str, Sequence[Mapping[str, Any]]],
   chance: float | None = None,
-  *,
-  name: str = 'attacks',
 ) -> figures.Picture | None:
   """Draws accuracy against the strength of attacks: a line an attack.
 
   Args:
     models: the 'attacks' of classification.json by the model's label.
     chance: accuracy at chance level, percent.
-    name: stem of the files.
 
   Returns:
     The picture; its rows are model, norm, attack (with its loss), mode,
@@ -835,7 +790,7 @@ def attack_curve(
   modes = [_MODES[m] for m in _MODES if any(row[3] == m for row in rows)]
   low = min(rows, key=lambda row: row[6] if math.isfinite(row[6]) else 101)
   return figures.Picture(
-    name,
+    'attacks',
     'Accuracy under attack',
     figures.sentences(
       'Accuracy on attacked test images'
@@ -845,16 +800,7 @@ def attack_curve(
     ),
     f'Accuracy over attack strength, lowest {figures.number(low[6])} %: '
     f'{low[0]}, {low[2]}, {low[3]}, {norm_name(low[1])} {low[5]:g}.',
-    (
-      'model',
-      'norm',
-      'attack',
-      'mode',
-      'targeted',
-      'epsilon',
-      'accuracy_percent',
-      'examples',
-    ),
+    _ATTACK_COLUMNS,
     rows,
     lambda: _draw_attacks(rows, chance),
   )
@@ -873,13 +819,8 @@ def _draw_attacks(rows: list[tuple[Any, ...]], chance: float | None) -> Any:
   dashes = {'samples': '-', 'mean': (0, (4, 2)), 'transfer': figures.DOTTED}
   for axes, norm in zip(panels[:, 0], norms, strict=True):
     if chance is not None:
-      axes.axhline(
-        chance,
-        color=figures.FAINT,
-        linestyle=figures.DASHED,
-        zorder=1,
-        label=f'chance level {chance:.3g} %',
-      )
+      text = f'chance level {chance:.3g} %'
+      axes.axhline(chance, **figures.LEVEL, label=text)
     for key in dict.fromkeys(row[:5] for row in rows if row[1] == norm):
       mine = [row for row in rows if row[:5] == key]
       k = hues.index(tuple(key[i] for i in hue))
@@ -916,8 +857,6 @@ def reliability(
   probabilities: np.ndarray,
   labels: np.ndarray,
   bins: int = 15,
-  *,
-  name: str = 'reliability',
 ) -> figures.Picture:
   """Draws how often predictions of a confidence are right.
 
@@ -925,7 +864,6 @@ def reliability(
     probabilities: of the averaged prediction, shape [n, classes].
     labels: shape [n].
     bins: how many bins of equal width.
-    name: stem of the files.
 
   Returns:
     The picture; its rows are left and right edge, count, mean confidence and
@@ -947,7 +885,7 @@ def reliability(
   ]
   error = figures.number(100 * measured.ece)
   return figures.Picture(
-    name,
+    'reliability',
     'Reliability',
     f'Accuracy of the predictions in {bins} bins of equal width of their '
     f'confidence, {len(labels)} test images; bars: one binomial standard '
@@ -967,7 +905,7 @@ def _draw_reliability(rows: list[tuple[Any, ...]]) -> Any:
   left, right, count, x, y = np.array([row for row in rows if row[2]]).T
   # The Laplace estimate, so that a bin that is all right has an error too.
   estimate = (y * count + 1) / (count + 2)
-  axes.plot([0, 1], [0, 1], color=figures.FAINT, linestyle=figures.DASHED)
+  axes.plot([0, 1], [0, 1], **figures.LEVEL)
   axes.errorbar(
     x,
     y,
@@ -976,21 +914,13 @@ def _draw_reliability(rows: list[tuple[Any, ...]]) -> Any:
     linewidth=1.8,
     marker='o',
     markersize=5,
-    capsize=2.5,
-    elinewidth=1.2,
+    **figures.BARS,
   )
   axes.set_ylim(-0.03, 1.03)
   axes.set_ylabel('accuracy')
   below.set_yscale('log')
-  below.bar(
-    left,
-    count - 0.5,
-    right - left,
-    0.5,
-    align='edge',
-    color=figures.COLOURS[0],
-    alpha=0.5,
-  )
+  look = {'align': 'edge', 'color': figures.COLOURS[0], 'alpha': 0.5}
+  below.bar(left, count - 0.5, right - left, 0.5, **look)
   below.set_ylim(bottom=0.5)
   decades = [10**k for k in range(8) if 10**k <= count.max()]
   below.set_yticks(decades, [figures.power(tick) for tick in decades])

@@ -208,23 +208,12 @@ def _draw_curves(
         model[:, 0], model[:, 2], figures.COLOURS[0], lw=2.2, label='model'
       )
     truth = part(mine, 'truth', 2, 5)
-    axes.plot(
-      truth[:, 0],
-      truth[:, 2],
-      color=figures.INK,
-      linewidth=1.4,
-      linestyle=figures.DASHED,
-      label=truth_name,
-    )
+    look = figures.LEVEL | {'zorder': 3}
+    axes.plot(truth[:, 0], truth[:, 2], **look, label=truth_name)
     ticks = part(mine, 'point', 2, 3)[:, 0]
-    axes.plot(
-      ticks,
-      np.full(len(ticks), 0.03),
-      '|',
-      color=figures.COLOURS[1],
-      markersize=6,
-      transform=axes.get_xaxis_transform(),
-    )
+    look = {'color': figures.COLOURS[1], 'ms': 6}
+    look['transform'] = axes.get_xaxis_transform()
+    axes.plot(ticks, np.full(len(ticks), 0.03), '|', **look)
     axes.set_title(label, fontsize=10)
   heights = [row[4] for row in rows if row[4] is not None]
   heights = [height for height in heights if math.isfinite(height)]
@@ -333,16 +322,8 @@ def shaded(
   )
   # Lines vanish where nothing lies between the levels; Matplotlib would warn.
   if values.count() and values.min() < top - 2 and values.max() > top - DEPTH:
-    axes.contour(
-      x,
-      y,
-      values,
-      levels[:-1:2],
-      colors=colour,
-      linewidths=0.6,
-      linestyles='solid',
-      alpha=0.7,
-    )
+    look = {'colors': colour, 'linewidths': 0.6, 'linestyles': 'solid'}
+    axes.contour(x, y, values, levels[:-1:2], alpha=0.7, **look)
   axes.set_aspect('equal')
   axes.set_xlim(x[0], x[-1])
   axes.set_ylim(y[0], y[-1])

@@ -37,6 +37,9 @@ COLOURS = ('#2b83c4', '#d55e00', '#0f9a70', '#b3589a', '#a97300', '#7b6fd0')
 GOOD, BAD = COLOURS[2], '#e04a3f'
 # Line styles, with gaps in units of the line's width.
 DASHED, DOTTED = (0, (5, 3)), (0, (1, 1.6))
+# Looks of levels to compare with, and of error bars.
+LEVEL: dict[str, Any] = {'color': INK, 'ls': DASHED, 'lw': 1.4, 'zorder': 1}
+BARS: dict[str, Any] = {'capsize': 2.5, 'elinewidth': 1.2}
 
 _FONT = 'DejaVu Sans'
 _STYLE = {
@@ -283,15 +286,6 @@ def legend(figure: Any, handles: Sequence[Any] = ()) -> None:
   )
 
 
-def mark(label: str, colour: Any, marker: str = 'o') -> Any:
-  """Makes an entry of a legend."""
-  from matplotlib import lines
-
-  return lines.Line2D(
-    [], [], linestyle='', marker=marker, color=colour, label=label
-  )
-
-
 def canvas(width: float, height: float, inches: float = WIDTH) -> Any:
   """Makes axes without ticks for `tile`, ordinates downwards.
 
@@ -358,21 +352,6 @@ def power(value: float) -> str:
   return f'10{high}' if mantissa == '1' else f'{mantissa}·10{high}'
 
 
-def log_ticks(axis: Any) -> None:
-  """Sets plain numbers at 1, 2, 5 over two decades or fewer, else decades."""
-  from matplotlib import ticker
-
-  low, high = axis.get_view_interval()
-  decades = math.log10(high / low)
-  subs: tuple[float, ...] = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
-  if decades < 1:
-    # Of 1, 2 and 5 too few would be in view.
-    subs = (1.0, 2.0, 3.0, 5.0, 7.0)
-  axis.set_major_locator(ticker.LogLocator(subs=subs, numticks=12))
-  axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: power(value)))
-  axis.set_minor_formatter(ticker.NullFormatter())
-
-
 def zero_ticks(values: Sequence[float], least: float = 0.0) -> list[float]:
   """Returns ticks of an axis that is logarithmic but has a place for 0.
 
@@ -391,7 +370,7 @@ def zero_ticks(values: Sequence[float], least: float = 0.0) -> list[float]:
   low, high = min(positive), max(positive)
   decades = math.log10(high / low)
   if 0 < decades < 0.7:
-    ticks = ticker.MaxNLocator(4).tick_values(low, high).tolist()
+    ticks = list(map(float, ticker.MaxNLocator(4).tick_values(low, high)))
   else:
     subs = (1, 2, 5) if decades < 2 else (1,)
     exponents = range(
@@ -664,14 +643,11 @@ def probe_name(probe: str) -> str:
   return names.get(probe, probe.replace('_', ' '))
 
 
-def probes(
-  results: Sequence[Mapping[str, Any]], name: str = 'probes'
-) -> Picture:
+def probes(results: Sequence[Mapping[str, Any]]) -> Picture:
   """Draws the accuracy of every probe, beside untrained and raw data.
 
   Args:
     results: the 'results' of a probes.json.
-    name: stem of the files.
 
   Returns:
     The picture; its rows are probe, feature, encoder ('trained', 'untrained' or
@@ -694,7 +670,7 @@ def probes(
     if row[2] == 'trained'
   ]
   return Picture(
-    name,
+    'probes',
     'Probe accuracy',
     'Test accuracy of probes on frozen features; bars are one standard '
     'deviation over seeds. The same numbers as in the table.',
@@ -725,9 +701,7 @@ def _draw_probes(rows: list[tuple[Any, ...]]) -> Any:
   for axes, (probe, names) in zip(panels, features.items(), strict=True):
     for _, feature, encoder, mean, std, _ in (r for r in rows if r[0] == probe):
       if encoder == 'raw':
-        axes.axvline(
-          mean, color=INK, linestyle=DASHED, label=f'raw {feature}', zorder=1
-        )
+        axes.axvline(mean, **LEVEL, label=f'raw {feature}')
         continue
       colour, marker = looks.get(encoder, (COLOURS[2], '^'))
       axes.errorbar(
@@ -888,9 +862,17 @@ def class_legend(
   figure: Any, names: Mapping[int, str], colours: Sequence[Any]
 ) -> None:
   """Names up to twenty classes; more would fill the page."""
+  from matplotlib import lines
+
   if len(names) <= 20:
-    marks = [mark(shorten(names[k]), colours[k]) for k in sorted(names)]
-    legend(figure, marks)
+    look: dict[str, Any] = {'linestyle': '', 'marker': 'o'}
+    legend(
+      figure,
+      [
+        lines.Line2D([], [], color=colours[k], label=shorten(names[k]), **look)
+        for k in sorted(names)
+      ],
+    )
 
 
 def _draw_map(
@@ -919,6 +901,11 @@ def _draw_map(
 
 # Retrieval.
 
+_NEIGHBOUR_COLUMNS = (
+  'query', 'features', 'rank', 'neighbour', 'distance', 'query_class',
+  'neighbour_class', 'correct',
+)  # fmt: skip
+
 
 def retrieval(
   images: np.ndarray,
@@ -928,7 +915,6 @@ def retrieval(
   *,
   queries: int = 6,
   count: int = 8,
-  name: str = 'neighbours',
   title: str = 'Nearest neighbours',
 ) -> Picture:
   """Draws test images with their nearest neighbours in several features.
@@ -944,7 +930,6 @@ def retrieval(
       row, the control, compares the pixels by Euclidean distance.
     queries: how many images.
     count: how many neighbours.
-    name: stem of the files.
     title: a few words.
 
   Returns:
@@ -977,23 +962,14 @@ def retrieval(
     for rank in range(count)
   ]
   return Picture(
-    name,
+    'neighbours',
     title,
     f'Left: the query, the first test image of its class. Right: its {count} '
     f'nearest among the {len(labels) - 1} others, by cosine (pixels: '
     f'Euclidean). Solid green frame: same class; dashed red: another.',
     f'Grid of {len(chosen)} query images with {count} neighbours each; '
     f'{sum(row[-1] for row in rows)} of {len(rows)} are of the same class.',
-    (
-      'query',
-      'features',
-      'rank',
-      'neighbour',
-      'distance',
-      'query_class',
-      'neighbour_class',
-      'correct',
-    ),
+    _NEIGHBOUR_COLUMNS,
     rows,
     lambda: _draw_retrieval(rows, images),
   )
@@ -1013,38 +989,22 @@ def _draw_retrieval(rows: list[tuple[Any, ...]], images: np.ndarray) -> Any:
   for q, (query, class_name) in enumerate(queries.items()):
     top = q * block
     tile(axes, images[query], 0, top, size)
-    axes.text(
-      size / 2,
-      top + size + 0.08,
-      shorten(class_name, 14),
-      ha='center',
-      va='top',
-      fontsize=9,
-    )
+    look = {'ha': 'center', 'va': 'top', 'fontsize': 9}
+    axes.text(size / 2, top + size + 0.08, shorten(class_name, 14), **look)
     for k, key in enumerate(keys):
-      axes.text(
-        start - 0.12,
-        top + k * step + 0.5,
-        key,
-        ha='right',
-        va='center',
-        fontsize=9,
-        fontweight='bold' if k == 0 else 'normal',
-      )
+      look = {'ha': 'right', 'va': 'center', 'fontsize': 9}
+      axes.text(start - 0.12, top + k * step + 0.5, key, **look)
     for row in (row for row in rows if row[0] == query):
       x = start + (row[2] - 1) * step
       y = top + keys.index(row[1]) * step
       tile(axes, images[row[3]], x, y)
-      frame = patches.Rectangle(
-        (x, y),
-        1,
-        1,
-        fill=False,
-        linewidth=2,
-        edgecolor=GOOD if row[7] else BAD,
-        linestyle='-' if row[7] else (0, (2, 1)),
-      )
-      axes.add_patch(frame)
+      colour, line = (GOOD, '-') if row[7] else (BAD, (0, (2, 1)))
+      frame: dict[str, Any] = {
+        'edgecolor': colour,
+        'linestyle': line,
+        'linewidth': 2,
+      }
+      axes.add_patch(patches.Rectangle((x, y), 1, 1, fill=False, **frame))
   return figure
 
 
@@ -1209,17 +1169,15 @@ def _draw_spectrum(
   rows: list[tuple[Any, ...]], ranks: Mapping[str, float]
 ) -> Any:
   figure, axes = blank(WIDTH, 3.0)
+  # Rounding noise and dead units would stretch the axis to nothing.
+  rows = [row for row in rows if row[3] > 1e-6]
   for k, (label, rank) in enumerate(ranks.items()):
-    x, y = np.array([(r[1], r[3]) for r in rows if r[0] == label]).T
-    axes.semilogy(
-      x,
-      # Rounding noise and dead units would stretch the axis to nothing.
-      np.where(y > 1e-6, y, np.nan),
-      color=COLOURS[k % len(COLOURS)],
-      linewidth=2.2,
-      label=f'{label}, effective rank {rank:.1f}',
+    mine = [(row[1], row[3]) for row in rows if row[0] == label]
+    text = f'{label}, effective rank {rank:.1f}'
+    axes.plot(
+      *zip(*mine, strict=True), COLOURS[k % len(COLOURS)], lw=2.2, label=text
     )
-  log_ticks(axes.yaxis)
+  log_with_zero(axes.yaxis, [row[3] for row in rows])
   axes.set_xlabel('index of the singular value')
   axes.set_ylabel('relative to the largest')
   axes.margins(x=0.01)

@@ -23,10 +23,10 @@ import numpy as np
 
 from dim_jax import checks, files
 from dim_jax.losses import adversarial
-from dim_jax.report import dynamics_figures as pictures
 from dim_jax.report import figures
 from dim_jax.runs import provenance
 from experiments.command import Command, show
+from experiments.studies import dynamics_figures as pictures
 
 # Where (theta, psi) starts, how long it moves, and in which steps.
 _START = (1.5, 0.0)

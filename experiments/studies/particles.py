@@ -32,10 +32,10 @@ import rich.table
 from dim_jax import checks, files, samplers
 from dim_jax.data import points
 from dim_jax.losses import kernel_stein
-from dim_jax.report import dynamics_figures as pictures
 from dim_jax.report import figures
 from dim_jax.runs import provenance
 from experiments.command import Command, show
+from experiments.studies import dynamics_figures as pictures
 
 LogDensity = Callable[[jax.Array], jax.Array]
 _GRID = 101

@@ -128,7 +128,7 @@ def test_what_is_written(tmp_path, monkeypatch):
   values = report['games']['jsd, it']['eigenvalues']
   # The root of 1/4 - 1/4: where turning ends, both are -1/2.
   np.testing.assert_allclose(values, [[-0.5, 0], [-0.5, 0]], atol=5e-3)
-  assert (tmp_path / 'dirac-dark.png').exists()
+  assert (tmp_path / 'dirac.png').exists()
   header, *rows = (tmp_path / 'dirac.csv').read_text().splitlines()
   assert header == 'panel,kind,generator,critic,d_generator,d_critic'
   assert sum(',direction,' in row for row in rows) == 11 * 11

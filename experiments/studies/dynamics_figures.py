@@ -189,7 +189,7 @@ def collapse(
 
 def _draw_collapse(rows: list[tuple[Any, ...]]) -> Any:
   figure, axes = figures.blank(figures.WIDTH, 3.0)
-  axes.axhline(1, color=figures.INK, linestyle=figures.DASHED, label='target 1')
+  axes.axhline(1, **figures.LEVEL, label='target 1')
   for k, label in enumerate(dict.fromkeys(row[0] for row in rows)):
     x, y = np.array([row[1:] for row in rows if row[0] == label], float).T
     good = y[np.isfinite(y)]

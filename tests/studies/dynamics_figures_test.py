@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dim_jax.report import dynamics_figures
+from experiments.studies import dynamics_figures
 
 _X = np.linspace(-2.0, 2.0, 17)
 _Y = np.linspace(-1.0, 3.0, 13)
