@@ -241,14 +241,13 @@ def _draw(rows: list[tuple[Any, ...]]) -> Any:
       # Lines of one colour have other marks.
       marker='X' if untrained else _MARKERS[(place + around) % len(_MARKERS)],
       linewidth=2,
-      elinewidth=1.2,
-      capsize=2.5,
       label=f'{name} {end}',
+      **figures.BARS,
     )
   for name, _, value, *_ in (row for row in rows if row[1] is None):
     style = figures.DOTTED if name.startswith('raw') else figures.DASHED
     label = f'{name} {figures.number(value)}'
-    axes.axhline(value, color=figures.FAINT, linestyle=style, label=label)
+    axes.axhline(value, **figures.LEVEL | {'ls': style}, label=label)
   shown = [v for row in rows for v in row[2:5] if v is not None]
   figures.log_with_zero(axes.yaxis, shown)
   # The names of the table; numbers alone where they would touch.
