@@ -64,3 +64,52 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path):
   }
   assert package == expected
   assert any(name.endswith('licenses/LICENSE') for name in metadata)
+  _use(wheel, tmp_path)
+
+
+# All that a notebook needs, in a folder without the checkout.
+_NOTEBOOK = """
+import json, pathlib, dim_jax
+from dim_jax.config import DataConfig, ExperimentConfig
+from dim_jax.networks import encoders
+from dim_jax.objectives import dim
+
+assert str(pathlib.Path.cwd()) in dim_jax.__file__, dim_jax.__file__
+config = ExperimentConfig(
+  objective=dim.Config(
+    encoder=encoders.MLPCode(units=(8,), code=4),
+    critic='concat',
+    critic_units=4,
+    local_tap='input',
+    map_tap='fc',
+    prior_weight=0.0,
+  ),
+  data=DataConfig(name='digits', image_size=8),
+  batch_size=32, steps=2, log_every=1, checkpoint_every=2,
+)
+dim_jax.train(config, 'run', show_progress=False)
+about = json.loads(pathlib.Path('run/run.json').read_text())
+assert about['parameters']['encoder'] and about['features'], about
+dim_jax.evaluate('run', probes=('knn',), taps=('y',), show_progress=False)
+page = pathlib.Path(dim_jax.report('run')).read_text(encoding='utf-8')
+assert 'Deep InfoMax' in page and 'knn' in page.lower()
+assert callable(dim_jax.report) and dim_jax.load('run').step == 2
+import experiments
+"""
+
+
+def _use(wheel, folder):
+  """Trains, evaluates and reports digits with what the wheel holds alone."""
+  zipfile.ZipFile(wheel).extractall(folder / 'site')
+  done = subprocess.run(
+    [sys.executable, '-c', _NOTEBOOK],
+    cwd=folder / 'site',
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  # There is no `experiments` beside it.
+  assert "ModuleNotFoundError: No module named 'experiments'" in done.stderr, (
+    done.stderr
+  )

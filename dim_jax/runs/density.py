@@ -12,18 +12,16 @@ find all modes. Samples are compared with the test set.
 Writes RUN/evaluation/density.json and .npz.
 """
 
-import datetime
 import functools
 import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.box
 import rich.table
 
 import dim_jax
@@ -33,7 +31,7 @@ from dim_jax.data import load as data_lib
 from dim_jax.data import points
 from dim_jax.evaluation import likelihood
 from dim_jax.losses import priors
-from dim_jax.runs import provenance
+from dim_jax.runs import provenance, tables
 
 _SAVED = 2000
 _SAVED_IMAGES = 64
@@ -84,107 +82,171 @@ def density(
   """
   started = time.time()
   trained = dim_jax.load(run_dir, step)
-  config = trained.config.objective
-  density = trained.objective.density
-  if density is None:
-    raise ValueError(
-      f'{run_dir!r} is a run of {type(config).__module__}, which has no '
-      'density: measure it with experiments.evaluate.'
-    )
-  params, _ = trained.variables
-  train, test = (
-    data_lib.load(trained.config.data, split, progress=False)
-    for split in ('train', 'test')
-  )
-  energy = functools.partial(density.log_density, params)
-  x_train, x_test = (
-    np.asarray(density.inputs(data_lib.batch(part))) for part in (train, test)
-  )
-  compiled = jax.jit(energy)
-  parts = np.split(x_test, range(_ROWS, len(x_test), _ROWS))
-  f_test = _float64(np.concatenate([compiled(part) for part in parts]))
-  shape = x_test.shape[1:]
-  truth = None
-  if isinstance(trained.config.data, config_lib.PointConfig):
-    truth = _float64(points.log_density(trained.config.data.name, x_test))
-  rows: list[dict[str, Any]] = []
-
-  def add(name: str, by: str, log_p: np.ndarray, **more: Any) -> None:
-    row = {'density': name, 'by': by} | more | _mean('log_likelihood', log_p)
-    if truth is not None:
-      row |= _mean('divergence', truth - log_p)
-    rows.append(row)
-
-  arrays: dict[str, Any] = {'f_test': f_test[:_SAVED]}
-  if truth is not None and len(shape) == 1 and shape[0] in _CELLS:
-    log_z, change = _on_a_box(energy, x_train)
-    add('model', 'grid', f_test - log_z, log_z=log_z, box_change=change)
-    arrays |= _picture(trained.config.data.name, energy, x_train, log_z)
-  if density.log_partition is not None:
-    log_z = float(density.log_partition(params))
-    add('model', 'exact', f_test - log_z, log_z=log_z)
-  if ais or density.log_partition is not None:
-    # Chains from a Gaussian as wide as a mode find its near modes, as the exact
-    # row beside it shows.
-    std = density.mode_std or 2 * float(np.sqrt(x_train.var(0).mean()))
-    found = likelihood.annealed_importance(
-      jax.random.key(seed),
-      energy,
-      shape,
-      mean=x_train.mean(0),
-      std=std,
-      chains=chains,
-      temperatures=temperatures,
-    )
-    estimate = {name: float(x) for name, x in found._asdict().items()}
-    log_z = estimate.pop('log_z')
-    estimate['log_z_error'] = estimate.pop('standard_error')
-    add('model', 'AIS', f_test - log_z, log_z=log_z, chains=chains, **estimate)
-  flat_train, flat_test = (_flat(x) for x in (x_train, x_test))
-  if truth is None and rows:
-    off = flat_test - flat_train.mean(0)
-    constant = 0.5 * off.shape[1] * math.log(2 * math.pi)
-    log_p = -0.5 * (off**2).sum(1) - constant
-    add('N(mean, I)', 'exact', log_p)
-  elif truth is not None:
-    add('N(mean, covariance)', 'exact', _gaussian(flat_train, flat_test))
-    add('truth', 'exact', truth)
-  rng = jax.random.key(seed)
-  if density.exact_sample is not None:
-    flat = density.exact_sample(params, rng, samples)
-    made = np.asarray(flat).reshape(samples, *shape)
-  else:
-    draw = functools.partial(
-      density.sample, count=samples, shape=shape, steps=chain_steps
-    )
-    made = np.asarray(jax.jit(draw)(trained.variables, rng))
-  few = _SAVED if len(shape) == 1 else _SAVED_IMAGES
+  setup = _load(trained, run_dir)
+  arrays: dict[str, Any] = {'f_test': setup.f_test[:_SAVED]}
+  rows = _normalised_on_a_box(setup, arrays)
+  exact = setup.density.log_partition
+  if exact is not None:
+    log_z = float(exact(setup.params))
+    rows.append(setup.row('model', 'exact', setup.f_test - log_z, log_z=log_z))
+  if ais or exact is not None:
+    rows.append(_annealed(setup, chains, temperatures, seed))
+  rows += _references(setup, bool(rows))
+  x = _samples(setup, trained.variables, samples, chain_steps, seed)
+  few = _SAVED if x.ndim == 2 else _SAVED_IMAGES
+  f_samples = np.asarray(jax.jit(setup.energy)(x))[:_SAVED]
   arrays |= {
-    'data': x_test[:few],
-    'samples': made[:few],
-    'f_samples': np.asarray(compiled(made))[:_SAVED],
+    'data': setup.test[:few],
+    'samples': x[:few],
+    'f_samples': f_samples,
   }
-  report = {
-    'dataset': test.name,
-    'note': test.note,
-    'step': int(trained.step),
+  config, examples = trained.config.objective, setup.examples
+  report = provenance.header(
+    examples.name, examples.note, trained.step, started
+  ) | {
     'energy': str(config_lib.to_json(getattr(config, 'energy', None))),
     'negatives': getattr(config, 'negatives', None),
-    'test_examples': len(x_test),
+    'test_examples': len(setup.test),
     'rows': rows,
-    'samples': _compared(_flat(made), flat_train, flat_test),
+    'samples': _compared(_flat(x), _flat(setup.train), _flat(setup.test)),
     'seed': seed,
-    'hardware': provenance.hardware(),
-    'versions': provenance.versions(),
-    'date': datetime.date.today().isoformat(),
-    'seconds': time.time() - started,
   }
-  folder = os.path.join(run_dir, 'evaluation')
-  os.makedirs(folder, exist_ok=True)
-  path = os.path.join(folder, 'density')
+  path = os.path.join(run_dir, 'evaluation', 'density')
+  files.make_folder(os.path.dirname(path))
   files.write_arrays(f'{path}.npz', arrays)
   files.write_json(f'{path}.json', report)
   return report
+
+
+class _Setup(NamedTuple):
+  """An energy and what it is measured on.
+
+  Attributes:
+    density: of the objective.
+    params: of the run.
+    energy: `x -> [N]`, the unnormalised log density in nats.
+    examples: the test set.
+    train, test: the examples as the energy sees them, [N, ...].
+    f_test: the energy of the test set, float64.
+    points: the name of the density that the points are drawn from, or None.
+    truth: its logarithm at the test set, where it is known.
+  """
+
+  density: Any
+  params: Any
+  energy: Callable[[jax.Array], jax.Array]
+  examples: data_lib.Examples
+  train: np.ndarray
+  test: np.ndarray
+  f_test: np.ndarray
+  points: str | None
+  truth: np.ndarray | None
+
+  def row(
+    self, name: str, by: str, log_p: np.ndarray, **more: Any
+  ) -> dict[str, Any]:
+    """Describes a density by its logarithm at the test set."""
+    row = {'density': name, 'by': by} | more | _mean('log_likelihood', log_p)
+    if self.truth is not None:
+      row |= _mean('divergence', self.truth - log_p)
+    return row
+
+
+def _load(trained: dim_jax.Encoder, run_dir: str) -> _Setup:
+  config, density = trained.config, trained.objective.density
+  if density is None:
+    raise ValueError(
+      f'{run_dir!r} is a run of {provenance.title(config.objective)}, which '
+      'has no density: measure it with experiments.evaluate.'
+    )
+  params, _ = trained.variables
+  parts = [
+    data_lib.load(config.data, split, progress=False)
+    for split in ('train', 'test')
+  ]
+  train, test = (
+    np.asarray(density.inputs(data_lib.batch(part))) for part in parts
+  )
+  energy = functools.partial(density.log_density, params)
+  compiled = jax.jit(energy)
+  chunks = np.split(test, range(_ROWS, len(test), _ROWS))
+  f_test = _float64(np.concatenate([compiled(chunk) for chunk in chunks]))
+  name = truth = None
+  if isinstance(config.data, config_lib.PointConfig):
+    name = config.data.name
+    truth = _float64(points.log_density(name, test))
+  return _Setup(
+    density, params, energy, parts[1], train, test, f_test, name, truth
+  )
+
+
+def _normalised_on_a_box(
+  setup: _Setup, arrays: dict[str, Any]
+) -> list[dict[str, Any]]:
+  """Normalises points in one or two dimensions, and adds arrays to draw."""
+  shape = setup.test.shape[1:]
+  if setup.points is None or len(shape) != 1 or shape[0] not in _CELLS:
+    return []
+  log_z, change = _on_a_box(setup.energy, setup.train)
+  arrays |= _picture(setup.points, setup.energy, setup.train, log_z)
+  log_p = setup.f_test - log_z
+  return [setup.row('model', 'grid', log_p, log_z=log_z, box_change=change)]
+
+
+def _annealed(
+  setup: _Setup, chains: int, temperatures: int, seed: int
+) -> dict[str, Any]:
+  """Normalises by annealed importance sampling."""
+  # Chains from a Gaussian as wide as a mode find its near modes, as the exact
+  # row beside it shows.
+  std = setup.density.mode_std or 2 * float(np.sqrt(setup.train.var(0).mean()))
+  found = likelihood.annealed_importance(
+    jax.random.key(seed),
+    setup.energy,
+    setup.test.shape[1:],
+    mean=setup.train.mean(0),
+    std=std,
+    chains=chains,
+    temperatures=temperatures,
+  )
+  estimate = {name: float(x) for name, x in found._asdict().items()}
+  log_z = estimate.pop('log_z')
+  estimate['log_z_error'] = estimate.pop('standard_error')
+  log_p = setup.f_test - log_z
+  return setup.row(
+    'model', 'AIS', log_p, log_z=log_z, chains=chains, **estimate
+  )
+
+
+def _references(setup: _Setup, normalised: bool) -> list[dict[str, Any]]:
+  """Measures what the model is compared with."""
+  train, test = _flat(setup.train), _flat(setup.test)
+  if setup.truth is not None:
+    gaussian = _gaussian(train, test)
+    return [
+      setup.row('N(mean, covariance)', 'exact', gaussian),
+      setup.row('truth', 'exact', setup.truth),
+    ]
+  if not normalised:
+    return []
+  off = test - train.mean(0)
+  constant = 0.5 * off.shape[1] * math.log(2 * math.pi)
+  log_p = -0.5 * (off**2).sum(1) - constant
+  return [setup.row('N(mean, I)', 'exact', log_p)]
+
+
+def _samples(
+  setup: _Setup, variables: Any, count: int, chain_steps: int, seed: int
+) -> np.ndarray:
+  """Draws exact samples where that is known, else as training does."""
+  rng, shape = jax.random.key(seed), setup.test.shape[1:]
+  if setup.density.exact_sample is not None:
+    flat = setup.density.exact_sample(setup.params, rng, count)
+    return np.asarray(flat).reshape(count, *shape)
+  draw = functools.partial(
+    setup.density.sample, count=count, shape=shape, steps=chain_steps
+  )
+  return np.asarray(jax.jit(draw)(variables, rng))
 
 
 def _float64(x: Any) -> np.ndarray:
@@ -309,13 +371,6 @@ def notes(report: dict[str, Any]) -> str:
 
 def table(report: dict[str, Any]) -> rich.table.Table:
   """What `density` returned of densities, as a table."""
-  shown = rich.table.Table(
-    title=(
-      f'{report["dataset"]}, step {report["step"]}, negatives '
-      f'{report["negatives"]}: nats an example'
-    ),
-    box=rich.box.SIMPLE_HEAD,
-  )
   names = {
     'log_z': 'log Z',
     'log_likelihood': 'log likelihood',
@@ -326,15 +381,20 @@ def table(report: dict[str, Any]) -> rich.table.Table:
     for name, title in names.items()
     if any(name in row for row in report['rows'])
   }
-  for title in ('density', 'by'):
-    shown.add_column(title, no_wrap=True)
-  for title in names.values():
-    shown.add_column(title, justify='right', no_wrap=True)
+  rows = []
   for row in report['rows']:
     cells = []
     for name in names:
       error = row.get(f'{name}_error')
       cell = f'{row[name]:.3f}' if name in row else ''
       cells.append(cell if error is None else f'{cell} ± {error:.3f}')
-    shown.add_row(row['density'], row['by'], *cells)
-  return shown
+    rows.append((row['density'], row['by'], *cells))
+  return tables.table(
+    ('density', 'by', *names.values()),
+    rows,
+    words=2,
+    title=(
+      f'{report["dataset"]}, step {report["step"]}, negatives '
+      f'{report["negatives"]}: nats an example'
+    ),
+  )

@@ -18,7 +18,6 @@ trained. Stored examples see no augmentation but that of their views.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -102,8 +101,7 @@ def train_modules(
       '--store reads all examples at once, which data.stream=True does not: '
       'leave out one of them.'
     )
-  files.make_folder(workdir)
-  with lock.hold(workdir):
+  with train.claim(workdir), lock.hold(workdir):
     return _train_all(
       config,
       modules,
@@ -300,11 +298,9 @@ def _store(
   """
   encoder = dim_jax.load(run_dir)
   config = encoder.config
-  outputs: Any = encoder.objective.outputs
   examples = data.training(config.data, progress=show_progress)
   count = len(examples.inputs)
   labels = np.tile(examples.labels[examples.label], views)
-  rows = views * count
   form = [
     config_lib.to_json(config.data),
     count,
@@ -314,20 +310,6 @@ def _store(
   ]
   if _origin(path) == (origin := _describe(encoder, form)):
     return {'features': cache.read(path), 'label': labels}
-  change = augment.make(config.data)
-
-  @functools.partial(jax.jit, static_argnums=3)
-  def advance(variables, inputs, positions, stored):
-    if not stored and change is not None:
-      key = jax.random.key(config.seed)
-      rng = random.branch(key, _VIEW_STREAM)
-      inputs = change(rng, inputs, positions)
-    batch = (
-      {'features': inputs} if stored else as_batch(inputs, config.data.kind)
-    )
-    found = outputs(variables, batch)
-    return found.astype(dtype)
-
   below = os.path.join(
     os.path.dirname(path), f'features_{config.objective.frozen}.npy'
   )
@@ -335,33 +317,28 @@ def _store(
     dim_jax.load(config.init_from), form
   )
   source = cache.read(below) if stored else examples.inputs
+  advance = _forward(encoder, dtype, stored)
 
   def produce(first: int, last: int) -> np.ndarray:
     positions = np.arange(first, last)
     inputs = source[first:last] if stored else source[positions % count]
-    inputs = np.asarray(inputs)
     # Padded, so that one compiled program serves the last rows too.
-    found = advance(
+    features = advance(
       encoder.variables,
-      batches.pad(inputs, _ROWS),
+      batches.pad(np.asarray(inputs), _ROWS),
       batches.pad(positions, _ROWS),
-      stored,
     )
-    return np.asarray(found)[: last - first]
+    return np.asarray(features)[: last - first]
 
-  shape = jax.eval_shape(
-    lambda *examples: advance(encoder.variables, *examples, stored),
-    source[:1],
-    np.arange(1),
-  ).shape[1:]
+  shapes = jax.eval_shape(advance, encoder.variables, source[:1], np.arange(1))
   with (
     progress.Progress(show_progress) as bar,
-    bar.task(os.path.basename(path), rows) as task,
+    bar.task(os.path.basename(path), views * count) as task,
   ):
     values = cache.write(
       path,
-      rows,
-      shape,
+      views * count,
+      shapes.shape[1:],
       dtype,
       produce,
       budget=budget,
@@ -374,6 +351,27 @@ def _store(
   return {'features': values, 'label': labels}
 
 
+def _forward(encoder: dim_jax.Encoder, dtype: np.dtype, stored: bool) -> Any:
+  """Returns what an encoder passes on: of inputs or of stored features."""
+  config, outputs = encoder.config, encoder.objective.outputs
+  if outputs is None:
+    raise ValueError('the objective passes nothing on to a further module.')
+  change = None if stored else augment.make(config.data)
+
+  @jax.jit
+  def forward(
+    variables: Any, inputs: jax.Array, positions: jax.Array
+  ) -> jax.Array:
+    if stored:
+      return outputs(variables, {'features': inputs}).astype(dtype)
+    if change is not None:
+      rng = random.branch(jax.random.key(config.seed), _VIEW_STREAM)
+      inputs = change(rng, inputs, positions)
+    return outputs(variables, as_batch(inputs, config.data.kind)).astype(dtype)
+
+  return forward
+
+
 def _describe(encoder: dim_jax.Encoder, form: list[Any]) -> str:
   """Says which encoder, data and views stored rows came from."""
   text = json.dumps([features_lib.fingerprint(encoder.variables), form])
@@ -384,5 +382,5 @@ def _origin(path: str) -> str | None:
   """What `_describe` said of the encoder of a file; None without a file."""
   if not (os.path.exists(path) and os.path.exists(f'{path}.json')):
     return None
-  with open(f'{path}.json') as file:
+  with open(f'{path}.json', encoding='utf-8') as file:
     return json.load(file)['origin']

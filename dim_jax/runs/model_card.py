@@ -9,8 +9,10 @@ the config, the data and the numbers that were measured of this very step.
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
+import jinja2
 import numpy as np
 
 import dim_jax
@@ -65,95 +67,63 @@ def export(
 
 
 def card(path: str, run_dir: str) -> str:
-  """What is known of an exported encoder, as Markdown.
+  """Writes what is known of an exported encoder, as Markdown.
 
   Args:
     path: the file.
-    run_dir: the run that it comes from, whose measurements are told.
+    run_dir: the run that it comes from, whose measurements are shown.
   """
   with np.load(path, allow_pickle=False) as file:
     header = json.loads(str(file['json']))
     sizes = {name: file[name].size for name in file.files if name != 'json'}
+  measured, note = _measured(run_dir, header)
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader('dim_jax.runs', '.'),
+    # Markdown, not HTML.
+    autoescape=False,
+    keep_trailing_newline=True,
+    undefined=jinja2.StrictUndefined,
+  )
+  environment.filters['cell'] = lambda text: str(text).replace('|', r'\|')
+  return environment.get_template('model_card.md.j2').render(
+    name=os.path.splitext(os.path.basename(path))[0],
+    file=os.path.basename(path),
+    header=header,
+    data=header['config']['data']['name'],
+    facts=_facts(header, sizes),
+    note=note,
+    measured=measured,
+    first=min(sizes),
+    command=provenance.read(run_dir).get('command'),
+    config=json.dumps(header['config'], indent=2),
+  )
+
+
+def _facts(header: dict[str, Any], sizes: Mapping[str, int]) -> dict[str, str]:
+  """Lists what a file of arrays is, by term."""
   config = header['config']
-  title = provenance.title(config_lib.from_json(config['objective']))
   kind, shape = header['input']['kind'], header['input']['shape']
   stored = header['input']['dtype']
   given = stored if stored == 'float32' else f'{stored}, or float in [-1, 1]'
-  players = sorted({n.split('/')[1] for n in sizes if n.startswith('params/')})
-  numbers = sum(n for name, n in sizes.items() if name.startswith('params/'))
+  params = {k: size for k, size in sizes.items() if k.startswith('params/')}
+  groups = ', '.join(sorted({name.split('/')[1] for name in params}))
   weights = 'the last of training'
   if header['averaged']:
     weights = f'a moving average, decay {config["average"]}'
-  measured, note = _measured(run_dir, header)
-  taps = ', '.join(f'`{k}` {v}' for k, v in header['taps'].items())
-  rows = {
-    'method': title,
+  versions = header['versions'].items()
+  return {
+    'method': provenance.title(config_lib.from_json(config['objective'])),
     'input': f"'{kind}', N x {shape}, {given}",
-    'features': taps,
-    'players': f'{", ".join(players)}: {numbers:,} parameters',
+    'features': ', '.join(f'`{k}` {v}' for k, v in header['taps'].items()),
+    'parts': f'{groups}: {sum(params.values()):,} parameters',
     'trained': f'{header["step"]:,} steps of {config["batch_size"]} examples, '
     f'seed {config["seed"]}',
     'parameters': weights,
-    'exported with': ', '.join(
-      f'{k} {v}' for k, v in header['versions'].items()
-    ),
+    'exported with': ', '.join(f'{k} {v}' for k, v in versions),
     'commit': provenance.commit()
     or 'not known: the package is in no git checkout',
     'checksum': f'`{header["checksum"]}`',
   }
-  name = os.path.basename(path)
-  command = provenance.read(run_dir).get('command')
-  return '\n'.join(
-    [
-      f'# {os.path.splitext(name)[0]}: {config["data"]["name"]}, '
-      f'step {header["step"]}',
-      '',
-      '| | |',
-      '| --- | --- |',
-      *(f'| {key} | {value} |' for key, value in rows.items()),
-      '',
-      '## Data',
-      '',
-      f'`{config["data"]["name"]}`. {note}'.rstrip(),
-      '',
-      '## Measured',
-      '',
-      *measured,
-      '',
-      '## Load',
-      '',
-      '```python',
-      'import dim_jax',
-      '',
-      f"encoder = dim_jax.load('{name}')",
-      f'features = encoder(examples)  # {", ".join(header["taps"])}',
-      '```',
-      '',
-      'With NumPy alone, the parameters by name:',
-      '',
-      '```python',
-      'import json',
-      'import numpy as np',
-      '',
-      f"file = np.load('{name}')",
-      "header = json.loads(str(file['json']))",
-      f"array = file['{min(sizes)}']",
-      '```',
-      '',
-      '## Licences',
-      '',
-      'Code, dim_jax: Apache-2.0. Data: the terms of whoever publishes '
-      f'`{config["data"]["name"]}`. Parameters: those of whoever trained them.',
-      '',
-      '## Config',
-      '',
-      *(['```sh', command, '```', ''] if command else []),
-      '```json',
-      json.dumps(config, indent=2),
-      '```',
-      '',
-    ]
-  )
 
 
 def _measured(run_dir: str, header: dict[str, Any]) -> tuple[list[str], str]:
@@ -168,7 +138,7 @@ def _measured(run_dir: str, header: dict[str, Any]) -> tuple[list[str], str]:
     path = os.path.join(run_dir, 'evaluation', f'{name}.json')
     if not os.path.exists(path):
       continue
-    with open(path) as file:
+    with open(path, encoding='utf-8') as file:
       found = json.load(file)
     if (step := found.get('step')) != header['step']:
       lines += [f'{name}.json is of step {step} and left out.', '']

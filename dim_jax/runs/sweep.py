@@ -1,4 +1,4 @@
-"""A bottleneck at many prices and seeds, trained in one compiled program.
+"""A bottleneck at many betas and seeds, trained in one compiled program.
 
 What `experiments.train` does with a `SweepConfig`. It writes
 WORKDIR/sweep.json, both errors and both informations of every run, which
@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import rich.box
 import rich.table
 
 from dim_jax import config as config_lib
@@ -24,7 +23,7 @@ from dim_jax.data import augment
 from dim_jax.data import load as data_lib
 from dim_jax.evaluation import classification
 from dim_jax.objective import Objective
-from dim_jax.runs import classify, provenance
+from dim_jax.runs import classify, provenance, tables, train
 from dim_jax.training import grid, loop, metrics, parallel
 from dim_jax.training import step as step_lib
 
@@ -84,19 +83,20 @@ def sweep(
   runs = grid.Runs(seeds, {'beta': betas})
   settings = loop.Settings.of(run, show_progress=show_progress)
   memory_bytes = _memory(objective, optimizer, arrays, runs, settings)
-  files.make_folder(workdir)
-  _claim(config, workdir)
-  started = time.monotonic()
-  states = loop.fit(objective, optimizer, arrays, workdir, settings, runs=runs)
+  started = time.time()
+  with train.claim(workdir):
+    _save(config, workdir)
+    states = loop.fit(
+      objective, optimizer, arrays, workdir, settings, runs=runs
+    )
   lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
   with progress_lib.Progress(show_progress, stderr=False) as progress:
     rows = _measure(
       config, objective, states, betas, seeds, data, samples, progress
     )
   bits = {row['split']: row['label_entropy_bits'] for row in rows}
-  report = {
-    'dataset': run.data.name,
-    'note': data['test'].note,
+  test = data['test']
+  report = provenance.header(run.data.name, test.note, run.steps, started) | {
     'classes': objective.classes,
     'code': getattr(run.objective, 'code', None),
     'steps': run.steps,
@@ -109,9 +109,6 @@ def sweep(
     },
     'memory_bytes': memory_bytes,
     'training_seconds': lines[-1]['seconds'],
-    'seconds': time.monotonic() - started,
-    'hardware': provenance.hardware(),
-    'versions': provenance.versions(),
     'rows': rows,
   }
   path = os.path.join(workdir, 'sweep.json')
@@ -149,12 +146,12 @@ def _check(config: config_lib.SweepConfig) -> None:
     )
 
 
-def _claim(config: config_lib.SweepConfig, workdir: str) -> None:
+def _save(config: config_lib.SweepConfig, workdir: str) -> None:
   """Writes the sweep's config, or raises where another one's is there."""
   path = os.path.join(workdir, 'sweep_config.json')
   data = config_lib.to_json(config)
   if os.path.exists(path):
-    with open(path) as file:
+    with open(path, encoding='utf-8') as file:
       old = config_lib.migrate(json.load(file))
     if {**old['run'], 'steps': 0} != {**data['run'], 'steps': 0} or any(
       old[key] != data[key] for key in ('betas', 'seeds')
@@ -245,20 +242,13 @@ def table(report: dict[str, Any]) -> rich.table.Table:
     report: what `sweep` returned.
   """
   samples = report['samples']
-  shown = rich.table.Table(
-    title=f'{report["dataset"]} test, K = {report["code"]}, '
-    f'{len(report["seeds"])} seeds, {report["steps"]:,} steps',
-    title_justify='left',
-    box=rich.box.SIMPLE,
-  )
   keys = {
     'error, 1 sample %': 'error_1',
     f'error, {samples} samples %': f'error_{samples}',
     'rate, bits': 'rate_bits',
     'I(Z;Y) >=, bits': 'izy_bits',
   }
-  for name in ('beta', *keys):
-    shown.add_column(name, justify='right')
+  rows = []
   for beta in report['betas']:
     cells = []
     for key in keys.values():
@@ -271,5 +261,11 @@ def table(report: dict[str, Any]) -> rich.table.Table:
       if len(values) > 1:
         cell += f' ± {np.std(values, ddof=1):.2f}'
       cells.append(cell)
-    shown.add_row(f'{beta:g}', *cells)
-  return shown
+    rows.append((f'{beta:g}', *cells))
+  return tables.table(
+    ('beta', *keys),
+    rows,
+    words=0,
+    title=f'{report["dataset"]} test, K = {report["code"]}, '
+    f'{len(report["seeds"])} seeds, {report["steps"]:,} steps',
+  )

@@ -121,8 +121,8 @@ def train(
 def claim(workdir: str) -> Iterator[None]:
   """Makes a folder, and takes back what a refused start wrote into it.
 
-  A ValueError inside leaves the folder as it was, unless there are checkpoints:
-  a corrected command can then use it.
+  A ValueError inside leaves the folder as it was, unless there are checkpoints
+  of a run there, or of runs in folders of it: a corrected command can use it.
 
   Args:
     workdir: the folder.
@@ -133,7 +133,8 @@ def claim(workdir: str) -> Iterator[None]:
   try:
     yield
   except ValueError:
-    if jax.process_index() == 0 and not _has_checkpoint(workdir):
+    trained = any(_has_checkpoint(workdir, below) for below in ('', '*/'))
+    if jax.process_index() == 0 and not trained:
       for name in set(os.listdir(workdir)) - before:
         path = os.path.join(workdir, name)
         if os.path.isdir(path):
@@ -145,9 +146,9 @@ def claim(workdir: str) -> Iterator[None]:
     raise
 
 
-def _has_checkpoint(workdir: str) -> bool:
+def _has_checkpoint(workdir: str, below: str = '') -> bool:
   """Whether there is anything that a run could go on from."""
-  checkpoints = pathlib.Path(workdir, 'checkpoints').glob('*')
+  checkpoints = pathlib.Path(workdir).glob(f'{below}checkpoints/*')
   return any(path.name.isdigit() for path in checkpoints)
 
 

@@ -155,7 +155,7 @@ def test_runs_without_a_density_are_named(tmp_path):
   found = loaded(config, config_lib.make_objective(config))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(density.dim_jax, 'load', lambda run_dir, step: found)
-    with pytest.raises(ValueError, match=r'objectives.dim, which has no dens'):
+    with pytest.raises(ValueError, match='Deep InfoMax, which has no dens'):
       density.density(str(tmp_path))
 
 
