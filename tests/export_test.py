@@ -437,7 +437,7 @@ def test_command_writes_a_card_of_what_was_measured(run, tmp_path, capsys):
     "encoder = dim_jax.load('mine.npz')",
     '| parameters | a moving average, decay 0.9 |',
     # 16 x 6 + 6, 6 x 5 + 5, 5 x 3 + 3.
-    '| players | encoder: 155 parameters |',
+    '| groups | encoder: 155 parameters |',
     '"seed": 4,',
   ):
     assert line in card, line
@@ -445,6 +445,7 @@ def test_command_writes_a_card_of_what_was_measured(run, tmp_path, capsys):
   snippet = card.split('```python\n')[2].split('```')[0]
   exec(snippet.replace('mine.npz', str(out)), scope := {})
   assert scope['array'].size
+  scope['file'].close()
   with pytest.raises(SystemExit) as refused:
     export_command.main([str(run), f'--file={out}'])
   error = refused.value.code

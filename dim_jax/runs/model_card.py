@@ -84,6 +84,7 @@ def card(path: str, run_dir: str) -> str:
     keep_trailing_newline=True,
     undefined=jinja2.StrictUndefined,
   )
+  environment.filters['quoted'] = repr
   environment.filters['cell'] = lambda text: str(text).replace('|', r'\|')
   return environment.get_template('model_card.md.j2').render(
     name=os.path.splitext(os.path.basename(path))[0],
@@ -115,7 +116,7 @@ def _facts(header: dict[str, Any], sizes: Mapping[str, int]) -> dict[str, str]:
     'method': provenance.title(config_lib.from_json(config['objective'])),
     'input': f"'{kind}', N x {shape}, {given}",
     'features': ', '.join(f'`{k}` {v}' for k, v in header['taps'].items()),
-    'parts': f'{groups}: {sum(params.values()):,} parameters',
+    'groups': f'{groups}: {sum(params.values()):,} parameters',
     'trained': f'{header["step"]:,} steps of {config["batch_size"]} examples, '
     f'seed {config["seed"]}',
     'parameters': weights,
