@@ -1,4 +1,4 @@
-"""Measures a run that classifies: errors, information, attacks, calibration.
+r"""Measures a run that classifies: errors, information, attacks, calibration.
 
   python -m experiments.classify runs/vib_mnist
   python -m experiments.classify runs/vib_mnist --attacks=fgsm,pgd,cw \

@@ -120,7 +120,8 @@ class Command:
     except (flags.Error, ValueError) as error:
       sys.exit(f'Error: {error}')
     if self._flags.help:
-      print(f'{self._doc.strip()}\n\n{self._flags.get_help()}')
+      text = self._flags.get_help().replace(f'{__name__}:', 'Flags:')
+      print(f'{self._doc.strip()}\n\n{text.strip()}')
       sys.exit(0)
     return rest
 

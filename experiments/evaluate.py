@@ -1,4 +1,4 @@
-"""Probes a run's frozen encoder beside the untrained one and the raw data.
+r"""Probes a run's frozen encoder beside the untrained one and the raw data.
 
   python -m experiments.evaluate runs/digits
   python -m experiments.evaluate runs/cifar10 --probes=linear,knn \

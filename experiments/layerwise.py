@@ -1,4 +1,4 @@
-"""Trains the modules of Greedy InfoMax one after another.
+r"""Trains the modules of Greedy InfoMax one after another.
 
   python -m experiments.layerwise \
       --config=experiments/configs/gim_spoken_digits.py \

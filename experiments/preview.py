@@ -1,4 +1,4 @@
-"""Draws what a config's augmentation makes of its first training images.
+r"""Draws what a config's augmentation makes of its first training images.
 
   python -m experiments.preview --file=preview.png --config.data.jitter=0.5 \
       --config=experiments/configs/dim_cifar10.py:local_jsd

@@ -1,4 +1,4 @@
-"""Trains what a config says.
+r"""Trains what a config says.
 
   python -m experiments.train --config=experiments/configs/dim_digits.py \
       --workdir=runs/digits --config.steps=300

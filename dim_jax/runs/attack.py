@@ -43,12 +43,15 @@ class Victim(NamedTuple):
   variables: Any
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings, ood: Sequence[str]) -> None:
   """Raises ValueError where attacks cannot be as they are asked for.
 
   Args:
     settings: which attacks.
+    ood: names of data sets of other images.
   """
+  for name in ood:
+    checks.check_choice('--ood', name, OOD)
   for name in settings.attacks:
     checks.check_choice('--attacks', name, ATTACKS)
   for name in settings.losses:

@@ -9,6 +9,7 @@ prediction, of the averaged weights and of the last ones, and writes
 RUN/evaluation/classification.json and .npz, which `experiments.report` shows.
 """
 
+import functools
 import json
 import os
 import time
@@ -128,19 +129,12 @@ def classify(
   settings = attack.Settings(
     attacks, losses, epsilons, attacked, surrogate, cw_steps, cw_searches
   )
-  attack.check(settings)
-  for name in ood:
-    checks.check_choice('--ood', name, attack.OOD)
+  attack.check(settings, ood)
   checks.check_range('samples', samples, 'int [1, inf)')
   started = time.time()
   trained = dim_jax.load(run_dir, step)
   objective = of_run(trained, run_dir)
-  data = {
-    split: data_lib.images(trained.config.data, split, progress=show_progress)
-    for split in ('train', 'test')
-  }
-  for part in data.values():
-    check_labels(objective, part.name, part.labels)
+  data = _load(trained, show_progress)
   functions = measures(objective, samples)
   rng = jax.random.key(seed)
   path = os.path.join(run_dir, 'evaluation', 'classification')
@@ -154,16 +148,9 @@ def classify(
     )
     files.write_arrays(f'{path}.npz', arrays)
     report = _report(trained, data, samples, results)
-    old = _earlier(f'{path}.json', report)
-
-    def save() -> dict[str, Any]:
-      test = data['test']
-      first = provenance.header(test.name, test.note, trained.step, started)
-      # What was not measured again stays.
-      merged = first | report | {k: report[k] or old.get(k, []) for k in _LATER}
-      files.write_json(f'{path}.json', merged)
-      return merged
-
+    save = functools.partial(
+      _save, f'{path}.json', report, data['test'].note, started
+    )
     save()
     victim = attack.Victim(objective.classes, functions, trained.variables)
     report['attacks'], report['skipped'] = attack.attack(
@@ -176,8 +163,36 @@ def classify(
     return save()
 
 
-# What a later call on the same checkpoint may add to.
-_LATER = ('attacks', 'ood', 'skipped')
+def _load(trained: dim_jax.Encoder, show_progress: bool) -> dict[str, Any]:
+  """Loads the images that a run is measured on, by split."""
+  data = {
+    split: data_lib.images(trained.config.data, split, progress=show_progress)
+    for split in ('train', 'test')
+  }
+  for part in data.values():
+    check_labels(trained.objective, part.name, part.labels)
+  return data
+
+
+def _save(
+  path: str, report: dict[str, Any], note: str, started: float
+) -> dict[str, Any]:
+  """Writes what was measured so far; what was not measured again stays."""
+  old: dict[str, Any] = {}
+  if os.path.exists(path):
+    with open(path, encoding='utf-8') as file:
+      old = json.load(file)
+  same = ('step', 'dataset', 'samples')
+  if any(old.get(key) != report[key] for key in same):
+    old = {}
+  kept = {k: report[k] or old.get(k, []) for k in ('attacks', 'ood', 'skipped')}
+  merged = (
+    provenance.header(report['dataset'], note, report['step'], started)
+    | report
+    | kept
+  )
+  files.write_json(path, merged)
+  return merged
 
 
 def _weights(trained: dim_jax.Encoder, run_dir: str) -> dict[str, Any]:
@@ -248,16 +263,6 @@ def _report(
     'step': int(trained.step),
     'dataset': data['test'].name,
   }
-
-
-def _earlier(path: str, report: Mapping[str, Any]) -> dict[str, Any]:
-  """Reads what an earlier call measured of the same checkpoint; or {}."""
-  if not os.path.exists(path):
-    return {}
-  with open(path, encoding='utf-8') as file:
-    old = json.load(file)
-  same = all(old[key] == report[key] for key in ('step', 'dataset', 'samples'))
-  return old if same else {}
 
 
 def of_run(encoder: dim_jax.Encoder, run_dir: str) -> Objective:

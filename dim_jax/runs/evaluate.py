@@ -74,10 +74,7 @@ def evaluate(
     RuntimeError: the encoder's variables changed while they were probed.
   """
   for name in probes:
-    if name not in probes_lib.PROBES:
-      raise ValueError(
-        f'No probe {name!r}: there are {", ".join(probes_lib.PROBES)}.'
-      )
+    checks.check_choice('probes', name, probes_lib.PROBES)
   for name in features:
     checks.check_choice('features', name, FEATURES)
   started = time.time()
@@ -116,8 +113,7 @@ def evaluate(
         os.path.join(folder, 'probes.json'), header | report | new
       )
   if not report['results']:
-    reason = skipped[0]['reason'] if skipped else 'nothing was asked for'
-    raise ValueError(reason)
+    raise ValueError(skipped[0]['reason'] if skipped else 'nothing to probe.')
   return report
 
 

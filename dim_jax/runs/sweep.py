@@ -94,26 +94,39 @@ def sweep(
     rows = _measure(
       config, objective, states, betas, seeds, data, samples, progress
     )
-  bits = {row['split']: row['label_entropy_bits'] for row in rows}
-  test = data['test']
-  report = provenance.header(run.data.name, test.note, run.steps, started) | {
+  report = provenance.header(
+    run.data.name, data['test'].note, run.steps, started
+  ) | _report(config, objective, data, samples, rows)
+  report['memory_bytes'] = memory_bytes
+  report['training_seconds'] = lines[-1]['seconds']
+  files.write_json(os.path.join(workdir, 'sweep.json'), report)
+  return report
+
+
+def _report(
+  config: config_lib.SweepConfig,
+  objective: Objective,
+  data: dict[str, Any],
+  samples: int,
+  rows: list[dict[str, Any]],
+) -> dict[str, Any]:
+  """Collects what sweep.json says of the runs and their measurements."""
+  run = config.run
+  return {
     'classes': objective.classes,
     'code': getattr(run.objective, 'code', None),
     'steps': run.steps,
     'betas': list(config.betas),
     'seeds': list(config.seeds),
     'samples': samples,
-    'label_entropy_bits': bits,
+    'label_entropy_bits': {
+      row['split']: row['label_entropy_bits'] for row in rows
+    },
     'log2_examples': {
       split: float(np.log2(len(part.labels))) for split, part in data.items()
     },
-    'memory_bytes': memory_bytes,
-    'training_seconds': lines[-1]['seconds'],
     'rows': rows,
   }
-  path = os.path.join(workdir, 'sweep.json')
-  files.write_json(path, report)
-  return report
 
 
 def _check(config: config_lib.SweepConfig) -> None:

@@ -11,7 +11,6 @@ continues where it was interrupted.
 """
 
 import dataclasses
-import datetime
 import json
 import os
 import time
@@ -24,8 +23,8 @@ import rich.console
 import rich.table
 
 import dim_jax
+from dim_jax import checks, files
 from dim_jax import config as config_lib
-from dim_jax import files
 from dim_jax.data import load as data
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
@@ -76,10 +75,7 @@ def masks(
       f'{type(config.objective).__module__}.'
     )
   for name in probes:
-    if name not in probes_lib.PROBES:
-      raise ValueError(
-        f'No probe {name!r}: there are {", ".join(probes_lib.PROBES)}.'
-      )
+    checks.check_choice('probes', name, probes_lib.PROBES)
   parts = {
     # Without a validation set, 'train' is all that is not for testing.
     split: data.images(
@@ -120,9 +116,7 @@ def masks(
     'protocols': {
       protocol.hash(n, summary): protocol.describe(n, summary) for n in probes
     },
-    'hardware': provenance.hardware(),
-    'versions': provenance.versions(),
-    'date': datetime.date.today().isoformat(),
+    **provenance.session(),
     'rows': rows,
   }
   files.write_json(os.path.join(workdir, 'masks.json'), report)

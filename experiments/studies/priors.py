@@ -16,7 +16,6 @@ at one rate, and the steps and weights of CELLS.
 """
 
 import dataclasses
-import datetime
 import functools
 import json
 import os
@@ -508,68 +507,22 @@ def priors(
   configs = {name: cell_config(name, **settings) for name in cells}
   for config in configs.values():
     config_lib.check(config)
-  data: Mapping[str, np.ndarray]
-  note = ''
-  if toy:
-    count = config_lib.PointConfig().count
-    data = {'point': points.load(dataset, 'train', count)}
-    fresh = points.load(dataset, 'train', 2000, seed=1)
-    truth = points.load(dataset, 'test', 2000)
-    floor = _near(fresh, truth, dataset)
-  else:
-    any_data = next(iter(configs.values())).data
-    train_set, test_set = (
-      data_lib.load(any_data, split, progress=show_progress)
-      for split in ('train', 'test')
-    )
-    data = {'image': train_set.inputs}
-    note = test_set.note
-    shape = (len(test_set.inputs), _CODE)
-    draws = prior_losses.sample_prior(jax.random.key(2), 'gaussian', shape)
-    floor = closeness(np.asarray(draws))
+  data = _load(next(iter(configs.values())), toy, dataset, show_progress)
   os.makedirs(os.path.join(workdir, 'cells'), exist_ok=True)
   rows, seconds = [], 0.0
   for number, (name, config) in enumerate(configs.items(), 1):
-    path = os.path.join(workdir, 'cells', f'{name}.json')
-    told = {'seeds': list(seeds), 'config': _plain(config)}
-    cell = _finished(path, told)
-    if cell is None:
-      started = time.monotonic()
-      objective = (
-        make(config.objective) if toy else config_lib.make_objective(config)
-      )
-      with progress.Progress(show_progress, stderr=False) as shown:
-        shown.say(f'{name} ({number} of {len(configs)})')
-      run_dir = os.path.join(workdir, 'cells', name)
-      _claim(run_dir, told)
-      states = train(
-        config, objective, data, seeds, run_dir, show_progress=show_progress
-      )
-      if toy:
-        found = measure_points(objective, states, dataset, 2000)
-      else:
-        found = measure_codes(
-          objective, states, train_set, test_set, config.batch_size
-        )
-      cell = told | {
-        'seconds': time.monotonic() - started,
-        'rows': [
-          {'cell': name, 'seed': seed} | row
-          for seed, row in zip(seeds, found, strict=True)
-        ],
-      }
-      files.write_json(path, cell)
+    with progress.Progress(show_progress, stderr=False) as shown:
+      shown.say(f'{name} ({number} of {len(configs)})')
+    cell = _cell(name, config, data, seeds, workdir, show_progress)
     rows += cell['rows']
     seconds += cell['seconds']
   report = settings | {
-    'note': note,
+    'note': data.note,
     'seeds': list(seeds),
     'seconds': seconds,
-    'date': datetime.date.today().isoformat(),
-    'hardware': provenance.hardware(),
-    'versions': provenance.versions(),
+    **provenance.session(),
     'total_correlation': 'Gaussian: -1/2 ln det of the correlations, nats',
-    'floor': floor,
+    'floor': data.floor,
     'summary': {name: _summary(rows, name) for name in configs},
     'rows': rows,
     'configs': {name: _plain(config) for name, config in configs.items()},
@@ -580,27 +533,110 @@ def priors(
   return report
 
 
+class _Data(NamedTuple):
+  """What all cells train on and are measured on.
+
+  Attributes:
+    arrays: to train on.
+    parts: (training, test) examples of images; () of points.
+    density: the name of the points' density; '' of images.
+    floor: what samples of the prior itself get.
+    note: on the data.
+  """
+
+  arrays: Mapping[str, np.ndarray]
+  parts: tuple[Any, ...]
+  density: str
+  floor: dict[str, float]
+  note: str
+
+
+def _load(
+  config: config_lib.ExperimentConfig,
+  toy: bool,
+  dataset: str,
+  show_progress: bool,
+) -> _Data:
+  if toy:
+    count = config_lib.PointConfig().count
+    arrays = {'point': points.load(dataset, 'train', count)}
+    fresh = points.load(dataset, 'train', 2000, seed=1)
+    truth = points.load(dataset, 'test', 2000)
+    return _Data(arrays, (), dataset, _near(fresh, truth, dataset), '')
+  train_set, test_set = (
+    data_lib.load(config.data, split, progress=show_progress)
+    for split in ('train', 'test')
+  )
+  shape = (len(test_set.inputs), _CODE)
+  draws = prior_losses.sample_prior(jax.random.key(2), 'gaussian', shape)
+  floor = closeness(np.asarray(draws))
+  arrays = {'image': train_set.inputs}
+  return _Data(arrays, (train_set, test_set), '', floor, test_set.note)
+
+
+def _cell(
+  name: str,
+  config: config_lib.ExperimentConfig,
+  data: _Data,
+  seeds: Sequence[int],
+  workdir: str,
+  show_progress: bool,
+) -> dict[str, Any]:
+  """Trains and measures a cell, unless its file is there."""
+  path = os.path.join(workdir, 'cells', f'{name}.json')
+  settings = {'seeds': list(seeds), 'config': _plain(config)}
+  cell = _finished(path, settings)
+  if cell is not None:
+    return cell
+  started = time.monotonic()
+  objective = (
+    make(config.objective)
+    if data.density
+    else config_lib.make_objective(config)
+  )
+  run_dir = os.path.join(workdir, 'cells', name)
+  _claim(run_dir, settings)
+  states = train(
+    config, objective, data.arrays, seeds, run_dir, show_progress=show_progress
+  )
+  if data.density:
+    rows = measure_points(objective, states, data.density, 2000)
+  else:
+    rows = measure_codes(
+      objective, states, data.parts[0], data.parts[1], config.batch_size
+    )
+  cell = settings | {
+    'seconds': time.monotonic() - started,
+    'rows': [
+      {'cell': name, 'seed': seed} | row
+      for seed, row in zip(seeds, rows, strict=True)
+    ],
+  }
+  files.write_json(path, cell)
+  return cell
+
+
 def _plain(config: config_lib.ExperimentConfig) -> Any:
   """The config as a JSON file gives it back."""
   return json.loads(json.dumps(config_lib.to_json(config)))
 
 
-def _claim(run_dir: str, told: dict[str, Any]) -> None:
+def _claim(run_dir: str, settings: dict[str, Any]) -> None:
   """Writes what a cell's runs are, or raises where others were begun."""
   path = os.path.join(run_dir, 'runs.json')
-  if _finished(path, told) is None:
+  if _finished(path, settings) is None:
     files.make_folder(run_dir)
-    files.write_json(path, told)
+    files.write_json(path, settings)
 
 
-def _finished(path: str, told: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(path: str, settings: dict[str, Any]) -> dict[str, Any] | None:
   """A cell's file; None if there is none, ValueError if it is of another."""
   if not os.path.exists(path):
     return None
-  with open(path) as file:
+  with open(path, encoding='utf-8') as file:
     cell = json.load(file)
   cell['config'] = config_lib.migrate(cell['config'])
-  if any(cell[key] != value for key, value in told.items()):
+  if any(cell[key] != value for key, value in settings.items()):
     raise ValueError(
       f'{path!r} holds a cell of other settings or seeds: choose another '
       'folder, or delete that file.'

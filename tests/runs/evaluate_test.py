@@ -167,7 +167,7 @@ def test_what_was_finished_stays_when_a_call_is_stopped(run_dir, monkeypatch):
   ('arguments', 'message'),
   [
     (['nowhere'], "Error: 'nowhere' is not a run"),
-    (['nowhere', '--probes=lasso'], "No probe 'lasso'"),
+    (['nowhere', '--probes=lasso'], "got 'lasso'"),
     (['nowhere', '--num_seeds=0'], 'seeds must be '),
     (['nowhere', '--seeds=3'], '--seeds is no more: give --num_seeds'),
     (['nowhere', '--prbes=knn'], 'probes?'),
