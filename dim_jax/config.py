@@ -351,6 +351,14 @@ VALUES: dict[str, dict[str, dict[Any, Any]]] = {}
 """By type and today's field, today's value of each value that has another."""
 _TERMS = 'dim_jax.objectives.dim_terms.'
 GROUPS: dict[str, tuple[Group, ...]] = {
+  'dim_jax.objectives.vib:Config': (
+    Group(
+      'budget',
+      'dim_jax.objectives.vib:Budget',
+      {'budget': 'nats', 'constraint': 'constraint', 'dual_rate': 'dual_rate'},
+      lambda old: old.get('budget') is not None,
+    ),
+  ),
   'dim_jax.objectives.dim:Config': (
     Group(
       'prior',

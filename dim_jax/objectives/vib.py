@@ -4,11 +4,17 @@ A classifier through a stochastic code: minimise
 
 .. math:: E[-\ln q(y|z)] + \beta\, E_x KL(p(z|x) \| r(z))
 
-over the players `encoder` (p), `decoder` (q) and, where r is learned,
+over the parameter groups `encoder` (p), `decoder` (q) and, where r is learned,
 `marginal`. The same config gives the paper's baselines (no noise and no rate,
 with dropout, label smoothing or a confidence penalty), other marginals, the
 Conditional Entropy Bottleneck (a marginal for each class) and a rate held to a
 budget.
+
+The metrics, in nats unless named otherwise: 'decoder/cross_entropy',
+'decoder/accuracy' (of the averaged prediction, a fraction), 'encoder/rate'
+(summed over dimensions, averaged over examples), 'encoder/beta' (the weight in
+force) and 'decoder/confidence_penalty'. Rows labelled -1 enter the rate alone
+(with a 'class' marginal nothing at all).
 
 Alemi et al., Deep Variational Information Bottleneck, ICLR 2017.
 https://arxiv.org/abs/1612.00410
@@ -23,11 +29,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dim_jax import random
+from dim_jax.checks import check_choice, check_fields
 from dim_jax.losses import bottleneck as losses
 from dim_jax.networks import decoders, encoders, layers, posteriors
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
-from dim_jax.objectives import sharded_batch
+from dim_jax.objectives import image_encoder, sharded_batch
 
 MARGINALS = ('normal', 'learned', 'mixture', 'vamp', 'class')
 COVARIANCES = (*posteriors.COVARIANCES, 'none')
@@ -36,12 +42,26 @@ SMOOTHINGS = ('uniform', 'zeros')
 
 
 @dataclasses.dataclass(kw_only=True)
+class Budget:
+  """A rate that is free, or that the mean rate is held to."""
+
+  nats: float = 0.0
+  """The rate."""
+  constraint: str = 'hinge'
+  """'hinge' weighs each example's excess with beta; 'dual' moves beta by
+  gradient ascent until the mean rate meets the budget."""
+  dual_rate: float = 1e-5
+  """Step size of that ascent, beta a nat and step."""
+
+
+@dataclasses.dataclass(kw_only=True)
 class Config:
   """A classifier with a bottleneck; the defaults are the paper's on MNIST."""
 
-  encoder: Any = 'mlp'
+  encoder: str | Any = 'mlp'
   """'mlp', a name of `networks.encoders.ENCODERS`, or a Flax module that maps
-  images [N, H, W, C] and `train` to a dictionary of taps."""
+  images [N, H, W, C] and `train` to a dictionary of features, or to one array,
+  'y'."""
   units: tuple[int, ...] = (1024, 1024)
   """Hidden layers of the 'mlp'."""
   dropout: float = 0.0
@@ -61,7 +81,7 @@ class Config:
   """Hidden layers of the decoder; the paper's is linear."""
   num_classes: int = 10
   beta: float = 1e-3
-  """Price of a nat of rate, in nats of cross-entropy."""
+  """Weight of the rate: nats of cross-entropy a nat."""
   beta_warmup: int = 0
   """Steps over which beta grows linearly from 0."""
   samples: int = 1
@@ -81,13 +101,8 @@ class Config:
   label, the Conditional Entropy Bottleneck, with beta = 1 / gamma."""
   components: int = 10
   """Of the marginals 'mixture' and 'vamp'."""
-  budget: float | None = None
-  """Nats of rate that are free, or are held to."""
-  constraint: str = 'hinge'
-  """With a budget: 'hinge' prices each example's excess at beta; 'dual' moves
-  beta by gradient ascent until the mean rate meets the budget."""
-  dual_rate: float = 1e-5
-  """Step size of that ascent, beta a nat and step."""
+  budget: Budget | None = None
+  """Leave some rate free, or hold the rate to it."""
   label_smoothing: float = 0.0
   smoothing_definition: str = 'uniform'
   """'uniform' mixes with 1/C; 'zeros' is the bottleneck paper's."""
@@ -103,35 +118,39 @@ def check(config: Config) -> None:
     ('covariance', COVARIANCES),
     ('scale', posteriors.SCALES),
     ('marginal', MARGINALS),
-    ('constraint', CONSTRAINTS),
     ('smoothing_definition', SMOOTHINGS),
   ):
-    if (value := getattr(config, name)) not in accepted:
-      raise ValueError(
-        f'objective.{name} must be one of {accepted}, got {value!r}.'
-      )
-  for name in ('beta', 'beta_warmup', 'dual_rate', 'confidence_penalty'):
-    if not (value := getattr(config, name)) >= 0:
-      raise ValueError(f'objective.{name} must be >= 0, got {value}.')
-  for name, least in (('samples', 1), ('components', 1), ('num_classes', 2)):
-    if (value := getattr(config, name)) < least:
-      raise ValueError(f'objective.{name} must be >= {least}, got {value}.')
-  if not 0 <= config.dropout < 1:
-    raise ValueError(
-      f'objective.dropout must be in [0, 1), got {config.dropout}.'
-    )
-  if not 0 <= config.label_smoothing < 1:
-    raise ValueError(
-      f'objective.label_smoothing must be in [0, 1), got '
-      f'{config.label_smoothing}.'
+    check_choice(f'objective.{name}', getattr(config, name), accepted)
+  check_fields(
+    config,
+    {
+      'dropout': '[0, 1)',
+      'code': 'int [1, inf) or None',
+      'shift': '(-inf, inf)',
+      'num_classes': 'int [2, inf)',
+      'beta': '[0, inf)',
+      'beta_warmup': 'int [0, inf)',
+      'samples': 'int [1, inf)',
+      'components': 'int [1, inf)',
+      'label_smoothing': '[0, 1)',
+      'confidence_penalty': '[0, inf)',
+      'confidence_threshold': '[0, inf) or None',
+    },
+    'objective.',
+  )
+  sharded_batch.check_units('objective.units', config.units)
+  sharded_batch.check_units('objective.decoder_units', config.decoder_units)
+  if config.budget:
+    where = 'objective.budget.'
+    check_choice(where + 'constraint', config.budget.constraint, CONSTRAINTS)
+    check_fields(
+      config.budget, {'nats': '[0, inf)', 'dual_rate': '[0, inf)'}, where
     )
   if config.code is None and config.covariance != 'none':
     raise ValueError(
       'objective.code is None, but a bottleneck needs its size K >= 1; or set '
       "objective.covariance='none'."
     )
-  if config.code is not None and config.code < 1:
-    raise ValueError(f'objective.code (K) must be >= 1, got {config.code}.')
   if config.covariance == 'full' and config.scale != 'softplus':
     raise ValueError(
       "objective.covariance='full' takes objective.scale='softplus', got "
@@ -144,21 +163,15 @@ def check(config: Config) -> None:
     )
   if config.dropout and config.encoder != 'mlp':
     raise ValueError("objective.dropout acts on encoder='mlp' alone.")
-  if config.budget is not None and not config.budget >= 0:
-    raise ValueError(f'objective.budget must be >= 0, got {config.budget}.')
-  if config.budget is None and config.constraint == 'dual':
-    raise ValueError(
-      "objective.constraint='dual' needs objective.budget, in nats."
-    )
 
 
 class StochasticEncoder(nn.Module):
-  """A network and the head that computes the code from one of its taps.
+  """A network and the head that computes the code from one of its features.
 
   Attributes:
-    body: maps images to taps.
-    head: a `Bottleneck`, a linear layer, or None for the tap itself.
-    tap: which of them.
+    body: maps images to features.
+    head: a `Bottleneck`, a linear layer, or None for the feature itself.
+    tap: the feature's name.
   """
 
   body: nn.Module
@@ -168,33 +181,27 @@ class StochasticEncoder(nn.Module):
   def __call__(
     self, images: jax.Array, train: bool = False
   ) -> tuple[dict[str, jax.Array], Any]:
-    """Returns the taps, and a `Posterior`, or codes [N, K] without noise.
+    """Returns the features, and a `Posterior`, or codes [N, K] without noise.
 
     Args:
       images: floats in [-1, 1], shape [N, H, W, C].
       train: whether dropout and batch statistics are those of training.
     """
-    taps = self.body(images, train=train)
-    if self.tap not in taps:
+    features = image_encoder.features_of(self.body(images, train=train))
+    if self.tap not in features:
       raise ValueError(
-        f'objective.tap is {self.tap!r}, but the encoder returns the taps '
-        f'{sorted(taps)}.'
+        f'objective.tap is {self.tap!r}, but the encoder returns the features '
+        f'{sorted(features)}.'
       )
-    features = taps[self.tap].reshape(images.shape[0], -1)
-    features = features.astype(jnp.float32)
-    return taps, features if self.head is None else self.head(features)
+    x = features[self.tap].reshape(images.shape[0], -1).astype(jnp.float32)
+    return features, x if self.head is None else self.head(x)
 
 
 def _make_networks(
   config: Config, axis_name: str | None
 ) -> tuple[StochasticEncoder, decoders.Classifier]:
-  body = config.encoder
-  if body == 'mlp':
-    body = encoders.MLPEncoder(units=config.units, dropout=config.dropout)
-  elif isinstance(body, str):
-    body = encoders.make(body, axis_name=axis_name)
-  elif axis_name and hasattr(body, 'axis_name'):
-    body = body.clone(axis_name=axis_name)
+  mlp = encoders.MLPEncoder(units=config.units, dropout=config.dropout)
+  body = image_encoder.make(config.encoder, axis_name, own={'mlp': mlp})
   head: nn.Module | None
   if config.covariance != 'none':
     head = posteriors.Bottleneck(
@@ -213,24 +220,18 @@ def _make_networks(
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
-  """The bottleneck as an objective.
+  """Makes the bottleneck as an objective.
 
-  Metrics, in nats unless named otherwise: 'decoder/cross_entropy',
-  'decoder/accuracy' (of the averaged prediction, a fraction), 'encoder/rate'
-  (summed over dimensions, averaged over examples), 'encoder/beta' (the price in
-  force) and 'decoder/confidence_penalty'. Rows labelled -1 enter the rate
-  alone (with a 'class' marginal nothing at all).
-
-  The price is an array of the model state, 'beta', so that one program can
-  train many of them, and dual ascent can move it.
+  beta is an array of the model state, 'beta', so that one program can train
+  with many of them, and dual ascent can move it.
 
   Args:
     config: what to optimise.
     axis_name: the pmapped axis that the batch is spread over.
 
   Returns:
-    The objective, over the players 'encoder', 'decoder' and, unless r(z) is
-    N(0, I), 'marginal'. It encodes to the encoder's taps, 'y' (the code's
+    The objective, over the groups 'encoder', 'decoder' and, unless r(z) is
+    N(0, I), 'marginal'. It encodes to the encoder's features, 'y' (the code's
     mean), 'std' (its standard deviations) and 'logits' (at the mean).
 
   Raises:
@@ -239,27 +240,6 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   check(config)
   encoder, decoder = _make_networks(config, axis_name)
   stochastic = config.covariance != 'none'
-
-  def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    # Outside of pmap, where no axis is bound.
-    encoder, decoder = _make_networks(config, None)
-    encoder_rng, decoder_rng, marginal_rng = jax.random.split(rng, 3)
-    images = layers.normalise_images(sharded_batch.images(batch)[:2])
-    (_, code), variables = encoder.init_with_output(encoder_rng, images)
-    state = dict(variables)
-    params = {'encoder': state.pop('params')}
-    mean = code.mean if stochastic else code
-    params['decoder'] = decoder.init(decoder_rng, mean)['params']
-    if stochastic and config.marginal != 'normal':
-      params['marginal'] = _init_marginal(
-        config, marginal_rng, sharded_batch.images(batch).shape[1:]
-      )
-    model_state: dict[str, Any] = {'encoder': state}
-    if stochastic:
-      model_state['beta'] = jnp.asarray(config.beta, jnp.float32)
-      if config.beta_warmup:
-        model_state['steps'] = jnp.zeros((), jnp.int32)
-    return params, model_state
 
   def loss(
     params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
@@ -270,109 +250,61 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     if axis_name is not None:
       # The mask depends on the number of devices: it is drawn inside of Flax.
       index = jax.lax.axis_index(axis_name)
-      dropout_rng = random.branch(dropout_rng, index)
+      dropout_rng = jax.random.fold_in(dropout_rng, index)
 
-    def apply(images: jax.Array) -> tuple[tuple[PyTree, Any], PyTree]:
-      return encoder.apply(
+    def read_images(images: jax.Array) -> tuple[Any, PyTree]:
+      (_, code), state = encoder.apply(
         {'params': params['encoder'], **model_state['encoder']},
         images,
         train=True,
         mutable=list(model_state['encoder']),
         rngs={'dropout': dropout_rng},
       )
-
-    (_, code), encoder_state = apply(
-      layers.normalise_images(sharded_batch.images(batch))
-    )
-    new_state = model_state | {'encoder': encoder_state}
-    labels = batch['label']
-    known = labels >= 0
-    labels = jnp.maximum(labels, 0)
-    count = jnp.maximum(sharded_batch.total(known, axis_name), 1)
-
-    def mean_of_known(values: jax.Array) -> jax.Array:
-      values = jnp.where(known, values, 0.0)
-      return sharded_batch.total(values, axis_name) / count
+      return code, state
 
     def read(z: jax.Array) -> jax.Array:
       return decoder.apply({'params': params['decoder']}, z)
 
-    if stochastic:
-      noise = _noise(config, noise_rng, code.mean.shape, axis_name)
-      logits = _read_samples(read, code, noise)
-    else:
-      logits = read(code[None])
-    cross_entropy = mean_of_known(
-      losses.distortion(
-        logits,
-        labels,
-        log_of_mean=config.log_of_mean,
-        smoothing=config.label_smoothing,
-        smoothing_definition=config.smoothing_definition,
-      )
+    code, encoder_state = read_images(
+      layers.normalise_images(sharded_batch.images(batch))
     )
-    hits = jax.nn.softmax(logits).mean(0).argmax(-1) == labels
-    metrics = {
-      'decoder/cross_entropy': cross_entropy,
-      'decoder/accuracy': mean_of_known(hits),
-    }
-    value = cross_entropy
-    if config.confidence_penalty:
-      penalty = mean_of_known(
-        losses.confidence_penalty(logits, config.confidence_threshold).mean(0)
-      )
-      metrics['decoder/confidence_penalty'] = penalty
-      value += config.confidence_penalty * penalty
+    state = model_state | {'encoder': encoder_state}
+    known = _Known(batch['label'], axis_name)
     if not stochastic:
-      return value, (metrics, new_state)
-
+      value, metrics = _prediction_terms(config, read(code[None]), known)
+      return value, (metrics, state)
+    noise = _noise(config, noise_rng, code.mean.shape, axis_name)
+    logits = _read_samples(read, code, noise)
+    value, metrics = _prediction_terms(config, logits, known)
     pseudo = None
     if config.marginal == 'vamp':
-      (_, pseudo), _ = apply(jnp.tanh(params['marginal']['images']))
-    rate = _rate(config, params.get('marginal'), code, noise, labels, pseudo)
-    if config.marginal == 'class':
-      mean_rate = mean_of_known
-    else:
-      everyone = sharded_batch.total(jnp.ones_like(rate), axis_name)
-
-      def mean_rate(values: jax.Array) -> jax.Array:
-        return sharded_batch.total(values, axis_name) / everyone
-
-    beta = model_state['beta']
-    if config.beta_warmup:
-      new_state['steps'] = model_state['steps'] + 1
-      beta = beta * jnp.minimum(new_state['steps'] / config.beta_warmup, 1.0)
-    metrics |= {'encoder/rate': mean_rate(rate), 'encoder/beta': beta}
-    if config.budget is not None and config.constraint == 'hinge':
-      rate = losses.rate_excess(rate, config.budget)
-    elif config.budget is not None:
-      excess = jax.lax.stop_gradient(metrics['encoder/rate']) - config.budget
-      new_state['beta'] = jnp.maximum(
-        model_state['beta'] + config.dual_rate * excess, 0.0
-      )
-    value += beta * mean_rate(rate)
-    return value, (metrics, new_state)
+      pseudo, _ = read_images(jnp.tanh(params['marginal']['images']))
+    rate = _rate(
+      config, params.get('marginal'), code, noise, known.labels, pseudo
+    )
+    cost, own, own_state = _rate_term(config, rate, model_state, known)
+    return value + cost, (metrics | own, state | own_state)
 
   def encode(
     params: PyTree, model_state: PyTree, batch: Batch
   ) -> dict[str, jax.Array]:
     variables = {'params': params['encoder'], **model_state['encoder']}
     images = layers.normalise_images(sharded_batch.images(batch))
-    taps, code = encoder.apply(variables, images)
+    features, code = encoder.apply(variables, images)
     mean = code.mean if stochastic else code
-    taps = taps | {
+    features |= {
       'y': mean,
       'logits': decoder.apply({'params': params['decoder']}, mean),
     }
     if stochastic:
-      scale = code.scale
-      if scale.ndim == 3:
-        scale = jnp.sqrt(jnp.square(scale).sum(2))
-      taps['std'] = scale
-    return taps
+      std = code.scale
+      features['std'] = (
+        jnp.sqrt(jnp.square(std).sum(2)) if std.ndim == 3 else std
+      )
+    return features
 
   return Objective(
-    init,
+    functools.partial(_init, config),
     loss,
     encode,
     features=('conv', 'fc', 'globals', 'y'),
@@ -385,6 +317,99 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     posterior=functools.partial(_posterior, config) if stochastic else None,
     decode=functools.partial(_decode, config),
   )
+
+
+def _init(
+  config: Config, rng: jax.Array, batch: Batch
+) -> tuple[PyTree, PyTree]:
+  # Outside of pmap, where no axis is bound.
+  encoder, decoder = _make_networks(config, None)
+  stochastic = config.covariance != 'none'
+  encoder_rng, decoder_rng, marginal_rng = jax.random.split(rng, 3)
+  images = layers.normalise_images(sharded_batch.images(batch)[:2])
+  (_, code), variables = encoder.init_with_output(encoder_rng, images)
+  state = dict(variables)
+  params = {'encoder': state.pop('params')}
+  mean = code.mean if stochastic else code
+  params['decoder'] = decoder.init(decoder_rng, mean)['params']
+  model_state: dict[str, Any] = {'encoder': state}
+  if not stochastic:
+    return params, model_state
+  if config.marginal != 'normal':
+    shape = sharded_batch.images(batch).shape[1:]
+    params['marginal'] = _init_marginal(config, marginal_rng, shape)
+  model_state['beta'] = jnp.asarray(config.beta, jnp.float32)
+  if config.beta_warmup:
+    model_state['steps'] = jnp.zeros((), jnp.int32)
+  return params, model_state
+
+
+class _Known:
+  """The labels of a batch, of which those of -1 are not known."""
+
+  def __init__(self, labels: jax.Array, axis_name: str | None):
+    self.labels = jnp.maximum(labels, 0)
+    self.axis_name = axis_name
+    self._known = labels >= 0
+    self._count = jnp.maximum(sharded_batch.total(self._known, axis_name), 1)
+
+  def mean(self, values: jax.Array) -> jax.Array:
+    """Averages [n] over the examples of all devices that have a label."""
+    values = jnp.where(self._known, values, 0.0)
+    return sharded_batch.total(values, self.axis_name) / self._count
+
+  def mean_of_all(self, values: jax.Array) -> jax.Array:
+    """Averages [n] over the examples of all devices."""
+    count = sharded_batch.total(jnp.ones_like(values), self.axis_name)
+    return sharded_batch.total(values, self.axis_name) / count
+
+
+def _prediction_terms(
+  config: Config, logits: jax.Array, known: _Known
+) -> tuple[jax.Array, Metrics]:
+  """The cross-entropy of logits [S, n, C], and the confidence penalty."""
+  value = known.mean(
+    losses.distortion(
+      logits,
+      known.labels,
+      log_of_mean=config.log_of_mean,
+      smoothing=config.label_smoothing,
+      smoothing_definition=config.smoothing_definition,
+    )
+  )
+  hits = jax.nn.softmax(logits).mean(0).argmax(-1) == known.labels
+  metrics = {
+    'decoder/cross_entropy': value,
+    'decoder/accuracy': known.mean(hits),
+  }
+  if config.confidence_penalty:
+    penalty = known.mean(
+      losses.confidence_penalty(logits, config.confidence_threshold).mean(0)
+    )
+    metrics['decoder/confidence_penalty'] = penalty
+    value += config.confidence_penalty * penalty
+  return value, metrics
+
+
+def _rate_term(
+  config: Config, rate: jax.Array, model_state: PyTree, known: _Known
+) -> tuple[jax.Array, Metrics, PyTree]:
+  """The weighted rate, and what changes of 'beta' and its warm-up."""
+  mean = known.mean if config.marginal == 'class' else known.mean_of_all
+  beta, state = model_state['beta'], {}
+  if config.beta_warmup:
+    state['steps'] = model_state['steps'] + 1
+    beta = beta * jnp.minimum(state['steps'] / config.beta_warmup, 1.0)
+  metrics = {'encoder/rate': mean(rate), 'encoder/beta': beta}
+  budget = config.budget
+  if budget and budget.constraint == 'hinge':
+    rate = losses.rate_excess(rate, budget.nats)
+  elif budget:
+    excess = jax.lax.stop_gradient(metrics['encoder/rate']) - budget.nats
+    state['beta'] = jnp.maximum(
+      model_state['beta'] + budget.dual_rate * excess, 0.0
+    )
+  return beta * mean(rate), metrics, state
 
 
 def _read_code(config: Config, variables: PyTree, images: jax.Array) -> Any:

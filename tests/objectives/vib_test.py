@@ -351,7 +351,8 @@ def test_dropout_acts_in_training_alone():
 
 def test_dual_ascent_moves_beta_towards_the_budget():
   _, (params, state), evaluate = compiled(
-    beta=0.2, budget=15.0, constraint='dual', dual_rate=0.01
+    beta=0.2,
+    budget=vib.Budget(nats=15.0, constraint='dual', dual_rate=0.01),
   )
 
   def betas_of(params, steps):
@@ -386,7 +387,7 @@ def test_warmup_and_the_hinge_on_each_examples_rate():
   rates = gaussian_kl(mean, softplus(rho - 5))
   budget = float(np.median(rates))
   _, (params, state), evaluate = compiled(
-    beta=0.3, beta_warmup=3, budget=budget
+    beta=0.3, beta_warmup=3, budget=vib.Budget(nats=budget)
   )
   # The hinge acts on an example: that of the mean rate is another number.
   excess = np.maximum(rates - budget, 0).mean()
@@ -622,9 +623,7 @@ def spread(config, form):
         'samples': 3,
         'confidence_penalty': 0.1,
         'beta': 0.3,
-        'budget': 1.0,
-        'constraint': 'dual',
-        'dual_rate': 0.1,
+        'budget': vib.Budget(nats=1.0, constraint='dual', dual_rate=0.1),
         'shift': -1.0,
       },
       ['pmap'],
@@ -732,25 +731,31 @@ def test_the_papers_network():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'covariance': 'low_rank'}, r"covariance .*'none'\), got 'low_rank'"),
+    ({'covariance': 'low_rank'}, r"covariance .*'none', got 'low_rank'"),
     ({'scale': 'exp'}, r"scale must be one of .*'softplus'.*, got 'exp'"),
     ({'marginal': 'flow'}, r"marginal must be one of .*'vamp'.*, got 'flow'"),
-    ({'constraint': 'soft'}, r"constraint .*\('hinge', 'dual'\), got 'soft'"),
-    ({'smoothing_definition': 'x'}, r"smoothing_definition .*'zeros'\), got"),
+    (
+      {'budget': vib.Budget(constraint='soft')},
+      r"budget.constraint must be one of 'hinge', 'dual', got 'soft'",
+    ),
+    ({'smoothing_definition': 'x'}, r"smoothing_definition .*'zeros', got"),
     ({'beta': -1e-3}, r'objective\.beta must be >= 0, got -0.001'),
     ({'beta': math.nan}, r'objective\.beta must be >= 0, got nan'),
-    ({'beta_warmup': -1}, r'beta_warmup must be >= 0, got -1'),
-    ({'dual_rate': -1.0}, r'dual_rate must be >= 0, got -1.0'),
+    ({'beta_warmup': -1}, r'beta_warmup must be a whole number >= 0, got -1'),
+    (
+      {'budget': vib.Budget(dual_rate=-1.0)},
+      r'dual_rate must be >= 0, got -1.0',
+    ),
     ({'confidence_penalty': -0.5}, r'confidence_penalty must be >= 0, got'),
-    ({'samples': 0}, r'samples must be >= 1, got 0'),
-    ({'components': 0}, r'components must be >= 1, got 0'),
-    ({'num_classes': 1}, r'num_classes must be >= 2, got 1'),
+    ({'samples': 0}, r'samples must be a whole number >= 1, got 0'),
+    ({'components': 0}, r'components must be a whole number >= 1, got 0'),
+    ({'num_classes': 1}, r'num_classes must be a whole number >= 2, got 1'),
     ({'dropout': 1.0}, r'dropout must be in \[0, 1\), got 1.0'),
     ({'dropout': -0.1}, r'dropout must be in \[0, 1\), got -0.1'),
     ({'dropout': 0.1, 'encoder': 'small32'}, r"acts on encoder='mlp' alone"),
     ({'label_smoothing': 1.0}, r'label_smoothing must be in \[0, 1\), got 1'),
     ({'code': None}, r"code is None, .*covariance='none'"),
-    ({'code': 0}, r'code \(K\) must be >= 1, got 0'),
+    ({'code': 0}, r'code must be a whole number >= 1 or None, got 0'),
     (
       {'covariance': 'full', 'marginal': 'vamp'},
       r"marginal='vamp' .* takes objective\.covariance='diagonal', got 'full'",
@@ -759,9 +764,8 @@ def test_the_papers_network():
       {'covariance': 'full', 'scale': 'unit'},
       r"covariance='full' takes objective\.scale='softplus', got 'unit'",
     ),
-    ({'budget': -1.0}, r'budget must be >= 0, got -1.0'),
-    ({'budget': math.nan}, r'budget must be >= 0, got nan'),
-    ({'constraint': 'dual'}, r"constraint='dual' needs objective\.budget"),
+    ({'budget': vib.Budget(nats=-1.0)}, r'budget.nats must be >= 0, got -1.0'),
+    ({'budget': vib.Budget(nats=math.nan)}, r'budget.nats .* got nan'),
   ],
 )
 def test_wrong_fields_are_named(changes, message):
