@@ -15,6 +15,19 @@ The loss is a sum of terms, a file each in `dim_terms`. The adversary sees
 adversary's parameters, and the online probe sees `stop_gradient` of the
 features; so each parameter group gets its own gradient from one backward pass.
 
+The metrics, in nats unless named otherwise: 'mi/local' and 'mi/global' (the
+bounds) with their '_ceiling' where they have one, 'prior/kl' (summed over
+dimensions, averaged over images), 'probe/NAME_loss' and 'probe/NAME_accuracy'
+(a fraction). In the divergence's own unit: 'prior/adversary', its
+'prior/gradient_penalty' or, if it is of scores alone, 'prior/penalty', and
+'prior/encoder' (of 'stein' a surrogate, whose value means nothing). Without a
+unit: 'encoder/spectral_penalty'. Of options, in nats: 'coordinates/row',
+'/column', '/relative_row' and '/relative_column', cross-entropies of which
+`losses.structure` gives the ceilings; 'decoder/cross_entropy' and, a
+fraction, 'decoder/accuracy', of labelled images alone, 0 without any:
+averages over steps are of all, those divided by that of 'decoder/labelled',
+1 with a label and else 0, of the steps that had one.
+
 Hjelm et al., Learning deep representations by mutual information estimation and
 maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
 """
@@ -308,6 +321,20 @@ def _init_encoder(
   return features, params, state
 
 
+def _init(
+  config: Config, terms: list[Term], rng: jax.Array, batch: Batch
+) -> tuple[PyTree, PyTree]:
+  images = layers.normalise_images(sharded_batch.images(batch)[:2])
+  features, encoder, state = _init_encoder(config, rng, images)
+  inputs = Inputs(features, features, None, images, None, None, encoder)
+  params, model_state = {'encoder': encoder}, {'encoder': state}
+  for one in terms:
+    own, own_state = one.init(rng, inputs)
+    params = term.merged(params, own)
+    model_state = term.merged(model_state, own_state)
+  return params, model_state
+
+
 def _encode_in_training(
   config: Config,
   encoder: nn.Module,
@@ -379,19 +406,6 @@ def _encode_in_training(
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
   """Makes Deep InfoMax as an objective.
 
-  Metrics, in nats unless named otherwise: 'mi/local' and 'mi/global' (the
-  bounds) with their '_ceiling' where they have one, 'prior/kl' (summed over
-  dimensions, averaged over images), 'probe/NAME_loss' and 'probe/NAME_accuracy'
-  (a fraction). In the divergence's own unit: 'prior/adversary', its
-  'prior/gradient_penalty' or, if it is of scores alone, 'prior/penalty', and
-  'prior/encoder' (of 'stein' a surrogate, whose value means nothing). Without a
-  unit: 'encoder/spectral_penalty'. Of options, in nats: 'coordinates/row',
-  '/column', '/relative_row' and '/relative_column', cross-entropies of which
-  `losses.structure` gives the ceilings; 'decoder/cross_entropy' and, a
-  fraction, 'decoder/accuracy', of labelled images alone, 0 without any:
-  averages over steps are of all, those divided by that of 'decoder/labelled',
-  1 with a label and else 0, of the steps that had one.
-
   Args:
     config: what to optimise.
     axis_name: the pmapped axis that the batch is spread over. Every device
@@ -409,20 +423,8 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   check(config)
   encoder = _make_encoder(config, axis_name)
   terms = _make_terms(config, axis_name)
+  init = functools.partial(_init, config, terms)
   supervised = _used(config.supervised)
-
-  def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    images = layers.normalise_images(sharded_batch.images(batch)[:2])
-    features, encoder_params, state = _init_encoder(config, rng, images)
-    inputs = Inputs(
-      features, features, None, images, None, None, encoder_params
-    )
-    params, model_state = {'encoder': encoder_params}, {'encoder': state}
-    for one in terms:
-      own, own_state = one.init(rng, inputs)
-      params = term.merged(params, own)
-      model_state = term.merged(model_state, own_state)
-    return params, model_state
 
   def loss(
     params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array

@@ -8,8 +8,19 @@ and the methods differ in their negatives alone, that is, in the samples that
 stand for the model: where Markov chains start and whether they are kept, one
 step of Stein variational gradient descent from the data (SteinCD), a generator
 that follows the Stein direction (SteinGAN), or exact samples. Negatives and
-directions pass through `stop_gradient`, so the players `energy` and `generator`
-get their own gradients from one backward pass.
+directions pass through `stop_gradient`, so the parameter groups `energy` and
+`generator` get their own gradients from one backward pass.
+
+The metrics, in nats unless named otherwise: 'energy/data' and
+'energy/negatives' (mean f), 'energy/gap' (their difference: near 0 where the
+negatives are as likely as the data), 'energy/penalty' (f squared); of chains
+'energy/acceptance' (a fraction) and 'energy/temperature' (of the distribution
+that they sample, exp(f / T)); of exact training 'energy/log_likelihood'; of a
+generator 'generator/surrogate' (whose value means nothing) and
+'generator/spread' (the samples' standard deviation, averaged over dimensions,
+in units of x). Where chains or f diverge, these become non-finite: use more or
+smaller steps, `energy_penalty`, or 'mala', whose steps cannot raise the energy
+at will.
 
 Wang and Liu, Learning to draw samples: with application to amortized MLE for
 generative adversarial learning, 2016. https://arxiv.org/abs/1611.01722
@@ -21,13 +32,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from dim_jax import samplers
+from dim_jax.checks import check_choice, check_fields, check_range
 from dim_jax.losses import kernel_stein as losses
 from dim_jax.networks import energies, generators, layers
 from dim_jax.objective import Batch, Density, Metrics, Objective, PyTree
@@ -49,7 +61,7 @@ LATENTS: dict[str, sharded_batch.Draw] = {
 class Config:
   """An energy model; the defaults are CD-1 with Langevin steps."""
 
-  energy: Any = 'mlp'
+  energy: str | Any = 'mlp'
   """'mlp', 'autoencoder' (images) or 'rbm', or a Flax module that maps x [N,
   ...] to f [N], the logarithm of the unnormalised density; it may have a method
   `features`, and keeps no statistics."""
@@ -90,7 +102,7 @@ class Config:
   """epsilon of SteinCD, whose gradient is divided by it."""
   stein_rate: float = 0.5
   """Probability that a step of a 'mixture' takes SteinCD's negatives."""
-  bandwidth: object = 'svgd'
+  bandwidth: str | float = 'svgd'
   """h of the kernel exp(-||x - y||^2 / h): a number, or a rule's name of
   `losses.kernel_stein.BANDWIDTHS`."""
   self_term: bool = False
@@ -102,7 +114,7 @@ class Config:
   repulsion: str = 'all'
   """Which particles repel one: 'all', the 'nearest' alone (as SteinGAN's code
   has it), or 'none', where the direction is the score."""
-  generator: Any = 'mlp'
+  generator: str | Any = 'mlp'
   """'mlp', 'conv' (images), or a Flax module that maps noise [N, Z] to x; of
   images in [-1, 1]."""
   generator_units: tuple[int, ...] = (128, 128)
@@ -145,10 +157,7 @@ def check(config: Config) -> None:
     ('repulsion', REPULSIONS),
     ('latent', tuple(LATENTS)),
   ):
-    if (value := getattr(config, name)) not in accepted:
-      raise ValueError(
-        f'objective.{name} must be one of {accepted}, got {value!r}.'
-      )
+    check_choice(f'objective.{name}', getattr(config, name), accepted)
   for name, registry in (
     ('energy', energies.ENERGIES),
     ('generator', generators.GENERATORS),
@@ -159,34 +168,26 @@ def check(config: Config) -> None:
         f'objective.{name} must be one of {tuple(registry)} or a Flax module, '
         f'got {value!r}.'
       )
-  for name in ('hidden', 'steps', 'leapfrogs', 'chains', 'latent_size'):
-    if (value := getattr(config, name)) < 1:
-      raise ValueError(f'objective.{name} must be >= 1, got {value}.')
+  check_fields(
+    config,
+    {
+      'hidden': 'int [1, inf)',
+      'steps': 'int [1, inf)',
+      'step_size': '(0, inf)',
+      'noise': '[0, inf) or None',
+      'leapfrogs': 'int [1, inf)',
+      'chains': 'int [1, inf)',
+      'restarts': '[0, 1]',
+      'stein_step': '(0, inf)',
+      'stein_rate': '[0, 1]',
+      'latent_size': 'int [1, inf)',
+      'energy_penalty': '[0, inf)',
+      'negative_weight': '(0, 1]',
+    },
+    'objective.',
+  )
   for name in ('units', 'generator_units'):
-    if any(units < 1 for units in getattr(config, name)):
-      raise ValueError(
-        f'objective.{name} must be sizes >= 1, got {getattr(config, name)}.'
-      )
-  for name in ('step_size', 'stein_step'):
-    if not 0 < (value := getattr(config, name)) < math.inf:
-      raise ValueError(
-        f'objective.{name} must be above 0 and finite, got {value}.'
-      )
-  for name in ('restarts', 'stein_rate'):
-    if not 0 <= (value := getattr(config, name)) <= 1:
-      raise ValueError(
-        f'objective.{name} is a probability in [0, 1], got {value}.'
-      )
-  if not 0 <= config.energy_penalty < math.inf:
-    raise ValueError(
-      'objective.energy_penalty must be >= 0 and finite, got '
-      f'{config.energy_penalty}.'
-    )
-  if not 0 < config.negative_weight <= 1:
-    raise ValueError(
-      f'objective.negative_weight must be in (0, 1], got '
-      f'{config.negative_weight}.'
-    )
+    sharded_batch.check_units(f'objective.{name}', getattr(config, name))
   if config.negatives in ('exact', 'stein') and config.negative_weight != 1:
     raise ValueError(
       f'objective.negatives={config.negatives!r} takes negative_weight=1, got '
@@ -197,31 +198,21 @@ def check(config: Config) -> None:
       "objective.noise acts on objective.transition='langevin' alone; leave it "
       f'None for {config.transition!r}.'
     )
-  if config.noise is not None and not 0 <= config.noise < math.inf:
-    raise ValueError(
-      'objective.noise must be >= 0 and finite, or None for sqrt(2 step_size), '
-      f'got {config.noise}.'
-    )
   low, high = config.input_range
   if not -math.inf < low < high < math.inf:
     raise ValueError(
       'objective.input_range must be two numbers, the lower one first, got '
       f'{config.input_range}.'
     )
-  rules = tuple(losses.BANDWIDTHS)
   if isinstance(config.bandwidth, str):
-    known = config.bandwidth in rules
+    check_choice('objective.bandwidth', config.bandwidth, losses.BANDWIDTHS)
   else:
-    known = (
-      isinstance(config.bandwidth, int | float)
-      and not isinstance(config.bandwidth, bool)
-      and 0 < config.bandwidth < math.inf
-    )
-  if not known:
-    raise ValueError(
-      f'objective.bandwidth must be a number above 0 or one of {rules}, got '
-      f'{config.bandwidth!r}.'
-    )
+    check_range('objective.bandwidth', config.bandwidth, '(0, inf)')
+  _check_energy(config)
+
+
+def _check_energy(config: Config) -> None:
+  """Raises ValueError where the energy lacks what another field needs."""
   energy = _make_energy(config)
   if not isinstance(energy, energies.RBM):
     for name, value in (('negatives', 'exact'), ('transition', 'gibbs')):
@@ -243,20 +234,7 @@ def check(config: Config) -> None:
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
-  """An energy model as an objective, of batches of 'image' or of 'point'.
-
-  Metrics, in nats unless named otherwise: 'energy/data' and 'energy/negatives'
-  (mean f), 'energy/gap' (their difference: near 0 where the negatives are as
-  likely as the data), 'energy/penalty' (f squared); of chains
-  'energy/acceptance' (a fraction) and 'energy/temperature' (of the law that
-  they sample, exp(f / T)); of exact training 'energy/log_likelihood'; of a
-  generator 'generator/surrogate' (whose value means nothing) and
-  'generator/spread' (the samples' standard deviation, averaged over
-  dimensions, in units of x).
-
-  Where chains or f diverge, these become non-finite: use more or smaller
-  steps, `energy_penalty`, or 'mala', whose steps cannot raise the energy at
-  will.
+  """Makes an energy model as an objective, of batches of images or points.
 
   Args:
     config: what to optimise.
@@ -265,7 +243,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       devices.
 
   Returns:
-    The objective, over the players 'energy' and, for the negatives 'generator'
+    The objective, over the groups 'energy' and, for the negatives 'generator'
     and 'mixture', 'generator'. The model state has 'chains' where they are
     kept. It encodes to 'energy' (f, [N, 1]) and 'features', if it has them.
 
@@ -274,113 +252,26 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   """
   check(config)
   energy = _make_energy(config)
-  generates = config.negatives in ('generator', 'mixture')
 
-  def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    energy_rng, generator_rng, chain_rng = jax.random.split(rng, 3)
-    x = inputs(config, batch)[:2]
-    shape = x.shape[1:]
-    params = {'energy': _init(energy, energy_rng, x, 'energy')}
-    f = log_density(config, params, x)
-    if f.shape != (x.shape[0],):
-      raise ValueError(
-        f'objective.energy must return f [N], shape {(x.shape[0],)} here, got '
-        f'{f.shape}.'
-      )
-    if generates:
-      latent = jnp.zeros((2, config.latent_size))
-      generator = _make_generator(config, shape)
-      params['generator'] = _init(generator, generator_rng, latent, 'generator')
-      made = generator.apply({'params': params['generator']}, latent)
-      if made.shape[1:] != shape:
-        raise ValueError(
-          f'objective.generator makes examples of shape {made.shape[1:]}, but '
-          f'those of the data have {shape}.'
-        )
-    model_state = {}
-    if config.negatives in ('persistent', 'buffer'):
-      model_state['chains'] = _noise(config, chain_rng, (config.chains, *shape))
-    return params, model_state
+  def average(values: jax.Array) -> jax.Array:
+    mean = values.mean()
+    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
 
   def loss(
     params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
   ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
-    chain_rng, latent_rng, coin_rng = jax.random.split(rng, 3)
     x = inputs(config, batch)
-    frozen = jax.lax.stop_gradient(params)
-    metrics: Metrics = {}
-    value = jnp.zeros(())
-    scale: Any = 1.0
-    weight: Any = config.negative_weight
-
-    def average(values: jax.Array) -> jax.Array:
-      mean = values.mean()
-      return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
-
-    def direction(own: jax.Array) -> jax.Array:
-      """The Stein direction of this device's particles, among all."""
-      scores = sharded_batch.gather(score(config, frozen, own), axis_name)
-      particles = sharded_batch.gather(own, axis_name)
-      phi = _direction(config, energy, frozen, particles, scores)
-      if axis_name is not None:
-        start = jax.lax.axis_index(axis_name) * own.shape[0]
-        phi = jax.lax.dynamic_slice_in_dim(phi, start, own.shape[0])
-      return jax.lax.stop_gradient(phi)
-
-    if config.negatives == 'exact':
-      data = sharded_batch.gather(x, axis_name)
-      negatives = energies.RBM.sample(frozen['energy'], chain_rng, len(data))
-      negatives = negatives.reshape(data.shape)
-    elif config.negatives in CHAINS:
-      data = sharded_batch.gather(x, axis_name)
-      step, model_state = _run_chains(
-        config, frozen, model_state, data, chain_rng
-      )
-      negatives = step.position
-      metrics['energy/acceptance'] = step.acceptance.mean()
-      metrics['energy/temperature'] = step.temperature
-    if generates:
-      latent = sharded_batch.per_image(
-        latent_rng,
-        (x.shape[0], config.latent_size),
-        axis_name,
-        LATENTS[config.latent],
-      )
-      made = _generate(config, params, latent, x.shape[1:])
-      negatives = jax.lax.stop_gradient(made)
-      surrogate = average(
-        losses.stein_surrogate(
-          made.reshape(made.shape[0], -1),
-          direction(negatives).reshape(made.shape[0], -1),
-        )
-      )
-      value += surrogate
-      everything = sharded_batch.gather(negatives, axis_name)
-      metrics['generator/surrogate'] = surrogate
-      metrics['generator/spread'] = everything.std(0).mean()
-    if config.negatives in ('stein', 'mixture'):
-      # One step moves the particles by O(step): divided by it, the gradient
-      # does not depend on the step in the limit.
-      moved = x + config.stein_step * direction(x)
-      if generates:
-        coin = jax.random.bernoulli(coin_rng, config.stein_rate)
-        negatives = jnp.where(coin, moved, negatives)
-        scale = jnp.where(coin, 1 / config.stein_step, 1.0)
-        weight = jnp.where(coin, 1.0, weight)
-      else:
-        negatives = moved
-        scale = 1 / config.stein_step
-    negatives = jax.lax.stop_gradient(negatives)
-
+    drawn = _draw_negatives(config, params, model_state, x, rng, axis_name)
+    value, metrics = drawn.loss, dict(drawn.metrics)
     f_data = log_density(config, params, x)
-    f_negatives = log_density(config, params, negatives)
+    f_negatives = log_density(config, params, drawn.negatives)
     positive, negative = average(f_data), average(f_negatives)
     if config.negatives == 'exact':
       log_partition = energies.RBM.log_partition(params['energy'])
       metrics['energy/log_likelihood'] = positive - log_partition
       value -= metrics['energy/log_likelihood']
     else:
-      value += scale * (weight * negative - positive)
+      value += drawn.scale * (drawn.weight * negative - positive)
     metrics |= {
       'energy/data': positive,
       'energy/negatives': negative,
@@ -390,45 +281,190 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       penalty = average(jnp.square(f_data)) + average(jnp.square(f_negatives))
       value += config.energy_penalty * penalty
       metrics['energy/penalty'] = penalty
-    return value, (metrics, model_state)
+    return value, (metrics, drawn.state)
 
   def encode(
     params: PyTree, model_state: PyTree, batch: Batch
   ) -> dict[str, jax.Array]:
     del model_state  # Chains; the energy itself has none.
     x = inputs(config, batch)
-    taps = {'energy': log_density(config, params, x)[:, None]}
+    outputs = {'energy': log_density(config, params, x)[:, None]}
     if _has_features(energy):
-      taps['features'] = _features(energy, params, x)
-    return taps
+      outputs['features'] = _features(energy, params, x)
+    return outputs
 
-  is_rbm = isinstance(energy, energies.RBM)
-  exact = is_rbm and energy.hidden <= energies.MAX_HIDDEN
-  density = Density(
-    functools.partial(log_density, config),
-    functools.partial(inputs, config),
-    functools.partial(_sample_as_trained, config),
-    # An RBM is a mixture of Gaussians of unit variance.
-    mode_std=1.0 if is_rbm else None,
-    log_partition=(lambda params: energies.RBM.log_partition(params['energy']))
-    if exact
-    else None,
-    exact_sample=(
-      lambda params, rng, count: energies.RBM.sample(
-        params['energy'], rng, count
-      )
-    )
-    if exact
-    else None,
-  )
   return Objective(
-    init,
+    functools.partial(_init, config),
     loss,
     encode,
     features=('features',),
     optional_groups=('generator', 'probe'),
-    density=density,
+    density=_density(config, energy),
   )
+
+
+def _density(config: Config, energy: nn.Module) -> Density:
+  """What `Objective.density` offers."""
+  density = Density(
+    functools.partial(log_density, config),
+    functools.partial(inputs, config),
+    functools.partial(_sample_as_trained, config),
+  )
+  if not isinstance(energy, energies.RBM):
+    return density
+  # An RBM is a mixture of Gaussians of unit variance.
+  density = density._replace(mode_std=1.0)
+  if energy.hidden > energies.MAX_HIDDEN:
+    return density
+  return density._replace(
+    log_partition=lambda params: energies.RBM.log_partition(params['energy']),
+    exact_sample=lambda params, rng, count: energies.RBM.sample(
+      params['energy'], rng, count
+    ),
+  )
+
+
+def _generates(config: Config) -> bool:
+  return config.negatives in ('generator', 'mixture')
+
+
+def _init(
+  config: Config, rng: jax.Array, batch: Batch
+) -> tuple[PyTree, PyTree]:
+  energy_rng, generator_rng, chain_rng = jax.random.split(rng, 3)
+  x = inputs(config, batch)[:2]
+  shape = x.shape[1:]
+  energy = _make_energy(config)
+  params = {'energy': _init_network(energy, energy_rng, x, 'energy')}
+  f = log_density(config, params, x)
+  if f.shape != (x.shape[0],):
+    raise ValueError(
+      f'objective.energy must return f [N], shape {(x.shape[0],)} here, got '
+      f'{f.shape}.'
+    )
+  if _generates(config):
+    latent = jnp.zeros((2, config.latent_size))
+    generator = _make_generator(config, shape)
+    params['generator'] = _init_network(
+      generator, generator_rng, latent, 'generator'
+    )
+    samples = generator.apply({'params': params['generator']}, latent)
+    if samples.shape[1:] != shape:
+      raise ValueError(
+        f'objective.generator makes examples of shape {samples.shape[1:]}, but '
+        f'those of the data have {shape}.'
+      )
+  model_state = {}
+  if config.negatives in ('persistent', 'buffer'):
+    model_state['chains'] = _noise(config, chain_rng, (config.chains, *shape))
+  return params, model_state
+
+
+class _Drawn(NamedTuple):
+  """Negatives, and what follows from how they were drawn.
+
+  Attributes:
+    negatives: as many as the batch of this device, or all; without gradient.
+    loss: of the generator.
+    scale: of the energy's loss.
+    weight: of the negatives' mean f.
+    metrics: of chains and generator.
+    state: the model state after the step.
+  """
+
+  negatives: jax.Array
+  loss: jax.Array
+  scale: Any
+  weight: Any
+  metrics: Metrics
+  state: PyTree
+
+
+def _draw_negatives(
+  config: Config,
+  params: PyTree,
+  model_state: PyTree,
+  x: jax.Array,
+  rng: jax.Array,
+  axis_name: str | None,
+) -> _Drawn:
+  """Draws the samples that stand for the model, as the config says."""
+  chain_rng, latent_rng, coin_rng = jax.random.split(rng, 3)
+  frozen = jax.lax.stop_gradient(params)
+  drawn = _Drawn(x, jnp.zeros(()), 1.0, config.negative_weight, {}, model_state)
+  if config.negatives == 'exact':
+    count = len(sharded_batch.gather(x, axis_name))
+    rows = energies.RBM.sample(frozen['energy'], chain_rng, count)
+    drawn = drawn._replace(negatives=rows.reshape(count, *x.shape[1:]))
+  elif config.negatives in CHAINS:
+    data = sharded_batch.gather(x, axis_name)
+    step, state = _run_chains(config, frozen, model_state, data, chain_rng)
+    metrics = {
+      'energy/acceptance': step.acceptance.mean(),
+      'energy/temperature': step.temperature,
+    }
+    drawn = drawn._replace(
+      negatives=step.position, metrics=metrics, state=state
+    )
+  if _generates(config):
+    samples, loss, metrics = _generator_term(
+      config, params, x.shape, latent_rng, axis_name
+    )
+    drawn = drawn._replace(negatives=samples, loss=loss, metrics=metrics)
+  if config.negatives in ('stein', 'mixture'):
+    # One step moves the particles by O(step): divided by it, the gradient does
+    # not depend on the step in the limit.
+    phi = _own_direction(config, frozen, x, axis_name)
+    moved, scale = x + config.stein_step * phi, 1 / config.stein_step
+    if _generates(config):
+      coin = jax.random.bernoulli(coin_rng, config.stein_rate)
+      drawn = drawn._replace(
+        negatives=jnp.where(coin, moved, drawn.negatives),
+        scale=jnp.where(coin, scale, 1.0),
+        weight=jnp.where(coin, 1.0, drawn.weight),
+      )
+    else:
+      drawn = drawn._replace(negatives=moved, scale=scale)
+  return drawn._replace(negatives=jax.lax.stop_gradient(drawn.negatives))
+
+
+def _generator_term(
+  config: Config,
+  params: PyTree,
+  shape: tuple[int, ...],
+  rng: jax.Array,
+  axis_name: str | None,
+) -> tuple[jax.Array, jax.Array, Metrics]:
+  """Samples [n, ...] of the generator, its loss, and metrics of both."""
+  latent = sharded_batch.per_image(
+    rng, (shape[0], config.latent_size), axis_name, LATENTS[config.latent]
+  )
+  samples = _generate(config, params, latent, shape[1:])
+  fixed = jax.lax.stop_gradient(samples)
+  phi = _own_direction(config, jax.lax.stop_gradient(params), fixed, axis_name)
+  rows = (samples.shape[0], -1)
+  surrogate = losses.stein_surrogate(
+    samples.reshape(rows), phi.reshape(rows)
+  ).mean()
+  if axis_name is not None:
+    surrogate = jax.lax.pmean(surrogate, axis_name)
+  std = sharded_batch.gather(fixed, axis_name).std(0).mean()
+  metrics = {'generator/surrogate': surrogate, 'generator/spread': std}
+  return fixed, surrogate, metrics
+
+
+def _own_direction(
+  config: Config, params: PyTree, own: jax.Array, axis_name: str | None
+) -> jax.Array:
+  """The Stein direction of this device's particles, among all."""
+  scores = sharded_batch.gather(score(config, params, own), axis_name)
+  particles = sharded_batch.gather(own, axis_name)
+  energy = _make_energy(config)
+  phi = _direction(config, energy, params, particles, scores)
+  if axis_name is not None:
+    start = jax.lax.axis_index(axis_name) * own.shape[0]
+    phi = jax.lax.dynamic_slice_in_dim(phi, start, own.shape[0])
+  return jax.lax.stop_gradient(phi)
 
 
 def log_density(config: Config, params: PyTree, x: jax.Array) -> jax.Array:
@@ -543,7 +579,7 @@ def _make_generator(config: Config, shape: tuple[int, ...]) -> nn.Module:
   return config.generator
 
 
-def _init(
+def _init_network(
   module: nn.Module, rng: jax.Array, x: jax.Array, field: str
 ) -> PyTree:
   variables = dict(module.init(rng, x))

@@ -1,22 +1,29 @@
 r"""Greedy InfoMax, contrastive predictive coding, and their supervised twins.
 
-An encoder is a list of modules. A wall behind a module stops the gradient, and
-each stretch of modules between walls has a loss of its own at its end:
+An encoder is a list of modules. Gradient isolation stops the gradient behind a
+module, and each segment of modules from one stop to the next has a loss of its
+own at its end:
 
-- walls behind every module: Greedy InfoMax (GIM);
-- no wall: contrastive predictive coding (CPC), one loss for the whole encoder;
+- a stop behind every module: Greedy InfoMax (GIM);
+- no stop: contrastive predictive coding (CPC), one loss for the whole encoder;
 - `loss='supervised'`: cross-entropy in place of InfoNCE, greedy or end to end.
 
 The sum of the losses then gives each module exactly the gradient of its own
 loss, zero from all others, so that one backward pass and one optimizer train
-all modules at once. The modules are the players: `module_0`, `module_1`, ...,
-and an online `probe` that reads each module's features and sends nothing back.
+all modules at once. The modules are the parameter groups: `module_0`,
+`module_1`, ..., and an online `probe` that reads each module's features and
+sends nothing back.
 
 Images are cut into overlapping patches, which go through the modules apart from
 each other; the spatial mean of a patch's map is what a module predicts, from
 the patches above it. Sound goes through as frames, which predict later frames.
 A module that is an autoregressor (`context = True`, such as a GRU) predicts its
 inputs from its outputs.
+
+The metrics: 'module_M/infonce' (the loss, nats), 'module_M/ceiling' (nats) and
+'module_M/accuracy' (a fraction) of each module that ends a segment, means over
+the offsets; or 'module_M/cross_entropy' and '_accuracy'; and
+'probe/module_M_accuracy' and '_loss'.
 
 Löwe et al., Putting An End to End-to-End: Gradient-Isolated Learning of
 Representations, NeurIPS 2019. https://arxiv.org/abs/1905.11786
@@ -28,13 +35,14 @@ import dataclasses
 import functools
 import inspect
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from dim_jax import random, scale
+from dim_jax.checks import check_choice, check_fields
 from dim_jax.losses import cpc
 from dim_jax.networks import greedy_modules, layers
 from dim_jax.objective import Batch, Metrics, Objective, PyTree, Stage
@@ -50,7 +58,7 @@ class Config:
   The paper's on sound: modules='sound', offsets=12, negatives=10.
   """
 
-  modules: Any = 'resnet50'
+  modules: str | Any = 'resnet50'
   """A name of `networks.greedy_modules.MODULES`, or a sequence of Flax modules.
   One for images maps [P, h, w, C] to another map, or to [P, D]; one for sound
   [N, L, C] to fewer frames. One whose call takes `train` is told whether it
@@ -58,8 +66,9 @@ class Config:
   attribute `context = True` maps what a module predicts, [N, rows, columns, C]
   or [N, L, C], to contexts for it."""
   walls: tuple[int, ...] | None = None
-  """Behind which modules the gradient stops: None for all of them (GIM), () for
-  none (CPC), (0, 2) for module_0 alone and module_1 with module_2."""
+  """Gradient isolation: behind which modules the gradient stops. None for all
+  of them (GIM), () for none (CPC), (0, 2) for module_0 alone and module_1 with
+  module_2."""
   loss: str = 'infonce'
   """'infonce', or 'supervised', the cross-entropy of a linear classifier on the
   mean over patches or frames."""
@@ -128,37 +137,28 @@ class Config:
 
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
-  for name, accepted in (('loss', LOSSES), ('dtype', ('float32', 'bfloat16'))):
-    if (value := getattr(config, name)) not in accepted:
-      raise ValueError(
-        f'objective.{name} must be one of {accepted}, got {value!r}.'
-      )
-  if (
-    isinstance(config.modules, str)
-    and config.modules not in greedy_modules.MODULES
-  ):
-    raise ValueError(
-      f'objective.modules must be one of {sorted(greedy_modules.MODULES)} or a '
-      f'sequence of Flax modules, got {config.modules!r}.'
-    )
-  for name in ('pool', 'patch_size', 'patch_stride', 'offsets'):
-    if (value := getattr(config, name)) < 1:
-      raise ValueError(f'objective.{name} must be >= 1, got {value}.')
-  for name in ('skip', 'epsilon', 'num_classes'):
-    if (value := getattr(config, name)) < 0:
-      raise ValueError(f'objective.{name} must be >= 0, got {value}.')
-  for name in ('negatives', 'window'):
-    value = getattr(config, name)
-    if value is not None and value < 1:
-      raise ValueError(f'objective.{name} must be >= 1 or None, got {value}.')
-  if config.method not in (0, 1, 2):
-    raise ValueError(
-      f'objective.method must be 0, 1 or 2, got {config.method!r}.'
-    )
-  if config.audio_std <= 0:
-    raise ValueError(
-      f'objective.audio_std must be > 0, got {config.audio_std}.'
-    )
+  check_choice('objective.loss', config.loss, LOSSES)
+  check_choice('objective.dtype', config.dtype, ('float32', 'bfloat16'))
+  check_choice('objective.method', config.method, (0, 1, 2))
+  if isinstance(config.modules, str):
+    check_choice('objective.modules', config.modules, greedy_modules.MODULES)
+  check_fields(
+    config,
+    {
+      'frozen': 'int [0, inf)',
+      'pool': 'int [1, inf)',
+      'patch_size': 'int [1, inf)',
+      'patch_stride': 'int [1, inf)',
+      'audio_std': '(0, inf)',
+      'offsets': 'int [1, inf)',
+      'skip': 'int [0, inf)',
+      'negatives': 'int [1, inf) or None',
+      'window': 'int [1, inf) or None',
+      'epsilon': '[0, inf)',
+      'num_classes': 'int [0, inf)',
+    },
+    'objective.',
+  )
   if config.loss == 'supervised' and not config.num_classes:
     raise ValueError(
       "objective.loss is 'supervised' and objective.num_classes 0: set it to "
@@ -178,13 +178,13 @@ def check(config: Config) -> None:
     )
   if not isinstance(config.walls, tuple | list | None):
     raise ValueError(
-      'objective.walls must be None or a tuple of the modules that walls stand '
-      f'behind, such as (0, 2); got {config.walls!r}.'
+      'objective.walls must be None or a tuple of the modules that the '
+      f'gradient stops behind, such as (0, 2); got {config.walls!r}.'
     )
-  for wall in config.walls or ():
-    if not 0 <= wall < count:
+  for number in config.walls or ():
+    if not 0 <= number < count:
       raise ValueError(
-        f'objective.walls has {wall}; walls stand behind modules '
+        f'objective.walls has {number}; the gradient stops behind modules '
         f'0..{count - 1}.'
       )
 
@@ -386,11 +386,11 @@ def module_loss(
   rng: jax.Array,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, Metrics]:
-  """The loss at the end of a stretch.
+  """Computes the loss at the end of a segment.
 
   Args:
     config: which loss.
-    module: the stretch's last.
+    module: the segment's last.
     params: that module's: 'score' or 'head'.
     entered: what the module got.
     features: what it made of it.
@@ -419,56 +419,121 @@ def module_loss(
   z = c
   if is_context(module):
     z = sharded_batch.gather(positions(entered), axis_name)
-  weights = params['score']
-  if z.ndim == 4:
-    indices = None
-    if config.negatives is not None:
-      indices = cpc.grid_negatives(
-        rng, z.shape, config.offsets, config.negatives, skip=config.skip
-      )
-    found = cpc.grid_infonce(
-      z, c, weights, indices, skip=config.skip, epsilon=config.epsilon
-    )
-  else:
-    start_rng, rng = jax.random.split(rng)
-    length = z.shape[1]
-    window: int | None = None
-    start: int | jax.Array = 0
-    if config.window is not None and config.window < length:
-      window = config.window
-      start = cpc.window_start(start_rng, length, window)
-    drawn: jax.Array | tuple[jax.Array, ...] | None = None
-    if config.negatives is not None:
-      drawn = cpc.sequence_negatives(
-        rng,
-        z.shape,
-        config.offsets,
-        config.negatives,
-        method=config.method,
-        start=start,
-        window=window,
-      )
-    found = cpc.sequence_infonce(
-      z, c, weights, drawn, start=start, window=window
-    )
-  loss = found.loss.mean()
+  contrast = _contrast_grid if z.ndim == 4 else _contrast_sequence
+  bounds = contrast(config, z, c, params['score'], rng)
+  loss = bounds.loss.mean()
   return loss, {
     'infonce': loss,
-    'ceiling': found.ceiling.mean(),
-    'accuracy': found.accuracy.mean(),
+    'ceiling': bounds.ceiling.mean(),
+    'accuracy': bounds.accuracy.mean(),
   }
 
 
+def _contrast_grid(
+  config: Config, z: jax.Array, c: jax.Array, weights: jax.Array, rng: jax.Array
+) -> Any:
+  """InfoNCE of targets z and contexts c, [N, rows, columns, C]."""
+  indices = None
+  if config.negatives is not None:
+    indices = cpc.grid_negatives(
+      rng, z.shape, config.offsets, config.negatives, skip=config.skip
+    )
+  return cpc.grid_infonce(
+    z, c, weights, indices, skip=config.skip, epsilon=config.epsilon
+  )
+
+
+def _contrast_sequence(
+  config: Config, z: jax.Array, c: jax.Array, weights: jax.Array, rng: jax.Array
+) -> Any:
+  """InfoNCE of targets z and contexts c, [N, L, C]."""
+  start_rng, rng = jax.random.split(rng)
+  length = z.shape[1]
+  window: int | None = None
+  start: int | jax.Array = 0
+  if config.window is not None and config.window < length:
+    window = config.window
+    start = cpc.window_start(start_rng, length, window)
+  drawn: jax.Array | tuple[jax.Array, ...] | None = None
+  if config.negatives is not None:
+    drawn = cpc.sequence_negatives(
+      rng,
+      z.shape,
+      config.offsets,
+      config.negatives,
+      method=config.method,
+      start=start,
+      window=window,
+    )
+  return cpc.sequence_infonce(z, c, weights, drawn, start=start, window=window)
+
+
+class _Chain(NamedTuple):
+  """The modules of a config, and where the gradient stops.
+
+  Attributes:
+    config: the objective's.
+    modules: those in use.
+    stops: the modules behind which the gradient stops.
+    ends: the modules that have a loss.
+    axis_name: the pmapped axis.
+  """
+
+  config: Config
+  modules: tuple[nn.Module, ...]
+  stops: frozenset[int]
+  ends: frozenset[int]
+  axis_name: str | None
+
+  @classmethod
+  def of(cls, config: Config, axis_name: str | None) -> '_Chain':
+    """The chain of a config."""
+    modules = all_modules(config)
+    depth = config.depth or len(modules)
+    # Stops do not depend on the depth: module_1 without a stop behind it has
+    # its loss only where it is the last.
+    isolated = range(len(modules)) if config.walls is None else config.walls
+    ends = frozenset({*isolated, depth - 1})
+    return cls(config, modules[:depth], frozenset(isolated), ends, axis_name)
+
+  def segments(self) -> list[tuple[int, int]]:
+    """The first and last module of each segment in training."""
+    first = self.config.frozen
+    lasts = [i for i in range(first, len(self.modules)) if i in self.ends]
+    return list(zip([first, *(i + 1 for i in lasts)], lasts, strict=False))
+
+  def passed_on(self, number: int, features: jax.Array) -> jax.Array:
+    """What the module behind module `number` gets; the last one pools not."""
+    if number + 1 == len(self.modules):
+      return features
+    return passed_on(features, self.config.pool)
+
+  def run(
+    self,
+    number: int,
+    params: PyTree,
+    model_state: PyTree,
+    features: jax.Array,
+  ) -> jax.Array:
+    """A module out of training, frozen or not."""
+    name = f'module_{number}'
+    group = params[name] if name in params else model_state['frozen'][name]
+    features, _ = apply_module(
+      self.modules[number],
+      group['network'],
+      model_state.get(name, {}),
+      features,
+      train=False,
+      by_rows=self.config.remat,
+    )
+    return features
+
+
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
-  """Greedy InfoMax as an objective.
+  """Makes Greedy InfoMax as an objective.
 
-  Metrics: 'module_M/infonce' (the loss, nats), 'module_M/ceiling' (nats) and
-  'module_M/accuracy' (a fraction) of each module that ends a stretch, means
-  over the offsets; or 'module_M/cross_entropy' and '_accuracy'; and
-  'probe/module_M_accuracy' and '_loss'.
-
-  Taps: 'module_M', the mean over patches or frames, [N, C], and 'module_M_map',
-  [N, rows, columns, C] or [N, L, C].
+  It encodes to 'module_M', the mean over patches or frames, [N, C], and
+  'module_M_map', [N, rows, columns, C] or [N, L, C].
 
   A batch may hold 'features', what the last frozen module passed on, in place
   of 'image' or 'audio': then the frozen modules are not run.
@@ -479,7 +544,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       come from the global batch.
 
   Returns:
-    The objective, over the players 'module_0', 'module_1', ... and 'probe'.
+    The objective, over the groups 'module_0', 'module_1', ... and 'probe'.
     Frozen modules are in the model state, under 'frozen': they have neither
     gradients nor an optimizer's state.
 
@@ -487,136 +552,17 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     ValueError: a field cannot be used.
   """
   check(config)
-  every = all_modules(config)
-  depth = config.depth or len(every)
-  chain = every[:depth]
-  # Walls do not depend on the depth: module_1 without a wall behind it has its
-  # loss only where it is the last.
-  walls = range(len(every)) if config.walls is None else config.walls
-  ends = {*walls, depth - 1}
-
-  def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    features = jax.eval_shape(lambda b: inputs(config, b)[:2], dict(batch))
-    params: dict[str, Any] = {}
-    model_state: dict[str, Any] = {}
-    probe = {}
-    for i, module in enumerate(chain):
-      # A module's first parameters do not depend on how many others there are.
-      network_rng, loss_rng = jax.random.split(random.branch(rng, i))
-      x = jnp.zeros(features.shape, features.dtype)
-      entering = _entering(module, x)[0]
-      try:
-        variables = dict(
-          module.init(network_rng, entering, **_mode(module, False))
-        )
-      except ValueError as error:
-        raise ValueError(
-          f'module_{i}, {type(module).__name__}, cannot take inputs of shape '
-          f'{entering.shape[1:]} each: {error}'
-        ) from error
-      network = variables.pop('params', {})
-      entered = features
-
-      def run(x, module=module, network=network, variables=variables):
-        return apply_module(module, network, variables, x, train=False)[0]
-
-      made = jax.eval_shape(run, features)
-      player = {'network': network}
-      if i in ends and i >= config.frozen:
-        player |= _init_loss(config, module, loss_rng, entered, made)
-      if variables:
-        model_state[f'module_{i}'] = variables
-      if i < config.frozen:
-        model_state.setdefault('frozen', {})[f'module_{i}'] = player
-      else:
-        params[f'module_{i}'] = player
-      if config.num_classes:
-        probe[f'module_{i}'] = {
-          'kernel': jnp.zeros((made.shape[-1], config.num_classes)),
-          'bias': jnp.zeros(config.num_classes),
-        }
-      if i + 1 < depth:
-        features = jax.eval_shape(lambda x: passed_on(x, config.pool), made)
-    if config.num_classes:
-      params['probe'] = {name: probe[name] for name in params}
-    return params, model_state
-
-  def enter(model_state: PyTree, batch: Batch) -> jax.Array:
-    """What the first module in training gets."""
-    if 'features' in batch:
-      return batch['features'].astype(jnp.float32)
-    features = inputs(config, batch).astype(jnp.float32)
-    for i in range(config.frozen):
-      features = _run(
-        config, chain[i], f'module_{i}', {}, model_state, features
-      )
-      features = passed_on(features, config.pool)
-    return features
-
-  def run(
-    numbers: range,
-    params: PyTree,
-    model_state: PyTree,
-    features: jax.Array,
-    labels: jax.Array | None,
-    rng: jax.Array,
-  ) -> tuple[jax.Array, tuple[Metrics, PyTree, jax.Array]]:
-    """Modules in training: what they add to the loss, and what they pass on."""
-    new_state = dict(model_state)
-    metrics: Metrics = {}
-    total = jnp.zeros(())
-    for i in numbers:
-      module, name = chain[i], f'module_{i}'
-      if i == config.frozen or i - 1 in walls:
-        features = jax.lax.stop_gradient(features)
-      entered = features
-      dropout_rng = random.branch(rng, random.OfStep.MODULE_DROPOUT + i)
-      if axis_name is not None:
-        dropout_rng = random.branch(dropout_rng, jax.lax.axis_index(axis_name))
-      features, state = apply_module(
-        module,
-        params[name]['network'],
-        model_state.get(name, {}),
-        features,
-        train=True,
-        rng=dropout_rng,
-        by_rows=config.remat,
-      )
-      if state:
-        new_state[name] = state
-      if i in ends:
-        term, found = module_loss(
-          config,
-          module,
-          params[name],
-          entered,
-          features,
-          labels,
-          random.branch(rng, i),
-          axis_name,
-        )
-        total += term
-        metrics |= {f'{name}/{key}': value for key, value in found.items()}
-      if labels is not None and name in params.get('probe', {}):
-        term, accuracy = sharded_batch.classify(
-          params['probe'][name],
-          jax.lax.stop_gradient(pooled(features)),
-          labels,
-          axis_name,
-        )
-        total += term
-        metrics[f'probe/{name}_loss'] = term
-        metrics[f'probe/{name}_accuracy'] = accuracy
-      if i + 1 < depth:
-        features = passed_on(features, config.pool)
-    return total, (metrics, new_state, features)
+  chain = _Chain.of(config, axis_name)
+  init = functools.partial(_init, chain)
+  encode = functools.partial(_encode, chain)
 
   def loss(
     params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
   ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
-    features = enter(model_state, batch)
-    total, (metrics, new_state, _) = run(
-      range(config.frozen, depth),
+    features = _enter(chain, model_state, batch)
+    total, (metrics, new_state, _) = _train(
+      chain,
+      range(config.frozen, len(chain.modules)),
       params,
       model_state,
       features,
@@ -625,69 +571,201 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     )
     return total, (metrics, new_state)
 
-  def stage(first: int, last: int) -> Stage:
-    """The stretch of modules first..last, in training, between two walls."""
-
-    def stage_loss(
-      params: PyTree,
-      model_state: PyTree,
-      entered: Any,
-      labels: jax.Array | None,
-      rng: jax.Array,
-    ) -> tuple[jax.Array, tuple[Metrics, PyTree, jax.Array]]:
-      if first == config.frozen:
-        entered = enter(model_state, entered)
-      numbers = range(first, last + 1)
-      return run(numbers, params, model_state, entered, labels, rng)
-
-    # Frozen modules go with the first.
-    begin = 0 if first == config.frozen else first
-    names = tuple(f'module_{i}' for i in range(begin, last + 1))
-    return Stage(names, stage_loss)
-
-  def encode(
-    params: PyTree, model_state: PyTree, batch: Batch
-  ) -> dict[str, jax.Array]:
-    features = inputs(config, batch)
-    taps, maps = {}, {}
-    for i, module in enumerate(chain):
-      name = f'module_{i}'
-      features = _run(config, module, name, params, model_state, features)
-      taps[name] = pooled(features)
-      maps[f'{name}_map'] = positions(features)
-      if i + 1 < depth:
-        features = passed_on(features, config.pool)
-    return maps | taps
-
-  lasts = [i for i in range(config.frozen, depth) if i in ends]
-  firsts = [config.frozen, *(i + 1 for i in lasts[:-1])]
-
-  def negatives(batch: Batch) -> dict[str, tuple[int, float | None]]:
-    if config.loss != 'infonce':
-      return {}
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    variables = jax.eval_shape(init, key, batch)
-    taps = jax.eval_shape(encode, *variables, batch)
-    found: dict[str, tuple[int, float | None]] = {}
-    for i in lasts:
-      count = config.negatives or _others(config, taps[f'module_{i}_map'].shape)
-      found[f'module_{i}/infonce'] = count, math.log(count + 1)
-    return found
-
-  stages = tuple(map(stage, firsts, lasts))
   return Objective(
     init,
     loss,
     encode,
-    stages,
-    negatives,
-    features=tuple(f'module_{i}' for i in range(depth)),
+    tuple(_stage(chain, *segment) for segment in chain.segments()),
+    functools.partial(_negatives, chain),
+    features=tuple(f'module_{i}' for i in range(len(chain.modules))),
     classes=config.num_classes,
     supervised='a supervised objective' if config.loss == 'supervised' else '',
     optional_groups=('probe',),
     module_configs=functools.partial(_module_configs, config),
-    outputs=functools.partial(_outputs, config),
+    outputs=functools.partial(_outputs, chain),
   )
+
+
+def _init(chain: _Chain, rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
+  config = chain.config
+  features = jax.eval_shape(lambda b: inputs(config, b)[:2], dict(batch))
+  params: dict[str, Any] = {}
+  model_state: dict[str, Any] = {}
+  probe = {}
+  for i, module in enumerate(chain.modules):
+    # A module's first parameters do not depend on how many others there are.
+    network_rng, loss_rng = jax.random.split(jax.random.fold_in(rng, i))
+    network, state = _init_module(i, module, network_rng, features)
+    entered = features
+
+    def run(x, module=module, network=network, state=state):
+      return apply_module(module, network, state, x, train=False)[0]
+
+    features = jax.eval_shape(run, features)
+    group = {'network': network}
+    if i in chain.ends and i >= config.frozen:
+      group |= _init_loss(config, module, loss_rng, entered, features)
+    if state:
+      model_state[f'module_{i}'] = state
+    if i < config.frozen:
+      model_state.setdefault('frozen', {})[f'module_{i}'] = group
+    else:
+      params[f'module_{i}'] = group
+      probe[f'module_{i}'] = {
+        'kernel': jnp.zeros((features.shape[-1], config.num_classes)),
+        'bias': jnp.zeros(config.num_classes),
+      }
+    passing = functools.partial(chain.passed_on, i)
+    features = jax.eval_shape(passing, features)
+  if config.num_classes:
+    params['probe'] = probe
+  return params, model_state
+
+
+def _init_module(
+  number: int, module: nn.Module, rng: jax.Array, features: jax.Array
+) -> tuple[PyTree, PyTree]:
+  """A module's parameters and state, from the shape of what it gets."""
+  x = jnp.zeros(features.shape, features.dtype)
+  entering = _entering(module, x)[0]
+  try:
+    variables = dict(module.init(rng, entering, **_mode(module, False)))
+  except ValueError as error:
+    raise ValueError(
+      f'module_{number}, {type(module).__name__}, cannot take inputs of shape '
+      f'{entering.shape[1:]} each: {error}'
+    ) from error
+  return variables.pop('params', {}), variables
+
+
+def _enter(chain: _Chain, model_state: PyTree, batch: Batch) -> jax.Array:
+  """What the first module in training gets."""
+  if 'features' in batch:
+    return batch['features'].astype(jnp.float32)
+  features = inputs(chain.config, batch).astype(jnp.float32)
+  for i in range(chain.config.frozen):
+    features = chain.passed_on(i, chain.run(i, {}, model_state, features))
+  return features
+
+
+def _train(
+  chain: _Chain,
+  numbers: range,
+  params: PyTree,
+  model_state: PyTree,
+  features: jax.Array,
+  labels: jax.Array | None,
+  rng: jax.Array,
+) -> tuple[jax.Array, tuple[Metrics, PyTree, jax.Array]]:
+  """What modules in training add to the loss, and what they pass on."""
+  config, axis_name = chain.config, chain.axis_name
+  state = dict(model_state)
+  metrics: Metrics = {}
+  total = jnp.zeros(())
+  for i in numbers:
+    module, name = chain.modules[i], f'module_{i}'
+    if i == config.frozen or i - 1 in chain.stops:
+      features = jax.lax.stop_gradient(features)
+    entered = features
+    dropout_rng = _dropout_key(rng, i, axis_name)
+    features, changed = apply_module(
+      module,
+      params[name]['network'],
+      model_state.get(name, {}),
+      features,
+      train=True,
+      rng=dropout_rng,
+      by_rows=config.remat,
+    )
+    if changed:
+      state[name] = changed
+    if i in chain.ends:
+      term, own = module_loss(
+        config,
+        module,
+        params[name],
+        entered,
+        features,
+        labels,
+        jax.random.fold_in(rng, i),
+        axis_name,
+      )
+      total += term
+      metrics |= {f'{name}/{key}': value for key, value in own.items()}
+    if labels is not None and name in params.get('probe', {}):
+      term, accuracy = sharded_batch.classify(
+        params['probe'][name],
+        jax.lax.stop_gradient(pooled(features)),
+        labels,
+        axis_name,
+      )
+      total += term
+      metrics[f'probe/{name}_loss'] = term
+      metrics[f'probe/{name}_accuracy'] = accuracy
+    features = chain.passed_on(i, features)
+  return total, (metrics, state, features)
+
+
+def _dropout_key(
+  rng: jax.Array, number: int, axis_name: str | None
+) -> jax.Array:
+  """What a module's dropout draws from, another on each device."""
+  key = random.branch(rng, random.OfStep.MODULE_DROPOUT + number)
+  if axis_name is None:
+    return key
+  return jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+
+
+def _stage(chain: _Chain, first: int, last: int) -> Stage:
+  """The segment of modules first..last, in training."""
+
+  def loss(
+    params: PyTree,
+    model_state: PyTree,
+    entered: Any,
+    labels: jax.Array | None,
+    rng: jax.Array,
+  ) -> tuple[jax.Array, tuple[Metrics, PyTree, jax.Array]]:
+    if first == chain.config.frozen:
+      entered = _enter(chain, model_state, entered)
+    numbers = range(first, last + 1)
+    return _train(chain, numbers, params, model_state, entered, labels, rng)
+
+  # Frozen modules go with the first.
+  begin = 0 if first == chain.config.frozen else first
+  return Stage(tuple(f'module_{i}' for i in range(begin, last + 1)), loss)
+
+
+def _encode(
+  chain: _Chain, params: PyTree, model_state: PyTree, batch: Batch
+) -> dict[str, jax.Array]:
+  features = inputs(chain.config, batch)
+  vectors, maps = {}, {}
+  for i in range(len(chain.modules)):
+    features = chain.run(i, params, model_state, features)
+    vectors[f'module_{i}'] = pooled(features)
+    maps[f'module_{i}_map'] = positions(features)
+    features = chain.passed_on(i, features)
+  return maps | vectors
+
+
+def _negatives(
+  chain: _Chain, batch: Batch
+) -> dict[str, tuple[int, float | None]]:
+  """`Objective.negatives`, of shapes alone."""
+  config = chain.config
+  if config.loss != 'infonce':
+    return {}
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  variables = jax.eval_shape(functools.partial(_init, chain), key, batch)
+  encode = functools.partial(_encode, chain)
+  features = jax.eval_shape(encode, *variables, batch)
+  counts: dict[str, tuple[int, float | None]] = {}
+  for _, i in chain.segments():
+    shape = features[f'module_{i}_map'].shape
+    count = config.negatives or _others(config, shape)
+    counts[f'module_{i}/infonce'] = count, math.log(count + 1)
+  return counts
 
 
 def _others(config: Config, shape: tuple[int, ...]) -> int:
@@ -695,27 +773,6 @@ def _others(config: Config, shape: tuple[int, ...]) -> int:
   if len(shape) == 4:
     return shape[0] * (shape[1] - config.skip - 1) * shape[2] - 1
   return shape[0] * (min(config.window or shape[1], shape[1]) - 1) - 1
-
-
-def _run(
-  config: Config,
-  module: nn.Module,
-  name: str,
-  params: PyTree,
-  model_state: PyTree,
-  features: jax.Array,
-) -> jax.Array:
-  """A module out of training, frozen or not."""
-  player = params[name] if name in params else model_state['frozen'][name]
-  made, _ = apply_module(
-    module,
-    player['network'],
-    model_state.get(name, {}),
-    features,
-    train=False,
-    by_rows=config.remat,
-  )
-  return made
 
 
 def _init_loss(
@@ -755,16 +812,13 @@ def _module_configs(config: Config) -> tuple[Config, ...]:
   )
 
 
-def _outputs(config: Config, variables: PyTree, batch: Batch) -> jax.Array:
+def _outputs(chain: _Chain, variables: PyTree, batch: Batch) -> jax.Array:
   """What a module behind the last would get, to store for its training."""
   params, model_state = variables
-  chain = all_modules(config)[: config.depth]
-  first = config.frozen if 'features' in batch else 0
-  features = inputs(config, batch) if not first else batch['features']
+  first = chain.config.frozen if 'features' in batch else 0
+  features = batch['features'] if first else inputs(chain.config, batch)
   features = features.astype(jnp.float32)
-  for i in range(first, len(chain)):
-    features = _run(
-      config, chain[i], f'module_{i}', params, model_state, features
-    )
-    features = passed_on(features, config.pool)
+  for i in range(first, len(chain.modules)):
+    features = chain.run(i, params, model_state, features)
+    features = passed_on(features, chain.config.pool)
   return features

@@ -285,28 +285,10 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     cost, own, own_state = _rate_term(config, rate, model_state, known)
     return value + cost, (metrics | own, state | own_state)
 
-  def encode(
-    params: PyTree, model_state: PyTree, batch: Batch
-  ) -> dict[str, jax.Array]:
-    variables = {'params': params['encoder'], **model_state['encoder']}
-    images = layers.normalise_images(sharded_batch.images(batch))
-    features, code = encoder.apply(variables, images)
-    mean = code.mean if stochastic else code
-    features |= {
-      'y': mean,
-      'logits': decoder.apply({'params': params['decoder']}, mean),
-    }
-    if stochastic:
-      std = code.scale
-      features['std'] = (
-        jnp.sqrt(jnp.square(std).sum(2)) if std.ndim == 3 else std
-      )
-    return features
-
   return Objective(
     functools.partial(_init, config),
     loss,
-    encode,
+    functools.partial(_encode, config),
     features=('conv', 'fc', 'globals', 'y'),
     pictured=('fc',),
     classes=config.num_classes,
@@ -342,6 +324,26 @@ def _init(
   if config.beta_warmup:
     model_state['steps'] = jnp.zeros((), jnp.int32)
   return params, model_state
+
+
+def _encode(
+  config: Config, params: PyTree, model_state: PyTree, batch: Batch
+) -> dict[str, jax.Array]:
+  encoder, decoder = _make_networks(config, None)
+  variables = {'params': params['encoder'], **model_state['encoder']}
+  images = layers.normalise_images(sharded_batch.images(batch))
+  features, code = encoder.apply(variables, images)
+  stochastic = config.covariance != 'none'
+  mean = code.mean if stochastic else code
+  features |= {
+    'y': mean,
+    'logits': decoder.apply({'params': params['decoder']}, mean),
+  }
+  if stochastic:
+    std = code.scale
+    full = std.ndim == 3
+    features['std'] = jnp.sqrt(jnp.square(std).sum(2)) if full else std
+  return features
 
 
 class _Known:
