@@ -79,13 +79,19 @@ class Encoder:
       Features by tap, each of N rows.
 
     Raises:
-      ValueError: the examples have another rank, size or dtype.
+      ValueError: the examples have another rank, dtype or number of channels.
     """
     examples = np.asarray(examples)
     name = self.config.data.kind
     as_batch(examples, name)
     if not len(examples):
       raise ValueError(f'There must be an example, got shape {examples.shape}.')
+    channels = self.input_shape[2:]
+    if examples.shape[3:] != channels:
+      raise ValueError(
+        f'the encoder was trained on images of {channels[0]} channels, got '
+        f'shape {examples.shape}.'
+      )
     stored = np.dtype(_STORED[name])
     floating = np.issubdtype(examples.dtype, np.floating)
     if examples.dtype != stored and not floating:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import nnx
 
@@ -40,17 +42,19 @@ def make(
         f'{(*own, *encoders.ENCODERS)}, got {encoder!r}.'
       )
     return encoders.make(encoder, axis_name=axis_name, **fields)
-  if isinstance(encoder, nnx.Module | type):
-    raise ValueError(
-      'objective.encoder must be a Linen module, such as MyEncoder(units=64); '
-      f'got {encoder!r}. Give an NNX class as '
-      'flax.nnx.bridge.ToLinen(MyEncoder, kwargs=...).'
-    )
   if not isinstance(encoder, nn.Module):
+    hint = ''
+    if isinstance(encoder, nnx.Module | type):
+      hint = (
+        ' Give the parameters of a class, as in MyEncoder(units=64); and an '
+        'NNX class as flax.nnx.bridge.ToLinen(MyEncoder, args=...), which a '
+        "loop of your own can train, but no run, as its config.json can't hold "
+        'it.'
+      )
     raise ValueError(
-      'objective.encoder must be a name or a Flax module with parameters, that '
-      'maps images [N, H, W, C] and `train` to features; got '
-      f'{type(encoder).__name__}.'
+      'objective.encoder must be a name or a Linen module, that maps images '
+      '[N, H, W, C] and `train` to features; got a '
+      f'{type(encoder).__name__}.{hint}'
     )
   if axis_name and hasattr(encoder, 'axis_name'):
     encoder = encoder.clone(axis_name=axis_name)
@@ -66,10 +70,10 @@ def features_of(outputs: Any) -> dict[str, jax.Array]:
   Raises:
     ValueError: they are neither an array nor a dictionary of arrays.
   """
-  if isinstance(outputs, jax.Array):
-    return {'y': outputs}
+  if isinstance(outputs, jax.Array | np.ndarray):
+    return {'y': jnp.asarray(outputs)}
   if isinstance(outputs, Mapping) and all(
-    isinstance(x, jax.Array) for x in outputs.values()
+    isinstance(x, jax.Array | np.ndarray) for x in outputs.values()
   ):
     return dict(outputs)
   raise ValueError(
