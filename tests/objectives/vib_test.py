@@ -40,6 +40,9 @@ def make_batch(images=IMAGES, labels=LABELS):
 
 
 def make_config(**changes):
+  # A budget comes as pairs, as programs are kept by their changes.
+  if isinstance(budget := changes.get('budget'), tuple):
+    changes['budget'] = vib.Budget(**dict(budget))
   return vib.Config(**({'units': (8,), 'code': 3, 'num_classes': 3} | changes))
 
 
@@ -195,8 +198,8 @@ def gradients_of_terms(params, state, evaluate):
   """The cross-entropy's gradient and, a unit of beta, the rate's."""
   batch, key = make_batch(), jax.random.key(0)
   _, without = evaluate(params, state | {'beta': jnp.zeros(())}, batch, key)
-  _, priced = evaluate(params, state | {'beta': jnp.ones(())}, batch, key)
-  return without, jax.tree.map(jnp.subtract, priced, without)
+  _, with_rate = evaluate(params, state | {'beta': jnp.ones(())}, batch, key)
+  return without, jax.tree.map(jnp.subtract, with_rate, without)
 
 
 def check_head_gradient(params, grads, by_output, **tolerances):
@@ -352,7 +355,7 @@ def test_dropout_acts_in_training_alone():
 def test_dual_ascent_moves_beta_towards_the_budget():
   _, (params, state), evaluate = compiled(
     beta=0.2,
-    budget=vib.Budget(nats=15.0, constraint='dual', dual_rate=0.01),
+    budget=(('nats', 15.0), ('constraint', 'dual'), ('dual_rate', 0.01)),
   )
 
   def betas_of(params, steps):
@@ -363,7 +366,7 @@ def test_dual_ascent_moves_beta_towards_the_budget():
       (loss, (metrics, current)), _ = evaluate(
         params, current, make_batch(), jax.random.key(t)
       )
-      # The rate is priced whole, at the beta from before the move.
+      # All of the rate is weighed, with the beta from before the update.
       np.testing.assert_allclose(metrics['encoder/beta'], beta, rtol=1e-5)
       np.testing.assert_allclose(
         loss, metrics['decoder/cross_entropy'] + beta * rate, rtol=1e-5
@@ -373,7 +376,7 @@ def test_dual_ascent_moves_beta_towards_the_budget():
       moved.append(beta)
     return moved
 
-  # Above the budget the price rises.
+  # Above the budget beta rises.
   up = betas_of(shifted(params, -7), 3)
   assert 0.2 < up[0] < up[1] < up[2]
   # Below it falls, and stays at nothing.
@@ -387,7 +390,7 @@ def test_warmup_and_the_hinge_on_each_examples_rate():
   rates = gaussian_kl(mean, softplus(rho - 5))
   budget = float(np.median(rates))
   _, (params, state), evaluate = compiled(
-    beta=0.3, beta_warmup=3, budget=vib.Budget(nats=budget)
+    beta=0.3, beta_warmup=3, budget=(('nats', budget),)
   )
   # The hinge acts on an example: that of the mean rate is another number.
   excess = np.maximum(rates - budget, 0).mean()
@@ -623,7 +626,7 @@ def spread(config, form):
         'samples': 3,
         'confidence_penalty': 0.1,
         'beta': 0.3,
-        'budget': vib.Budget(nats=1.0, constraint='dual', dual_rate=0.1),
+        'budget': (('nats', 1.0), ('constraint', 'dual'), ('dual_rate', 0.1)),
         'shift': -1.0,
       },
       ['pmap'],
@@ -775,7 +778,7 @@ def test_wrong_fields_are_named(changes, message):
 
 def test_what_is_missing_is_named():
   objective = vib.make(make_config(tap='conv'))
-  with pytest.raises(ValueError, match=r"tap is 'conv', .* taps \['fc'\]"):
+  with pytest.raises(ValueError, match=r"tap is 'conv', .* features \['fc'\]"):
     jax.eval_shape(objective.init, jax.random.key(0), make_batch())
   config = make_config()
   variables = make_variables(config)
@@ -785,7 +788,7 @@ def test_what_is_missing_is_named():
     vib.make(config).logits(variables, make_batch(), jax.random.key(0), -1)
 
 
-def test_a_higher_price_buys_a_lower_rate():
+def test_a_higher_beta_gives_a_lower_rate():
   digits = datasets.load_digits()
   images = jnp.asarray(digits.images[:500, :, :, None] / 8 - 1, jnp.float32)
   labels = jnp.asarray(digits.target[:500], jnp.int32)
@@ -804,7 +807,7 @@ def test_a_higher_price_buys_a_lower_rate():
   rows = jnp.asarray(rng.integers(0, 500, (600, 100)))
 
   def train(beta):
-    """Metrics on the training images, at a price that is data."""
+    """Metrics on the training images, at a beta that is data."""
     state = step_lib.TrainState(
       jnp.zeros((), jnp.int32),
       params,
@@ -840,7 +843,7 @@ def test_a_higher_price_buys_a_lower_rate():
   assert np.all(np.diff(cross_entropy) > 0)
   # The rate bounds what the code says of the image, and so of its label.
   assert np.all(rate >= entropy - cross_entropy)
-  # A nat of the label costs a nat of the image at least: above a price of 1
+  # A nat of the label costs a nat of the image at least: above a beta of 1
   # nothing is worth remembering.
   assert rate[-1] < 0.05
   np.testing.assert_allclose(cross_entropy[-1], entropy, atol=0.03)
