@@ -16,6 +16,10 @@ from dim_jax.report import figures
 _NUMBER = re.compile(r'[+−]?\d.*|–|not finite|')
 
 
+# (label, a file of the evaluation) of runs.
+Pairs = Sequence[tuple[str, Mapping[str, Any]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Text:
   """A paragraph; what stands between backticks is code."""
@@ -52,7 +56,7 @@ class Table:
   @property
   def rows(self) -> list[list[str]]:
     """The cells, one list a row."""
-    return [[r.get(key, '') for key in self.header] for r in self.records]
+    return [[r.get(key, '–') for key in self.header] for r in self.records]
 
   @property
   def numeric(self) -> list[bool]:

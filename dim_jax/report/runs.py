@@ -91,10 +91,15 @@ def read(path: str | os.PathLike) -> Run:
     if os.path.exists(file):
       load = read_json if name.endswith('.json') else _read_arrays
       fields[field] = load(file)
-  for result in fields.get('probes', {}).get('results', []):
-    # Old files name it so, and pictures read it.
-    result.setdefault('feature', result.get('tap'))
-    result.setdefault('tap', result['feature'])
+  if probes := fields.get('probes'):
+    # As older files have them.
+    if not isinstance(probes.get('chance'), dict):
+      probes['chance'] = {'class': probes.get('chance')}
+    for result in probes['results']:
+      result.setdefault('label', 'class')
+      result.setdefault('feature', result.get('tap'))
+      # For the pictures.
+      result.setdefault('tap', result['feature'])
   return Run(
     path,
     os.path.basename(os.path.abspath(path)),
@@ -189,7 +194,7 @@ def noun(runs: Sequence[Run]) -> str:
 
 def labelled(
   runs: Sequence[Run], field: str
-) -> list[tuple[str, Mapping[str, Any]]]:
+) -> list[tuple[str, dict[str, Any]]]:
   """Pairs the labels of runs with a field that not all of them have."""
   pairs = ((run.label, getattr(run, field)) for run in runs)
   return [(label, value) for label, value in pairs if value is not None]
@@ -197,19 +202,14 @@ def labelled(
 
 def labels(probes: Mapping[str, Any]) -> list[str]:
   """What the probes of a probes.json predict, such as 'class' or 'speaker'."""
-  return list(dict.fromkeys(r.get('label', 'class') for r in probes['results']))
+  return list(dict.fromkeys(r['label'] for r in probes['results']))
 
 
-def of_label(probes: Mapping[str, Any], label: str) -> dict[str, Any]:
-  """Keeps one label's results of a probes.json, and its 'chance' as a number.
-
-  Results without a label, and a chance that is a number, are those of 'class'.
-  """
-  chance = probes.get('chance')
-  if not isinstance(chance, Mapping):
-    chance = {'class': chance}
-  mine = [r for r in probes['results'] if r.get('label', 'class') == label]
-  return {**probes, 'results': mine, 'chance': chance.get(label)}
+def of_label(probes: Mapping[str, Any] | None, label: str) -> dict[str, Any]:
+  """Keeps one label's results and chance level of a probes.json."""
+  probes = probes or {'results': [], 'chance': {}}
+  mine = [r for r in probes['results'] if r['label'] == label]
+  return {**probes, 'results': mine, 'chance': probes['chance'].get(label)}
 
 
 def module_of(key: str) -> str | None:
@@ -229,7 +229,7 @@ def methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
   """Groups runs by method; those of one differ in nothing but their seed.
 
   Args:
-    runs: at least one.
+    runs: any.
 
   Returns:
     The runs of each method, in the order given. Where methods share a title,

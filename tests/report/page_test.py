@@ -193,9 +193,9 @@ def test_tables_and_gap(full):
     ['trained', 'y', '91.0\xa0±\xa01.0', '75.0\xa0±\xa00.0',
      '60.0\xa0±\xa010.0', '69.13', '+5.9'],
     ['untrained', 'y', '81.0\xa0±\xa01.0', '62.5\xa0±\xa00.0',
-     '50.0\xa0±\xa00.0', '', ''],
+     '50.0\xa0±\xa00.0', '–', '–'],
     ['raw', 'pixels', '85.0\xa0±\xa00.0', '50.0\xa0±\xa00.0',
-     '55.0\xa0±\xa00.0', '', ''],
+     '55.0\xa0±\xa00.0', '–', '–'],
     ['neighbours by', 'of the same class, %'],
   ]  # fmt: skip
   assert [row[0] for row in parsed.rows[5:]] == [
@@ -307,7 +307,7 @@ def test_table_of_several_runs():
   assert header[:5] == ['encoder', 'feature', 'run', 'linear (n=2)', 'MLP']
   assert rows[0][2:5] == ['a', '91.0\xa0±\xa01.0', '75.0\xa0±\xa00.0 (n=2)']
   assert rows[1] == [
-    'trained', 'y', 'b', '–', '65.0\xa0±\xa00.0 (n=3)', '–', '', '',
+    'trained', 'y', 'b', '–', '65.0\xa0±\xa00.0 (n=3)', '–', '–', '–',
   ]  # fmt: skip
 
 
@@ -421,8 +421,8 @@ def test_classifier_tables(classifier):
     ['average (EMA)', 'test', '1.75', '1.25', '1.50', *cells],
     ['raw', 'train', '1.75', '2.25', '1.50', *cells],
     ['raw', 'test', '1.75', '2.25', '1.50', *cells],
-    ['paper', 'VIB', '', '1.13', *[''] * 8],
-    ['gap', 'average (EMA) − paper', '', '+0.12', *[''] * 8],
+    ['paper', 'VIB', '–', '1.13', *['–'] * 8],
+    ['gap', 'average (EMA) − paper', '–', '+0.12', *['–'] * 8],
   ]  # fmt: skip
   # At strength 0 the error of the unattacked: 1.25, and 1.50 at the mean.
   rest = ['–'] * 5

@@ -8,7 +8,7 @@ import numpy as np
 
 from dim_jax.report import classifier_figures as drawings
 from dim_jax.report import figures
-from dim_jax.report.parts import Missing, Part, Table, Text, draw, fixed
+from dim_jax.report.parts import Missing, Pairs, Part, Table, Text, draw, fixed
 from dim_jax.report.runs import Run, labelled
 
 _NOTE = (
@@ -84,7 +84,7 @@ def _fields(results: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, int]]:
   return {name: field for name, field in fields.items() if name in known}
 
 
-def table(done: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+def table(done: Pairs) -> Table:
   """Tabulates results by weights and split, the paper's row below.
 
   Args:

@@ -9,7 +9,15 @@ import numpy as np
 from dim_jax.report import density_figures as drawings
 from dim_jax.report import figures
 from dim_jax.report import runs as runs_lib
-from dim_jax.report.parts import Missing, Part, Table, Text, draw, with_error
+from dim_jax.report.parts import (
+  Missing,
+  Part,
+  Table,
+  Text,
+  draw,
+  fixed,
+  with_error,
+)
 from dim_jax.report.runs import Run
 
 _NOTE = (
@@ -20,7 +28,7 @@ _NOTE = (
 )
 _SAMPLES_NOTE = (
   'Of samples beside the test set: ratio of the variances, 1 if alike; squared '
-  'maximum mean discrepancy (MMD²), near that of training examples if alike.'
+  'maximum mean discrepancy (mmd), near that of training examples if alike.'
 )
 _KL = 'KL: of the truth from the model, on test points, in nats.'
 # Points of a panel: more would hide one another.
@@ -37,21 +45,12 @@ def section(runs: Sequence[Run]) -> list[Part]:
   if not table.records:
     text = 'No log likelihood: the energy is not normalised (`--ais`).'
     parts = [Missing(text)]
-  columns = {
-    'variance ratio': 'variance_ratio',
-    'MMD²': 'mmd',
-    'MMD² of training examples': 'mmd_of_data',
-    'distance of the means': 'mean_distance',
-  }
+  keys = ('variance_ratio', 'mmd', 'mmd_of_data', 'mean_distance')
   samples = [
-    {'run': label, 'samples': f'{stats["count"]:,}'}
-    | {
-      title: figures.number(figures.real(stats[key]))
-      for title, key in columns.items()
-      if key in stats
-    }
+    {'run': label, 'samples': f'{x["count"]:,}'}
+    | {k.replace('_', ' '): fixed(x[k], 4) for k in keys if k in x}
     for label, density in runs_lib.labelled(runs, 'density')
-    if (stats := density.get('samples'))
+    if (x := density.get('samples'))
   ]
   if samples:
     parts += [Table(samples), Text(_SAMPLES_NOTE)]
@@ -72,17 +71,11 @@ def likelihoods(runs: Sequence[Run]) -> Table:
   }
   done = runs_lib.labelled(runs, 'density')
   results = [(label, row) for label, density in done for row in density['rows']]
-  columns = {
-    title: key
-    for title, key in columns.items()
-    if any(key in row for _, row in results)
-  }
   table: list[dict[str, str]] = []
   others: dict[tuple[tuple[str, str], ...], list[str]] = {}
   for label, row in results:
     cells = {'density': str(row['density']), 'normalised by': str(row['by'])}
     for title, key in columns.items():
-      cells[title] = '–'
       if key in row:
         cells[title] = with_error(row[key], row.get(f'{key}_error'), 3)
     if row['density'] == 'model':

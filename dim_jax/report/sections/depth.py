@@ -93,7 +93,7 @@ def points(
 
 
 def _results(run: Run, label: str) -> list[Mapping[str, Any]]:
-  return runs_lib.of_label(run.probes or {'results': []}, label)['results']
+  return runs_lib.of_label(run.probes, label)['results']
 
 
 def _means(
@@ -139,14 +139,12 @@ def table(runs: Sequence[Run], label: str) -> Table:
   measured = {p: points(runs, label, p) for p in probes(runs, label)}
   everything = [p for mine in measured.values() for p in mine]
   digits = 2 if min((p.mean for p in everything), default=100) < 1 else 1
-  columns = sorted({p.feature for p in everything}, key=_number)
   rows = []
   for probe, found in measured.items():
     for name in dict.fromkeys(p.method for p in found):
       mine = {p.feature: p for p in found if p.method == name}
       row = {'probe': figures.probe_name(probe), 'method': name}
       row['n'] = span([p.n for p in mine.values()])
-      row |= dict.fromkeys(columns, '–')
       rows.append(
         row | {k: with_error(p.mean, p.std, digits) for k, p in mine.items()}
       )
@@ -211,7 +209,7 @@ def _levels(
   """Errors without any encoder, where the runs agree on them."""
   chances, raws = set(), set()
   for run in runs:
-    mine = runs_lib.of_label(run.probes or {'results': []}, label)
+    mine = runs_lib.of_label(run.probes, label)
     chances.add(('commonest label', figures.real(mine['chance'])))
     for feature, mean in _means(run, 'raw', label, probe):
       raws.add((f'raw {feature}', mean))

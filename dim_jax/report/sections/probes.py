@@ -6,7 +6,15 @@ from typing import Any
 
 from dim_jax.report import figures
 from dim_jax.report import runs as runs_lib
-from dim_jax.report.parts import Fold, Part, Table, Text, draw, with_error
+from dim_jax.report.parts import (
+  Fold,
+  Pairs,
+  Part,
+  Table,
+  Text,
+  draw,
+  with_error,
+)
 from dim_jax.report.runs import Run
 
 # Labels of single frames: how many were tested is not in the results.
@@ -32,9 +40,7 @@ def section(runs: Sequence[Run]) -> list[Part]:
   return parts
 
 
-def _notes(
-  label: str, done: Sequence[tuple[str, Mapping[str, Any]]]
-) -> list[Part]:
+def _notes(label: str, done: Pairs) -> list[Part]:
   notes = [
     'Test accuracy in percent, mean ± standard deviation over n seeds (over n '
     'draws of labelled examples for the probe with few labels).'
@@ -68,9 +74,7 @@ def _notes(
   return [Text(note) for note in notes]
 
 
-def table(
-  runs: Sequence[tuple[str, Mapping[str, Any]]], title: str = ''
-) -> Table:
+def table(runs: Pairs, title: str = '') -> Table:
   """Tabulates the probes of runs, the paper's numbers beside them.
 
   Args:
@@ -164,7 +168,7 @@ def warnings(run: Run) -> list[str]:
   """
   sentences = []
   for label in runs_lib.labels(run.probes) if run.probes else ():
-    probes = runs_lib.of_label(run.probes or {}, label)
+    probes = runs_lib.of_label(run.probes, label)
     rows = tested(run, label)
     for probe in ('linear', 'linear_few'):
       mine = [r for r in probes['results'] if r['probe'] == probe]
