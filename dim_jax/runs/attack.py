@@ -146,7 +146,6 @@ def _jobs(
       options: dict[str, Any] = {
         'targets': targets if targeted else None,
         'initial_c': 1.0,
-        'learning_rate': 0.05,
         'steps': settings.cw_steps,
         'search_steps': settings.cw_searches,
       }

@@ -167,11 +167,11 @@ def test_carlini_wagner_follows_averaged_probabilities():
   result = _CW(logits, {}, images, np.array([1]), KEY)
   assert result.correct_before.all() and result.success.all()
 
-  def share(t):
+  def gap(t):
     return np.mean(1 / (1 + np.exp(-(t + offsets)))) - 0.5
 
-  # The gap moves by 8 times the mean of 4 pixels' moves, 4 times their norm.
-  distance = -optimize.brentq(share, -5, 5) / 4
+  # The gap changes by 8 times the mean change of 4 pixels, 4 times its norm.
+  distance = -optimize.brentq(gap, -5, 5) / 4
   assert float(result.l2[0]) == pytest.approx(distance, rel=0.05)
 
 
@@ -183,13 +183,10 @@ def test_gradient_through_samples_is_the_mean_of_theirs():
   p = np.exp(scores - scores.max(axis=2, keepdims=True))
   p /= p.sum(axis=2, keepdims=True)
   expected = {'margin': [], 'cross_entropy': []}
-  # d logits / d images of each sample, one at a time.
-  slopes = [
-    np.asarray(
-      jax.jacobian(lambda x, s=s: _sampled(variables, x, KEY)[s])(images)
-    )
-    for s in range(4)
-  ]
+  # d logits / d images of each sample.
+  slopes = np.asarray(
+    jax.jit(jax.jacobian(lambda x: _sampled(variables, x, KEY)))(images)
+  )
   for n, label in enumerate(labels):
     others = np.where(np.arange(3) == label, -np.inf, scores[:, n].mean(0))
     rival = int(np.argmax(others))
@@ -231,11 +228,13 @@ def test_each_step_draws_fresh_noise():
     logits, variables, images, labels, rng, epsilon=0.1, steps=3, restarts=2
   )
   jax.effects_barrier()
-  judge = tuple(np.ravel(jax.random.key_data(jax.random.split(rng)[0])))
-  others = [key for key in seen if key != judge]
-  # Six steps and the clean image's gradient, none with the judge's noise.
+  evaluation_noise = tuple(
+    np.ravel(jax.random.key_data(jax.random.split(rng)[0]))
+  )
+  others = [key for key in seen if key != evaluation_noise]
+  # Six steps and the clean image's gradient, none with the evaluation noise.
   assert len(set(others)) == 7
-  assert judge in seen
+  assert evaluation_noise in seen
 
 
 def test_a_saturated_model_shows_no_gradient_and_still_breaks():
@@ -265,7 +264,7 @@ def test_a_saturated_model_shows_no_gradient_and_still_breaks():
 
 
 def _black_and_white(n=12):
-  """Black and white images, told apart at nine halves of brightness."""
+  """Black and white images, apart at nine halves of brightness."""
   white = np.arange(n) % 2
   images = np.broadcast_to((255 * white)[:, None, None, None], (n, 3, 3, 1))
   variables = {
@@ -393,9 +392,11 @@ def test_images_stay_in_range_and_norms_are_measured(attack):
   np.testing.assert_array_equal(result.l0, moved.sum((1, 2)))
   if attack is not _CW:
     assert (result.linf <= 0.3 + 1e-6).all()
-  # The verdict can be computed again, by hand, from the judge's half.
-  judge = jax.random.split(KEY)[0]
-  scores = np.asarray(_sampled(variables, result.images, judge), np.float64)
+  # Success can be computed again, by hand, from the evaluation noise.
+  evaluation_noise = jax.random.split(KEY)[0]
+  scores = np.asarray(
+    _sampled(variables, result.images, evaluation_noise), np.float64
+  )
   p = np.exp(scores) / np.exp(scores).sum(axis=2, keepdims=True)
   np.testing.assert_array_equal(
     result.success, p.mean(axis=0).argmax(axis=1) != labels

@@ -186,7 +186,7 @@ def test_detection_by_hand():
   assert result == {'auroc': 1, 'aupr': 1, 'fpr95': 0}
   result = calibration.detection([3, 4], [0, 1, 2])
   assert result['auroc'] == 0 and result['fpr95'] == 1
-  # Nothing is told apart.
+  # All scores are equal.
   result = calibration.detection([1, 1, 1], [1])
   assert result == {'auroc': 0.5, 'aupr': 0.25, 'fpr95': 1}
   # 19 of 20 outliers are exactly 95 %: the last one may be missed.

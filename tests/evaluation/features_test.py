@@ -73,7 +73,7 @@ def test_variables_are_bit_identical_after_probing():
   copies = jax.tree.map(lambda x: np.array(x), variables)
   result = features.extract(encode, variables, images, batch_size=7)
   labels = np.arange(90) % 3
-  # The shapes and settings of probe_test.py, whose compilations it shares.
+  # The shapes and settings of probes_test.py, whose compilations it shares.
   protocol = probes.Protocol(
     seeds=2,
     linear_l2=(1e-3, 1e-1),
