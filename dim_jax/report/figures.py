@@ -643,11 +643,14 @@ def probe_name(probe: str) -> str:
   return names.get(probe, probe.replace('_', ' '))
 
 
-def probes(results: Sequence[Mapping[str, Any]]) -> Picture:
+def probes(
+  results: Sequence[Mapping[str, Any]], name: str = 'probes'
+) -> Picture:
   """Draws the accuracy of every probe, beside untrained and raw data.
 
   Args:
     results: the 'results' of a probes.json.
+    name: stem of the files.
 
   Returns:
     The picture; its rows are probe, feature, encoder ('trained', 'untrained' or
@@ -670,7 +673,7 @@ def probes(results: Sequence[Mapping[str, Any]]) -> Picture:
     if row[2] == 'trained'
   ]
   return Picture(
-    'probes',
+    name,
     'Probe accuracy',
     'Test accuracy of probes on frozen features; bars are one standard '
     'deviation over seeds. The same numbers as in the table.',
