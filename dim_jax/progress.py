@@ -3,14 +3,11 @@
 import sys
 import threading
 import time
-from types import TracebackType
 from typing import Any
-
-_SECONDS = 5.0  # between two plain lines
 
 
 class Progress:
-  """What shows how far a program is; a context manager.
+  """Shows how far a program is; a context manager.
 
   Descriptions and texts are data: nothing in them is taken for markup. Any
   thread may report.
@@ -51,12 +48,7 @@ class Progress:
       self.bar.start()
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
+  def __exit__(self, *_: object) -> None:
     if self.bar:
       self.bar.stop()
 
@@ -69,12 +61,7 @@ class Progress:
       self._stream.flush()
 
   def task(
-    self,
-    description: str,
-    total: int,
-    *,
-    done: int = 0,
-    seconds: float = _SECONDS,
+    self, description: str, total: int, *, done: int = 0, seconds: float = 5.0
   ) -> 'Task':
     """Adds a task; a context manager, which takes its bar away in the end.
 
@@ -91,36 +78,24 @@ class Task:
   """One task of a `Progress`."""
 
   def __init__(
-    self,
-    progress: Progress,
-    description: str,
-    total: int,
-    done: int,
-    seconds: float,
+    self, shown: Progress, description: str, total: int, done: int, pause: float
   ):
     """See `Progress.task`."""
-    self._progress, self._lock = progress, threading.Lock()
-    self._description, self._total = description, total
+    self._shown, self._lock = shown, threading.Lock()
+    self._description, self._total, self._pause = description, total, pause
     self._first = self._done = done
-    self._seconds = seconds
-    self._began = self._shown = time.monotonic()
-    self._number = None
-    if progress.bar:
-      self._number = progress.bar.add_task(
+    self._began = self._last = time.monotonic()
+    if shown.bar:
+      self._number = shown.bar.add_task(
         description, total=total, completed=done, text=''
       )
 
   def __enter__(self) -> 'Task':
     return self
 
-  def __exit__(
-    self,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    traceback: TracebackType | None,
-  ) -> None:
-    if self._number is not None and self._progress.bar.live.transient:
-      self._progress.bar.remove_task(self._number)
+  def __exit__(self, *_: object) -> None:
+    if self._shown.bar and self._shown.bar.live.transient:
+      self._shown.bar.remove_task(self._number)
 
   def advance(self, count: int = 1) -> None:
     """Reports that so many more are done."""
@@ -134,16 +109,13 @@ class Task:
 
   def _report(self, done: int, text: str) -> None:
     self._done = done
-    if self._number is not None:
-      self._progress.bar.update(self._number, completed=done, text=text)
+    if self._shown.bar:
+      self._shown.bar.update(self._number, completed=done, text=text)
       return
     now = time.monotonic()
-    if now - self._shown < self._seconds and done < self._total:
+    if now - self._last < self._pause and done < self._total:
       return
-    self._shown, elapsed = now, now - self._began
+    self._last, elapsed = now, now - self._began
     left = elapsed / max(done - self._first, 1) * (self._total - done)
-    line = (
-      f'{self._description} {done}/{self._total}  {elapsed:.0f} s  '
-      f'ETA {left:.0f} s  {text}'
-    )
-    self._progress.say(line.rstrip())
+    line = f'{self._description} {done}/{self._total}  {elapsed:.0f} s  '
+    self._shown.say(f'{line}ETA {left:.0f} s  {text}'.rstrip())

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dim_jax.data import batches, stream
+from dim_jax.data import stream
 from dim_jax.training import grid, parallel, timing
 from dim_jax.training import step as step_lib
 
@@ -23,181 +23,63 @@ Result = tuple[step_lib.TrainState, dict[str, jax.Array]]
 Chunk = Callable[[step_lib.TrainState, Any, Any], Result]
 
 
-def make(
-  data: Data,
-  *,
-  batch_size: int,
-  seed: int,
-  mesh: jax.sharding.Mesh,
-  form: str = 'jit',
-  seeds: Sequence[int] = (),
-  classes: int = 0,
-) -> 'Resident | Streamed':
-  """Chooses how examples reach the devices.
+class Feed:
+  """The examples of a run, on their way to its steps.
 
-  Args:
-    data: arrays of the same first axis, or a stream; arrays of which one is a
-      `numpy.memmap` are streamed.
-    batch_size: examples a step.
-    seed: of the order of the examples.
-    mesh: the devices that hold them.
-    form: of the chunk.
-    seeds: of several runs in one program, instead of `seed`.
-    classes: labels must be below it; 0 takes any.
-
-  Raises:
-    ValueError: the arrays differ in their first axes, hold what is not finite
-      or labels that are none, or are fewer than a batch.
+  Attributes:
+    rows: two examples, as the data has them.
   """
-  if not isinstance(data, stream.Stream):
-    check_arrays(data, classes)
-    if any(isinstance(x, np.memmap) for x in data.values()):
-      data = stream.of_arrays(data)
-  if not isinstance(data, stream.Stream):
-    return Resident(data, batch_size, seeds or (seed,), mesh, bool(seeds))
-  if seeds:
-    raise ValueError(
-      'several runs in one program need data in memory: train them one by one.'
-    )
-  return Streamed(data, batch_size, seed, mesh, form)
-
-
-def check_arrays(data: Mapping[str, np.ndarray], classes: int = 0) -> None:
-  """Raises ValueError where arrays cannot be trained on.
-
-  Args:
-    data: arrays by name. Those on disk are not read for what is not finite.
-    classes: labels must be below it; 0 takes any.
-  """
-  if not data:
-    raise ValueError('the training data has no arrays.')
-  sizes = {name: len(x) if np.ndim(x) else 0 for name, x in data.items()}
-  if len(set(sizes.values())) > 1:
-    raise ValueError(
-      f'the arrays of the training data have first axes of {sizes}: give one '
-      'row of each for every example.'
-    )
-  for name, x in data.items():
-    if isinstance(x, np.memmap) or not np.issubdtype(x.dtype, np.inexact):
-      continue
-    if message := non_finite(name, x):
-      raise ValueError(f'{message}: repair these examples, or leave them out.')
-  label = data.get('label')
-  if label is not None:
-    if not np.issubdtype(label.dtype, np.integer):
-      raise ValueError(
-        f"data['label'] must be whole numbers, got {label.dtype}."
-      )
-    wrong = (label < -1) | (label >= (classes or np.inf))
-    if wrong.any():
-      most = f'0 to {classes - 1}' if classes else 'class numbers from 0'
-      raise ValueError(
-        f"data['label'] must be {most}, or -1 where unknown; {wrong.sum():,} "
-        f'are not, such as {label[wrong.argmax()]} of example {wrong.argmax()}.'
-      )
-
-
-def non_finite(name: str, x: np.ndarray) -> str:
-  """Says how much of an array is not finite; '' if all of it is."""
-  rows = max(1, _CHECKED_BYTES // max(1, x[:1].nbytes))
-  count, first = 0, 0
-  for start in range(0, len(x), rows):
-    part = np.asarray(x[start : start + rows])
-    if not np.issubdtype(part.dtype, np.inexact):
-      return ''
-    bad = ~np.isfinite(part)
-    if not count and bad.any():
-      first = start + int(bad.reshape(len(part), -1).any(1).argmax())
-    count += int(bad.sum())
-  if not count:
-    return ''
-  return (
-    f'data[{name!r}] holds {count:,} values that are not finite, the first in '
-    f'example {first}'
-  )
-
-
-class Resident:
-  """Arrays that live on the devices; the host sends indices alone."""
 
   def __init__(
     self,
-    data: Mapping[str, np.ndarray],
+    data: Data,
+    *,
     batch_size: int,
     seeds: Sequence[int],
     mesh: jax.sharding.Mesh,
-    several: bool,
+    form: str = 'jit',
+    classes: int = 0,
   ):
-    """See `make`."""
-    self._data, self._batch_size, self._mesh = dict(data), batch_size, mesh
-    self._seeds, self._several = seeds, several
-    self._num_examples = len(next(iter(data.values())))
-    self.rows = {name: values[:2] for name, values in data.items()}
-    self._indices(0, 1)  # Raises where there are too few.
+    """Chooses how examples reach the devices, and looks at what is in memory.
 
-  def start(self, step: int, steps: int) -> None:
-    """Places the arrays before the steps after `step` are asked for."""
-    del step, steps
-    self._resident = parallel.replicate(self._data, self._mesh)
+    Args:
+      data: arrays of the same first axis, or a stream; arrays of which one is a
+        `numpy.memmap` are streamed.
+      batch_size: examples a step.
+      seeds: of the order of the examples; for form 'grid' of each run.
+      mesh: the devices that hold them.
+      form: of the chunk; see `loop.make_chunk`.
+      classes: labels must be below it; 0 takes any.
 
-  def close(self) -> None:
-    """Does nothing: arrays need no reader."""
-
-  def bad_inputs(self, step: int, count: int) -> str:
-    """Names inputs that are not finite: none, as `make` looked at all."""
-    del step, count
-    return ''
-
-  def advance(
-    self,
-    chunk: Chunk,
-    state: step_lib.TrainState,
-    step: int,
-    count: int,
-    times: timing.Times,
-  ) -> Result:
-    """Takes `count` steps from `step` on."""
-    with times.part('data'):
-      indices = self._indices(step, count)
-      if self._several:
-        replicated, _ = parallel.shardings(self._mesh)
-        rows = jax.device_put(indices, replicated)
-      else:
-        rows = parallel.put_columns(indices[0], self._mesh)
-    return chunk(state, self._resident, rows)
-
-  def _indices(self, step: int, count: int) -> np.ndarray:
-    return grid.batch_indices(
-      self._seeds,
-      step,
-      count,
-      batch_size=self._batch_size,
-      num_examples=self._num_examples,
-    )
-
-
-class Streamed:
-  """Examples that are read as steps need them."""
-
-  def __init__(
-    self,
-    data: stream.Stream,
-    batch_size: int,
-    seed: int,
-    mesh: jax.sharding.Mesh,
-    form: str,
-  ):
-    """See `make`."""
-    self._data, self._batch_size, self._seed = data, batch_size, seed
+    Raises:
+      ValueError: the data cannot be trained on, or is less than a batch.
+    """
+    self._seeds, self._batch_size = seeds, batch_size
     self._mesh, self._form = mesh, form
     self._reader: Generator[dict[str, np.ndarray], None, None] | None = None
-    self.rows = data.read(np.arange(min(2, data.num_examples)))
+    self._arrays: dict[str, np.ndarray] | None = None
+    if isinstance(data, stream.Stream):
+      self._stream = data
+    else:
+      check_arrays(data, classes)
+      self._stream = stream.of_arrays(data)
+      if not any(isinstance(x, np.memmap) for x in data.values()):
+        self._arrays = dict(data)
+    if self._arrays is None and form == 'grid':
+      raise ValueError(
+        'several runs in one program need data in memory: train them one by '
+        'one.'
+      )
+    self.rows = self._stream.read(np.arange(min(2, self._stream.num_examples)))
     self._indices(0, 1)  # Raises where there are too few.
 
   def start(self, step: int, steps: int) -> None:
-    """Begins to read ahead, from the example after `step` on."""
-    self._reader = self._data.batches(
-      self._seed,
+    """Places the arrays, or begins to read ahead, after `step` steps."""
+    if self._arrays is not None:
+      self._resident = parallel.replicate(self._arrays, self._mesh)
+      return
+    self._reader = self._stream.batches(
+      self._seeds[0],
       step,
       steps - step,
       batch_size=self._batch_size,
@@ -209,14 +91,6 @@ class Streamed:
     if self._reader is not None:
       self._reader.close()
 
-  def bad_inputs(self, step: int, count: int) -> str:
-    """Names inputs of `count` steps from `step` on that are not finite."""
-    for row in self._indices(step, count):
-      for name, x in self._data.read(np.sort(row)).items():
-        if message := non_finite(name, x):
-          return message
-    return ''
-
   def advance(
     self,
     chunk: Chunk,
@@ -225,12 +99,46 @@ class Streamed:
     count: int,
     times: timing.Times,
   ) -> Result:
-    """Takes `count` steps from `step` on, in parts that memory holds."""
-    if self._reader is None:
-      raise RuntimeError('start the feed first.')
-    del step
+    """Takes `count` steps from `step` on; of a stream, whatever comes next."""
+    if self._reader is not None:
+      return self._advance_stream(self._reader, chunk, state, count, times)
     with times.part('data'):
-      read = [next(self._reader)]
+      indices = self._indices(step, count)
+      if self._form == 'grid':
+        replicated, _ = parallel.shardings(self._mesh)
+        rows = jax.device_put(indices, replicated)
+      else:
+        rows = parallel.put_columns(indices[0], self._mesh)
+    return chunk(state, self._resident, rows)
+
+  def bad_inputs(self, step: int, count: int) -> str:
+    """Names inputs of `count` steps from `step` on that are not finite."""
+    for row in self._indices(step, count)[0]:
+      for name, x in self._stream.read(np.sort(row)).items():
+        if message := non_finite(name, x):
+          return message
+    return ''
+
+  def _indices(self, step: int, count: int) -> np.ndarray:
+    return grid.batch_indices(
+      self._seeds,
+      step,
+      count,
+      batch_size=self._batch_size,
+      num_examples=self._stream.num_examples,
+    )
+
+  def _advance_stream(
+    self,
+    reader: Generator[dict[str, np.ndarray], None, None],
+    chunk: Chunk,
+    state: step_lib.TrainState,
+    count: int,
+    times: timing.Times,
+  ) -> Result:
+    """The next steps, in parts that memory holds."""
+    with times.part('data'):
+      read = [next(reader)]
     step_bytes = sum(x.nbytes for x in read[0].values()) * jax.process_count()
     # Parts of one size, so that they share one compiled program.
     parts = next(
@@ -243,7 +151,7 @@ class Streamed:
     for _ in range(parts):
       # Read while the devices still work on the part before.
       with times.part('data'):
-        read += itertools.islice(self._reader, count // parts - len(read))
+        read += itertools.islice(reader, count // parts - len(read))
         rows = {name: np.stack([x[name] for x in read]) for name in read[0]}
         read = []
         # No more than two parts wait on the devices.
@@ -269,14 +177,56 @@ class Streamed:
       for name, x in rows.items()
     }
 
-  def _indices(self, step: int, count: int) -> np.ndarray:
-    return batches.batch_indices(
-      self._seed,
-      step,
-      count,
-      batch_size=self._batch_size,
-      num_examples=self._data.num_examples,
+
+def check_arrays(data: Mapping[str, np.ndarray], classes: int = 0) -> None:
+  """Raises ValueError where arrays cannot be trained on.
+
+  Args:
+    data: arrays by name. Those on disk are not read for what is not finite.
+    classes: labels must be below it; 0 takes any.
+  """
+  if not data:
+    raise ValueError('the training data has no arrays.')
+  sizes = {name: len(x) if np.ndim(x) else 0 for name, x in data.items()}
+  if len(set(sizes.values())) > 1:
+    raise ValueError(
+      f'the arrays of the training data have first axes of {sizes}: give one '
+      'row of each for every example.'
     )
+  for name, x in data.items():
+    if not isinstance(x, np.memmap) and (message := non_finite(name, x)):
+      raise ValueError(f'{message}: repair these examples, or leave them out.')
+  label = data.get('label')
+  if label is None:
+    return
+  if not np.issubdtype(label.dtype, np.integer):
+    raise ValueError(f"data['label'] must be whole numbers, got {label.dtype}.")
+  wrong = (label < -1) | (label >= (classes or np.inf))
+  if wrong.any():
+    accepted = f'0 to {classes - 1}' if classes else 'class numbers from 0'
+    raise ValueError(
+      f"data['label'] must be {accepted}, or -1 where unknown; {wrong.sum():,} "
+      f'are not, such as {label[wrong.argmax()]} of example {wrong.argmax()}.'
+    )
+
+
+def non_finite(name: str, x: np.ndarray) -> str:
+  """Says how much of an array is not finite; '' if all of it is."""
+  if not np.issubdtype(x.dtype, np.inexact):
+    return ''
+  rows = max(1, _CHECKED_BYTES // max(1, x[:1].nbytes))
+  count, first = 0, 0
+  for start in range(0, len(x), rows):
+    bad = ~np.isfinite(np.asarray(x[start : start + rows]))
+    if not count and bad.any():
+      first = start + int(bad.reshape(len(bad), -1).any(1).argmax())
+    count += int(bad.sum())
+  if not count:
+    return ''
+  return (
+    f'data[{name!r}] holds {count:,} values that are not finite, the first in '
+    f'example {first}'
+  )
 
 
 def _own_columns(batch_size: int, mesh: jax.sharding.Mesh) -> np.ndarray:

@@ -259,13 +259,13 @@ def fit(
   """
   mesh, host = _meshes(settings, runs)
   # Refused before the folder is there.
-  source = feed.make(
+  form = 'grid' if runs else settings.parallel
+  source = feed.Feed(
     data,
     batch_size=settings.batch_size,
-    seed=settings.seed,
+    seeds=runs.seeds if runs else (settings.seed,),
     mesh=host,
-    form=settings.parallel,
-    seeds=() if runs is None else tuple(runs.seeds),
+    form=form,
     classes=objective.classes,
   )
   run_dir = os.path.expanduser(run_dir)
@@ -275,7 +275,7 @@ def fit(
       objective,
       optimizer,
       mesh,
-      form='grid' if runs else settings.parallel,
+      form=form,
       augment=augment,
       accumulate=settings.accumulate,
     )
@@ -350,7 +350,7 @@ class _Session(NamedTuple):
   run_dir: str
   settings: Settings
   runs: grid.Runs | None
-  source: feed.Resident | feed.Streamed
+  source: feed.Feed
   times: timing.Times
   checkpoints: checkpoint.Checkpoints
   log: metrics.Log

@@ -59,13 +59,9 @@ def test_values_on_disk_are_looked_at_when_something_broke(tmp_path):
   path = tmp_path / 'x.npy'
   np.save(path, changed('image', 3, np.nan)['image'])
   data = {'image': np.load(path, mmap_mode='r')}
-  source = feed.make(data, batch_size=5, seed=0, mesh=parallel.make_mesh(1))
+  settings = {'batch_size': 5, 'seeds': (0,), 'mesh': parallel.make_mesh(1)}
+  source = feed.Feed(data, **settings)
   # All ten examples are in the two steps of an epoch.
   assert source.bad_inputs(0, 2).startswith("data['image'] holds 4 values")
-  good = feed.make(
-    stream.of_arrays(make_data()),
-    batch_size=5,
-    seed=0,
-    mesh=parallel.make_mesh(1),
-  )
+  good = feed.Feed(stream.of_arrays(make_data()), **settings)
   assert good.bad_inputs(0, 2) == ''
