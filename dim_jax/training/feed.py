@@ -33,7 +33,6 @@ class Feed:
   def __init__(
     self,
     data: Data,
-    *,
     batch_size: int,
     seeds: Sequence[int],
     mesh: jax.sharding.Mesh,

@@ -39,22 +39,12 @@ Monitor = Callable[[PyTree, PyTree], Mapping[str, jax.Array]]
 
 
 class Settings(NamedTuple):
-  """How a run trains; where a config has a field, it is of the same name.
+  """How a run trains.
 
   Attributes:
-    batch_size: examples a step, over all devices and processes.
-    steps: how many steps in all.
-    accumulate: into how many micro-batches a step splits its batch.
-    seed: of the parameters, the order of examples and all noise.
-    log_every: steps a compiled scan, and a line of metrics.
-    checkpoint_every: steps between checkpoints, a multiple of `log_every`; the
-      last step is always saved.
-    keep: how many checkpoints to keep.
-    parallel: 'jit' (sharded over a mesh), 'pmap' (of one process), or
-      'pipeline', where only the first device holds the data; see
-      `training.pipeline`.
+    batch_size: examples a step, over all devices and processes; so all fields
+      but the last three are those of `config.ExperimentConfig`.
     devices: use only so many devices; all of them if None.
-    tensorboard: write TensorBoard events as well.
     profile: write a trace of the second interval, when all is compiled, to
       `run_dir`/profile.
     show_progress: show a bar, or lines.
@@ -68,8 +58,8 @@ class Settings(NamedTuple):
   checkpoint_every: int = 1000
   keep: int = 2
   parallel: str = 'jit'
-  devices: int | None = None
   tensorboard: bool = False
+  devices: int | None = None
   profile: bool = False
   show_progress: bool = True
 
@@ -81,12 +71,8 @@ class Settings(NamedTuple):
       config: an `ExperimentConfig`.
       **others: such as `devices`.
     """
-    shared = {
-      name: getattr(config, name)
-      for name in cls._fields
-      if name not in others and hasattr(config, name)
-    }
-    return cls(**shared, **others)
+    shared = cls._fields[: cls._fields.index('devices')]
+    return cls(**{name: getattr(config, name) for name in shared}, **others)
 
 
 def make_chunk(
@@ -220,23 +206,18 @@ def fit(
 ) -> step_lib.TrainState:
   """Trains, or continues a run that was interrupted.
 
-  Writes `run_dir`/metrics.jsonl, `run_dir`/checkpoints and, of where the time
-  went, `run_dir`/summary.json. Running the same call again continues from the
-  newest undamaged checkpoint; the finished run is bitwise identical to an
-  uninterrupted one on a CPU. SIGTERM, as of a preemption, ends the interval,
-  saves, and raises SystemExit(143). Only one process at a time trains in a
-  folder.
-
-  An interval that `log_every` does not divide, as the last of a run may be,
-  compiles a program of its own; no other step does after the first interval.
+  Writes metrics.jsonl, checkpoints and, of where the time went, summary.json.
+  The same call continues from the newest undamaged checkpoint; the finished run
+  is bitwise identical to an uninterrupted one on a CPU. SIGTERM, as of a
+  preemption, ends the interval, saves, and raises SystemExit(143). Only an
+  interval that `log_every` does not divide compiles after the first one.
 
   Args:
     objective: the method; for 'pmap', made with axis_name='data'.
     optimizer: as `make_optimizer` makes it.
     data: arrays of the same first axis, such as 'image' uint8 [n, H, W, C] and
-      'label' int32 [n]; they must fit on each device, unless one is a
-      `numpy.memmap`, or data is a `data.stream.Stream`: then examples are read
-      as steps need them, each process those of its own devices.
+      'label' int32 [n], which must fit on each device. Of a `stream.Stream`, or
+      where one is a `numpy.memmap`, examples are read as steps need them.
     run_dir: the run's folder, made if missing.
     settings: how long and on what it trains.
     augment: as in `make_chunk`.
@@ -251,59 +232,44 @@ def fit(
     The final state; of several runs, with a leading axis.
 
   Raises:
-    ValueError: the data or sizes do not fit, the checkpoint is of another
-      config, all checkpoints are damaged, or another process trains in
-      `run_dir`.
+    ValueError: the data, sizes or checkpoint do not fit, or another process
+      trains in `run_dir`.
     FloatingPointError: a metric, parameter or statistic is not finite.
     OSError: a file cannot be written, as on a full disk.
   """
   mesh, host = _meshes(settings, runs)
-  # Refused before the folder is there.
   form = 'grid' if runs else settings.parallel
+  # What cannot be trained on is refused before the folder is there.
+  seeds = runs.seeds if runs else (settings.seed,)
   source = feed.Feed(
-    data,
-    batch_size=settings.batch_size,
-    seeds=runs.seeds if runs else (settings.seed,),
-    mesh=host,
-    form=form,
-    classes=objective.classes,
+    data, settings.batch_size, seeds, host, form, objective.classes
+  )
+  parts = settings.accumulate
+  chunk = make_chunk(
+    objective, optimizer, mesh, form=form, augment=augment, accumulate=parts
   )
   run_dir = os.path.expanduser(run_dir)
   files.make_folder(run_dir)
-  chunk = _guarded(
-    make_chunk(
-      objective,
-      optimizer,
-      mesh,
-      form=form,
-      augment=augment,
-      accumulate=settings.accumulate,
-    )
-  )
   with (
     # Of what is traced here, such as `monitor`; 'strict' would refuse it.
     jax.numpy_dtype_promotion('standard'),
     lock.hold(run_dir),
     timing.Times() as times,
     checkpoint.Checkpoints(run_dir, settings.keep, owner=True) as checkpoints,
-    metrics.Log(
-      run_dir,
-      steps=settings.steps,
-      images=settings.batch_size * (len(runs.seeds) if runs else 1),
-      tensorboard=settings.tensorboard,
-      show=settings.show_progress,
-    ) as log,
+    metrics.Log(run_dir, settings, settings.batch_size * len(seeds)) as log,
     _Preemption() as preemption,
     contextlib.closing(source),
   ):
+    example = dict(source.rows if example is None else example)
     with times.part('compile'):
-      state = _first_state(
-        objective, optimizer, example or source.rows, settings.seed, runs
+      make = functools.partial(step_lib.init_state, objective, optimizer)
+      state = (
+        grid.init_states(objective, optimizer, example, runs)
+        if runs
+        else jax.jit(make)(example, jax.random.key(settings.seed))
       )
-    if start is not None:
-      state = start(state)
-    state = parallel.replicate(state, host)
-    if settings.parallel == 'pipeline':
+    state = parallel.replicate(start(state) if start else state, host)
+    if form == 'pipeline':
       state = pipeline.place(objective.stages, state, list(mesh.devices.flat))
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
     return session.train(chunk, state, host, monitor, preemption)
@@ -329,19 +295,6 @@ def _meshes(
       f"{jax.process_count()}: use parallel='jit'."
     )
   return mesh, host
-
-
-def _first_state(
-  objective: Objective,
-  optimizer: optax.GradientTransformation,
-  example: Mapping[str, Any],
-  seed: int,
-  runs: grid.Runs | None,
-) -> step_lib.TrainState:
-  if runs is not None:
-    return grid.init_states(objective, optimizer, example, runs)
-  init = functools.partial(step_lib.init_state, objective, optimizer)
-  return jax.jit(init)(example, jax.random.key(seed))
 
 
 class _Session(NamedTuple):
@@ -379,7 +332,9 @@ class _Session(NamedTuple):
       count = min(count, settings.steps - step)
       last = step + count == settings.steps
       with tracer.interval(last=last), times.part('step'):
-        state, values = self.source.advance(chunk, state, step, count, times)
+        state, values = self.source.advance(
+          _guarded(chunk), state, step, count, times
+        )
         numbers = _floats(values)
       if monitor is not None:
         with times.part('monitor'):
@@ -421,7 +376,7 @@ class _Session(NamedTuple):
       self.checkpoints.save(step, state)
     if self.log.is_writer:
       self.times.write(self.run_dir, step)
-    self.log.clock.lap()
+    self.log.lap()
 
   def _check_finite(
     self,

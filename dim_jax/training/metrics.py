@@ -19,31 +19,6 @@ _SHOWN = re.compile(
 )
 
 
-class JsonLines:
-  """A run's metrics.jsonl: one line a logged step, in order, each step once."""
-
-  def __init__(self, run_dir: str | os.PathLike):
-    """Opens `run_dir`/metrics.jsonl."""
-    self.path = os.path.join(run_dir, 'metrics.jsonl')
-
-  def truncate(self, step: int) -> float:
-    """Drops the lines after `step`, which a resumed run writes again.
-
-    Args:
-      step: the restored step; 0 empties the file.
-
-    Returns:
-      The seconds of training that the last line kept has counted.
-    """
-    kept = [line for line in read(self.path) if line['step'] <= step]
-    files.write(self.path, ''.join(json.dumps(ln) + '\n' for ln in kept))
-    return kept[-1]['seconds'] if kept else 0.0
-
-  def write(self, line: Mapping[str, Any]) -> None:
-    """Appends one line and flushes it."""
-    files.append(self.path, json.dumps(line) + '\n')
-
-
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   """The lines of a metrics file; a last line cut short by a kill is left out.
 
@@ -71,129 +46,99 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   return lines
 
 
-class TensorBoard:
-  """The same scalars as TensorBoard events; needs the extra [tensorboard]."""
-
-  def __init__(self, run_dir: str | os.PathLike):
-    """Opens `run_dir`/tensorboard."""
-    try:
-      import tensorboardX
-    except ImportError as error:
-      raise ValueError(
-        'tensorboard=True needs tensorboardX: '
-        "pip install 'dim_jax[tensorboard]'."
-      ) from error
-    self._writer = tensorboardX.SummaryWriter(
-      os.path.join(run_dir, 'tensorboard')
-    )
-
-  def write(self, line: Mapping[str, Any]) -> None:
-    """Adds a logged line."""
-    for name, value in line.items():
-      if name != 'step':
-        self._writer.add_scalar(name, value, line['step'])
-    self._writer.flush()
-
-
-class Clock:
-  """Seconds of training, over all the sessions of a run."""
-
-  def __init__(self, before: float = 0.0):
-    """Starts at `before` seconds."""
-    self._start = time.perf_counter() - before
-    self._lap = time.perf_counter()
-
-  def seconds(self) -> float:
-    """Returns the seconds of training so far."""
-    return time.perf_counter() - self._start
-
-  def lap(self) -> float:
-    """Returns the seconds since the last lap."""
-    now = time.perf_counter()
-    lap, self._lap = now - self._lap, now
-    return lap
-
-
 class Log:
-  """Where the numbers of one session go; a context manager.
+  """Where the numbers of a run go; a context manager.
 
-  Of several processes only the first writes and shows.
+  metrics.jsonl has one line a logged step, in order, each step once. Of several
+  processes only the first writes and shows.
   """
 
   def __init__(
     self,
     run_dir: str | os.PathLike,
-    *,
-    steps: int,
+    settings: Any,
     images: int,
-    tensorboard: bool = False,
-    show: bool = True,
   ):
     """Prepares to log.
 
     Args:
       run_dir: the run's folder.
-      steps: of the run.
+      settings: `loop.Settings`: its steps, tensorboard and show_progress.
       images: examples of a step, over all runs of a grid.
-      tensorboard: write events too.
-      show: show progress.
     """
     self.is_writer = jax.process_index() == 0
-    self._run_dir, self._steps, self._images = run_dir, steps, images
-    self._lines = JsonLines(run_dir)
-    self._events = None
-    if tensorboard and self.is_writer:
-      self._events = TensorBoard(run_dir)
-    self._progress = progress.Progress(show and self.is_writer, stderr=False)
-    self.clock = Clock()
+    self._path = os.path.join(run_dir, 'metrics.jsonl')
+    self._steps, self._images = settings.steps, images
+    show = settings.show_progress and self.is_writer
+    self._progress = progress.Progress(show, stderr=False)
+    self._events: Any = None
+    if settings.tensorboard and self.is_writer:
+      try:
+        import tensorboardX
+      except ImportError as error:
+        raise ValueError(
+          'tensorboard=True needs tensorboardX: pip install tensorboardX.'
+        ) from error
+      folder = os.path.join(run_dir, 'tensorboard')
+      self._events = tensorboardX.SummaryWriter(folder)
 
   def __enter__(self) -> 'Log':
     self._progress.__enter__()
     return self
 
-  def __exit__(self, *error: Any) -> None:
+  def __exit__(self, *error: object) -> None:
     self._progress.__exit__(*error)
 
   def start(self, step: int) -> None:
-    """Starts the clock, and drops what was logged after `step`."""
-    before = self._lines.truncate(step) if self.is_writer else 0.0
-    self.clock = Clock(before)
+    """Drops what was logged after `step`, which a resumed run writes again."""
+    seconds = 0.0
+    if self.is_writer:
+      kept = [line for line in read(self._path) if line['step'] <= step]
+      text = ''.join(json.dumps(line) + '\n' for line in kept)
+      files.write(self._path, text)
+      seconds = kept[-1]['seconds'] if kept else 0.0
+    # Seconds of training count on from those of earlier sessions.
+    self._began = time.perf_counter() - seconds
     self._task = self._progress.task(
       'step', self._steps, done=step, seconds=0.0
     )
+    self.lap()
 
-  def write(
-    self, step: int, count: int, numbers: Mapping[str, Any]
-  ) -> dict[str, Any]:
+  def lap(self) -> float:
+    """Returns the seconds since the last lap."""
+    now = time.perf_counter()
+    lap, self._lap = now - getattr(self, '_lap', now), now
+    return lap
+
+  def write(self, step: int, count: int, numbers: Mapping[str, Any]) -> None:
     """Writes and shows the line of an interval.
 
     Args:
       step: its last one.
       count: how many steps it has.
-      numbers: by name, those of each run where there are several.
-
-    Returns:
-      The line.
+      numbers: by name; lists of those of each run where there are several.
     """
-    rate = count * self._images / self.clock.lap()
+    rate = count * self._images / self.lap()
     line = {
       'step': step,
       'images': step * self._images,
-      'seconds': round(self.clock.seconds(), 3),
+      'seconds': round(time.perf_counter() - self._began, 3),
       'images_per_s': round(rate, 1),
       **numbers,
     }
     if self.is_writer:
-      self._lines.write(line)
+      files.append(self._path, json.dumps(line) + '\n')
     if self._events:
-      self._events.write(line)
+      for name, value in line.items():
+        if name != 'step':
+          self._events.add_scalar(name, value, step)
+      self._events.flush()
     terms = '  '.join(
       f'{name} {np.mean(value):.3f}'
       for name, value in numbers.items()
       if _SHOWN.fullmatch(name)
     )
     self._task.update(step, f'{rate:,.0f} images/s  {terms}')
-    return line
 
   def say(self, text: str) -> None:
     """Shows one plain line."""

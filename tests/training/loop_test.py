@@ -384,5 +384,5 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
 
 def test_tensorboard_without_its_extra_names_the_install(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorboardX', None)
-  with pytest.raises(ValueError, match=r"pip install 'dim_jax\[tensorboard\]'"):
+  with pytest.raises(ValueError, match='pip install tensorboardX'):
     fit(tmp_path, steps=4, tensorboard=True)
