@@ -222,8 +222,7 @@ def fit(
     settings: how long and on what it trains.
     augment: as in `make_chunk`.
     monitor: extra metrics of (params, model_state), read at each logged step.
-    example: two rows as the objective sees them, of which only the shapes
-      matter; those of `data` if None, but augmentation may crop.
+    example: rows of the shapes that the objective sees; None: those of `data`.
     start: changes the state before the first step of all.
     runs: train these in one program, on one device; their seeds take the place
       of the settings', and every metric is a list over them.
@@ -232,8 +231,7 @@ def fit(
     The final state; of several runs, with a leading axis.
 
   Raises:
-    ValueError: the data, sizes or checkpoint do not fit, or another process
-      trains in `run_dir`.
+    ValueError: the data, sizes or checkpoint do not fit, or the run is locked.
     FloatingPointError: a metric, parameter or statistic is not finite.
     OSError: a file cannot be written, as on a full disk.
   """
