@@ -15,7 +15,7 @@ class Stage(NamedTuple):
 
   Attributes:
     names: the parts of params and of model_state that are this stage's: the
-      players, and the entries of players and of collections, so called.
+      parameter groups, and the entries of groups and collections, so called.
     loss: `(params, model_state, entered, labels, rng) -> (loss, (metrics,
       model_state, features))`. The first stage enters the batch, another the
       features of the one before it; labels are the batch's, or None. The rng is

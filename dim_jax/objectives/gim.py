@@ -200,16 +200,16 @@ def all_modules(config: Config) -> tuple[nn.Module, ...]:
   """
   if isinstance(config.modules, str):
     return greedy_modules.MODULES[config.modules](dtype=jnp.dtype(config.dtype))
-  found = config.modules
-  if not isinstance(found, list | tuple):
-    found = (found,)
-  strangers = [m for m in found if not isinstance(m, nn.Module)]
-  if not found or strangers:
+  chosen = config.modules
+  if not isinstance(chosen, list | tuple):
+    chosen = (chosen,)
+  others = [m for m in chosen if not isinstance(m, nn.Module)]
+  if not chosen or others:
     raise ValueError(
       'objective.modules must be a name or a sequence of at least one Flax '
-      f'module, got {strangers[0] if strangers else found!r}.'
+      f'module, got {others[0] if others else chosen!r}.'
     )
-  return tuple(found)
+  return tuple(chosen)
 
 
 def inputs(config: Config, batch: Batch) -> jax.Array:
@@ -346,8 +346,8 @@ def apply_module(
       return apply_module(module, params, {}, row, train=train, rng=row_rng)[0]
 
     rows = jnp.moveaxis(features, 1, 0)[:, :, None]
-    made = jax.lax.map(of_row, (jnp.arange(len(rows)), rows))[:, :, 0]
-    return jnp.moveaxis(made, 0, 1), state
+    outputs = jax.lax.map(of_row, (jnp.arange(len(rows)), rows))[:, :, 0]
+    return jnp.moveaxis(outputs, 0, 1), state
   x, lead = _entering(module, features)
   y, changed = module.apply(
     {'params': params, **state},
@@ -393,7 +393,7 @@ def module_loss(
     module: the segment's last.
     params: that module's: 'score' or 'head'.
     entered: what the module got.
-    features: what it made of it.
+    features: its outputs.
     labels: int32 [N], -1 where unknown; only for the supervised loss.
     rng: of the negatives.
     axis_name: the pmapped axis.
@@ -782,7 +782,7 @@ def _init_loss(
   entered: jax.Array,
   features: jax.Array,
 ) -> PyTree:
-  """The parameters of a stretch's loss, from shapes."""
+  """The parameters of a segment's loss, from shapes."""
   size = features.shape[-1]
   bound = 1 / math.sqrt(size)
   if config.loss == 'supervised':

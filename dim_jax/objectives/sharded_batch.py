@@ -68,7 +68,7 @@ def per_image(
 def cross_entropy(
   logits: jax.Array, labels: jax.Array, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """How well logits tell the labels of all examples that have one.
+  """Computes cross-entropy and accuracy over all examples with a label.
 
   Args:
     logits: of this device's examples, [n, C].
@@ -98,7 +98,7 @@ def classify(
   labels: jax.Array,
   axis_name: str | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """How well a linear layer tells the labels of all examples.
+  """Computes cross-entropy and accuracy of a linear layer.
 
   Args:
     layer: 'kernel', [D, C], and 'bias', [C].

@@ -523,7 +523,7 @@ def _init_marginal(
 ) -> PyTree:
   size = config.code or 0
   if config.marginal == 'vamp':
-    # Of about the spread of images, before their tanh.
+    # Of about the range of images, before their tanh.
     images = 0.5 * jax.random.normal(rng, (config.components, *image_shape))
     return {'images': images, 'logits': jnp.zeros(config.components)}
   if config.marginal == 'learned':
