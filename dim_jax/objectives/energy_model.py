@@ -102,7 +102,7 @@ class Config:
   """epsilon of SteinCD, whose gradient is divided by it."""
   stein_rate: float = 0.5
   """Probability that a step of a 'mixture' takes SteinCD's negatives."""
-  bandwidth: str | float = 'svgd'
+  bandwidth: float | str = 'svgd'
   """h of the kernel exp(-||x - y||^2 / h): a number, or a rule's name of
   `losses.kernel_stein.BANDWIDTHS`."""
   self_term: bool = False

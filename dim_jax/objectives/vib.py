@@ -80,6 +80,7 @@ class Config:
   decoder_units: tuple[int, ...] = ()
   """Hidden layers of the decoder; the paper's is linear."""
   num_classes: int = 10
+  """C, classes of the labels, which must be below it."""
   beta: float = 1e-3
   """Weight of the rate: nats of cross-entropy a nat."""
   beta_warmup: int = 0
@@ -104,6 +105,7 @@ class Config:
   budget: Budget | None = None
   """Leave some rate free, or hold the rate to it."""
   label_smoothing: float = 0.0
+  """The part of each target that is spread over the classes."""
   smoothing_definition: str = 'uniform'
   """'uniform' mixes with 1/C; 'zeros' is the bottleneck paper's."""
   confidence_penalty: float = 0.0
