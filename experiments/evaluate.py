@@ -33,15 +33,11 @@ _PROTOCOL: dict[str, Any] = {
     'mlp_decay_epochs', None, 'Rate x 0.1; at 1/2 and 3/4 if left out.', int
   ),
 }
-for _name in (
-  *('few_labels', 'few_draws', 'svm_max_examples'),
-  *('mlp_epochs', 'mlp_average_epochs'),
-):
-  _default, _text = getattr(_DEFAULT, _name), f'Protocol.{_name}.'
-  _PROTOCOL[_name] = _COMMAND.integer(_name, _default, _text)
-_RATE = _COMMAND.real(
-  'mlp_learning_rate', _DEFAULT.mlp_learning_rate, "Adam's."
-)
+for _name, _value in vars(_DEFAULT).items():
+  if _name.startswith(('few_d', 'few_labels', 'mlp_', 'svm_max')):
+    if isinstance(_value, int | float) and _name not in _PROTOCOL:
+      _add = _COMMAND.real if isinstance(_value, float) else _COMMAND.integer
+      _PROTOCOL[_name] = _add(_name, _value, 'Of Protocol.')
 
 
 def main(argv: list[str] | None = None) -> None:

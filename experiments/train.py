@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _train() -> None:
-  config, workdir = _CONFIG.value, _WORKDIR.value
+  config, workdir, devices = _CONFIG.value, _WORKDIR.value, _DEVICES.value
   if _LIST.value:
     return catalogue.show(_LIST.value)
   if config is None or not (workdir or _DRY_RUN.value):
@@ -44,16 +44,12 @@ def _train() -> None:
       'all configs.'
     )
   if not isinstance(config, config_lib.SweepConfig):
-    devices = _DEVICES.value
     if _DRY_RUN.value:
       return show(dry_run.text(dry_run.measure(config, devices)))
     dim_jax.train(config, workdir, devices=devices, profile=_PROFILE.value)
     return None
-  for flag in (_DRY_RUN, _PROFILE, _DEVICES):
-    if flag.value not in (None, False, 1):
-      raise ValueError(
-        f'--{flag.name} is of one run, not of a sweep: leave it.'
-      )
+  if _DRY_RUN.value or _PROFILE.value or devices not in (None, 1):
+    raise ValueError('a sweep takes no --dry_run, --profile or --devices.')
   results = dim_jax.train(config, workdir)
   return show(sweep.table(results), os.path.join(workdir, 'sweep.json'))
 

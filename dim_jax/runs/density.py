@@ -55,7 +55,7 @@ def density(
   chain_steps: int = 1000,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Measures a run and writes what it found into the run's folder.
+  """Measures a run and writes the results into its folder.
 
   Args:
     run_dir: the run of an objective that has a `density`.
@@ -345,7 +345,7 @@ def _compared(
 
 
 def notes(report: dict[str, Any]) -> str:
-  """What `density` returned of samples, and how to read its table."""
+  """Writes what `density` returned of samples, and how to read its table."""
   samples = report['samples']
   lines = [
     f'{samples["count"]} samples: MMD^2 {samples["mmd"]:.4f} to the test set '
@@ -370,7 +370,7 @@ def notes(report: dict[str, Any]) -> str:
 
 
 def table(report: dict[str, Any]) -> rich.table.Table:
-  """What `density` returned of densities, as a table."""
+  """Tabulates what `density` returned of densities."""
   names = {
     'log_z': 'log Z',
     'log_likelihood': 'log likelihood',

@@ -53,7 +53,7 @@ class Shapes(NamedTuple):
 
 
 def shapes(config: data.Config) -> Shapes:
-  """Shapes of a config's training examples; reads none.
+  """Returns the shapes of a config's training examples; reads none.
 
   Raises:
     ValueError: a field cannot be used.
@@ -78,7 +78,7 @@ def shapes(config: data.Config) -> Shapes:
 
 
 def _images(config: config_lib.DataConfig) -> tuple[tuple[int, ...], int]:
-  """Stored shape, and number of training images."""
+  """Returns the stored shape, and the number of training images."""
   root = folders.path_of(config.name, sources.NAMES)
   if root is None:
     shape, labelled = _IMAGES[config.name]
@@ -207,7 +207,7 @@ def _memory(compiled: Any) -> dict[str, int] | None:
 
 
 def text(report: dict[str, Any]) -> str:
-  """What `measure` found, for people."""
+  """Formats what `measure` returned, for people."""
   shape = ' x '.join(map(str, report['shape']))
   count, batch, steps = (report[k] for k in ('examples', 'batch', 'steps'))
   many = 'as many as there are' if count is None else f'{count:,} to train on'

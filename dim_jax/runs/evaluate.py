@@ -46,7 +46,7 @@ def evaluate(
   step: int | None = None,
   show_progress: bool = True,
 ) -> dict[str, Any]:
-  """Runs the probes and writes what they found into the run's folder.
+  """Runs the probes and writes their results into the run's folder.
 
   The features of one kind are written before those of the next are computed. A
   probe that fails, or a label of one class, is left out and named in 'skipped'.

@@ -131,13 +131,13 @@ def _train_all(
 ) -> str:
   """`train_modules`, of arguments that were checked."""
   dtype = np.dtype(np.float16 if half else np.float32)
-  every = [
+  folders = [
     os.path.join(workdir, f'module_{module}') for module in range(len(modules))
   ]
-  for run_dir in every[1:]:
+  for run_dir in folders[1:]:
     _check_steps(run_dir, config.steps)
   pending = [
-    i for i in range(1, depth) if not _finished(every[i], config.steps)
+    i for i in range(1, depth) if not _finished(folders[i], config.steps)
   ]
   if store and pending:
     _check_sizes(
@@ -151,7 +151,7 @@ def _train_all(
       show_progress=show_progress,
     )
   before = ''
-  for module, run_dir in enumerate(every[:depth]):
+  for module, run_dir in enumerate(folders[:depth]):
     part = dataclasses.replace(
       config,
       objective=modules[module],
@@ -217,7 +217,7 @@ def _check_sizes(
   budget: int,
   show_progress: bool,
 ) -> None:
-  """Tells how large the files of features will be.
+  """Prints how large the files of features will be.
 
   Args:
     config: the run of all modules at once.
@@ -282,7 +282,7 @@ def _store(
   budget: int,
   show_progress: bool,
 ) -> dict[str, np.ndarray]:
-  """What the modules of a run pass on, for every view of every example.
+  """Stores what the modules of a run pass on, for each view of an example.
 
   Args:
     run_dir: the run of the module below.
@@ -373,13 +373,13 @@ def _forward(encoder: dim_jax.Encoder, dtype: np.dtype, stored: bool) -> Any:
 
 
 def _describe(encoder: dim_jax.Encoder, form: list[Any]) -> str:
-  """Says which encoder, data and views stored rows came from."""
+  """Hashes which encoder, data and views stored rows came from."""
   text = json.dumps([features_lib.fingerprint(encoder.variables), form])
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _origin(path: str) -> str | None:
-  """What `_describe` said of the encoder of a file; None without a file."""
+  """Returns what `_describe` gave for a file; None without a file."""
   if not (os.path.exists(path) and os.path.exists(f'{path}.json')):
     return None
   with open(f'{path}.json', encoding='utf-8') as file:

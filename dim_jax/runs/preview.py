@@ -81,7 +81,7 @@ def preview(
 
 
 def describe(config: Any) -> str:
-  """The augmentation in words, in the order in which it happens.
+  """Describes the augmentation in words, in the order in which it happens.
 
   Args:
     config: an `augment.Config`.

@@ -219,8 +219,8 @@ def start_from(
 ) -> Callable[[step_lib.TrainState], step_lib.TrainState] | None:
   """Takes a run's parameters over into the state before another's first step.
 
-  Players are matched by name, and within one whatever both have: a module that
-  the other run did not train starts as it would without it.
+  Parameter groups are matched by name, and within one whatever both have: a
+  module that the other run did not train starts as it would without it.
 
   Args:
     run_dir: the other run; None takes nothing.
@@ -248,16 +248,16 @@ def start_from(
       f'{sorted(old)}.'
     )
 
-  def take(new: PyTree, old: PyTree, path: str, whole: bool = False) -> PyTree:
+  def take(new: PyTree, old: PyTree, path: str, strict: bool = False) -> PyTree:
     if isinstance(new, dict):
       # What is missing would stay as it was drawn, and never be trained.
-      if whole and (missing := sorted(set(new) - set(old))):
+      if strict and (missing := sorted(set(new) - set(old))):
         raise ValueError(
           f'{path}/{missing[0]} is frozen, but not in the run {run_dir!r} '
           '(init_from): the modules differ.'
         )
       return {
-        k: take(v, old[k], f'{path}/{k}', whole) if k in old else v
+        k: take(v, old[k], f'{path}/{k}', strict) if k in old else v
         for k, v in new.items()
       }
     if new.shape != old.shape:
@@ -271,7 +271,7 @@ def start_from(
     new_state = take(dict(state.model_state), model_state, '')
     if frozen:
       new_state['frozen'] = take(
-        state.model_state['frozen'], old, '', whole=True
+        state.model_state['frozen'], old, '', strict=True
       )
     return state._replace(
       params=take(dict(state.params), old, ''), model_state=new_state

@@ -309,3 +309,35 @@ def test_results_from_before_labels_had_names_are_kept(run_dir):
   report = _run(run_dir, ['knn'], taps=['fc'])
   assert report['results'][: len(first['results'])] == first['results']
   assert report['chance'] == first['chance']
+
+
+def test_flags_reach_the_protocol(monkeypatch, capsys):
+  given = []
+
+  def run(run_dir, **arguments):
+    given.append((run_dir, arguments))
+    raise ValueError('enough')
+
+  monkeypatch.setattr(evaluate, 'evaluate', run)
+  flags = ['--mlp_epochs=8', '--mlp_learning_rate=0.5', '--num_seeds=2']
+  flags += ['--few_labels=7', '--max_train=9', '--probes=knn,mlp', '--step=3']
+  with pytest.raises(SystemExit, match='enough'):
+    evaluate_command.main(['run', *flags])
+  ((run_dir, arguments),) = given
+  protocol = arguments.pop('protocol')
+  assert run_dir == 'run'
+  assert arguments == {
+    'probes': ('knn', 'mlp'),
+    'taps': None,
+    'labels': None,
+    'features': evaluate.FEATURES,
+    'step': 3,
+  }
+  assert protocol == probes.Protocol(
+    mlp_epochs=8,
+    mlp_decay_epochs=(4, 6),
+    mlp_learning_rate=0.5,
+    seeds=2,
+    few_labels=7,
+    max_examples=9,
+  )

@@ -294,3 +294,10 @@ def test_where_nothing_is_labelled_no_accuracy_is_logged(tmp_path, monkeypatch):
   (line,) = metrics.read(tmp_path / 'metrics.jsonl')
   assert 'mi/local' in line
   assert not [name for name in line if name.startswith('probe/')]
+
+
+@pytest.mark.parametrize('flag', ['--dry_run', '--profile', '--devices=2'])
+def test_what_a_sweep_does_not_take_is_named(flag, tmp_path):
+  config = f'--config={ROOT}/experiments/configs/vib_digits.py:sweep_k2'
+  with pytest.raises(SystemExit, match='a sweep takes no --dry_run'):
+    train_command.main([config, f'--workdir={tmp_path}', flag])
