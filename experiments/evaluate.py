@@ -18,7 +18,6 @@ from experiments.command import Command, show
 _COMMAND = Command(
   'evaluate', __doc__, runs=True, old={'seeds': '--num_seeds, a count'}
 )
-_DEFAULT = probes_lib.Protocol()
 _ARGUMENTS: dict[str, Any] = {
   'probes': _COMMAND.items('probes', tuple(probes_lib.PROBES), 'Which.'),
   'taps': _COMMAND.items('taps', None, 'Such as conv,fc,y; all if left out.'),
@@ -27,17 +26,16 @@ _ARGUMENTS: dict[str, Any] = {
   'step': _COMMAND.integer('step', None, 'A checkpoint; the newest if not.'),
 }
 _PROTOCOL: dict[str, Any] = {
-  'seeds': _COMMAND.integer('num_seeds', _DEFAULT.seeds, 'Repetitions.'),
+  'seeds': _COMMAND.integer('num_seeds', 3, 'Repetitions.'),
   'max_examples': _COMMAND.integer('max_train', None, 'Training rows kept.'),
   'mlp_decay_epochs': _COMMAND.items(
     'mlp_decay_epochs', None, 'Rate x 0.1; at 1/2 and 3/4 if left out.', int
   ),
 }
-for _name, _value in vars(_DEFAULT).items():
-  if _name.startswith(('few_d', 'few_labels', 'mlp_', 'svm_max')):
-    if isinstance(_value, int | float) and _name not in _PROTOCOL:
-      _add = _COMMAND.real if isinstance(_value, float) else _COMMAND.integer
-      _PROTOCOL[_name] = _add(_name, _value, 'Of Protocol.')
+for _name, _value in vars(probes_lib.Protocol()).items():
+  _add: Any = {int: _COMMAND.integer, float: _COMMAND.real}.get(type(_value))
+  if _add and _name.startswith(('few_', 'mlp_', 'svm_max')):
+    _PROTOCOL[_name] = _add(_name, _value, 'Of Protocol.')
 
 
 def main(argv: list[str] | None = None) -> None:
