@@ -26,7 +26,7 @@ _ARGUMENTS: dict[str, Any] = {
   'step': _COMMAND.integer('step', None, 'A checkpoint; the newest if not.'),
 }
 _PROTOCOL: dict[str, Any] = {
-  'seeds': _COMMAND.integer('num_seeds', 3, 'Repetitions.'),
+  'seeds': _COMMAND.integer('num_seeds', probes_lib.Protocol.seeds, 'Repeats.'),
   'max_examples': _COMMAND.integer('max_train', None, 'Training rows kept.'),
   'mlp_decay_epochs': _COMMAND.items(
     'mlp_decay_epochs', None, 'Rate x 0.1; at 1/2 and 3/4 if left out.', int
