@@ -1,39 +1,36 @@
-"""The examples that a config's data field names, ready to train or probe on."""
+"""The examples that a config's data field names: the one entry to the room."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from dim_jax.data import augment, labels, points, sound, sources
-from dim_jax.data import config as config_lib
-from dim_jax.data import stream as stream_lib
+from dim_jax import checks
+from dim_jax.data import augment, labels, points, sound, sources, splits
+from dim_jax.data.config import DataConfig, PointConfig, SoundConfig
+from dim_jax.data.examples import (
+  Examples,
+  as_batch,
+  batch,
+  check_arrays,
+  check_classes,
+)
+from dim_jax.data.stream import Stream
 
-Config = config_lib.DataConfig | config_lib.SoundConfig | config_lib.PointConfig
+__all__ = [
+  'Config',
+  'Examples',
+  'as_batch',
+  'batch',
+  'check_arrays',
+  'check_classes',
+  'load',
+  'of_images',
+  'train_set',
+  'training',
+]
 
-
-class Examples(NamedTuple):
-  """One split, whatever it is of.
-
-  Attributes:
-    kind: 'image', 'audio' or 'point'.
-    inputs: images uint8 [n, H, W, C], sound int16 [n, T], or points float32
-      [n, D].
-    labels: int32 [n] by what they tell: 'class' of images; 'speaker' and maybe
-      'digit' of sound; points have none.
-    label: which of them objectives learn from; empty without labels.
-    class_names: of each of `labels`.
-    name: of the data set.
-    note: what a reader of a result must know of it.
-  """
-
-  kind: str
-  inputs: np.ndarray
-  labels: dict[str, np.ndarray]
-  label: str
-  class_names: dict[str, tuple[str, ...]]
-  name: str
-  note: str
+Config = DataConfig | SoundConfig | PointConfig
 
 
 def load(
@@ -50,9 +47,10 @@ def load(
   Args:
     config: the run's data.
     split: 'train', 'validation', 'test', or 'unlabelled'.
-    validation: held out instead of what the config says.
-    crop: cut out the centre, if the config crops; training crops at random.
-    first: only so many, which is all that is read where the config streams.
+    validation: the fraction held out, instead of the config's.
+    crop: whether to cut out the centre, if the config crops; training crops at
+      random.
+    first: at most so many, which is all that is read where the config streams.
     progress: show that of a first load.
 
   Returns:
@@ -62,35 +60,15 @@ def load(
     ValueError: a field or the data cannot be used.
     FileNotFoundError: the data set is not there.
   """
-  if validation is None:
-    validation = config.validation
-  if isinstance(config, config_lib.SoundConfig):
-    return _first(_sound(config, split, validation, progress), first)
-  if isinstance(config, config_lib.PointConfig):
-    return _first(_points(config, split, validation), first)
-  if config.stream and first is not None:
-    found = _read(config, split, validation, crop, first)
+  if validation is not None:
+    config = dataclasses.replace(config, validation=validation)
+  if isinstance(config, SoundConfig):
+    examples = _sound(config, split, progress)
+  elif isinstance(config, PointConfig):
+    examples = _points(config, split)
   else:
-    found = images(
-      config, split, validation=validation, crop=crop, progress=progress
-    )
-  examples = Examples(
-    config.kind,
-    found.images,
-    {'class': found.labels},
-    'class',
-    {'class': found.class_names},
-    found.name,
-    found.note,
-  )
-  return _first(examples, first)
-
-
-def _first(examples: Examples, count: int | None) -> Examples:
-  return examples._replace(
-    inputs=examples.inputs[:count],
-    labels={name: x[:count] for name, x in examples.labels.items()},
-  )
+    examples = _images(config, split, crop, first, progress)
+  return examples.take(slice(first))
 
 
 def training(config: Config, *, progress: bool = True) -> Examples:
@@ -102,25 +80,24 @@ def training(config: Config, *, progress: bool = True) -> Examples:
 
   Returns:
     The examples: the split 'train', 'unlabelled', or both where `config` keeps
-    a part of the labels too.
+    a fraction of the labels too.
 
   Raises:
     ValueError: a field or the data cannot be used.
     FileNotFoundError: the data set is not there.
   """
-  if not isinstance(config, config_lib.DataConfig):
+  if not isinstance(config, DataConfig):
     return load(config, 'train', progress=progress)
-  told = config.labelled is not None or config.labels_per_class is not None
   parts = []
-  if told or not config.unlabelled:
-    found = load(config, 'train', crop=False, progress=progress)
+  if _keeps_labels(config) or not config.unlabelled:
+    examples = load(config, 'train', crop=False, progress=progress)
     kept = labels.keep(
-      found.labels['class'],
+      examples.labels['class'],
       fraction=config.labelled,
       per_class=config.labels_per_class,
       seed=config.label_seed,
     )
-    parts.append(found._replace(labels={'class': kept}))
+    parts.append(examples._replace(labels={'class': kept}))
   if config.unlabelled:
     parts.append(load(config, 'unlabelled', crop=False, progress=progress))
   if len(parts) == 1:
@@ -133,8 +110,8 @@ def training(config: Config, *, progress: bool = True) -> Examples:
 
 def train_set(
   config: Config, *, progress: bool = True
-) -> dict[str, Any] | stream_lib.Stream:
-  """What `loop.fit` trains on: the arrays of `training`, or a stream of them.
+) -> dict[str, Any] | Stream:
+  """Loads what `loop.fit` trains on: the arrays of `training`, or a stream.
 
   Args:
     config: the run's data.
@@ -144,209 +121,124 @@ def train_set(
     ValueError: a field or the data cannot be used.
     FileNotFoundError: the data set is not there.
   """
-  if not isinstance(config, config_lib.DataConfig) or not config.stream:
+  if not isinstance(config, DataConfig) or not config.stream:
     return batch(training(config, progress=progress))
-  split = 'unlabelled' if config.unlabelled else 'train'
-  return _stream(config, split, config.validation)
+  return _stream(config, 'unlabelled' if config.unlabelled else 'train')
 
 
-def _stream(
-  config: config_lib.DataConfig, split: str, validation: float
-) -> stream_lib.Stream:
-  """A split of images as `images` without a crop loads it, left where it is."""
-  found = stream_lib.load(
-    config.name,
-    split,
-    image_size=config.image_size,
-    data_dir=config.data_dir,
-    validation=validation,
-  )
-  if not config.grayscale:
-    return found
-
-  def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-    arrays = found.read(rows)
-    return arrays | {'image': _gray(arrays['image'])}
-
-  return found._replace(read=read)
-
-
-def _read(
-  config: config_lib.DataConfig,
-  split: str,
-  validation: float,
-  crop: bool,
-  first: int,
-) -> sources.Dataset:
-  """The first images of a streamed split, as `images` would load them."""
-  found = _stream(
-    dataclasses.replace(config, grayscale=False), split, validation
-  )
-  arrays = found.read(np.arange(min(first, found.num_examples)))
-  return _seen(
-    config,
-    sources.Dataset(
-      arrays['image'],
-      arrays['label'],
-      found.class_names,
-      found.name,
-      found.note,
-    ),
-    crop,
-  )
-
-
-def of_images(config: Config) -> config_lib.DataConfig:
-  """The config, or ValueError where its data are no images."""
-  if not isinstance(config, config_lib.DataConfig):
+def of_images(config: Config) -> DataConfig:
+  """Returns the config, or raises ValueError where its data are no images."""
+  if not isinstance(config, DataConfig):
     what = {'audio': 'sound', 'point': 'points'}[config.kind]
     raise ValueError(f'{config.name!r} is {what}; this needs images.')
   return config
 
 
-def images(
-  config: Config,
+def _images(
+  config: DataConfig,
   split: str,
-  *,
-  validation: float | None = None,
-  crop: bool = True,
-  progress: bool = True,
-) -> sources.Dataset:
-  """Loads a split of images as the run sees them; arguments as of `load`.
-
-  Raises:
-    ValueError: the data are no images, or a field cannot be used.
-    FileNotFoundError: the data set is not there.
-  """
-  config = of_images(config)
-  found = sources.load(
-    config.name,
-    split,
-    image_size=config.image_size,
-    data_dir=config.data_dir,
-    validation=config.validation if validation is None else validation,
-    progress=progress,
-  )
-  return _seen(config, found, crop)
-
-
-def _gray(pixels: np.ndarray) -> np.ndarray:
-  return augment.grayscale(pixels) if pixels.shape[-1] == 3 else pixels
-
-
-def _seen(
-  config: config_lib.DataConfig, found: sources.Dataset, crop: bool
-) -> sources.Dataset:
-  """Stored images as the run sees them."""
-  pixels, notes = found.images, [found.note]
+  crop: bool,
+  first: int | None,
+  progress: bool,
+) -> Examples:
+  """Loads a split of images as the run sees them."""
+  if config.stream and first is not None:
+    stream = _stream(dataclasses.replace(config, grayscale=False), split)
+    arrays = stream.read(np.arange(min(first, stream.num_examples)))
+    examples = Examples(
+      config.kind,
+      arrays['image'],
+      {'class': arrays['label']},
+      'class',
+      {'class': stream.class_names},
+      stream.name,
+      stream.note,
+    )
+  else:
+    examples = sources.load(
+      config.name,
+      split,
+      image_size=config.image_size,
+      data_dir=config.data_dir,
+      validation=config.validation,
+      progress=progress,
+    )
+  pixels, notes = examples.inputs, [examples.note]
   if config.grayscale and pixels.shape[-1] == 3:
     pixels = _gray(pixels)
     notes.append('colours as one channel')
   if config.crop and crop:
     pixels = augment.center_crop(pixels, config.crop)
     notes.append(f'centre {config.crop} pixels')
-  return found._replace(images=pixels, note='; '.join(filter(None, notes)))
+  if config.unlabelled and not _keeps_labels(config) and split != 'unlabelled':
+    notes.append(
+      'training is on the unlabelled images alone, not on these; '
+      'data.labelled=1.0 adds them'
+    )
+  return examples._replace(inputs=pixels, note='; '.join(filter(None, notes)))
 
 
-def _sound(
-  config: config_lib.SoundConfig, split: str, validation: float, progress: bool
-) -> Examples:
-  found = sound.load(
+def _keeps_labels(config: DataConfig) -> bool:
+  return config.labelled is not None or config.labels_per_class is not None
+
+
+def _stream(config: DataConfig, split: str) -> Stream:
+  """Opens a split of images as `load` without a crop gives it."""
+  stream = sources.load_stream(
+    config.name,
+    split,
+    image_size=config.image_size,
+    data_dir=config.data_dir,
+    validation=config.validation,
+  )
+  if not config.grayscale:
+    return stream
+
+  def read(rows: np.ndarray) -> dict[str, np.ndarray]:
+    arrays = stream.read(rows)
+    return arrays | {'image': _gray(arrays['image'])}
+
+  return stream._replace(read=read)
+
+
+def _gray(pixels: np.ndarray) -> np.ndarray:
+  return augment.grayscale(pixels) if pixels.shape[-1] == 3 else pixels
+
+
+def _sound(config: SoundConfig, split: str, progress: bool) -> Examples:
+  examples = sound.load(
     config.name,
     split,
     window=config.window,
     hop=config.hop,
     rate=config.rate,
     data_dir=config.data_dir,
-    validation=validation,
+    validation=config.validation,
     phones=config.phones,
     lists=config.lists,
     progress=progress,
   )
-  labels = {k: v for k, v in found.labels.items() if v.ndim == 1}
-  if config.label not in labels:
+  # Objectives take one label an example, not one a frame.
+  accepted = sorted(k for k, v in examples.labels.items() if v.ndim == 1)
+  if config.label not in accepted:
     raise ValueError(
-      f'data.label must be one of {sorted(labels)} for {found.name}, got '
+      f'data.label must be one of {accepted} for {examples.name}, got '
       f'{config.label!r}.'
     )
-  return Examples(
-    config.kind,
-    found.audio,
-    found.labels,
-    config.label,
-    found.class_names,
-    found.name,
-    found.note,
-  )
+  return examples._replace(label=config.label)
 
 
-def _points(
-  config: config_lib.PointConfig, split: str, validation: float
-) -> Examples:
-  sources.check_choice('split', split, ('train', 'validation', 'test'), 'split')
-  sources.check_validation(validation, split)
+def _points(config: PointConfig, split: str) -> Examples:
+  checks.check_choice('split', split, sources.SPLITS)
+  splits.check_validation(config.validation, split)
   drawn = 'test' if split == 'test' else 'train'
-  found = points.load(config.name, drawn, config.count, config.seed)
+  x = points.load(config.name, drawn, config.count, config.seed)
   if split != 'test':
-    held_out = round(validation * len(found))
+    held_out = round(config.validation * len(x))
     if split == 'validation' and not held_out:
       raise ValueError(
-        f'data.validation={validation} of data.count={config.count} points '
-        'holds none out: raise either.'
+        f'data.validation={config.validation} of data.count={config.count} '
+        'points holds none out: raise either.'
       )
-    found = found[:held_out] if split == 'validation' else found[held_out:]
-  return Examples(config.kind, found, {}, '', {}, config.name, '')
-
-
-def check_classes(name: str, labels: np.ndarray, learner: str) -> None:
-  """Raises ValueError where labels leave nothing to tell apart.
-
-  Args:
-    name: of the data set.
-    labels: int32, -1 where unknown.
-    learner: what needs them.
-  """
-  classes = len(np.unique(labels[labels >= 0]))
-  if classes < 2:
-    raise ValueError(
-      f'{name} has {("no labels", "labels of one class alone")[classes]}; '
-      f'{learner} needs two classes or more. Put the images of each class into '
-      'a folder of its own, or choose other data; where data.unlabelled=True '
-      'left the labelled images out, data.labelled=1.0 trains on them too.'
-    )
-
-
-def batch(examples: Examples) -> dict[str, Any]:
-  """The arrays that objectives see: the inputs, and 'label' if there are."""
-  arrays = as_batch(examples.inputs, examples.kind)
-  if examples.label:
-    arrays['label'] = examples.labels[examples.label]
-  return arrays
-
-
-_SHAPES = {
-  'image': (4, 'images [N, H, W, C]'),
-  'audio': (2, 'sound of one channel [N, T]'),
-  'point': (2, 'points [N, D]'),
-}
-
-
-def as_batch(examples: Any, kind: str) -> dict[str, Any]:
-  """Examples under the name that objectives know them by.
-
-  Args:
-    examples: images [N, H, W, C], sound [N, T] or points [N, D].
-    kind: 'image', 'audio' or 'point', which a run's `config.data.kind` says.
-
-  Returns:
-    {kind: examples}.
-
-  Raises:
-    ValueError: examples of this kind have another rank.
-  """
-  rank, words = _SHAPES[kind]
-  if examples.ndim != rank:
-    raise ValueError(
-      f'examples must be {words}, got shape {tuple(examples.shape)}.'
-    )
-  return {kind: examples}
+    x = x[:held_out] if split == 'validation' else x[held_out:]
+  return Examples(config.kind, x, {}, '', {}, config.name)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax import checks
 from dim_jax import random as streams
-from dim_jax.data import sources
 
 _SPLITS = ('train', 'test')
 
@@ -83,7 +83,7 @@ DENSITIES: dict[str, Mixture | Banana] = {
 
 def find(name: str) -> Mixture | Banana:
   """The density of a name in DENSITIES; ValueError where there is none."""
-  sources.check_choice('density', name, tuple(DENSITIES), '--config.data.name')
+  checks.check_choice('data.name', name, DENSITIES)
   return DENSITIES[name]
 
 
@@ -162,12 +162,9 @@ def load(name: str, split: str, count: int, seed: int = 0) -> np.ndarray:
     ValueError: an argument is not accepted.
   """
   density = find(name)
-  sources.check_choice('split', split, _SPLITS, 'split')
-  for what, value, minimum in (('count', count, 1), ('seed', seed, 0)):
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-      raise ValueError(f'{what} must be a whole number, got {value!r}.')
-    if value < minimum:
-      raise ValueError(f'{what} must be >= {minimum}, got {value}.')
+  checks.check_choice('split', split, _SPLITS)
+  checks.check_range('data.count', count, 'int [1, inf)')
+  checks.check_range('data.seed', seed, 'int [0, 2**64)')
   stream = streams.Host.TEST_POINTS
   if split == 'train':
     stream = streams.Host.TRAIN_POINTS

@@ -22,7 +22,8 @@ from typing import Any
 
 from absl import app, flags
 
-from dim_jax.data import decode, sound, sources
+from dim_jax import checks
+from dim_jax.data import prepared, sound, sources
 
 PREPARED_NAMES = (
   *(name for name in sources.NAMES if name != 'digits'),
@@ -58,8 +59,8 @@ def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
   """
   if name == 'digits':
     raise ValueError("'digits' comes with scikit-learn and needs no files.")
-  sources.check_choice('data set', name, PREPARED_NAMES, 'to prepare')
-  root = pathlib.Path(data_dir or sources.default_data_dir()).expanduser()
+  checks.check_choice('the data set to prepare', name, PREPARED_NAMES)
+  root = prepared.data_root(data_dir)
   # TFDS decodes sound with pydub (and the program ffmpeg, where it is FLAC).
   needed = (*_NEEDED, 'pydub') if name in sound.NAMES else _NEEDED
   missing = [m for m in needed if importlib.util.find_spec(m) is None]
@@ -115,7 +116,7 @@ def _work(name: str, root: pathlib.Path) -> tuple[str, str]:
 
 def _prepare(name: str, root: pathlib.Path) -> pathlib.Path:
   """What `prepare` does, in this process."""
-  tfds = decode.import_tfds()
+  tfds = prepared.import_tfds()
   version = tfds.builder_cls(name).VERSION
   # First: TFDS refuses to look at one in another format.
   for info in root.glob(f'{name}/**/{version}/dataset_info.json'):
@@ -148,9 +149,9 @@ def _prepare(name: str, root: pathlib.Path) -> pathlib.Path:
   except Exception as error:
     if type(error).__name__ != 'NonMatchingChecksumError':
       raise
-    told, _, _ = str(error).partition('To debug')
+    reason, _, _ = str(error).partition('To debug')
     raise ValueError(
-      f'{" ".join(told.split())} Delete that file and run the command again.'
+      f'{" ".join(reason.split())} Delete that file and run the command again.'
     ) from error
   return pathlib.Path(builder.data_dir)
 

@@ -2,28 +2,55 @@
 
 How long a recording is tells much of who speaks, so nothing is padded and no
 length is passed on: a window holds samples of one recording only.
+
+Each recording gives all windows of `window` samples that begin at multiples
+of `hop` and fit into it. One shorter than a window gives none; the note
+counts them.
+
+'spoken_digit' is the Free Spoken Digit Dataset at 8 kHz: 5 speakers say each
+digit 50 times. By its own convention the recordings numbered 0 to 4 are the
+test set (250) and the others the training set (2,250).
+
+'librispeech' is train-clean-100 at 16 kHz: 251 speakers read 100 hours of
+books. Both are read from a prepared TFDS folder in the array_record format.
+
+Any other name is a folder of .wav and .flac files, mono and all of one rate.
+Its first level of folders names the speakers, as LibriSpeech's own
+SPEAKER/CHAPTER/x.flac does below train-clean-100; files without such a folder
+are of one speaker. Files that are neither sound nor text by their ending are
+left out, and the note counts them.
+
+In librispeech and in a folder, every split has every speaker: a fixed 20 %
+of each one's recordings is the test set unless `lists` says otherwise. The
+validation set is a fixed random part of the training set's recordings. Both
+are the same for every window and every run; no recording is in two splits.
+
+References:
+  [Free Spoken Digit Dataset](
+  https://github.com/Jakobovski/free-spoken-digit-dataset), 1.0.9;
+  Panayotov et al., [LibriSpeech](https://www.openslr.org/12), 2015;
+  van den Oord et al., [Representation Learning with Contrastive Predictive
+  Coding](https://arxiv.org/abs/1807.03748), 2018 (lists, phones).
 """
 
 import bisect
+import collections
 import concurrent.futures
 import functools
 import itertools
 import json
-import operator
 import os
 import pathlib
 import re
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dim_jax import files as files_lib
-from dim_jax.data import decode, sources
-
-_Item = TypeVar('_Item')
+from dim_jax import checks, files
+from dim_jax import progress as progress_lib
+from dim_jax.data import decode, folders, prepared, splits
+from dim_jax.data.examples import Examples
 
 NAMES = ('spoken_digit', 'librispeech')
 SPLITS = ('train', 'validation', 'test')
@@ -37,32 +64,7 @@ _SUFFIXES = ('.wav', '.flac')
 # Stored with more than the 16 bits that are kept.
 _FINER = ('PCM_24', 'PCM_32', 'FLOAT', 'DOUBLE')
 _AHEAD = 32  # files in memory beside their windows
-_REPORT_SECONDS = 5
-
-
-class Sound(NamedTuple):
-  """One split of a data set, cut into windows, in memory.
-
-  Attributes:
-    audio: int16 [n, window], mono; 32768 is full scale.
-    labels: int32. 'speaker' [n]; 'digit' [n] of spoken_digit; 'phone'
-      [n, frames], one a hundredth of a second, -1 where it is not known.
-    class_names: of each label, one a class.
-    recording: int32 [n], which recording a window was cut from, counted over
-      all splits in the order of their names.
-    rate: samples a second.
-    name: of the data set, or its folder as it was given.
-    note: what a reader of a result must know, such as how many recordings
-      were too short for a window; '' for nothing.
-  """
-
-  audio: np.ndarray
-  labels: dict[str, np.ndarray]
-  class_names: dict[str, tuple[str, ...]]
-  recording: np.ndarray
-  rate: int
-  name: str
-  note: str
+_PEAK = 2.0  # the highest peak that is taken for sound on the scale of 1
 
 
 class _Recording(NamedTuple):
@@ -90,7 +92,7 @@ class _Source(NamedTuple):
   # The samples of recordings, given their keys; [length] each.
   read: Callable[[Sequence[Any]], Iterable[np.ndarray]]
   rate: int
-  notes: tuple[str, ...]
+  notes: list[str]  # reading may add to them
 
 
 def load(
@@ -105,29 +107,8 @@ def load(
   phones: str | os.PathLike[str] | None = None,
   lists: str | os.PathLike[str] | None = None,
   progress: bool = True,
-) -> Sound:
-  """Loads a split of a data set of speech.
-
-  Each recording gives all windows of `window` samples that begin at multiples
-  of `hop` and fit into it. One shorter than a window gives none; the note
-  counts them.
-
-  'spoken_digit' is the Free Spoken Digit Dataset at 8 kHz: 5 speakers say each
-  digit 50 times. By its own convention the recordings numbered 0 to 4 are the
-  test set (250) and the others the training set (2,250).
-
-  'librispeech' is train-clean-100 at 16 kHz: 251 speakers read 100 hours of
-  books. Both are read from a prepared TFDS folder in the array_record format.
-
-  Any other name is a folder of .wav and .flac files, mono and all of one rate.
-  Its first level of folders names the speakers, as LibriSpeech's own
-  SPEAKER/CHAPTER/x.flac does below train-clean-100; files without such a
-  folder are of one speaker.
-
-  In librispeech and in a folder, every split has every speaker: a fixed 20 %
-  of each one's recordings is the test set unless `lists` says otherwise. The
-  validation set is a fixed random part of the training set's recordings. Both
-  are the same for every window and every run; no recording is in two splits.
+) -> Examples:
+  """Loads a split of a data set, which the module describes.
 
   Args:
     name: spoken_digit, librispeech or the path of a folder.
@@ -158,46 +139,92 @@ def load(
     ValueError: an argument that is not accepted, a damaged file, a file that
       is not mono or has another rate, or no recording of at least a window.
     FileNotFoundError: a data set, folder or file is not there; says what to do.
-
-  References:
-    [Free Spoken Digit Dataset](
-    https://github.com/Jakobovski/free-spoken-digit-dataset), 1.0.9;
-    Panayotov et al., [LibriSpeech](https://www.openslr.org/12), 2015;
-    van den Oord et al., [Representation Learning with Contrastive Predictive
-    Coding](https://arxiv.org/abs/1807.03748), 2018 (lists, phones).
   """
-  folder = _is_path(name)
-  if not folder:
-    sources.check_choice('data set', name, NAMES, 'or the path of a folder')
+  root = folders.path_of(name, NAMES)
+  if root is None:
+    checks.check_choice('data.name, unless it is a path,', name, NAMES)
   name = os.fspath(name)
-  sources.check_choice('split', split, SPLITS, 'split')
-  window = _whole('window', window)
-  hop = window if hop is None else _whole('hop', hop)
-  rate = None if rate is None else _whole('rate', rate)
-  sources.check_validation(validation, split)
+  checks.check_choice('split', split, SPLITS)
+  checks.check_range('data.window', window, 'int [1, inf)')
+  checks.check_range('data.hop', hop, 'int [1, inf) or None')
+  checks.check_range('data.rate', rate, 'int [1, inf) or None')
+  splits.check_validation(validation, split)
   if name == 'spoken_digit' and lists is not None:
     raise ValueError(
       'spoken_digit has a test set of its own; lists are for librispeech and '
       f'for folders. Got lists={os.fspath(lists)!r}.'
     )
-  if folder:
-    source = _folder(pathlib.Path(name).expanduser(), rate)
+  hop = hop or window
+  if root is not None:
+    source = _folder(root, rate)
   else:
     source = _prepared(name, rate, data_dir, progress)
+  notes = source.notes
+  members, counts = _members(
+    name, split, source.recordings, validation, lists, window, hop, notes
+  )
   if lists is not None or phones is not None:
     _check_distinct(source.recordings)
-  notes = list(source.notes)
-  parts, some_notes = _parts(name, source.recordings, validation, lists)
+  recordings = [source.recordings[i] for i in members.tolist()]
+  labels, class_names = _labels(name, source.recordings, recordings, counts)
+  if phones is not None:
+    labels['phone'], class_names['phone'], note = _phone_labels(
+      pathlib.Path(phones).expanduser(),
+      recordings,
+      counts,
+      window,
+      hop,
+      source,
+    )
+    notes.append(note)
+  with progress_lib.Progress(progress) as bar:
+    with bar.task(f'reading {name} {split}', len(recordings)) as task:
+      samples = _reported(source.read([r.key for r in recordings]), task)
+      audio = _windows(samples, recordings, counts, window, hop)
+  return Examples(
+    kind='audio',
+    inputs=audio,
+    labels=labels,
+    label='speaker',
+    class_names=class_names,
+    name=name,
+    # Reading may have added to the notes.
+    note='; '.join(filter(None, notes)),
+    recording=_repeat(members, counts),
+    rate=source.rate,
+  )
+
+
+def _members(
+  name: str,
+  split: str,
+  recordings: Sequence[_Recording],
+  validation: float,
+  lists: str | os.PathLike[str] | None,
+  window: int,
+  hop: int,
+  notes: list[str],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Finds the recordings of a split, and how many windows each has.
+
+  Returns:
+    Positions in `recordings`, int [m], and the counts, int [m], each above 0.
+    What was left out is added to the notes.
+
+  Raises:
+    ValueError: there are none.
+  """
+  parts, some_notes = _parts(name, recordings, validation, lists)
   notes += some_notes
-  members = np.flatnonzero(parts == split)  # in source.recordings
+  members = np.flatnonzero(parts == split)
   if not len(members):
     raise ValueError(
       f'{name} has no recordings for {split!r}: its '
-      f'{len(source.recordings):,} recordings give '
+      f'{len(recordings):,} recordings give '
       + ', '.join(f'{np.sum(parts == s):,} to {s}' for s in SPLITS)
       + f' with validation={validation}.'
     )
-  lengths = np.array([source.recordings[i].length for i in members.tolist()])
+  lengths = np.array([recordings[i].length for i in members.tolist()])
   counts = np.maximum((lengths - window) // hop + 1, 0)
   if not counts.any():
     raise ValueError(
@@ -209,58 +236,32 @@ def load(
       f'recordings shorter than {window} samples left out: '
       f'{np.sum(counts == 0)} of {len(counts)}'
     )
-  members, counts = members[counts > 0], counts[counts > 0]
-  chosen = [source.recordings[i] for i in members.tolist()]
+  return members[counts > 0], counts[counts > 0]
 
-  labels, class_names = {}, {}
-  speakers = sorted({recording.speaker for recording in source.recordings})
+
+def _labels(
+  name: str,
+  recordings: Sequence[_Recording],
+  chosen: Sequence[_Recording],
+  counts: np.ndarray,
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
+  """Labels windows by the speakers of all recordings, and by their digits."""
+  speakers = sorted({recording.speaker for recording in recordings})
   position = {speaker: i for i, speaker in enumerate(speakers)}
-  labels['speaker'] = _repeat([position[r.speaker] for r in chosen], counts)
-  class_names['speaker'] = tuple(speakers)
+  labels = {'speaker': _repeat([position[r.speaker] for r in chosen], counts)}
+  class_names = {'speaker': tuple(speakers)}
   if name == 'spoken_digit':
     labels['digit'] = _repeat([r.digit for r in chosen], counts)
     class_names['digit'] = tuple(str(digit) for digit in range(10))
-  if phones is not None:
-    labels['phone'], class_names['phone'], note = _phone_labels(
-      pathlib.Path(phones).expanduser(), chosen, counts, window, hop, source
-    )
-    notes.append(note)
-  said = f'reading {name} {split}'
-  samples = _report(
-    source.read([r.key for r in chosen]), said, len(chosen), progress
-  )
-  return Sound(
-    audio=_windows(samples, chosen, counts, window, hop),
-    labels=labels,
-    class_names=class_names,
-    recording=_repeat(members, counts),
-    rate=source.rate,
-    name=name,
-    note='; '.join(filter(None, notes)),
-  )
+  return labels, class_names
 
 
-def _is_path(name: Any) -> bool:
-  if isinstance(name, os.PathLike):
-    return True
-  if not isinstance(name, str) or name in NAMES or not name:
-    return False
-  separated = any(mark in name for mark in (os.sep, os.altsep) if mark)
-  return separated or os.path.isdir(name)
-
-
-def _whole(what: str, value: Any) -> int:
-  try:
-    if isinstance(value, (bool, np.bool_)):
-      raise TypeError
-    whole = operator.index(value)
-  except TypeError:
-    whole = 0
-  if whole < 1:
-    raise ValueError(
-      f'{what} must be a whole number of at least 1; got {value!r}.'
-    )
-  return whole
+def _reported(
+  samples: Iterable[np.ndarray], task: progress_lib.Task
+) -> Iterator[np.ndarray]:
+  for audio in samples:
+    yield audio
+    task.advance()
 
 
 def _check_distinct(recordings: Sequence[_Recording]) -> None:
@@ -275,7 +276,7 @@ def _check_distinct(recordings: Sequence[_Recording]) -> None:
     seen[recording.name] = recording.key
 
 
-def _repeat(values: Sequence[int], counts: np.ndarray) -> np.ndarray:
+def _repeat(values: Any, counts: np.ndarray) -> np.ndarray:
   """A recording's value for each of its windows; int32 [n]."""
   return np.repeat(np.asarray(values, np.int32), counts)
 
@@ -302,23 +303,6 @@ def _windows(
     rows[first : first + count] = views
     first += count
   return rows
-
-
-def _report(
-  items: Iterable[_Item], what: str, total: int, show: bool
-) -> Iterator[_Item]:
-  """Passes items on; says how many on standard error where it takes long."""
-  began = said = time.monotonic()
-  for done, item in enumerate(items, 1):
-    yield item
-    now = time.monotonic()
-    if show and now - said >= _REPORT_SECONDS:
-      said = now
-      print(
-        f'{what}: {done:,} of {total:,} recordings, {now - began:.0f} s',
-        file=sys.stderr,
-        flush=True,
-      )
 
 
 # --- splits -------------------------------------------------------------------
@@ -357,12 +341,12 @@ def _parts(
     speakers = np.array([recording.speaker for recording in recordings])
     for speaker in np.unique(speakers):
       members = np.flatnonzero(speakers == speaker)
-      test = sources.validation_mask(len(members), _TEST)
+      test = splits.validation_mask(len(members), _TEST)
       parts[members[test]] = 'test'
     notes.append(f"test set: a fixed {_TEST:.0%} of each speaker's recordings")
   if validation > 0:
     members = np.flatnonzero(parts == 'train')
-    held_out = sources.validation_mask(len(members), validation)
+    held_out = splits.validation_mask(len(members), validation)
     parts[members[held_out]] = 'validation'
   return parts, notes
 
@@ -456,37 +440,33 @@ def _folder(root: pathlib.Path, rate: int | None) -> _Source:
     )
   if not root.is_dir():
     raise ValueError(f'{root} is a file; name the folder that holds it.')
-
-  def fail(error: OSError) -> None:
-    raise error
-
-  files = sorted(
-    (
-      pathlib.Path(folder, file)
-      for folder, _, names in os.walk(root, onerror=fail, followlinks=True)
-      for file in names
-      if file.lower().endswith(_SUFFIXES) and not file.startswith('.')
-    ),
-    key=lambda path: path.relative_to(root).parts,
-  )
-  if not files:
+  paths, skipped = _sound_files(root)
+  others = ', '.join(f'{count} {ending}' for ending, count in skipped.items())
+  if not paths:
+    instead = f' Found instead: {others}; convert sound to WAV or FLAC.'
     raise ValueError(
       f'{root} holds no sound files ({", ".join(_SUFFIXES)}), nor do the '
-      'folders in it.'
+      f'folders in it.{instead if others else ""}'
     )
-  inside = [path.relative_to(root).parts for path in files]
-  beside = [path for path, p in zip(files, inside, strict=True) if len(p) == 1]
-  if beside and len(beside) < len(files):
+  inside = [path.relative_to(root).parts for path in paths]
+  beside = [path for path, p in zip(paths, inside, strict=True) if len(p) == 1]
+  if beside and len(beside) < len(paths):
     raise ValueError(
       f'{beside[0]} lies beside the folders of the speakers, so its speaker is '
       'not known. Move it into a folder of its own.'
     )
+  if len({parts[0] for parts in inside}) == 1 and min(map(len, inside)) > 2:
+    raise ValueError(
+      f'All sound of {root} lies in folders below {inside[0][0]}, which would '
+      f'be the only speaker: name {root / inside[0][0]} instead, if its '
+      'folders are the speakers.'
+    )
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    facts = list(pool.map(_sound_file, files))
+    facts = list(pool.map(_sound_file, paths))
   expected = rate or facts[0].rate
-  for path, fact in zip(files, facts, strict=True):
+  for path, fact in zip(paths, facts, strict=True):
     if fact.rate != expected:
-      came = 'asked for' if rate else f'that of {files[0]}'
+      came = 'asked for' if rate else f'that of {paths[0]}'
       raise ValueError(
         f'{path} has {fact.rate} samples a second and not {expected}, {came}. '
         'Nothing is resampled here: convert the files to one rate.'
@@ -499,11 +479,43 @@ def _folder(root: pathlib.Path, rate: int | None) -> _Source:
       length=fact.length,
       key=path,
     )
-    for path, parts, fact in zip(files, inside, facts, strict=True)
+    for path, parts, fact in zip(paths, inside, facts, strict=True)
   ]
   finer = sum(fact.subtype in _FINER for fact in facts)
-  note = f'files of more than 16 bits, rounded to 16: {finer} of {len(files)}'
-  return _Source(recordings, _read_files, expected, (note,) if finer else ())
+  notes = [
+    f'files left out: {others}' if others else '',
+    f'files of more than 16 bits, rounded to 16: {finer} of {len(paths)}'
+    if finer
+    else '',
+  ]
+  read = functools.partial(_read_files, notes=notes)
+  return _Source(recordings, read, expected, notes)
+
+
+def _sound_files(
+  root: pathlib.Path,
+) -> tuple[list[pathlib.Path], collections.Counter[str]]:
+  """Lists the sound files below a folder, and counts others by their endings.
+
+  In the order of their paths' parts; hidden files and texts are passed over.
+  """
+  paths: list[pathlib.Path] = []
+  skipped: collections.Counter[str] = collections.Counter()
+
+  def fail(error: OSError) -> None:
+    raise error
+
+  for folder, _, names in os.walk(root, onerror=fail, followlinks=True):
+    for name in names:
+      ending = os.path.splitext(name)[1].lower()
+      if name.startswith('.'):
+        continue
+      if ending in _SUFFIXES:
+        paths.append(pathlib.Path(folder, name))
+      elif ending not in folders.TEXTS:
+        skipped[ending or 'without an ending'] += 1
+  paths.sort(key=lambda path: path.relative_to(root).parts)
+  return paths, skipped
 
 
 class _SoundFile(NamedTuple):
@@ -521,7 +533,7 @@ def _sound_file(path: pathlib.Path) -> _SoundFile:
       raise ValueError(f'{path} is empty (0 bytes).')
     info = soundfile.info(path)
   except (OSError, RuntimeError) as error:
-    raise _damaged(path, error) from error
+    raise prepared.damaged(path, error) from error
   if info.channels != 1:
     raise ValueError(
       f'{path} has {info.channels} channels; only mono files are accepted.'
@@ -531,35 +543,49 @@ def _sound_file(path: pathlib.Path) -> _SoundFile:
   return _SoundFile(info.samplerate, info.frames, info.subtype)
 
 
-def _read_files(paths: Sequence[pathlib.Path]) -> Iterator[np.ndarray]:
+def _read_files(
+  paths: Sequence[pathlib.Path], notes: list[str]
+) -> Iterator[np.ndarray]:
+  clipped = 0
   # Decoding releases the interpreter's lock, so threads help.
   with concurrent.futures.ThreadPoolExecutor() as pool:
     for start in range(0, len(paths), _AHEAD):
-      yield from pool.map(_read_file, paths[start : start + _AHEAD])
+      for audio, above in pool.map(_read_file, paths[start : start + _AHEAD]):
+        clipped += above
+        yield audio
+  if clipped:
+    notes.append(f'samples beyond full scale, cut off: {clipped:,}')
 
 
-def _read_file(path: pathlib.Path) -> np.ndarray:
-  """The samples of a file, rounded to int16 [length]."""
+def _read_file(path: pathlib.Path) -> tuple[np.ndarray, int]:
+  """Reads the samples of a file, int16 [length]; counts those cut off."""
   import soundfile
 
   try:
     with soundfile.SoundFile(path) as file:
-      if file.subtype in _FINER:
-        scaled = np.rint(file.read() * 32768)
-        audio = np.clip(scaled, -32768, 32767)
-      else:
-        audio = file.read(dtype='int16')
+      finer = file.subtype in _FINER
+      audio = file.read(dtype='float64' if finer else 'int16')
       if len(audio) != file.frames:
         raise RuntimeError(f'{len(audio)} of {file.frames} samples')
   except (OSError, RuntimeError) as error:
-    raise _damaged(path, error) from error
+    raise prepared.damaged(path, error) from error
+  if not finer:
+    return audio, 0
   if not np.all(np.isfinite(audio)):
     raise ValueError(f'{path} holds samples that are not finite.')
-  return audio.astype(np.int16, copy=False)
-
-
-def _damaged(path: object, error: Exception) -> ValueError:
-  return ValueError(f'{path} is damaged ({files_lib.reason(error)}).')
+  peak = np.abs(audio).max()
+  # A little above 1 is a peak between samples; far above, another scale.
+  if peak > _PEAK:
+    raise ValueError(
+      f'{path} holds floats of up to {peak:g}, but full scale is 1 in files of '
+      'floats: divide by that of the source, such as 32768 of 16-bit samples, '
+      'or write 16-bit integers.'
+    )
+  scaled = np.rint(audio * 2**15)
+  kept = np.clip(scaled, -(2**15), 2**15 - 1)
+  # A sample of exactly 1 has no level of its own: it is not counted.
+  above = int(np.sum((scaled > 2**15) | (scaled < -(2**15))))
+  return kept.astype(np.int16), above
 
 
 # --- prepared TFDS data sets --------------------------------------------------
@@ -580,108 +606,95 @@ def _prepared(
       f'{name} has {_RATES[name]} samples a second and not rate={rate}; '
       'nothing is resampled here.'
     )
-  root = pathlib.Path(data_dir or sources.default_data_dir()).expanduser()
-  folder = sources.newest(
+  root = prepared.data_root(data_dir)
+  folder = prepared.newest(
     name,
     root,
     "name a folder of .wav or .flac files, such as LibriSpeech's "
     'train-clean-100',
   )
-  files = _files(name, root, folder)
+  shards = _shards(name, root, folder)
   stamps = tuple(
     (path, count, os.stat(path).st_size, os.stat(path).st_mtime_ns)
-    for path, count in files
+    for path, count in shards
   )
   try:
     recordings = _index(name, stamps, progress)
   except decode.CorruptError as error:
     raise ValueError(
       f'{error} Delete {folder} and prepare it again: '
-      f'{sources.prepare_command(name, root)}'
+      f'{prepared.prepare_command(name, root)}'
     ) from error
-  read = functools.partial(_read_records, name, files)
-  return _Source(recordings, read, _RATES[name], ())
+  read = functools.partial(_read_records, name, shards)
+  return _Source(recordings, read, _RATES[name], [])
 
 
-def _files(
+def _shards(
   name: str, root: pathlib.Path, folder: pathlib.Path
 ) -> tuple[tuple[str, int], ...]:
-  """The files of the split that is read, with the recordings in each."""
-  again = f'Prepare it again: {sources.prepare_command(name, root)}'
+  """Finds the files of the split that is read, and how much each holds."""
   split = _SPLITS[name]
   try:
     info = json.loads((folder / 'dataset_info.json').read_text('utf-8'))
     kind = info.get('fileFormat', 'tfrecord')
-    (shards,) = (
+    (counts,) = (
       [int(length) for length in part['shardLengths']]
       for part in info['splits']
       if part['name'] == split
     )
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-    reason = files_lib.reason(error)
     raise ValueError(
       f'The metadata of {name} in {folder} cannot be read, or list no split '
-      f'{split!r} ({reason}). {again}'
+      f'{split!r} ({files.reason(error)}). Prepare it again: '
+      f'{prepared.prepare_command(name, root)}'
     ) from error
-  if kind != 'array_record':
-    raise ValueError(
-      f'{folder} is prepared as {kind}; only array_record can be read without '
-      'TensorFlow. Prepare it again, in another folder: '
-      f'{sources.prepare_command(name, root.parent / "array_record")}'
+  paths = [
+    os.fspath(
+      folder / f'{name}-{split}.array_record-{i:05d}-of-{len(counts):05d}'
     )
-  files = []
-  for i, count in enumerate(shards):
-    path = folder / (
-      f'{name}-{split}.array_record-{i:05d}-of-{len(shards):05d}'
-    )
-    if not path.exists():
-      raise FileNotFoundError(
-        f'{path} is missing, though {folder} lists it. Delete {folder}. {again}'
-      )
-    files.append((os.fspath(path), count))
-  return tuple(files)
+    for i in range(len(counts))
+  ]
+  prepared.check_files(name, root, folder, kind, paths)
+  return tuple(zip(paths, counts, strict=True))
 
 
 @functools.lru_cache(maxsize=2)
 def _index(
   name: str, stamps: tuple[tuple[str, int, int, int], ...], progress: bool
 ) -> tuple[_Recording, ...]:
-  """All recordings, in the order of their names.
+  """Lists all recordings, in the order of their names.
 
   Kept, because it reads every record, and every split needs it. The files'
   sizes and times in `stamps` are there for the cache.
   """
-  recordings = []
   files = tuple((path, count) for path, count, _, _ in stamps)
   total = sum(count for _, count in files)
-  records = _records(name, files, range(total))
-  for key, record in enumerate(
-    _report(records, f'indexing {name}', total, progress)
-  ):
-    length = len(record[_SAMPLES[name]])
-    if name == 'librispeech':
-      recordings.append(
-        _Recording(
-          name=record['id'].decode(),
-          speaker=str(record['speaker_id']),
-          digit=-1,
-          length=length,
-          key=key,
-        )
-      )
-      continue
-    stem = record['audio/filename'].decode()
-    match = re.fullmatch(r'([0-9]_([^_]+)_[0-9]+)\.wav', stem)
-    digit = int(record['label'])
-    if not match or not 0 <= digit <= 9:
-      raise decode.CorruptError(
-        f'{files[0][0]} is damaged (the recording {stem!r} with label {digit}).'
-      )
-    recordings.append(
-      _Recording(match[1], match[2], digit, length=length, key=key)
-    )
+  with progress_lib.Progress(progress) as bar:
+    with bar.task(f'indexing {name}', total) as task:
+      recordings = []
+      for key, record in enumerate(_records(name, files, range(total))):
+        recordings.append(_recording(name, key, record, files[0][0]))
+        task.advance()
   # By field, as LibriSpeech's folders sort: both give the same splits.
   return tuple(sorted(recordings, key=lambda r: re.split('[-_]', r.name)))
+
+
+def _recording(
+  name: str, key: int, record: dict[str, Any], path: str
+) -> _Recording:
+  """Tells what is known of the recording in a record."""
+  length = len(record[_SAMPLES[name]])
+  if name == 'librispeech':
+    speaker = str(record['speaker_id'])
+    return _Recording(record['id'].decode(), speaker, -1, length, key)
+  stem = record['audio/filename'].decode()
+  match = re.fullmatch(r'([0-9]_([^_]+)_[0-9]+)\.wav', stem)
+  digit = int(record['label'])
+  if not match or not 0 <= digit <= 9:
+    raise decode.CorruptError(
+      f'{path} is damaged (the recording {stem!r} with label {digit}).'
+    )
+  return _Recording(match[1], match[2], digit, length, key)
 
 
 def _read_records(
@@ -699,7 +712,7 @@ def _records(
   Raises:
     CorruptError: a file is truncated or garbled; names it.
   """
-  tfds = decode.import_tfds()
+  tfds = prepared.import_tfds()
   from array_record.python import array_record_data_source
 
   number = tfds.features.Scalar(np.int64)
@@ -722,5 +735,5 @@ def _records(
       record = opened[path][key - ends[at] + count]
       example = features.deserialize_example_np(record)
     except Exception as error:  # no types for bad files are documented
-      raise decode.CorruptError(f'{_damaged(path, error)}') from error
+      raise prepared.damaged(path, error) from error
     yield example

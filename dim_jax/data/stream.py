@@ -4,14 +4,12 @@ Which examples form step t is `batches.batch_indices`, as in memory; grain's
 threads only read ahead of the step. So a run resumes from its step alone.
 """
 
-import os
-import pathlib
 from collections.abc import Callable, Generator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from dim_jax.data import batches, decode, sources
+from dim_jax.data import batches, decode
 
 BYTES = 2**28  # read ahead of the step
 _THREADS = 16
@@ -19,15 +17,14 @@ _STEPS = 500  # read ahead at most
 
 
 class Stream(NamedTuple):
-  """One split, of which nothing is in memory.
+  """One split of a data set, of which nothing is in memory.
 
   Attributes:
     num_examples: of the split.
     read: `positions [n] -> {name: array [n, ...]}`, from any thread.
     class_names: one a class; () without classes.
     name: of the data set, or the folder it is read from.
-    note: what a reader of a result must know of the pixels, as of
-      `sources.Dataset`.
+    note: as of `examples.Examples`.
   """
 
   num_examples: int
@@ -35,6 +32,12 @@ class Stream(NamedTuple):
   class_names: tuple[str, ...] = ()
   name: str = ''
   note: str = ''
+
+  def take(self, rows: np.ndarray) -> 'Stream':
+    """Selects examples by their positions."""
+    return self._replace(
+      num_examples=len(rows), read=lambda chosen: self.read(rows[chosen])
+    )
 
   def batches(
     self,
@@ -87,80 +90,26 @@ class Stream(NamedTuple):
 
 
 def of_arrays(data: Mapping[str, np.ndarray]) -> Stream:
-  """The rows of arrays, some of which are on disk (`numpy.memmap`)."""
+  """Streams the rows of arrays, some of them on disk (`numpy.memmap`)."""
   return Stream(
     len(next(iter(data.values()))),
     lambda rows: {name: np.asarray(x[rows]) for name, x in data.items()},
   )
 
 
-def load(
-  name: str | os.PathLike[str],
-  split: str,
-  *,
-  image_size: int | None = None,
-  data_dir: str | os.PathLike[str] | None = None,
-  validation: float = 0.1,
-) -> Stream:
-  """A split of images, 'image' and 'label', decoded where they are read.
+class Source(NamedTuple):
+  """A stored split of images, before a validation set is taken out of it.
 
-  The same examples in the same order as `sources.load` gives with the same
-  arguments, which see. The headers of a folder's images are read at once.
-
-  Raises:
-    ValueError: as of `sources.load`; files are decoded later, where one that
-      is damaged raises decode.CorruptError, a ValueError that names it.
-    FileNotFoundError: the data set or the folder is not there.
+  Attributes:
+    num_examples: of the stored split.
+    class_names: one a class; () without classes.
+    cache: name of the file that keeps the decoded images; '' for none. It
+      changes when what it holds would.
+    open: the split as a stream of 'image' and 'label'. It looks at all files
+      first, of which an intact cache has no need.
   """
-  request = sources.check(name, split, image_size, validation)
-  if request.name == 'digits':
-    found = sources.load(
-      name, split, image_size=image_size, validation=validation
-    )
-    data = {'image': found.images, 'label': found.labels}
-    return of_arrays(data)._replace(
-      class_names=found.class_names, name=found.name, note=found.note
-    )
-  if request.folder is not None:
-    return _of_files(request, request.folder, split, validation)
-  stored, _ = sources.describe(request, data_dir)
-  size = request.image_size or stored.image_shape[0]
-  records = decode.Records(stored, size)
-  kept = sources.rows(split, stored.num_examples, validation)
 
-  def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-    wanted = rows if kept is None else kept[rows]
-    images, labels, _ = records.read(wanted.tolist())
-    return {'image': images, 'label': labels}
-
-  _, _, jpeg = records.read([0])
-  return Stream(
-    stored.num_examples if kept is None else len(kept),
-    read,
-    stored.class_names,
-    request.name,
-    sources.record_note(stored, size, jpeg),
-  )
-
-
-def _of_files(
-  request: sources.Request, root: pathlib.Path, split: str, validation: float
-) -> Stream:
-  (paths, labels, class_names, note), every = sources.files(request, root)
-  (_, _, channels), note = sources.measure(request, every, note)
-  kept = sources.rows(split, len(paths), validation)
-
-  def read(rows: np.ndarray) -> dict[str, np.ndarray]:
-    wanted = rows if kept is None else kept[rows]
-    images = decode.files(
-      [paths[i] for i in wanted], request.image_size, channels == 1, threads=1
-    )
-    return {'image': images, 'label': labels[wanted]}
-
-  return Stream(
-    len(paths) if kept is None else len(kept),
-    read,
-    class_names,
-    request.name,
-    note,
-  )
+  num_examples: int
+  class_names: tuple[str, ...]
+  cache: str
+  open: Callable[[], Stream]

@@ -88,8 +88,8 @@ def attack(
   """
   if not settings.attacks:
     return [], []
-  images = test.images[: settings.attacked]
-  labels = test.labels[: settings.attacked]
+  images = test.inputs[: settings.attacked]
+  labels = test.labels['class'][: settings.attacked]
   targets = attacks_lib.random_targets(rng, labels, victim.classes)
   rows: list[dict[str, Any]] = []
   skipped: list[dict[str, str]] = []
@@ -191,8 +191,8 @@ def detect(
     found = classification.predict(
       *victim.functions,
       victim.variables,
-      outliers(name, test.images),
-      test.labels,
+      outliers(name, test.inputs),
+      test.labels['class'],
       rng,
     )
     outside = calibration.scores(*parts(found), reference=known)

@@ -165,12 +165,13 @@ def classify(
 
 def _load(trained: dim_jax.Encoder, show_progress: bool) -> dict[str, Any]:
   """Loads the images that a run is measured on, by split."""
+  config = data_lib.of_images(trained.config.data)
   data = {
-    split: data_lib.images(trained.config.data, split, progress=show_progress)
+    split: data_lib.load(config, split, progress=show_progress)
     for split in ('train', 'test')
   }
   for part in data.values():
-    check_labels(trained.objective, part.name, part.labels)
+    check_labels(trained.objective, part.name, part.labels['class'])
   return data
 
 
@@ -216,19 +217,24 @@ def _predictions(
   first: dict[str, classification.Predictions] = {}
   for name, variables in weights.items():
     for split, part in data.items():
-      with bar.task(f'{name} weights, {split}', len(part.labels)) as task:
+      with bar.task(
+        f'{name} weights, {split}', len(part.labels['class'])
+      ) as task:
         predictions = classification.predict(
           *functions,
           variables,
-          part.images,
-          part.labels,
+          part.inputs,
+          part.labels['class'],
           rng,
           progress=task.update,
         )
       first.setdefault(split, predictions)
       row = {'weights': name, 'split': split}
       rows.append(
-        row | classification.summary(predictions, part.labels, samples=samples)
+        row
+        | classification.summary(
+          predictions, part.labels['class'], samples=samples
+        )
       )
   return rows, first
 
@@ -254,7 +260,8 @@ def _report(
       split: by_split[split]['label_entropy_bits'] for split in data
     },
     'log2_examples': {
-      split: float(np.log2(len(part.labels))) for split, part in data.items()
+      split: float(np.log2(len(part.labels['class'])))
+      for split, part in data.items()
     },
     'results': results,
     'attacks': [],
@@ -328,15 +335,15 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
   """What the pictures need, of the first test images."""
   kept = slice(_SAVED_IMAGES)
-  labels = test.labels[kept]
+  labels = test.labels['class'][kept]
   average = classification.probabilities(predictions).mean(0)
   part = classification.Predictions(
     predictions.logits[:, kept], predictions.at_mean[kept], None
   )
   saved = {
-    'images': test.images[kept],
+    'images': test.inputs[kept],
     'labels': labels,
-    'class_names': np.asarray(test.class_names),
+    'class_names': np.asarray(test.class_names['class']),
     'probabilities': average[kept].astype(np.float32),
     'cross_entropy': classification.cross_entropy(part, labels),
   }
@@ -345,13 +352,13 @@ def _arrays(
   if objective.posterior is None:
     return saved
   posterior = jax.jit(objective.posterior)
-  code = posterior(variables, {'image': test.images[kept]})
+  code = posterior(variables, {'image': test.inputs[kept]})
   mean, scale, _ = code
   if scale.ndim == 2:
     by_dimension = bottleneck.rate_by_dimension(*code)
     saved['rate_by_dimension'] = np.asarray(by_dimension.mean(0))
   if mean.shape[1] == 2 and objective.decode is not None:
-    saved |= plane(objective, variables, test.images[:_ELLIPSES])
+    saved |= plane(objective, variables, test.inputs[:_ELLIPSES])
   return saved
 
 

@@ -53,13 +53,15 @@ def sweep(
   run = config.run
   _check(config)
   data = {
-    split: data_lib.images(run.data, split, progress=show_progress)
+    split: data_lib.load(
+      data_lib.of_images(run.data), split, progress=show_progress
+    )
     for split in ('train', 'test')
   }
   objective = config_lib.make_objective(run)
   part = data['train']
-  classify.check_labels(objective, part.name, part.labels)
-  arrays = {'image': part.images, 'label': part.labels}
+  classify.check_labels(objective, part.name, part.labels['class'])
+  arrays = {'image': part.inputs, 'label': part.labels['class']}
   betas, seeds = zip(
     *((b, s) for b in config.betas for s in config.seeds), strict=True
   )
@@ -123,7 +125,8 @@ def _report(
       row['split']: row['label_entropy_bits'] for row in rows
     },
     'log2_examples': {
-      split: float(np.log2(len(part.labels))) for split, part in data.items()
+      split: float(np.log2(len(part.labels['class'])))
+      for split, part in data.items()
     },
     'rows': rows,
   }
@@ -231,13 +234,13 @@ def _measure(
       predictions = classification.predict(
         *functions,
         (params, state.model_state),
-        part.images,
-        part.labels,
+        part.inputs,
+        part.labels['class'],
         jax.random.key(0),
       )
       rows.append(
         {'beta': beta, 'seed': seed, 'split': split, 'weights': 'average'}
-        | classification.summary(predictions, part.labels)
+        | classification.summary(predictions, part.labels['class'])
       )
     progress.say(
       f'beta {beta:g}, seed {seed}: test error '

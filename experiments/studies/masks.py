@@ -78,8 +78,8 @@ def masks(
     checks.check_choice('probes', name, probes_lib.PROBES)
   parts = {
     # Without a validation set, 'train' is all that is not for testing.
-    split: data.images(
-      config.data, split, validation=0.0, progress=show_progress
+    split: data.load(
+      data.of_images(config.data), split, validation=0.0, progress=show_progress
     )
     for split in ('train', 'test')
   }
@@ -89,9 +89,9 @@ def masks(
     dataset=test.name,
     note=test.note,
     train_split='train + validation',
-    train_rows=len(parts['train'].labels),
-    test_rows=len(test.labels),
-    image_size=int(test.images.shape[1]),
+    train_rows=len(parts['train'].labels['class']),
+    test_rows=len(test.labels['class']),
+    image_size=int(test.inputs.shape[1]),
   )
   rows = []
   for seed in seeds:
@@ -158,13 +158,13 @@ def _cell(
   token = mask is not None and mask.kind == 'token'
   for evaluation in EVALUATIONS if token else EVALUATIONS[:1]:
     found = {
-      split: _features(config, evaluation, variables, part.images)
+      split: _features(config, evaluation, variables, part.inputs)
       for split, part in parts.items()
     }
     for tap in _TAPS:
       for name in probes:
         fitted, tested = (
-          probes_lib.Examples(found[split][tap], parts[split].labels)
+          probes_lib.Examples(found[split][tap], parts[split].labels['class'])
           for split in ('train', 'test')
         )
         probe = probes_lib.PROBES[name]

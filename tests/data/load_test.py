@@ -186,8 +186,8 @@ def test_points_have_no_labels_and_splits_do_not_overlap():
   ('changes', 'split', 'message'),
   [
     ({'name': 'bananas'}, 'train', r"'bananas'.* mean 'banana'"),
-    ({}, 'unlabelled', "split 'unlabelled'"),
-    ({'count': 0}, 'train', 'count must be >= 1, got 0'),
+    ({}, 'unlabelled', "got 'unlabelled'"),
+    ({'count': 0}, 'train', 'data.count must be a whole number >= 1, got 0'),
     ({'count': 4}, 'validation', r'validation=0.1 of data.count=4 .* none out'),
     ({'validation': 1.5}, 'train', 'validation must be .* got 1.5'),
   ],
@@ -199,4 +199,4 @@ def test_points_that_cannot_be_are_refused(changes, split, message):
 
 def test_points_are_no_images():
   with pytest.raises(ValueError, match="'ring' is points; this needs images"):
-    data.images(PointConfig(name='ring'), 'train')
+    data.of_images(PointConfig(name='ring'))

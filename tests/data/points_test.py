@@ -106,10 +106,16 @@ def test_splits_are_always_the_same_and_independent():
   ('call', 'message'),
   [
     (lambda: points.load('rings', 'train', 9), r"'rings'.* mean 'ring'\?"),
-    (lambda: points.load('ring', 'unlabelled', 9), "split 'unlabelled'"),
-    (lambda: points.load('ring', 'test', 0), 'count must be >= 1, got 0'),
+    (
+      lambda: points.load('ring', 'unlabelled', 9),
+      "split must be .* got 'unlabelled'",
+    ),
+    (lambda: points.load('ring', 'test', 0), 'count must be .* >= 1, got 0'),
     (lambda: points.load('ring', 'test', 1.5), 'count must be a whole .* 1.5'),
-    (lambda: points.load('ring', 'test', 1, -1), 'seed must be >= 0, got -1'),
+    (
+      lambda: points.load('ring', 'test', 1, -1),
+      r'seed must be .*\[0, 2.* got -1',
+    ),
     (
       lambda: points.log_density('ring', np.zeros((3, 1))),
       r"of 'ring' have shape \[n, 2\], got \(3, 1\)",

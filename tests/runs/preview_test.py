@@ -23,7 +23,7 @@ def test_rows_are_an_image_and_views_of_it(tmp_path):
   figure = preview.preview(config, examples=3, views=6, show_progress=False)
   images = [np.asarray(x.get_array()) for x in figure.axes[0].images]
   assert len(images) == 3 * (1 + 6)
-  stored = data.images(config.data, 'train', progress=False).images[:3]
+  stored = data.load(config.data, 'train', progress=False).inputs[:3]
   kinds = set()
   for i, image in enumerate(stored):
     original, *views = images[7 * i : 7 * i + 7]
@@ -70,7 +70,7 @@ def test_a_stream_is_read_no_further_than_shown(monkeypatch):
   expected = preview.preview(
     config_of(flip=True), examples=2, views=2, show_progress=False
   )
-  monkeypatch.setattr(data, 'images', refuse)
+  monkeypatch.setattr(data.sources, 'load', refuse)
   found = preview.preview(
     config_of(flip=True, stream=True),
     examples=2,

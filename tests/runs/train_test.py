@@ -54,7 +54,7 @@ def test_run_writes_config_metrics_and_an_encoder_that_loads(run):
     assert np.isfinite(lines[-1][name]), name
   encoder = dim_jax.load(run)
   assert encoder.step == 4
-  images = sources.load('digits', 'test', image_size=32).images[:5]
+  images = sources.load('digits', 'test', image_size=32).inputs[:5]
   taps = encoder(images, batch_size=2)
   assert {tap: x.shape for tap, x in taps.items()} == {
     'local': (5, 8, 8, 64),
@@ -68,7 +68,7 @@ def test_run_writes_config_metrics_and_an_encoder_that_loads(run):
 
 
 def test_step_zero_is_the_encoder_before_training(run):
-  images = sources.load('digits', 'test', image_size=32).images[:2]
+  images = sources.load('digits', 'test', image_size=32).inputs[:2]
   untrained = dim_jax.load(run, step=0)
   assert untrained.step == 0
   _, model_state = untrained.variables
