@@ -159,19 +159,12 @@ def _draw_beta_sweep(
         _, _, x, y, std, _ = zip(*mine, strict=True)
         # One sample is dashed and hollow where several are drawn too.
         hollow = len(shown) > 1 and field == shown[0]
-        axes.errorbar(
-          x,
-          y,
-          yerr=np.nan_to_num(std),
-          color=_split_colour(split),
-          linewidth=1.6 if hollow else 2.2,
-          linestyle=figures.DASHED if hollow else '-',
-          marker='o',
-          markersize=4.5,
-          markerfacecolor='none' if hollow else None,
-          label=f'{split}, {_samples(field)}' if axes is errors else '',
-          **figures.BARS,
-        )
+        look: dict[str, Any] = {'lw': 2.2, 'marker': 'o', 'ms': 4.5}
+        if hollow:
+          look |= {'lw': 1.6, 'ls': figures.DASHED, 'mfc': 'none'}
+        look |= {'color': _split_colour(split), 'yerr': np.nan_to_num(std)}
+        label = f'{split}, {_samples(field)}' if axes is errors else ''
+        axes.errorbar(x, y, **figures.BARS, **look, label=label)
         heights += [*y, *(np.array(y) + np.nan_to_num(std))]
     least = _LEAST_RATE if axes is rates else 0.0
     figures.log_with_zero(axes.yaxis, heights, least)
@@ -314,27 +307,11 @@ def _draw_plane_panel(
   for split in dict.fromkeys(row[0] for row in rows):
     mine = sorted((row for row in rows if row[0] == split), key=lambda r: r[1])
     _, beta, x, x_std, y, y_std, _ = zip(*mine, strict=True)
-    axes.errorbar(
-      x,
-      y,
-      xerr=np.nan_to_num(x_std),
-      yerr=np.nan_to_num(y_std),
-      color=_split_colour(split),
-      linewidth=1.6,
-      elinewidth=1,
-      zorder=2,
-      label=split,
-    )
-    points = axes.scatter(
-      x,
-      y,
-      s=34,
-      c=beta,
-      norm=norm,
-      edgecolors=_split_colour(split),
-      linewidths=1.4,
-      zorder=3,
-    )
+    bars = {'xerr': np.nan_to_num(x_std), 'yerr': np.nan_to_num(y_std)}
+    colour = _split_colour(split)
+    axes.errorbar(x, y, **bars, color=colour, lw=1.6, zorder=2, label=split)
+    look = {'s': 34, 'edgecolors': colour, 'linewidths': 1.4, 'zorder': 3}
+    points = axes.scatter(x, y, c=beta, norm=norm, **look)
   rates = [row[2] for row in framed]
   figures.log_with_zero(axes.xaxis, rates, _LEAST_RATE)
   low = min((r[4] for r in framed if math.isfinite(r[4])), default=0.0)
@@ -463,14 +440,10 @@ def _draw_ellipses(
   x0, x1, y0, y1 = extent
   tall = min(max((y1 - y0) / (x1 - x0), 0.4), 1.3)
   figure, axes = figures.blank(figures.WIDTH, 0.65 + 3.7 * tall)
+  look = {'origin': 'lower', 'vmin': 0, 'vmax': math.log2(classes)}
+  shade = figures.ramp(figures.INK, 0.7)
   image = axes.imshow(
-    entropy,
-    extent=extent,
-    origin='lower',
-    interpolation='bilinear',
-    cmap=figures.ramp(figures.INK, 0.7),
-    vmin=0,
-    vmax=math.log2(classes),
+    entropy, extent=extent, interpolation='bilinear', cmap=shade, **look
   )
   numbers = np.array([row[3:] for row in rows], float).reshape(-1, 6)
   table = figures.class_colours(classes)
@@ -906,16 +879,9 @@ def _draw_reliability(rows: list[tuple[Any, ...]]) -> Any:
   # The Laplace estimate, so that a bin that is all right has an error too.
   estimate = (y * count + 1) / (count + 2)
   axes.plot([0, 1], [0, 1], **figures.LEVEL)
-  axes.errorbar(
-    x,
-    y,
-    yerr=np.sqrt(estimate * (1 - estimate) / count),
-    color=figures.COLOURS[0],
-    linewidth=1.8,
-    marker='o',
-    markersize=5,
-    **figures.BARS,
-  )
+  look = {'color': figures.COLOURS[0], 'lw': 1.8, 'marker': 'o', 'ms': 5}
+  error = np.sqrt(estimate * (1 - estimate) / count)
+  axes.errorbar(x, y, yerr=error, **look, **figures.BARS)
   axes.set_ylim(-0.03, 1.03)
   axes.set_ylabel('accuracy')
   below.set_yscale('log')

@@ -57,6 +57,8 @@ _STYLE = {
   'savefig.facecolor': 'none',
   'legend.frameon': False,
   'legend.fontsize': 9.5,
+  'legend.columnspacing': 1.2,
+  'legend.handlelength': 1.8,
   'legend.labelcolor': INK,
   'text.color': INK,
   'text.usetex': False,
@@ -276,14 +278,8 @@ def legend(figure: Any, handles: Sequence[Any] = ()) -> None:
   width = 0.5 + 0.065 * max(map(len, labels))
   rows = -(-len(labels) // max(1, int(figure.get_figwidth() / width)))
   figure.set_figheight(figure.get_figheight() + 0.2 * rows + 0.1)
-  figure.legend(
-    list(named.values()),
-    labels,
-    loc='outside lower left',
-    ncols=-(-len(labels) // rows),
-    columnspacing=1.2,
-    handlelength=1.8,
-  )
+  columns = -(-len(labels) // rows)
+  figure.legend(named.values(), labels, loc='outside lower left', ncols=columns)
 
 
 def canvas(width: float, height: float, inches: float = WIDTH) -> Any:
@@ -311,12 +307,8 @@ def tile(
   """Draws an image of one or three channels as a square; (x, y) is its top."""
   if image.shape[-1] == 1:
     image = np.repeat(image, 3, -1)
-  axes.imshow(
-    image,
-    extent=(x, x + size, y + size, y),
-    interpolation='nearest',
-    aspect='auto',
-  )
+  look = {'interpolation': 'nearest', 'aspect': 'auto'}
+  axes.imshow(image, extent=(x, x + size, y + size, y), **look)
 
 
 def ramp(colour: str, most: float = 1.0) -> Any:
@@ -538,11 +530,8 @@ def curves(
       )
     ]
     spans.append(span)
-    bad = [
-      step
-      for step, v in zip(line.steps, values, strict=True)
-      if not math.isfinite(v)
-    ]
+    pairs = zip(line.steps, values, strict=True)
+    bad = [step for step, v in pairs if not math.isfinite(v)]
     if bad:
       gaps.append(
         f'{line.label} was not finite at {len(bad)} of {len(values)} logged '
@@ -589,38 +578,22 @@ def _draw_curves(
     # A gap on both sides of a point would hide it, so it gets a dot.
     lone = len(x) == 1 or np.isnan(y).any()
     good = mean[np.isfinite(mean)]
-    axes.plot(
-      x,
-      mean,
-      color=colour,
-      linewidth=2.2,
-      marker='.' if lone else None,
-      label=f'{name} {number(good[-1]) if len(good) else "(no number)"}',
-    )
-    bad = x[np.isnan(y)]
-    if len(bad):
-      axes.plot(
-        bad,
-        np.full(len(bad), 0.02),
-        'x',
-        color=BAD,
-        transform=axes.get_xaxis_transform(),
-        clip_on=False,
-      )
+    label = f'{name} {number(good[-1]) if len(good) else "(no number)"}'
+    look = {'color': colour, 'lw': 2.2, 'marker': '.' if lone else None}
+    axes.plot(x, mean, label=label, **look)
+    if len(bad := x[np.isnan(y)]):
+      look = {'color': BAD, 'clip_on': False, 'ls': '', 'marker': 'x'}
+      bottom = axes.get_xaxis_transform()
+      axes.plot(bad, np.full(len(bad), 0.02), transform=bottom, **look)
     if len(known := top[np.isfinite(top)]):
       ceilings.setdefault(round(known[-1], 9), []).append((name, x, top))
   # Equal ceilings are one line, in nobody's colour.
   for value, owners in sorted(ceilings.items()):
     name, x, top = owners[0]
     shared = len(ceilings) == 1
-    axes.plot(
-      x,
-      top,
-      color=INK if shared else COLOURS[order[name] % len(COLOURS)],
-      linestyle=DASHED,
-      linewidth=1.4,
-      label=f'{dashed}{"" if shared else f" of {name}"} {number(value)}',
-    )
+    label = f'{dashed}{"" if shared else f" of {name}"} {number(value)}'
+    colour = INK if shared else COLOURS[order[name] % len(COLOURS)]
+    axes.plot(x, top, **LEVEL | {'color': colour}, label=label)
   if max(row[1] for row in rows) >= 10_000:
     # Five digits at every tick would touch.
     axes.xaxis.set_major_formatter(
@@ -690,34 +663,27 @@ def _draw_probes(rows: list[tuple[Any, ...]]) -> Any:
     names = features.setdefault(probe, [])
     if encoder != 'raw' and feature not in names:
       names.append(feature)
-  count = sum(len(names) or 1 for names in features.values())
-  figure, panels = blank(
-    WIDTH,
-    1 + 0.3 * count + 0.25 * len(features),
-    rows=len(features),
-    squeeze=False,
-    sharex=True,
-    height_ratios=[len(names) or 1 for names in features.values()],
-  )
-  panels = panels[:, 0]
-  looks = {'trained': (COLOURS[0], 'o'), 'untrained': (COLOURS[1], 's')}
+  sizes = [len(names) or 1 for names in features.values()]
+  height = 1 + 0.3 * sum(sizes) + 0.25 * len(sizes)
+  look: dict[str, Any] = {'squeeze': False, 'sharex': True}
+  look['height_ratios'] = sizes
+  figure, grid = blank(WIDTH, height, rows=len(sizes), **look)
+  panels = grid[:, 0]
+  looks = {
+    'trained': {'color': COLOURS[0], 'marker': 'o'},
+    'untrained': {'color': COLOURS[1], 'marker': 's'},
+  }
   for axes, (probe, names) in zip(panels, features.items(), strict=True):
     for _, feature, encoder, mean, std, _ in (r for r in rows if r[0] == probe):
       if encoder == 'raw':
         axes.axvline(mean, **LEVEL, label=f'raw {feature}')
         continue
-      colour, marker = looks.get(encoder, (COLOURS[2], '^'))
       axes.errorbar(
         mean,
         names.index(feature),
         xerr=std if math.isfinite(std) else None,
-        color=colour,
-        linestyle='none',
-        marker=marker,
-        markersize=7,
-        capsize=3,
-        zorder=3,
         label=encoder,
+        **BARS | {'ls': '', 'ms': 7, 'zorder': 3} | looks[encoder],
       )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -883,14 +849,9 @@ def _draw_map(
 ) -> Any:
   figure, axes = blank(WIDTH, WIDTH - 0.6)
   colours = class_colours(classes)
-  axes.scatter(
-    [row[3] for row in rows],
-    [row[4] for row in rows],
-    c=[colours[row[1]] for row in rows],
-    s=10,
-    linewidths=0,
-    alpha=0.8,
-  )
+  x, y = ([row[i] for row in rows] for i in (3, 4))
+  table = [colours[row[1]] for row in rows]
+  axes.scatter(x, y, s=10, c=table, linewidths=0, alpha=0.8)
   if axes_names:
     axes.set_xlabel(axes_names[0])
     axes.set_ylabel(axes_names[1])
