@@ -56,7 +56,7 @@ def over_seeds(
 
   Returns:
     (field, split, beta, mean, standard deviation, n) in order of field, split
-    and beta. The deviation is the sample's (n - 1), NaN for one seed. Values
+    and beta. The deviation divides by n - 1 and is NaN for one seed. Values
     that are not finite make a mean that is not.
   """
   result = []
@@ -84,7 +84,7 @@ def beta_sweep(
   label_entropy_bits: float | None = None,
   log2_examples: float | None = None,
 ) -> figures.Picture:
-  """Draws error and rate against beta, mean and deviation over seeds.
+  """Draws error and rate against beta: means and bars over seeds.
 
   Args:
     rows: the rows of a sweep.json, of one kind of weights.

@@ -407,6 +407,7 @@ def log_with_zero(
 
 def shorten(text: str, length: int = 22) -> str:
   """Leaves out a text's middle where it is too long for its place."""
+  text = printable(text)
   if len(text) <= length:
     return text
   half = (length - 1) // 2
@@ -466,7 +467,7 @@ def smoothing(count: int) -> int:
   return max(1, count // 10)
 
 
-# What a dashed line is, unless said otherwise: its name and its meaning.
+# The default name and meaning of a dashed line.
 CEILING = ('ceiling', 'the most that the estimator can say')
 
 

@@ -62,14 +62,14 @@ _ROWS = [
 
 
 def test_over_seeds_by_hand():
-  found = classifier_figures.over_seeds(_ROWS, ['error_12'])
-  assert [row[1:3] for row in found] == [
+  means = classifier_figures.over_seeds(_ROWS, ['error_12'])
+  assert [row[1:3] for row in means] == [
     ('train', 0.0), ('train', 1e-3), ('train', 1.0),
     ('test', 0.0), ('test', 1e-3), ('test', 1.0),
   ]  # fmt: skip
-  # Of 1 and 1.5: mean 1.25, deviation sqrt(2 * 0.25^2 / (2 - 1)).
-  assert found[4][3:] == (1.25, pytest.approx(math.sqrt(0.125)), 2)
-  assert found[3][3] == 2.0 and math.isnan(found[3][4]) and found[3][5] == 1
+  # Of 1 and 1.5: mean 1.25, standard deviation sqrt(2 * 0.25^2 / (2 - 1)).
+  assert means[4][3:] == (1.25, pytest.approx(math.sqrt(0.125)), 2)
+  assert means[3][3] == 2.0 and math.isnan(means[3][4]) and means[3][5] == 1
 
 
 def test_sample_errors_are_known_by_their_number():
@@ -129,13 +129,13 @@ def test_information_plane(tmp_path):
   assert '3.06 of H(Y) = 3.30 bits at beta 10⁻³' in picture.alt
   # Those near the ceiling have a panel of their own; beta is a bar of colours.
   figure = picture.figure()
-  near, whole, bar = figure.axes
-  assert near.get_ylim()[0] > 2.5 and whole.get_ylim()[0] < -0.125
+  near, all_rows, bar = figure.axes
+  assert near.get_ylim()[0] > 2.5 and all_rows.get_ylim()[0] < -0.125
   ticks = [text.get_text() for text in bar.get_yticklabels()]
   assert ticks == ['0', '10⁻³', '0.01', '0.1', '1']
   assert {'H(Y) = 3.30', 'log₂ N = 15.9', 'train', 'test'} < {*_names(figure)}
   # Points are joined in order of beta.
-  test = next(line for line in whole.lines if line.get_ydata()[-1] == -0.125)
+  test = next(line for line in all_rows.lines if line.get_ydata()[-1] == -0.125)
   np.testing.assert_allclose(test.get_xydata()[:, 0], [800, 22, 0])
 
 
@@ -161,7 +161,7 @@ def test_an_ellipse_holds_its_share_of_samples(level):
   np.testing.assert_allclose(curve[0], curve[-1])
   noise = np.random.default_rng(0).normal(size=(20_000, 2))
   inside = path.Path(curve).contains_points(mean + noise @ chol.T)
-  # Four standard errors of a share.
+  # Four standard errors of a fraction.
   error = 4 * math.sqrt(level * (1 - level) / len(noise))
   assert abs(inside.mean() - level) < error
 
@@ -218,11 +218,11 @@ def test_rates(tmp_path):
   titles = [axes.get_title('left') for axes in picture.figure().axes]
   assert titles == ['mean 5.00', '2 of 4 above 0.1 bit', '']
   # A full covariance has no rate by dimension.
-  whole = classifier_figures.rates(
+  undivided = classifier_figures.rates(
     bits, None, np.array([0, 0, 1, 1]), ['ant', 'bee']
   )
-  assert {row[0] for row in whole.rows} == {'example', 'class'}
-  assert len(whole.figure().axes) == 2
+  assert {row[0] for row in undivided.rows} == {'example', 'class'}
+  assert len(undivided.figure().axes) == 2
 
 
 def test_highest_loss(tmp_path):

@@ -17,11 +17,11 @@ def _normal(x, y):
   return -0.5 * (x[None] ** 2 + (y[:, None] - 1) ** 2) - math.log(2 * math.pi)
 
 
-def _panel(label='truth', *, spread=1.0):
+def _panel(label='truth'):
   at = np.array([[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
   # The score of N((0, 1), I) is the way back to its mean.
   scores = np.array([[-1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-  points = spread * np.array([[0.0, 1.0], [1.0, 2.0], [-5.0, 0.0]])
+  points = np.array([[0.0, 1.0], [1.0, 2.0], [-5.0, 0.0]])
   return density_figures.Panel(label, _normal(_X, _Y), points, at, scores)
 
 

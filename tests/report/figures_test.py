@@ -97,8 +97,8 @@ def test_fonts_have_the_glyphs_where_one_is_installed():
   with figures.style(f'a{sign}'):
     first, *others = matplotlib.rcParams['font.family']
   assert first == 'DejaVu Sans' and others
-  found = [font_manager.findfont(name) for name in others]
-  assert any(ord(sign) in ft2font.FT2Font(path).get_charmap() for path in found)
+  paths = [font_manager.findfont(name) for name in others]
+  assert any(ord(sign) in ft2font.FT2Font(path).get_charmap() for path in paths)
 
 
 @pytest.mark.parametrize(
@@ -216,9 +216,9 @@ def test_curves_of_nothing_but_nan(tmp_path):
 
 def test_probes_csv(tmp_path):
   results = [
-    {'features': f, 'feature': tap, 'probe': probe, 'mean': mean, 'std': 0.25,
+    {'features': f, 'feature': feature, 'probe': probe, 'mean': mean, 'std': 0.25,
      'values': [mean] * n}
-    for f, tap, probe, mean, n in [
+    for f, feature, probe, mean, n in [
       ('trained', 'y', 'linear', 0.75, 3),
       ('untrained', 'y', 'linear', 0.5, 3),
       ('raw', 'pixels', 'linear', 0.625, 3),
