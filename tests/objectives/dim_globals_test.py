@@ -63,14 +63,14 @@ def test_the_bound_is_over_all_pairs_of_globals_and_locations(batch, variables):
   _, (metrics, _) = jax.jit(dim.make(config).loss)(
     params, state, batch, jax.random.key(1)
   )
-  taps, _ = config.encoder.apply(
+  features, _ = config.encoder.apply(
     {'params': params['encoder'], **state['encoder']},
     jnp.asarray(batch['image'], jnp.float32) / 127.5 - 1,
     train=True,
     mutable=['batch_stats'],
   )
-  local = np.asarray(taps['local'], np.float64).reshape(N, L, 5)
-  glob = np.asarray(taps['globals'], np.float64).reshape(N, M, 6)
+  local = np.asarray(features['local'], np.float64).reshape(N, L, 5)
+  glob = np.asarray(features['globals'], np.float64).reshape(N, M, 6)
   critic = jax.tree.map(lambda x: np.asarray(x, np.float64), critic)
 
   def score(g, c):
@@ -102,8 +102,8 @@ def test_every_player_learns_from_some_of_the_globals(batch, variables):
   config = make_config(global_samples=2)
   step = jax.jit(jax.grad(dim.make(config).loss, has_aux=True))
   gradients, _ = step(*variables, batch, jax.random.key(1))
-  for player in ('encoder', 'critic'):
-    assert any(np.abs(g).max() > 0 for g in jax.tree.leaves(gradients[player]))
+  for group in ('encoder', 'critic'):
+    assert any(np.abs(g).max() > 0 for g in jax.tree.leaves(gradients[group]))
   other, _ = step(*variables, batch, jax.random.key(2))
   # Which globals is drawn from the key, and nothing else here is.
   kernel, moved = (g['encoder']['conv_0']['kernel'] for g in (gradients, other))
@@ -117,7 +117,7 @@ def test_encode_gives_taps_that_flatten_for_probes(batch, variables):
     variables,
     batch['image'],
   )
-  assert {tap: x.shape for tap, x in found.items()} == {
+  assert {name: x.shape for name, x in found.items()} == {
     'local': (N, L * 5),
     'conv': (N, L * 5),
     'globals': (N, M * 6),

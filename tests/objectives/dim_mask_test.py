@@ -234,11 +234,11 @@ def test_encode_sees_the_mean_of_what_training_saw(mask, evaluation):
     params = with_token(params, TOKEN)
     if evaluation == 'consistent':
       shown = 0.75 * X + 0.25 * np.tile(TOKEN, (2, 2, 1))[None]
-  taps = dim.make(config).encode(params, model_state, {'image': PIXELS})
+  features = dim.make(config).encode(params, model_state, {'image': PIXELS})
   weights = {k: v for k, v in params['encoder'].items() if k != 'mask_token'}
   expected = config.encoder.apply({'params': weights}, shown)
-  for tap, values in expected.items():
-    np.testing.assert_allclose(taps[tap], values, atol=1e-5)
+  for name, values in expected.items():
+    np.testing.assert_allclose(features[name], values, atol=1e-5)
   # Reports score the code against the map of the whole image.
   scores = dim.make(config).scores((params, model_state), {'image': PIXELS})[
     'local'

@@ -34,7 +34,7 @@ def reference():
 def test_micro_batches_have_the_gradient_of_all_negatives():
   variables, expected = reference()
   objective = dim.make(mlp(prior__weight=0.0, memory__micro_batch=2))
-  # Loss, metrics, the critic's statistics and every player's gradient.
+  # Loss, metrics, the critic's statistics and every group's gradient.
   assert_same(gradients(objective, variables, images()), expected)
   # 8 images of one row of pixels: an anchor has 7 negatives in all of it.
   assert expected[0][1][0]['mi/local_ceiling'] == pytest.approx(np.log(8))
@@ -79,7 +79,7 @@ def test_micro_batches_hold_the_activations_of_one():
     return compiled.memory_analysis().temp_size_in_bytes
 
   # Four hidden layers of 512 units and 512 images, 1 MiB each; the last one is
-  # a tap, which is there in each case, and N x N scores are another MiB.
+  # a feature, which is there in each case, and N x N scores are another MiB.
   layer = 4 * n * 512
   assert temporary() - temporary(memory__micro_batch=16) > 2 * layer
 

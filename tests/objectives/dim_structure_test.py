@@ -248,11 +248,11 @@ def test_sources_are_redrawn_by_the_key_and_anywhere():
 def test_occluded_images_are_whole_at_evaluation():
   config = make_config(**FULL)
   params, model_state = start(FULL)
-  taps = dim.make(config).encode(params, model_state, BATCH)
+  features = dim.make(config).encode(params, model_state, BATCH)
   expected = config.encoder.apply({'params': params['encoder']}, X)
-  assert set(taps) == {*expected, 'logits'}
+  assert set(features) == {*expected, 'logits'}
   for name, value in expected.items():
-    np.testing.assert_allclose(taps[name], value, rtol=1e-5)
+    np.testing.assert_allclose(features[name], value, rtol=1e-5)
   # Reports score all pairs; the heads do not disturb them.
   scores = dim.make(config).scores((params, model_state), BATCH)
   assert {k: v.shape for k, v in scores.items()} == {'local': (N, N, H * W)}

@@ -144,8 +144,8 @@ def test_the_trained_classifier_is_read_where_runs_are_measured():
   (params, model_state), _ = compiled()
   expected = logits_by_hand(params)
   objective, batch = dim.make(config), {'image': PIXELS}
-  taps = objective.encode(params, model_state, batch)
-  np.testing.assert_allclose(taps['logits'], expected, rtol=1e-4, atol=1e-5)
+  features = objective.encode(params, model_state, batch)
+  np.testing.assert_allclose(features['logits'], expected, rtol=1e-4, atol=1e-5)
   found = objective.logits((params, model_state), batch, RNG, 5)
   assert found.shape == (1, N, 3)
   np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)

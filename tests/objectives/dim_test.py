@@ -30,10 +30,10 @@ class OwnEncoder(nn.Module):
     x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
     local = nn.relu(x)
     fc = nn.relu(nn.Dense(10)(local.reshape(local.shape[0], -1)))
-    taps = {'local': local, 'conv': local, 'fc': fc, 'y': nn.Dense(5)(fc)}
+    features = {'local': local, 'conv': local, 'fc': fc, 'y': nn.Dense(5)(fc)}
     if self.stochastic:
-      taps['log_variance'] = nn.Dense(5)(fc)
-    return taps
+      features['log_variance'] = nn.Dense(5)(fc)
+    return features
 
 
 N = 6
@@ -111,8 +111,8 @@ def test_encoder_feels_only_the_weighted_prior_term():
 def test_probe_moves_nothing_but_itself():
   _, _, probed, params = gradients(make_config())
   _, _, bare, _ = gradients(make_config(num_classes=0), params)
-  for player in ('encoder', 'critic', 'adversary'):
-    tree_close(probed[player], bare[player], rtol=1e-5, atol=1e-7)
+  for group in ('encoder', 'critic', 'adversary'):
+    tree_close(probed[group], bare[group], rtol=1e-5, atol=1e-7)
   assert jnp.abs(probed['probe']['y']['kernel']).max() > 0
 
 
@@ -143,26 +143,26 @@ def test_kl_prior_is_that_of_its_own_gaussian():
   _, (metrics, _) = jax.jit(objective.loss)(
     params, model_state, batch, jax.random.key(1)
   )
-  taps, _ = config.encoder.apply(
+  features, _ = config.encoder.apply(
     {'params': params['encoder'], **model_state['encoder']},
     batch['image'] / 127.5 - 1,
     train=True,
     mutable=['batch_stats'],
   )
-  mean, log_variance = taps['y'], taps['log_variance']
+  mean, log_variance = features['y'], features['log_variance']
   # KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - 1 - log s^2) / 2, summed over dims.
   kl = 0.5 * (mean**2 + jnp.exp(log_variance) - 1 - log_variance).sum(1)
   np.testing.assert_allclose(metrics['prior/kl'], kl.mean(), rtol=1e-4)
 
 
 def prior_codes(config, params, model_state, batch):
-  taps, _ = config.encoder.apply(
+  features, _ = config.encoder.apply(
     {'params': params['encoder'], **model_state['encoder']},
     batch['image'] / 127.5 - 1,
     train=True,
     mutable=['batch_stats'],
   )
-  return taps
+  return features
 
 
 def test_capacity_is_free_for_each_image():
@@ -172,8 +172,8 @@ def test_capacity_is_free_for_each_image():
   objective = dim.make(config)
   batch = make_batch()
   params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
-  taps = prior_codes(config, params, model_state, batch)
-  mean, log_variance = taps['y'], taps['log_variance']
+  features = prior_codes(config, params, model_state, batch)
+  mean, log_variance = features['y'], features['log_variance']
   kl = 0.5 * (mean**2 + jnp.exp(log_variance) - 1 - log_variance).sum(1)
   # Between the images' own, so that a hinge on their mean would differ.
   config.prior.budget = float(jnp.sort(kl)[2:4].mean())
@@ -192,7 +192,7 @@ games = pytest.mark.parametrize('name', list(adversarial.ADVERSARIAL))
 
 @games
 def test_walls_of_every_game(name):
-  game = adversarial.ADVERSARIAL[name]
+  losses = adversarial.ADVERSARIAL[name]
   adversary = critics.Adversary(units=(8, 6), spectral_norm=name == 'hinge')
   rng = np.random.default_rng(0)
   prior, codes = (
@@ -201,22 +201,22 @@ def test_walls_of_every_game(name):
   variables = adversary.init(jax.random.key(0), codes)
 
   def terms(params, codes):
-    played = prior_matching.adversarial_terms(
-      game,
+    terms = prior_matching.adversarial_terms(
+      losses,
       adversary,
       {**variables, 'params': params},
       jax.random.key(1),
       prior,
       codes,
     )
-    own = played.adversary + sum(played.penalties.values())
-    return own, played.encoder
+    own = terms.adversary + sum(terms.penalties.values())
+    return own, terms.encoder
 
   def unwalled(codes):
-    # The critic's loss as the encoder would feel it without a wall: with it,
+    # The critic's loss as the encoder would feel it without stop_gradient:
     # the encoder would help the critic.
     scores = [adversary.apply(variables, x) for x in (prior, codes)]
-    return game.critic_loss(*scores)
+    return losses.critic_loss(*scores)
 
   @jax.jit
   def slopes(params, codes):
@@ -436,9 +436,9 @@ def test_bfloat16_scores_are_float32_and_near_those_in_float32():
     assert scores[dtype].dtype == jnp.float32
     assert scores[dtype].shape == (N, N, 64)
   # bfloat16 keeps 8 bits, 0.4 %, of a few layers' values.
-  spread = scores['float32'].std()
+  std = scores['float32'].std()
   error = jnp.abs(scores['bfloat16'] - scores['float32']).max()
-  assert 0 < error < 0.2 * spread
+  assert 0 < error < 0.2 * std
 
 
 def test_encode_is_deterministic_and_returns_every_tap():

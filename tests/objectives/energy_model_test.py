@@ -231,7 +231,7 @@ def test_generator_follows_the_direction_and_energy_the_contrast(
   layer = p['generator']['output']
   made = latent @ layer['kernel'] + layer['bias']
   phi = direction(p['energy'], made, 1.5, **changes)
-  # d/dW of -mean_i phi_i . (z_i W + b): each player has its own terms alone.
+  # d/dW of -mean_i phi_i . (z_i W + b): each group has its own terms alone.
   expected = {
     'kernel': -latent.T @ phi / N,
     'bias': -phi.mean(0),
@@ -477,7 +477,7 @@ def test_loss_on_eight_devices_is_that_on_one(changes):
 
 def test_self_term_takes_the_generators_variance():
   """A linear generator of N(0, I) in 16 dimensions, as amortised inference."""
-  spreads = {}
+  stds = {}
   for self_term in (False, True):
     config = make_config(
       negatives='generator',
@@ -511,13 +511,13 @@ def test_self_term_takes_the_generators_variance():
 
     generator = {'output': {'kernel': jnp.eye(16), 'bias': jnp.zeros(16)}}
     keys = jax.random.split(jax.random.key(0), 300)
-    _, spread = jax.jit(functools.partial(jax.lax.scan, step))(
+    _, std = jax.jit(functools.partial(jax.lax.scan, step))(
       (generator, optimizer.init(generator)), keys
     )
-    spreads[self_term] = float(spread[-50:].mean())
+    stds[self_term] = float(std[-50:].mean())
   # It starts at the target; with the self term it leaves it.
-  assert abs(spreads[False] - 1) < 0.06
-  assert spreads[True] < 0.75
+  assert abs(stds[False] - 1) < 0.06
+  assert stds[True] < 0.75
 
 
 def mixture_density(x):
@@ -591,11 +591,13 @@ def test_encode_log_density_and_score():
   config = make_config()
   params = only(make_params(), config)
   objective = energy_model.make(config)
-  taps = jit(objective.encode)(params, {}, {'point': POINTS})
+  features = jit(objective.encode)(params, {}, {'point': POINTS})
   p, x = wide(params['energy']), POINTS.astype(np.float64)
-  np.testing.assert_allclose(taps['energy'], rbm_f(p, x)[:, None], rtol=1e-4)
   np.testing.assert_allclose(
-    taps['features'], np.tanh(x @ p['weights'] + p['hidden']), rtol=1e-4
+    features['energy'], rbm_f(p, x)[:, None], rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    features['features'], np.tanh(x @ p['weights'] + p['hidden']), rtol=1e-4
   )
   np.testing.assert_allclose(
     jit(functools.partial(energy_model.score, config))(params, POINTS),
@@ -629,8 +631,8 @@ def test_image_networks_train(changes):
     {'energy'} if 'transition' in changes else {'energy', 'generator'}
   )
   assert all(x.shape == () for x in metrics.values())
-  taps = jax.eval_shape(objective.encode, params, state, batch)
-  assert {k: v.shape for k, v in taps.items()} == {
+  features = jax.eval_shape(objective.encode, params, state, batch)
+  assert {k: v.shape for k, v in features.items()} == {
     'energy': (4, 1),
     'features': (4, 64),
   }
@@ -645,9 +647,9 @@ def test_images_enter_in_the_range_of_the_config():
   flat = images.reshape(N, 3).astype(np.float64)
   for value, x in (((0.0, 1.0), flat / 255), ((-1, 1), flat / 127.5 - 1)):
     objective = energy_model.make(make_config(input_range=value))
-    taps = jit(objective.encode)(params, {}, {'image': images})
+    features = jit(objective.encode)(params, {}, {'image': images})
     np.testing.assert_allclose(
-      taps['energy'][:, 0], rbm_f(p, x), rtol=1e-4, atol=1e-5
+      features['energy'][:, 0], rbm_f(p, x), rtol=1e-4, atol=1e-5
     )
 
 

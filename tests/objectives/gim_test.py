@@ -125,7 +125,7 @@ def start(config, batch):
 
 @functools.cache
 def started(kind):
-  """Of three modules, each with a score; which walls leave unused."""
+  """Of three modules, each with a score; not all of them are used."""
   return start(CONFIGS[kind](), make_batch(kind))
 
 
@@ -168,7 +168,7 @@ def tree_equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-# --- the gradient's walls -----------------------------------------------------
+# --- gradient isolation -------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def tree_equal(a, b):
     ('audio', (0,), {0: {0}, 2: {1, 2}}),
   ],
 )
-def test_each_loss_reaches_its_own_stretch_alone(kind, walls, reached):
+def test_each_loss_reaches_its_own_segment_alone(kind, walls, reached):
   config = CONFIGS[kind](walls=walls, negatives=None, window=None)
   batch = make_batch(kind)
   variables = started(kind)
@@ -216,8 +216,8 @@ def test_each_loss_reaches_its_own_stretch_alone(kind, walls, reached):
 # --- the losses again, in numpy -----------------------------------------------
 
 
-def dense(player, x):
-  layer = jax.tree.map(np.float64, player['network']['dense'])
+def dense(group, x):
+  layer = jax.tree.map(np.float64, group['network']['dense'])
   return np.tanh(x @ layer['kernel'] + layer['bias'])
 
 
@@ -334,7 +334,7 @@ def test_without_negatives_all_targets_are_contrasted():
 
 @pytest.mark.parametrize('kind', ['image', 'audio'])
 def test_targets_of_a_context_learn_unless_a_wall_is_before_it(kind):
-  # Without a wall between, the features are contexts and targets at once
+  # Without isolation between, the features are contexts and targets at once
   # (CPC); the loss is written down again, over cpc's own functions.
   chain = (*(IMAGE_MODULES if kind == 'image' else SOUND_MODULES)[:2], Past(4))
   fields = {
@@ -376,7 +376,7 @@ def test_targets_of_a_context_learn_unless_a_wall_is_before_it(kind):
     jnp.subtract, fixed['module_1'], expected['module_1']
   )
   assert largest(difference) > 1e-4
-  # Behind a wall neither contexts nor targets send anything back.
+  # Where the gradient stops neither contexts nor targets send anything back.
   _, found = metric_gradients(walled, batch, variables, [name])
   assert largest(found[name]['module_1']) == 0
   assert largest(found[name]['module_2']) > 1e-4
@@ -430,16 +430,16 @@ def test_frozen_modules_give_what_joint_training_gives():
   metrics, grads = metric_gradients(config, batch, joint, names)
   frozen = sound_config(**fields, frozen=2)
   params, model_state = start(frozen, batch)
-  # They are no players, and so no optimizer knows them.
+  # They are no parameter groups, and so no optimizer knows them.
   assert set(params) == {'module_2', 'probe'}
   assert set(params['probe']) == {'module_2'}
   optimizer = step_lib.make_optimizer(OptimizerConfig(), {}, params)
   assert 'module_0' not in str(jax.tree.structure(optimizer.init(params)))
   assert set(model_state['frozen']) == {'module_0', 'module_1'}
   # What they start from does not depend on being frozen.
-  for name, player in model_state['frozen'].items():
-    assert set(player) == {'network'}
-    tree_equal(player['network'], joint[0][name]['network'])
+  for name, group in model_state['frozen'].items():
+    assert set(group) == {'network'}
+    tree_equal(group['network'], joint[0][name]['network'])
   tree_equal(params['module_2'], joint[0]['module_2'])
   alone, alone_grads = metric_gradients(
     frozen, batch, (params, model_state), names
@@ -468,11 +468,11 @@ def test_frozen_modules_give_what_joint_training_gives():
     }
     _, found, _ = value(frozen, (params, model_state), entered)
     assert abs(found[names[0]] - metrics[names[0]]) < tolerance
-  taps = [
+  outputs = [
     compiled(gim.make(c).encode)(*variables, {'audio': batch['audio']})
     for c, variables in ((config, joint), (frozen, (params, model_state)))
   ]
-  tree_close(*taps, rtol=1e-6, atol=1e-7)
+  tree_close(*outputs, rtol=1e-6, atol=1e-7)
 
 
 def test_running_statistics_move_in_training_and_rest_when_frozen():
@@ -486,10 +486,10 @@ def test_running_statistics_move_in_training_and_rest_when_frozen():
   found = moved['module_0']['batch_stats'][name]['mean']
   # Half of the first mean, 0, and half of the batch's.
   np.testing.assert_allclose(found, 0.5 * x.mean((0, 1, 2, 3, 4)), rtol=1e-4)
-  taps = gim.make(config).encode(params, model_state, batch)
+  outputs = gim.make(config).encode(params, model_state, batch)
   # The first statistics, mean 0 and variance 1, change nothing but epsilon.
   np.testing.assert_allclose(
-    taps['module_0'][:, 0], x.mean((1, 2, 3, 4, 5)), rtol=1e-4, atol=1e-6
+    outputs['module_0'][:, 0], x.mean((1, 2, 3, 4, 5)), rtol=1e-4, atol=1e-6
   )
   frozen = image_config(**fields, frozen=1)
   params, model_state = start(frozen, batch)
@@ -547,13 +547,13 @@ def test_first_parameters_do_not_depend_on_other_modules():
     {'modules': IMAGE_MODULES[:2], 'num_classes': 0},
   ):
     params, model_state = start(image_config(**changes), batch)
-    players = params | model_state.get('frozen', {})
-    players.pop('probe', None)
-    assert players
-    for name, player in players.items():
-      for part in player:
-        tree_equal(player[part], whole[name][part])
-  # A stretch has a score at its end alone.
+    groups = params | model_state.get('frozen', {})
+    groups.pop('probe', None)
+    assert groups
+    for name, group in groups.items():
+      for part in group:
+        tree_equal(group[part], whole[name][part])
+  # A segment has a score at its end alone.
   objective = gim.make(image_config(walls=(1,)))
   walled, _ = jax.eval_shape(objective.init, RNG, batch)
   ends = [i for i in range(3) if 'score' in walled[f'module_{i}']]
@@ -624,15 +624,15 @@ def test_named_modules_compute_in_bfloat16_and_score_in_float32(name, shape):
   assert {x.dtype for x in metrics.values()} == {jnp.dtype('float32')}
   passed = jax.eval_shape(objective.outputs, (params, model_state), batch)
   assert passed.dtype == jnp.bfloat16
-  taps = jax.eval_shape(objective.encode, params, model_state, batch)
+  outputs = jax.eval_shape(objective.encode, params, model_state, batch)
   widths = {'resnet_small': (32, 64, 128), 'sound': (512,) * 5 + (256,)}[name]
   for i, width in enumerate(widths):
-    assert taps[f'module_{i}'].shape == (2, width)
-    assert taps[f'module_{i}'].dtype == jnp.float32
+    assert outputs[f'module_{i}'].shape == (2, width)
+    assert outputs[f'module_{i}'].dtype == jnp.float32
   # 32 pixels have 7 patches of 8 every 4; a frame is 160 samples.
   grid = (7, 7) if kind == 'image' else (128,)
   last = len(widths) - 1
-  assert taps[f'module_{last}_map'].shape == (2, *grid, widths[-1])
+  assert outputs[f'module_{last}_map'].shape == (2, *grid, widths[-1])
 
 
 # --- devices and optimizers ---------------------------------------------------
@@ -663,7 +663,7 @@ def test_one_device_is_jit_on_eight_is_pmap_on_eight(config):
     batch,
   )
   moved = jax.tree.map(np.subtract, forms['one'][0], fresh.params)
-  assert min(largest(moved[player]) for player in moved) > 1e-4
+  assert min(largest(moved[group]) for group in moved) > 1e-4
   for name in ('jit', 'pmap'):
     tree_close(forms['one'], forms[name], rtol=1e-4, atol=1e-6)
 
@@ -676,9 +676,9 @@ def test_each_module_has_its_own_learning_rate_and_pace():
   params, model_state = started('image')
   params = {name: params[name] for name in ('module_0', 'module_1')}
 
-  def run(players):
+  def run(groups):
     default = OptimizerConfig(learning_rate=1e-3)
-    optimizer = step_lib.make_optimizer(default, players, params)
+    optimizer = step_lib.make_optimizer(default, groups, params)
     state = step_lib.TrainState(
       jnp.int32(0), params, model_state, optimizer.init(params), RNG
     )

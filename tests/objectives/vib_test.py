@@ -455,11 +455,13 @@ def test_class_marginal_of_a_full_covariance_is_sampled():
   for i in range(3):
     chol = np.tril(0.01 * rho[i], -1) + np.diag(softplus(np.diag(rho[i]) - 1))
     centre = np.asarray(params['marginal']['mean'][LABELS[i]], np.float64)
-    spread = np.exp(np.asarray(params['marginal']['log_std'][LABELS[i]]))
-    precision = np.diag(spread.astype(np.float64) ** -2)
+    prior_std = np.exp(np.asarray(params['marginal']['log_std'][LABELS[i]]))
+    precision = np.diag(prior_std.astype(np.float64) ** -2)
     apart = mean[i] - centre
     expected = np.trace(precision @ chol @ chol.T) + apart @ precision @ apart
-    expected -= 3 + 2 * np.log(np.diag(chol)).sum() - 2 * np.log(spread).sum()
+    expected -= (
+      3 + 2 * np.log(np.diag(chol)).sum() - 2 * np.log(prior_std).sum()
+    )
     # ln p - ln r of a draw deviates by about a nat.
     np.testing.assert_allclose(rate[i], expected / 2, atol=4 * 1.5 / 63)
 
@@ -472,12 +474,12 @@ def test_learned_marginal():
   mean, rho = head_of(params)
   std = softplus(rho - 5)
   centre = np.asarray(params['marginal']['mean'], np.float64)
-  spread = np.exp(np.asarray(params['marginal']['log_std'], np.float64))
-  assert centre.shape == spread.shape == (1, 3)
-  rates = gaussian_kl(mean, std, centre, spread)
+  prior_std = np.exp(np.asarray(params['marginal']['log_std'], np.float64))
+  assert centre.shape == prior_std.shape == (1, 3)
+  rates = gaussian_kl(mean, std, centre, prior_std)
   np.testing.assert_allclose(metrics['encoder/rate'], rates.mean(), rtol=1e-5)
   # d KL / d ln s = 1 - (sigma^2 + (mu - m)^2) / s^2.
-  by_log_std = 1 - (std**2 + (mean - centre) ** 2) / spread**2
+  by_log_std = 1 - (std**2 + (mean - centre) ** 2) / prior_std**2
   np.testing.assert_allclose(
     grads['marginal']['log_std'][0], 0.4 * by_log_std.mean(0), rtol=1e-3
   )
@@ -590,7 +592,7 @@ class OwnEncoder(nn.Module):
     return {'features': nn.relu(x)}
 
 
-def spread(config, form):
+def on_devices(config, form):
   """The loss and its gradients on eight devices, an image on each."""
   axis_name = 'data' if form == 'pmap' else None
   objective = vib.make(config, axis_name=axis_name)
@@ -642,7 +644,7 @@ def test_loss_on_eight_devices_is_that_on_one(changes, forms):
   for leaf in jax.tree.leaves(one[1]['marginal']):
     assert np.abs(leaf).max() > 1e-5
   for form in forms:
-    other = spread(config, form)(*arguments)
+    other = on_devices(config, form)(*arguments)
     tree_close(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -654,24 +656,24 @@ def test_encode_and_posterior_describe_the_code():
   @jit
   def evaluate(variables, images):
     objective, batch = vib.make(config), {'image': images}
-    taps = objective.encode(*variables, batch)
-    return taps, objective.posterior(variables, batch)
+    features = objective.encode(*variables, batch)
+    return features, objective.posterior(variables, batch)
 
-  taps, posterior = evaluate(variables, batch['image'])
-  assert set(taps) == {'fc', 'y', 'std', 'logits'}
+  features, posterior = evaluate(variables, batch['image'])
+  assert set(features) == {'fc', 'y', 'std', 'logits'}
   mean, _ = head_of(variables[0])
-  np.testing.assert_allclose(taps['fc'], hidden_of(variables[0]), rtol=1e-4)
-  np.testing.assert_allclose(taps['y'], mean, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(features['fc'], hidden_of(variables[0]), rtol=1e-4)
+  np.testing.assert_allclose(features['y'], mean, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(posterior.mean, mean, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(
-    taps['logits'], decode(variables[0], mean), rtol=1e-4, atol=1e-5
+    features['logits'], decode(variables[0], mean), rtol=1e-4, atol=1e-5
   )
   chol = np.asarray(posterior.scale, np.float64)
   variances = np.diagonal(chol @ chol.transpose(0, 2, 1), axis1=1, axis2=2)
-  np.testing.assert_allclose(taps['std'], np.sqrt(variances), rtol=1e-5)
+  np.testing.assert_allclose(features['std'], np.sqrt(variances), rtol=1e-5)
   # Floats in [-1, 1] are the same images.
   floats = batch['image'] / jnp.float32(127.5) - 1
-  tree_close(evaluate(variables, floats)[0], taps, rtol=1e-5, atol=1e-6)
+  tree_close(evaluate(variables, floats)[0], features, rtol=1e-5, atol=1e-6)
 
 
 def test_logits_of_samples_and_at_the_mean():
