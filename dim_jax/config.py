@@ -114,7 +114,7 @@ class ExperimentConfig:
   """Write TensorBoard events too (extra `[tensorboard]`)."""
   paper: dict[str, Any] | None = None
   """The published row that this run reproduces: its source and row, and a
-  probe's accuracy in percent by tap, or a classifier's errors in percent by
+  probe's accuracy in percent by feature, or a classifier's errors in percent by
   name ('error_12'). Reports print the gap to it."""
 
   def __post_init__(self):

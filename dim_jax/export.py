@@ -22,6 +22,7 @@ from zipfile import BadZipFile
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from dim_jax import files
 
@@ -48,16 +49,17 @@ def write(
     raise FileExistsError(
       f'{path!r} exists already: choose another name, or delete it first.'
     )
-  found: dict[str, Any] = {'dtypes': {}, 'containers': {}}
-  arrays: dict[str, np.ndarray] = {}
-  _flatten(tree, '', arrays, found)
+  containers: dict[str, str] = {}
+  dtypes: dict[str, str] = {}
+  flat = traverse_util.flatten_dict(_as_dicts(tree, '', containers), sep='/')
+  arrays = {name: _stored(x, name, dtypes) for name, x in flat.items()}
   # As they will be read, for the checksum.
-  told = json.loads(
-    json.dumps({'format': FORMAT, 'format_version': VERSION, **header, **found})
-  )
-  told['checksum'] = checksum(told, arrays)
+  full = {'format': FORMAT, 'format_version': VERSION, **header}
+  full |= {'dtypes': dtypes, 'containers': containers}
+  full = json.loads(json.dumps(full))
+  full['checksum'] = checksum(full, arrays)
   # Any: NumPy 2.0 has no `allow_pickle` here, which its later hints reserve.
-  stored: Any = {'json': np.array(json.dumps(told, indent=1)), **arrays}
+  stored: Any = {'json': np.array(json.dumps(full, indent=1)), **arrays}
   with files.replacing(path, 'wb', sync=True) as file:
     np.savez(file, **stored)
 
@@ -133,60 +135,60 @@ def checksum(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
   return digest.hexdigest()
 
 
-def _flatten(
-  tree: Any, path: str, arrays: dict[str, np.ndarray], found: dict[str, Any]
-) -> None:
-  """Adds the arrays of a tree by path, and what their names do not say."""
-  if isinstance(tree, Mapping | tuple):
-    items: Any = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
-    if isinstance(tree, tuple) or not tree:
-      found['containers'][path] = 'tuple' if isinstance(tree, tuple) else 'dict'
-    for key, value in items:
-      if '/' in str(key) or hasattr(tree, '_fields'):
-        raise ValueError(
-          f'{path!r} holds {key!r} of a {type(tree).__name__}: only trees of '
-          "dictionaries, whose keys have no '/', and tuples are stored."
-        )
-      _flatten(value, f'{path}/{key}' if path else str(key), arrays, found)
-    return
-  if not isinstance(tree, jax.Array | np.ndarray | np.generic) or (
-    tree.dtype == object
-  ):
+def _as_dicts(tree: Any, path: str, containers: dict[str, str]) -> Any:
+  """Makes tuples dictionaries, and notes them and what is empty by path."""
+  if isinstance(tree, tuple) and not hasattr(tree, '_fields'):
+    containers[path] = 'tuple'
+    tree = {str(i): x for i, x in enumerate(tree)}
+  if not isinstance(tree, Mapping):
+    return tree
+  if not tree:
+    containers.setdefault(path, 'dict')
+  if bad := [key for key in tree if '/' in str(key)]:
     raise ValueError(
-      f'{path!r} is a {type(tree).__name__}: only arrays are stored.'
+      f"{path!r} holds {bad[0]!r}: no key may have a '/', which paths have."
     )
-  if isinstance(tree, jax.Array) and jnp.issubdtype(
-    tree.dtype, jax.dtypes.prng_key
-  ):
-    found['dtypes'][path] = str(jax.random.key_impl(tree))
-    tree = jax.random.key_data(tree)
-  x = np.asarray(tree)
+  return {
+    str(key): _as_dicts(x, f'{path}/{key}' if path else str(key), containers)
+    for key, x in tree.items()
+  }
+
+
+def _stored(x: Any, path: str, dtypes: dict[str, str]) -> np.ndarray:
+  """An array as NumPy stores it; notes a dtype that NumPy does not have."""
+  is_array = isinstance(x, jax.Array | np.ndarray | np.generic)
+  if not is_array or x.dtype == object:
+    raise ValueError(
+      f'{path!r} is a {type(x).__name__}: only trees of dictionaries, tuples '
+      'and arrays are stored.'
+    )
+  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    dtypes[path] = str(jax.random.key_impl(x))
+    x = jax.random.key_data(x)
+  x = np.asarray(x)
   if x.dtype.isbuiltin == 2:  # Of a package, not of NumPy.
-    found['dtypes'][path] = x.dtype.name
+    dtypes[path] = x.dtype.name
     x = x.view(f'u{x.dtype.itemsize}')
-  arrays[path] = x
+  return x
 
 
 def _nest(arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Any:
-  """The inverse of `_flatten`, with arrays on the device."""
-  tree: dict[str, Any] = {}
-
-  def enter(path: str) -> dict[str, Any]:
-    node = tree
-    for key in filter(None, path.split('/')):
-      node = node.setdefault(key, {})
-    return node
-
-  for path, x in arrays.items():
-    parent, _, name = path.rpartition('/')
-    enter(parent)[name] = _restored(x, header['dtypes'].get(path))
-  # Inner ones first, as what is outside takes them in as they are then.
+  """Makes the tree of what `write` stored, with arrays on the device."""
+  flat: dict[str, Any] = {
+    path: _restored(x, header['dtypes'].get(path)) for path, x in arrays.items()
+  }
+  # Inner containers first, as what is outside takes them in as they are then.
   for path in sorted(header['containers'], key=len, reverse=True):
-    node = enter(path)
-    if header['containers'][path] == 'tuple':
-      parent, _, name = path.rpartition('/')
-      enter(parent)[name] = tuple(node[str(i)] for i in range(len(node)))
-  return tree
+    if header['containers'][path] == 'dict':
+      flat[path] = {}
+      continue
+    inside = {k: v for k, v in flat.items() if k.startswith(f'{path}/')}
+    flat = {k: v for k, v in flat.items() if k not in inside}
+    parts = traverse_util.unflatten_dict(
+      {k.removeprefix(f'{path}/'): v for k, v in inside.items()}, sep='/'
+    )
+    flat[path] = tuple(parts[str(i)] for i in range(len(parts)))
+  return traverse_util.unflatten_dict(flat, sep='/')
 
 
 def _restored(x: np.ndarray, dtype: str | None) -> jax.Array:

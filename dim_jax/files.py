@@ -26,7 +26,7 @@ def system_error(error: BaseException) -> int | None:
   """The number of the system's error at the bottom of the causes, if any."""
   while error.__cause__ is not None:
     error = error.__cause__
-  # How TensorStore, which writes arrays, ends what the system told it.
+  # TensorStore, which writes arrays, ends with the system's error.
   code = re.search(r"os_error_code='(\d+)'", str(error))
   return int(code[1]) if code else getattr(error, 'errno', None)
 
@@ -36,7 +36,7 @@ def unwritable(path: str | os.PathLike, error: BaseException) -> OSError:
 
   Args:
     path: of the file or folder.
-    error: what was raised; the one at the bottom of its causes is told.
+    error: what was raised; the message is that of its first cause.
 
   Returns:
     An OSError that names the path and how many bytes are free there.

@@ -23,13 +23,13 @@ _STORED: dict[str, type] = {
 
 
 class Encoder:
-  """A frozen encoder: images, sound or points in, a dictionary of taps out.
+  """A frozen encoder: images, sound or points in, a dictionary of features out.
 
   Attributes:
     config: the run's config.
     step: how many steps it was trained; 0 means untrained.
-    variables: (params, model_state) of the whole objective; from a file, what
-      it holds of them.
+    variables: (params, model_state) of the objective; from a file, what it
+      holds of them.
     input_shape: [H, W, C] of images, [T] of sound or [D] of points.
     averaged: whether the parameters are a moving average of the run's.
     objective: the run's method.
@@ -50,7 +50,7 @@ class Encoder:
     self._compiled: Any = jax.jit(self.encode)
 
   def encode(self, variables: Any, batch: Batch) -> dict[str, jax.Array]:
-    """The pure function behind the call, to compile into programs of your own.
+    """Encodes a batch; pure, to be compiled into programs of your own.
 
     Args:
       variables: such as `self.variables`.
@@ -58,7 +58,7 @@ class Encoder:
         int16 or float32 in [-1, 1], [N, T]; or 'point', float32 [N, D].
 
     Returns:
-      Features by tap.
+      Features by name.
     """
     params, model_state = variables
     return self.objective.encode(params, model_state, batch)
@@ -66,7 +66,7 @@ class Encoder:
   def __call__(
     self, examples: np.ndarray, batch_size: int = 256
   ) -> dict[str, np.ndarray]:
-    """Features of any number of examples.
+    """Encodes any number of examples.
 
     Args:
       examples: what the run learned from: images, uint8 or float32 in [-1, 1],
@@ -76,7 +76,7 @@ class Encoder:
         compilation serves all.
 
     Returns:
-      Features by tap, each of N rows.
+      Features by name, each of N rows.
 
     Raises:
       ValueError: the examples have another rank, dtype or number of channels.
@@ -102,20 +102,20 @@ class Encoder:
     size = min(batch_size, len(examples))
     parts = []
     for rows, (part,) in batches.padded(size, examples):
-      taps = self._compiled(self.variables, {name: part})
+      features = self._compiled(self.variables, {name: part})
       count = rows.stop - rows.start
-      parts.append({k: np.asarray(v)[:count] for k, v in taps.items()})
-    return {tap: np.concatenate([p[tap] for p in parts]) for tap in parts[0]}
+      parts.append({k: np.asarray(v)[:count] for k, v in features.items()})
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
   def export(
-    self, path: str | os.PathLike, *, all_players: bool = False
+    self, path: str | os.PathLike, *, all_groups: bool = False
   ) -> None:
     """Writes one file of plain arrays and JSON, for `load` or NumPy alone.
 
     Args:
       path: the file, such as 'encoder.npz', which must not be there yet; its
         layout is that of `dim_jax.export`.
-      all_players: store critics, probes and whatever else was trained too, and
+      all_groups: store critics, probes and whatever else was trained too, and
         not only what encoding reads.
 
     Raises:
@@ -126,9 +126,9 @@ class Encoder:
     kind = self.config.data.kind
     example = as_batch(np.zeros((2, *self.input_shape), _STORED[kind]), kind)
     variables = self.variables
-    if not all_players:
+    if not all_groups:
       variables = _read_parts(self.encode, variables, example)
-    taps = jax.eval_shape(self.encode, variables, example)
+    features = jax.eval_shape(self.encode, variables, example)
     header = {
       'config': config_lib.to_json(self.config),
       'input': {
@@ -136,7 +136,7 @@ class Encoder:
         'shape': self.input_shape,
         'dtype': np.dtype(_STORED[kind]).name,
       },
-      'taps': {name: x.shape[1:] for name, x in taps.items()},
+      'taps': {name: x.shape[1:] for name, x in features.items()},
       'step': int(self.step),
       'averaged': self.averaged,
       'versions': {
@@ -153,7 +153,7 @@ class Encoder:
 
 
 def _read_parts(encode: Any, variables: Any, batch: Batch) -> Any:
-  """What encoding reads: players, and of each its parts."""
+  """What encoding reads: parameter groups, and of each its parts."""
   jaxpr = jax.make_jaxpr(encode)(variables, batch).jaxpr
   read = {id(x) for equation in jaxpr.eqns for x in equation.invars}
   read |= {id(x) for x in jaxpr.outvars}
@@ -199,7 +199,7 @@ def load(
       (`config.average`); False gives the last parameters.
 
   Returns:
-    The encoder: `load(run_dir)(examples)` is a dictionary of taps.
+    The encoder: `load(run_dir)(examples)` is a dictionary of features.
 
   Raises:
     FileNotFoundError: the folder is no run, or has no such checkpoint.

@@ -33,7 +33,7 @@ def _export(runs: list[str]) -> None:
   for run in runs:
     show(
       *model_card.export(
-        run, _FILE.value, step=_STEP.value, all_players=_ALL.value
+        run, _FILE.value, step=_STEP.value, all_groups=_ALL.value
       )
     )
 

@@ -217,7 +217,7 @@ def test_a_file_has_what_encoding_reads(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_all_players_and_their_state(tmp_path):
+def test_all_groups_and_their_state(tmp_path):
   # Batch statistics, and a tuple of vectors for the spectral norms.
   config = config_lib.ExperimentConfig(
     objective=dim.Config(
@@ -233,7 +233,7 @@ def test_all_players_and_their_state(tmp_path):
     )
   )
   encoder = drawn(config)
-  encoder.export(tmp_path / 'all.npz', all_players=True)
+  encoder.export(tmp_path / 'all.npz', all_groups=True)
   loaded = dim_jax.load(tmp_path / 'all.npz')
   assert config_lib.to_json(loaded.config) == config_lib.to_json(config)
   jax.tree.map(
@@ -281,8 +281,8 @@ def test_types_that_numpy_lacks(tmp_path):
 @pytest.mark.parametrize(
   ('tree', 'message'),
   [
-    ({'a': {'b': 'text'}}, r"'a/b' is a str: only arrays"),
-    ({'a/b': np.ones(1)}, r"holds 'a/b' of a dict.* no '/'"),
+    ({'a': {'b': 'text'}}, r"'a/b' is a str: only trees"),
+    ({'a/b': np.ones(1)}, r"holds 'a/b': no key may have"),
   ],
 )
 def test_what_is_no_tree_of_arrays_is_refused(tree, message, tmp_path):

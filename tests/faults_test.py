@@ -115,7 +115,7 @@ def kill(process):
   process.stderr.close()
 
 
-def test_killed_in_a_save_then_between_two_it_ends_in_the_same_bits(
+def test_killed_in_a_save_then_between_two_it_ends_bitwise_identical(
   whole, tmp_path
 ):
   run_dir, state = whole

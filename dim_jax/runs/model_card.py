@@ -26,7 +26,7 @@ def export(
   out: str | None = None,
   *,
   step: int | None = None,
-  all_players: bool = False,
+  all_groups: bool = False,
 ) -> tuple[str, str]:
   """Writes the file and its card.
 
@@ -35,7 +35,7 @@ def export(
     out: the file, by default encoder.npz in the run's folder; the card is
       beside it, with the suffix .md.
     step: which checkpoint; the newest if None.
-    all_players: see `dim_jax.Encoder.export`.
+    all_groups: see `dim_jax.Encoder.export`.
 
   Returns:
     The paths of the file and of the card.
@@ -57,7 +57,7 @@ def export(
       raise FileExistsError(
         f'{path!r} exists already: choose another --file, or delete it first.'
       )
-  dim_jax.load(run_dir, step).export(out, all_players=all_players)
+  dim_jax.load(run_dir, step).export(out, all_groups=all_groups)
   try:
     files.write(described, card(out, run_dir))
   except BaseException:

@@ -71,19 +71,19 @@ class Checkpoints:
       try:
         self._checkpointer.close()
       except Exception:
-        # A write that failed is told of once more.
+        # Orbax raises once more what a write raised.
         if kind is None:
           raise
 
   @property
   def latest(self) -> int | None:
-    """Step of the newest whole checkpoint; None if there is none."""
+    """The step of the newest complete checkpoint; None if there is none."""
     latest = self._checkpointer.latest
     return None if latest is None else latest.step
 
   @property
   def steps(self) -> list[int]:
-    """Steps of all whole checkpoints."""
+    """The steps of all complete checkpoints."""
     return [c.step for c in self._checkpointer.checkpoints]
 
   def save(self, step: int, state: Any) -> None:
@@ -110,7 +110,7 @@ class Checkpoints:
       raise files.unwritable(self._path(step), error) from error
 
   def recover(self, say: Callable[[str], None]) -> int | None:
-    """Step of the newest undamaged checkpoint; for the run's trainer.
+    """Finds the newest undamaged checkpoint; for the run's trainer.
 
     Damaged ones that are newer move to `run_dir`/damaged, out of the way of
     those that the run writes as it goes on from there.
@@ -126,19 +126,19 @@ class Checkpoints:
     """
     bad: dict[int, str] = {}
     steps = sorted(self.steps, reverse=True)
-    whole = -1
+    newest = -1
     if jax.process_index() == 0:
-      for whole in [*steps, -1]:
-        if whole < 0 or not (damage := self._damage(whole)):
+      for newest in [*steps, -1]:
+        if newest < 0 or not (damage := self._damage(newest)):
           break
-        bad[whole] = damage
-    whole = parallel.of_first_process(whole)
+        bad[newest] = damage
+    newest = parallel.of_first_process(newest)
     if not steps:
       return None
-    if whole < 0:
-      found = '; '.join(f'{step}: {what}' for step, what in bad.items())
+    if newest < 0:
+      damages = '; '.join(f'{step}: {what}' for step, what in bad.items())
       raise ValueError(
-        f'All checkpoints in {self.directory!r} are damaged ({found}). Put '
+        f'All checkpoints in {self.directory!r} are damaged ({damages}). Put '
         'back a copy of one, or choose another --workdir.'
       )
     for step, what in bad.items():
@@ -148,11 +148,11 @@ class Checkpoints:
       os.replace(self._path(step), os.path.join(aside, str(step)))
       say(
         f'Checkpoint {step} is damaged ({what}) and moved to {aside}; '
-        f'falling back to checkpoint {whole}.'
+        f'falling back to checkpoint {newest}.'
       )
     parallel.of_first_process(0)  # Wait until they are moved.
     self._checkpointer.reload()
-    return whole
+    return newest
 
   def restore(
     self, state: Any, step: int | None = None, *, any_width: bool = False
@@ -183,7 +183,7 @@ class Checkpoints:
     if damage := self._damage(step):
       raise ValueError(
         f'Checkpoint {step} in {self.directory!r} is damaged ({damage}); there '
-        f'are {self.steps}. Training goes on from the newest whole one.'
+        f'are {self.steps}. Training goes on from the newest complete one.'
       )
     abstract = _as_saved(self._path(step), state, any_width)
     if difference := _difference(self._path(step), abstract, any_width):
@@ -327,8 +327,8 @@ def _damage(folder: str) -> str:
   """
   path = os.path.join(folder, _CONTENTS)
   if not os.path.exists(path):
-    whole = os.path.exists(os.path.join(folder, _METADATA))
-    return '' if whole else f'{_METADATA} is missing'
+    exists = os.path.exists(os.path.join(folder, _METADATA))
+    return '' if exists else f'{_METADATA} is missing'
   try:
     with open(path, encoding='utf-8') as file:
       entries = json.load(file)['files']

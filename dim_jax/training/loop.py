@@ -322,7 +322,7 @@ class _Session(NamedTuple):
     tracer = timing.Tracer(
       self.run_dir if settings.profile and self.log.is_writer else None
     )
-    whole = settings.parallel != 'pipeline'
+    in_one_place = settings.parallel != 'pipeline'
     while step < settings.steps:
       # Chunks end at multiples of log_every wherever the run began, so that a
       # resumed run compiles and rounds as an uninterrupted one does.
@@ -337,7 +337,7 @@ class _Session(NamedTuple):
       if monitor is not None:
         with times.part('monitor'):
           variables = (state.params, state.model_state)
-          if not whole:
+          if not in_one_place:
             variables = parallel.replicate(variables, host)
           numbers |= _floats(monitor(*variables))
       self._check_finite(numbers, state, step, count)
@@ -354,7 +354,7 @@ class _Session(NamedTuple):
           'continues.'
         )
         raise SystemExit(128 + signal.SIGTERM)
-    return state if whole else parallel.replicate(state, host)
+    return state if in_one_place else parallel.replicate(state, host)
 
   def _recover(
     self, state: step_lib.TrainState

@@ -1,9 +1,9 @@
 """Gradient-isolated modules, each on a device of its own.
 
-Where no gradient crosses the wall between two modules (Greedy InfoMax), the
-step of one needs nothing of the next but to be done before it. So each stage,
-a stretch between walls, lives on one device with its parameters and its
-optimizer's state, and takes its whole step there:
+Where no gradient passes between two modules (gradient isolation), the step of
+one needs nothing of the next but to be done before it. So each stage, a segment
+of isolated modules, lives on one device with its parameters and its optimizer's
+state, and takes its step there:
 
   device 0   batch 0   batch 1   batch 2   batch 3
   device 1             batch 0   batch 1   batch 2
@@ -71,14 +71,14 @@ def place(
   Raises:
     ValueError: a parameter belongs to no stage.
   """
-  homeless = [
+  unassigned = [
     jax.tree_util.keystr(path, simple=True, separator='/')
     for path, _ in jax.tree_util.tree_leaves_with_path(state.params)
     if _owner(stages, path) is None
   ]
-  if homeless:
+  if unassigned:
     raise ValueError(
-      f'parameter {homeless[0]} belongs to no stage; they have '
+      f'parameter {unassigned[0]} belongs to no stage; they have '
       f'{[stage.names for stage in stages]}.'
     )
 
@@ -99,7 +99,7 @@ def split(
   """A state for each stage, on its device, without the other stages' parts.
 
   Those are `optax.MaskedNode`s, which hold no arrays, so that the optimizer of
-  all players does for each stage's.
+  all parameter groups does for each stage's.
 
   Args:
     stages: of the objective.
@@ -143,7 +143,7 @@ def merge(
   Args:
     stages: of the objective.
     parts: their states.
-    template: the structure of the whole; its arrays may be gone.
+    template: the structure of the state; its arrays may be gone.
   """
   leaves = [dict(jax.tree_util.tree_leaves_with_path(part)) for part in parts]
   return jax.tree_util.tree_map_with_path(
@@ -200,14 +200,14 @@ def make_dispatch(
       entered: Any = source
       for number, step in enumerate(steps):
         entered = jax.device_put(entered, devices[number % len(devices)])
-        parts[number], found, entered = step(parts[number], entered)
-        values[number].append(found)
-      running.append(found)
+        parts[number], metrics, entered = step(parts[number], entered)
+        values[number].append(metrics)
+      running.append(metrics)
       if len(running) > _ahead(len(stages)):
         jax.block_until_ready(running.popleft())
-    whole = merge(stages, parts, state)
-    means = jax.device_put([_means(found) for found in values], devices[0])
-    return whole, _sum(means)
+    merged = merge(stages, parts, state)
+    means = jax.device_put([_means(metrics) for metrics in values], devices[0])
+    return merged, _sum(means)
 
   return chunk
 
@@ -267,9 +267,9 @@ def _stage_step(
       objective=objective._replace(loss=loss),
       optimizer=optimizer,
     )
-    new_state, found = results
-    passed_on = None if is_last else (found['features'], entered[1])
-    return new_state, found['metrics'] | {'loss': found['loss']}, passed_on
+    new_state, values = results
+    passed_on = None if is_last else (values['features'], entered[1])
+    return new_state, values['metrics'] | {'loss': values['loss']}, passed_on
 
   return step
 

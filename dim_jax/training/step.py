@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
 
   Attributes:
     step: how many steps were taken, int32 [].
-    params: parameters; the top-level keys are the players.
+    params: parameters; the top-level keys are the parameter groups.
     model_state: running statistics and the like.
     opt_state: the optimizer's state.
     rng: the run's key. Step t draws from `fold_in(rng, t)`; the key itself
@@ -76,7 +76,7 @@ def clip_weights(bound: float) -> optax.GradientTransformation:
   """Cuts what the updates lead to off at a bound; last in a chain.
 
   Args:
-    bound: no parameter's size exceeds it after the move, but for rounding.
+    bound: no parameter's size exceeds it after the update, but for rounding.
 
   Returns:
     A transformation without state.
@@ -120,39 +120,39 @@ def averaged_params(state: TrainState, decay: float | None) -> PyTree:
 
 def make_optimizer(
   default: Any,
-  players: Mapping[str, Any],
+  groups: Mapping[str, Any],
   names: Any,
   average: float | None = None,
   optional: Sequence[str] = (),
 ) -> Any:
-  """Adam for each player by itself.
+  """Makes Adam for each parameter group by itself.
 
-  Clipping happens inside of the partition: a norm over all players would couple
+  Clipping happens inside of the partition: a norm over all groups would couple
   them.
 
   Args:
     default: an OptimizerConfig (learning_rate, decay, decay_every, b1, b2,
-      weight_decay, clip, clip_weights, every) for the players without one of
+      weight_decay, clip, clip_weights, every) for the groups without one of
       their own.
-    players: those of single players, by name.
-    names: the players, the top-level keys of the parameters.
+    groups: those of single parameter groups, by name.
+    names: the groups, the top-level keys of the parameters.
     average: decay of a moving average of all parameters; none if None.
     optional: groups that the objective has under other settings, whose
       optimizers stand ready; see `Objective.optional_groups`.
 
   Returns:
-    An optax transformation of the whole parameter dictionary.
+    An optax transformation of the parameter dictionary.
 
   Raises:
-    ValueError: `players` names one that does not exist.
+    ValueError: `groups` names one that does not exist.
   """
   names = sorted(names)
-  if unknown := sorted(set(players) - {*names, *optional}):
+  if unknown := sorted(set(groups) - {*names, *optional}):
     raise ValueError(
       f'players names {unknown[0]!r}, but this objective has {names}.'
     )
   adam = optax.partition(
-    {name: _adam(players.get(name, default)) for name in names},
+    {name: _adam(groups.get(name, default)) for name in names},
     {name: name for name in names},
   )
   if average is None:
@@ -219,7 +219,7 @@ def train_step(
   axis_name: str | None = None,
   accumulate: int = 1,
 ) -> tuple[TrainState, Metrics]:
-  """One step of all players, from one backward pass.
+  """Takes one step of all parameter groups, from one backward pass.
 
   Args:
     state: the state before it.
@@ -232,7 +232,7 @@ def train_step(
 
   Returns:
     The state after it, and the objective's metrics with 'loss', the sum of all
-    players' terms, which has no meaning of its own but must stay finite.
+    groups' terms, which has no meaning of its own but must stay finite.
 
   Raises:
     ValueError: the batch does not divide into micro-batches.
@@ -281,7 +281,7 @@ def accumulated(
     micro-batches, which are of one size; where labels are unknown (-1), one
     without any adds nothing to a mean over known ones, and counts. Each
     micro-batch starts from the model state that the one before left, but for
-    whole numbers: these count steps, and move once.
+    whole numbers: these count steps, and change once.
   """
 
   def is_counter(x: jax.Array) -> bool:
@@ -345,12 +345,12 @@ def accumulation_note(
 
   if accumulate == 1:
     return None
-  whole = objective.negatives(sized(1))
-  if not whole:
+  of_batch = objective.negatives(sized(1))
+  if not of_batch:
     return None
   terms = []
   for name, (count, ceiling) in objective.negatives(sized(accumulate)).items():
-    least, most = whole[name]
+    least, most = of_batch[name]
     if count == least:
       terms.append(f'{name} {count:,}, drawn from fewer')
       continue

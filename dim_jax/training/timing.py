@@ -17,7 +17,7 @@ _COMPILED = '/jax/core/compile/backend_compile_duration'
 
 
 class Times:
-  """Seconds by part; each moment belongs to one, so that they sum to the whole.
+  """Seconds by part; each moment belongs to one, so that they sum to the total.
 
   The parts: 'compile' (tracing too, and drawing the first parameters), 'data'
   (what the devices wait for: reading, and the order of examples), 'step'
@@ -36,11 +36,11 @@ class Times:
 
   def __enter__(self) -> 'Times':
     self._thread = threading.get_ident()
-    jax.monitoring.register_event_duration_secs_listener(self._heard)
+    jax.monitoring.register_event_duration_secs_listener(self._on_compiled)
     return self
 
   def __exit__(self, *_: object) -> None:
-    jax.monitoring.unregister_event_duration_listener(self._heard)
+    jax.monitoring.unregister_event_duration_listener(self._on_compiled)
 
   @contextlib.contextmanager
   def part(self, name: str) -> Iterator[None]:
@@ -53,13 +53,15 @@ class Times:
       self._pass_to(outer)
 
   def resume(self, run_dir: str | os.PathLike) -> None:
-    """Counts on from the summary that an earlier sitting wrote, if any."""
+    """Counts on from the summary that an earlier session wrote, if any."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
       with open(os.path.join(run_dir, 'summary.json')) as file:
         before = json.load(file)
+      # Older summaries have another name for it.
+      sessions = 'sittings' if 'sittings' in before else 'sessions'
       # All of it, or nothing: it may be of another version.
       self._before = {
-        'sittings': int(before['sittings']),
+        'sessions': int(before[sessions]),
         'programs': int(before['programs']),
         'seconds': {k: float(before['seconds'][k]) for k in PARTS},
       }
@@ -67,16 +69,16 @@ class Times:
   def summary(self) -> dict[str, Any]:
     """Seconds by part, their 'total', and how many programs were compiled.
 
-    They are of all 'sittings': of one that was killed, up to its last save.
+    They are of all 'sessions': of one that was killed, up to its last save.
     """
     self._pass_to(self._part)
-    before = self._before or {'sittings': 0, 'programs': 0, 'seconds': {}}
+    before = self._before or {'sessions': 0, 'programs': 0, 'seconds': {}}
     seconds = {
       k: round(v + before['seconds'].get(k, 0.0), 3)
       for k, v in self.seconds.items()
     }
     return {
-      'sittings': before['sittings'] + 1,
+      'sessions': before['sessions'] + 1,
       'programs': before['programs'] + self.programs,
       'seconds': seconds | {'total': round(sum(seconds.values()), 3)},
     }
@@ -91,7 +93,7 @@ class Times:
     self.seconds[self._part] += now - self._since
     self._part, self._since = name, now
 
-  def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
+  def _on_compiled(self, event: str, duration_secs: float, **_: Any) -> None:
     """All until a program is compiled went into tracing and compiling it."""
     del duration_secs  # Of the compiler alone.
     if event != _COMPILED or threading.get_ident() != self._thread:
@@ -130,6 +132,6 @@ def line(summary: dict[str, Any]) -> str:
   seconds = dict(summary['seconds'])
   total = seconds.pop('total')
   shares = ', '.join(f'{k} {v:.1f}' for k, v in seconds.items())
-  sittings = summary['sittings']
-  of = f' in {sittings} sittings' if sittings > 1 else ''
+  sessions = summary['sessions']
+  of = f' in {sessions} sessions' if sessions > 1 else ''
   return f'{total:.1f} s{of}: {shares}'

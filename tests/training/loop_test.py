@@ -106,7 +106,7 @@ class Killed(Exception):
   pass
 
 
-def test_killed_run_resumes_to_the_same_bits(tmp_path):
+def test_killed_run_resumes_bitwise_identical(tmp_path):
   whole = fit(tmp_path / 'whole')
   calls = 0
 
@@ -282,7 +282,7 @@ def test_only_intervals_of_another_length_compile_again(tmp_path):
   fit_to(10)
   assert seen == [seen[0], seen[0], 2 * seen[0]]
   first = json.loads((tmp_path / 'summary.json').read_text())
-  assert (first['step'], first['sittings'], first['programs']) == (10, 1, 2)
+  assert (first['step'], first['sessions'], first['programs']) == (10, 1, 2)
   parts = dict(first['seconds'])
   total = parts.pop('total')
   assert sum(parts.values()) == pytest.approx(total, abs=0.01)
@@ -292,7 +292,7 @@ def test_only_intervals_of_another_length_compile_again(tmp_path):
   fit_to(16)
   assert seen[3:] == [3 * seen[0], 4 * seen[0]]
   second = json.loads((tmp_path / 'summary.json').read_text())
-  assert (second['step'], second['sittings'], second['programs']) == (16, 2, 4)
+  assert (second['step'], second['sessions'], second['programs']) == (16, 2, 4)
   assert second['seconds']['compile'] > first['seconds']['compile']
 
 
@@ -351,7 +351,7 @@ def test_a_reader_leaves_a_live_write_alone_and_the_trainer_clears_it(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as reader:
     assert reader.latest is None
   assert partial.exists()
-  # A killed write is no checkpoint: the run begins again, to the same bits.
+  # A killed write is no checkpoint: the run begins again, bitwise identical.
   assert_same(fit(tmp_path, steps=4), fit(tmp_path / 'whole', steps=4))
   assert not partial.exists()
 

@@ -213,7 +213,7 @@ def test_greedy_infomax_is_joint_training(tmp_path):
     ((0,), 1, [NAMES]),
   ],
 )
-def test_stages_are_the_stretches_between_walls(walls, frozen, names):
+def test_stages_are_the_segments_between_isolated_modules(walls, frozen, names):
   stages = sound(walls=walls, frozen=frozen).stages
   assert [stage.names for stage in stages] == names
 
@@ -242,7 +242,7 @@ def test_stages_of_greedy_infomax_add_up_to_its_loss():
   assert_close(parts(), (loss, found))
 
 
-def test_a_killed_run_resumes_to_the_same_bits(plain, tmp_path):
+def test_a_killed_run_resumes_bitwise_identical(plain, tmp_path):
   folder, _, whole = plain
   calls = []
 

@@ -18,7 +18,7 @@ from dim_jax.training import step as step_lib
 from tests import small
 
 
-def two_player_objective():
+def two_group_objective():
   """loss = 3 a + 4 b: constant gradients of 3 and 4."""
 
   def init(rng, batch):
@@ -33,7 +33,7 @@ def two_player_objective():
 
 
 def run(steps, default, players):
-  objective = two_player_objective()
+  objective = two_group_objective()
   optimizer = step_lib.make_optimizer(default, players, {'a', 'b'})
   state = step_lib.init_state(objective, optimizer, {}, jax.random.key(0))
   history = []
@@ -45,7 +45,7 @@ def run(steps, default, players):
   return np.array(history)
 
 
-def test_each_player_has_its_own_learning_rate():
+def test_each_group_has_its_own_learning_rate():
   history = run(
     1,
     OptimizerConfig(learning_rate=0.1),
@@ -55,7 +55,7 @@ def test_each_player_has_its_own_learning_rate():
   np.testing.assert_allclose(history, [[-0.1, -1.0]], rtol=1e-5)
 
 
-def test_every_skips_steps_of_one_player():
+def test_every_skips_steps_of_one_group():
   history = run(
     4,
     OptimizerConfig(learning_rate=0.1),
@@ -68,11 +68,11 @@ def test_every_skips_steps_of_one_player():
   assert not (moved[:-1] & moved[1:]).any()
 
 
-def test_clipping_does_not_couple_the_players():
+def test_clipping_does_not_couple_the_groups():
   # eps in Adam hides a gradient's scale, so look at the first moment: clipped
   # to norm 1 it is (1 - b1) * 1 for each player. A norm over both players,
   # 5, would leave (1 - b1) * 3/5 and 4/5.
-  objective = two_player_objective()
+  objective = two_group_objective()
   optimizer = step_lib.make_optimizer(
     OptimizerConfig(clip=1.0, b1=0.5), {}, {'a', 'b'}
   )
@@ -87,7 +87,7 @@ def test_clipping_does_not_couple_the_players():
     np.testing.assert_allclose(moment, 0.5, rtol=1e-6)
 
 
-def test_unknown_player_is_named():
+def test_unknown_group_is_named():
   with pytest.raises(ValueError, match=r"names 'critc'.*has \['a', 'b'\]"):
     step_lib.make_optimizer(
       OptimizerConfig(), {'critc': OptimizerConfig()}, {'a', 'b'}
@@ -103,7 +103,7 @@ def test_learning_rate_decays_in_stairs():
   np.testing.assert_allclose(lengths, [0.1, 0.1, 0.05, 0.05, 0.025], rtol=1e-4)
 
 
-def test_learning_rate_decays_by_the_players_own_moves():
+def test_learning_rate_decays_by_the_groups_own_updates():
   slow = OptimizerConfig(learning_rate=0.1, decay=0.5, every=2)
   history = run(6, OptimizerConfig(learning_rate=0.1), {'b': slow})
   lengths = -np.diff(history, axis=0, prepend=0.0)
@@ -192,7 +192,7 @@ def test_average_is_the_explicit_recursion(decay):
   jax.tree.map(np.testing.assert_array_equal, last, state.params)
 
 
-def test_averaged_run_resumes_to_the_same_bits(tmp_path):
+def test_averaged_run_resumes_bitwise_identical(tmp_path):
   state, step = averaging_run(0.8)
   fresh = state
   for _ in range(2):

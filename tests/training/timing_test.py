@@ -24,7 +24,7 @@ def compiled():
   timing.jax.monitoring.record_event_duration_secs(timing._COMPILED, 0.5)
 
 
-def sitting(clock, run_dir, resume):
+def session(clock, run_dir, resume):
   with timing.Times() as times:
     clock.turn(1)  # other
     if resume:
@@ -53,7 +53,7 @@ def sitting(clock, run_dir, resume):
 
 
 def test_each_moment_is_of_one_part(clock, tmp_path):
-  times = sitting(clock, tmp_path, resume=False)
+  times = session(clock, tmp_path, resume=False)
   expected = {
     'compile': 4 + 64,
     'data': 2 + 16,
@@ -63,20 +63,20 @@ def test_each_moment_is_of_one_part(clock, tmp_path):
     'other': 1 + 512,
     'total': 1023,
   }
-  assert times.summary() == {'sittings': 1, 'programs': 1, 'seconds': expected}
+  assert times.summary() == {'sessions': 1, 'programs': 1, 'seconds': expected}
   written = json.loads((tmp_path / 'summary.json').read_text())
   assert written == {'step': 7, **times.summary()}
   assert timing.line(written) == (
     '1023.0 s: compile 68.0, data 18.0, step 40.0, monitor 128.0, save 256.0, '
     'other 513.0'
   )
-  again = sitting(clock, tmp_path, resume=True).summary()
-  assert again['sittings'] == 2 and again['programs'] == 2
+  again = session(clock, tmp_path, resume=True).summary()
+  assert again['sessions'] == 2 and again['programs'] == 2
   assert again['seconds'] == {k: 2 * v for k, v in expected.items()}
-  assert timing.line(again).startswith('2046.0 s in 2 sittings: compile 136.0')
+  assert timing.line(again).startswith('2046.0 s in 2 sessions: compile 136.0')
 
 
-@pytest.mark.parametrize('text', ['', '{"step": 3}', '[]', '{"sittings": "x"}'])
+@pytest.mark.parametrize('text', ['', '{"step": 3}', '[]', '{"sessions": "x"}'])
 def test_a_summary_that_cannot_be_read_is_not_counted(clock, tmp_path, text):
   (tmp_path / 'summary.json').write_text(text)
-  assert sitting(clock, tmp_path, resume=True).summary()['sittings'] == 1
+  assert session(clock, tmp_path, resume=True).summary()['sessions'] == 1
