@@ -53,6 +53,13 @@ def _set(value: Any, path: str, names: list[str], hint: Any, text: str) -> Any:
       config_lib.check_path(value, name)
     value[name] = _set(value.get(name), path, rest, inner, text)
     return value
+  moved = _today(type(value), name)
+  # A nested config may have the name that one of its fields had before.
+  if moved and not (name in vars(value) and (rest or text == 'None')):
+    today = '.'.join([*path.split('.')[: -len(names)], moved, *rest])
+    raise ValueError(
+      f'--config.{path} has another name: --config.{today}={text}'
+    )
   try:
     config_lib.check_path(value, name)
   except ValueError as error:
@@ -65,6 +72,17 @@ def _set(value: Any, path: str, names: list[str], hint: Any, text: str) -> Any:
     return dataclasses.replace(value, **{name: new})
   setattr(value, name, new)
   return value
+
+
+def _today(kind: type, name: str) -> str | None:
+  """Finds where a field of an older version is now; None if it never was."""
+  key = f'{kind.__module__}:{kind.__qualname__}'
+  if moved := config_lib.FIELDS.get(key, {}).get(name):
+    return moved
+  for group in config_lib.GROUPS.get(key, ()):
+    if name in group.names:
+      return f'{group.field}.{group.names[name]}'
+  return None
 
 
 def _default(hint: Any) -> Any:
@@ -112,16 +130,16 @@ def parse(path: str, hint: Any, text: str, old: Any = None) -> Any:
     except (KeyError, SyntaxError, TypeError, ValueError):
       continue
   accepted = ' or '.join(
-    'None' if kind is type(None) else _WORDS.get(kind) or _name(kind)
+    'None' if kind is type(None) else _WORDS.get(kind) or _name(kind, path)
     for kind in members
   )
   raise ValueError(f'--config.{path} takes {accepted}, got {text!r}.')
 
 
-def _name(kind: Any) -> str:
+def _name(kind: Any, path: str) -> str:
   if dataclasses.is_dataclass(kind):
-    fields = ', '.join(f.name for f in dataclasses.fields(kind))
-    return f'its own fields, such as --config.FIELD.{fields.split(", ")[0]}'
+    fields = ', '.join(f'.{field.name}' for field in dataclasses.fields(kind))
+    return f'values of its fields, --config.{path} with {fields}'
   name = kind if typing.get_origin(kind) else getattr(kind, '__name__', kind)
   return str(name).replace('typing.', '')
 

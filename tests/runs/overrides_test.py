@@ -70,6 +70,7 @@ def test_a_group_that_is_not_there_is_made_with_its_defaults():
     ('sizes', '(1.5,)', r'takes tuple\[int'),
     ('wohle', '1', "Did you mean 'whole'"),
     ('group.wide', '1', "No field 'wide': Group has"),
+    ('group', '3', r'fields, --config\.group with \.size or None'),
   ],
 )
 def test_what_a_field_does_not_take_is_named(path, text, message):
@@ -100,3 +101,20 @@ def test_a_module_is_replaced_and_not_changed():
   )
   assert config.objective.encoder.code == 5 and encoder.code == 4
   assert config.players['probe'].learning_rate == 0.1
+
+
+def test_a_field_of_an_older_version_names_todays():
+  config = ExperimentConfig(objective=dim.Config())
+  with pytest.raises(
+    ValueError,
+    match=r'another name: --config\.objective\.prior\.spectral_norm=None',
+  ):
+    overrides.apply(config, {'objective.spectral_norm': 'None'})
+  with pytest.raises(ValueError, match=r'objective\.mask\.kind=token$'):
+    overrides.apply(config, {'objective.mask': 'token'})
+  overrides.apply(config, {'objective.mask.kind': 'drop'})
+  assert config.objective.mask.kind == 'drop'
+  overrides.apply(config, {'objective.mask': 'None'})
+  assert config.objective.mask is None
+  overrides.apply(config, {'objective.prior.spectral_norm': 'None'})
+  assert config.objective.prior.spectral_norm is None
