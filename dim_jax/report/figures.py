@@ -684,7 +684,7 @@ def _draw_probes(rows: list[tuple[Any, ...]]) -> Any:
         names.index(feature),
         xerr=std if math.isfinite(std) else None,
         label=encoder,
-        **BARS | {'ls': '', 'ms': 7, 'zorder': 3} | looks[encoder],
+        **BARS | {'ls': '', 'ms': 7, 'zorder': 3} | looks.get(encoder, {}),
       )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
