@@ -89,6 +89,9 @@ class Config:
   [N, H, W, C] and `train` to a dictionary of features, or to one array, 'y'."""
   code: int = 64
   """Size of the code Y of a named encoder."""
+  norm: str = 'batch'
+  """The normalisation of a named encoder: 'batch', or without statistics of the
+  batch, as `memory.micro_batch` needs it, 'layer' or 'group'."""
   local_weight: float = 1.0
   """beta: of the MI between the code and each location of `local_tap`."""
   global_weight: float = 0.0
@@ -142,6 +145,7 @@ def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
   check_choice('objective.bound', config.bound, BOUNDS)
   check_choice('objective.critic', config.critic, critics.CRITICS)
+  check_choice('objective.norm', config.norm, layers.NORMS)
   check_choice('objective.dtype', config.dtype, ('float32', 'bfloat16'))
   check_fields(
     config,
@@ -240,6 +244,7 @@ def _make_encoder(config: Config, axis_name: str | None) -> nn.Module:
     config.encoder,
     axis_name,
     code=config.code,
+    norm=config.norm,
     stochastic=_is_stochastic(config),
     dtype=jnp.dtype(config.dtype),
   )
@@ -312,8 +317,9 @@ def _init_encoder(
     raise ValueError(
       f'objective.memory.micro_batch={config.memory.micro_batch} needs an '
       f'encoder without a state, but this one has {sorted(state)}: its '
-      "statistics would be a micro-batch's, which is another loss. Choose an "
-      'encoder without batch normalisation, or micro_batch=None.'
+      "statistics would be a micro-batch's, which is another loss. Of a named "
+      "encoder set objective.norm='group'; choose one without batch "
+      'normalisation, or micro_batch=None.'
     )
   if config.mask is not None:
     local = term.select(features, config.local_tap, 'local_tap')

@@ -62,6 +62,9 @@ class Config:
   """'mlp', a name of `networks.encoders.ENCODERS`, or a Flax module that maps
   images [N, H, W, C] and `train` to a dictionary of features, or to one array,
   'y'."""
+  norm: str = 'batch'
+  """The normalisation of a convolutional encoder with a name: 'batch', or
+  without statistics of the batch, 'layer' or 'group'."""
   units: tuple[int, ...] = (1024, 1024)
   """Hidden layers of the 'mlp'."""
   dropout: float = 0.0
@@ -118,6 +121,7 @@ def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
   for name, accepted in (
     ('covariance', COVARIANCES),
+    ('norm', layers.NORMS),
     ('scale', posteriors.SCALES),
     ('marginal', MARGINALS),
     ('smoothing_definition', SMOOTHINGS),
@@ -203,7 +207,9 @@ def _make_networks(
   config: Config, axis_name: str | None
 ) -> tuple[StochasticEncoder, decoders.Classifier]:
   mlp = encoders.MLPEncoder(units=config.units, dropout=config.dropout)
-  body = image_encoder.make(config.encoder, axis_name, own={'mlp': mlp})
+  body = image_encoder.make(
+    config.encoder, axis_name, own={'mlp': mlp}, norm=config.norm
+  )
   head: nn.Module | None
   if config.covariance != 'none':
     head = posteriors.Bottleneck(

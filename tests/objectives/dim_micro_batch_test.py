@@ -84,7 +84,7 @@ def test_micro_batches_hold_the_activations_of_one():
   assert temporary() - temporary(memory__micro_batch=16) > 2 * layer
 
 
-def test_what_micro_batches_cannot_have_is_told_in_a_line():
+def test_what_micro_batches_cannot_have_is_said_in_a_line():
   batch = images(8, 32)
   with pytest.raises(
     ValueError, match=r"micro_batch=2 needs an encoder .*\['batch_stats'\]"
@@ -94,6 +94,12 @@ def test_what_micro_batches_cannot_have_is_told_in_a_line():
     ValueError, match=r'micro_batch must be a whole number >= 1 or None'
   ):
     dim.make(mlp(memory__micro_batch=0))
+  # As the message says, a named encoder can do without batch statistics.
+  config = dim_config(encoder='small32', memory__micro_batch=2, norm='group')
+  params, state = jax.eval_shape(
+    dim.make(config).init, jax.random.key(0), images(4, 32)
+  )
+  assert 'encoder' in params and not state['encoder']
   objective = dim.make(mlp(memory__micro_batch=3))
   variables = start(objective, images())
   with pytest.raises(ValueError, match=r'micro-batches of 3 rows from .*\[8\]'):
