@@ -98,8 +98,6 @@ def read(path: str | os.PathLike) -> Run:
     for result in probes['results']:
       result.setdefault('label', 'class')
       result.setdefault('feature', result.get('tap'))
-      # For the pictures.
-      result.setdefault('tap', result['feature'])
   return Run(
     path,
     os.path.basename(os.path.abspath(path)),
@@ -163,7 +161,7 @@ def plain(value: Any) -> str:
   if isinstance(value, dict):
     return str(value.get('type', '...')).rpartition(':')[2]
   if isinstance(value, list):
-    return ' '.join(map(plain, value)) or 'none'
+    return ' '.join(map(plain, value)) or '()'
   return f'{value:g}' if isinstance(value, float) else str(value)
 
 

@@ -532,7 +532,7 @@ def test_sweep(tmp_path):
     'Least test error with 12 samples: 2.51 ± 0.71 % at beta 0.001. This beta '
     'is chosen on the test set'
   ) in parsed.text
-  assert 'sweep it' in parsed.text
+  assert '<b>sweep</b> <b>it</b>' in parsed.text
   facts = sweep.facts(tmp_path, data)
   assert facts['Hardware'] == 'one abacus' and facts['Versions'] == 'jax 1.2.3'
   assert [attrs['id'] for attrs in parsed.of('figure')] == [
