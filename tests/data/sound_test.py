@@ -692,3 +692,48 @@ def test_real_spoken_digit_windows_are_its_samples():
   assert train.note == (
     f'recordings shorter than 2048 samples left out: {short_train} of 2250'
   )
+
+
+# --- what would be silently dropped or changed -------------------------------
+
+
+def _write_floats(root, peak):
+  """Two speakers of five tones, stored as floats."""
+  wave = np.sin(np.arange(400) / 10)
+  for speaker in ('ann', 'bob'):
+    (root / speaker).mkdir(parents=True)
+    for i in range(5):
+      path = root / speaker / f'{i}.wav'
+      soundfile.write(path, peak * wave, 8000, subtype='FLOAT')
+
+
+def test_floats_on_the_scale_of_integers_are_refused(tmp_path):
+  _write_floats(tmp_path / 'loud', 16000.0)
+  with pytest.raises(ValueError, match=r'up to 1.*full scale is 1'):
+    sound.load(tmp_path / 'loud', 'train', window=400, progress=False)
+
+
+def test_samples_beyond_full_scale_are_cut_off_and_counted(tmp_path):
+  _write_floats(tmp_path / 'peaks', 1.1)
+  data = sound.load(
+    tmp_path / 'peaks', 'train', window=400, validation=0, progress=False
+  )
+  above = int(np.sum(np.abs(1.1 * np.sin(np.arange(400) / 10)) > 1))
+  # A fifth of each speaker's five recordings is the test set.
+  assert f'samples beyond full scale, cut off: {8 * above:,}' in data.note
+  assert data.inputs.max() == 2**15 - 1
+
+
+def test_sound_of_other_formats_is_counted(speakers):
+  (speakers / '103' / 'x.mp3').touch()
+  data = sound.load(speakers, 'test', window=60, progress=False)
+  assert data.note.startswith('files left out: 1 .mp3; ')
+  for path in speakers.rglob('*.flac'):
+    path.unlink()
+  with pytest.raises(ValueError, match=r'no sound files.*instead: 1 \.mp3'):
+    sound.load(speakers, 'test', window=60)
+
+
+def test_a_folder_of_speakers_one_level_too_high_is_refused(speakers):
+  with pytest.raises(ValueError, match=r'only speaker: name .*speakers inst'):
+    sound.load(speakers.parent, 'test', window=60)

@@ -1033,3 +1033,123 @@ def test_real_cifar10(tmp_path):
   )
   assert data.class_names['class'][0] == 'airplane'
   assert data.class_names['class'][9] == 'truck'
+
+
+# --- what would be silently dropped or changed -------------------------------
+
+
+def test_images_below_those_of_a_class_are_its_own_and_counted(tmp_path):
+  root = tmp_path / 'pets'
+  _classes(root, {'cat': 5, 'dog': 5})
+  _classes(root / 'cat', {'session2': 5})
+  parts = [_folder(root, split) for split in ('train', 'test')]
+  labels = np.concatenate([part.labels['class'] for part in parts])
+  assert np.bincount(labels).tolist() == [10, 5]
+  for part in parts:
+    assert part.note == 'images in folders inside those of classes: 5'
+
+
+def test_what_lies_beside_train_and_test_is_counted(tmp_path):
+  root = tmp_path / 'birds'
+  for part in ('train', 'test', 'val'):
+    _classes(root / part, {'owl': 3})
+  _save(root / '0.png')
+  (root / 'train/owl/0.mp3').touch()
+  (root / 'train/owl/1.HEIC').touch()
+  for data in (_folder(root), sources.load_stream(str(root), 'test')):
+    assert data.note == (
+      'files left out: 1 .mp3, 1 .heic, 1 images beside train/ and test/, '
+      '3 images in val/'
+    )
+
+
+@pytest.mark.parametrize('ending', ['jfif', 'avif'])
+def test_other_endings_of_known_formats_are_images(tmp_path, ending):
+  root = tmp_path / 'sea'
+  for i in range(3):
+    path = root / f'{i}.{ending}'
+    path.parent.mkdir(exist_ok=True)
+    kind = 'JPEG' if ending == 'jfif' else 'AVIF'
+    Image.new('RGB', (8, 8), (200, 10, 10)).save(path, kind)
+  data = _folder(root)
+  assert data.inputs.shape == (2, 8, 8, 3)
+  assert data.note == ''
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'TIFF', 'WEBP'])
+@pytest.mark.parametrize('orientation', [1, 3, 6])
+def test_photographs_are_upright(tmp_path, kind, orientation):
+  # As stored, the upper half is white; 3 turns by 180 degrees, 6 by 90.
+  stored = np.zeros((8, 16, 3), np.uint8)
+  stored[:4] = 255
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  root = tmp_path / 'photos'
+  for part in ('train', 'test'):
+    (root / part).mkdir(parents=True)
+    Image.fromarray(stored).save(root / part / 'x.png', kind, exif=exif)
+  data = _folder(root)
+  expected = {1: stored, 3: stored[::-1], 6: np.rot90(stored, -1)}[orientation]
+  np.testing.assert_allclose(
+    data.inputs[0].astype(int), expected.astype(int), atol=8
+  )
+  turned = 'images turned upright by their EXIF orientation: 1 of 1'
+  assert data.note == ('' if orientation == 1 else turned)
+
+
+@pytest.mark.parametrize('mode', ['RGBA', 'LA'])
+def test_transparent_pixels_are_white(tmp_path, mode):
+  root = tmp_path / 'cutouts'
+  for part in ('train', 'test'):
+    path = root / part / 'x.png'
+    pixels = _save(path, (6, 6, {'RGBA': 4, 'LA': 2}[mode]), 0, mode=None)
+    pixels[..., -1] = 0
+    pixels[:2, ..., -1] = 255
+    pixels[2, ..., -1] = 51  # a fifth
+    Image.fromarray(pixels, mode).save(path)
+  data = _folder(root)
+  colours = pixels[..., :-1]
+  np.testing.assert_array_equal(data.inputs[0][:2], colours[:2])
+  mixed = 0.2 * colours[2] + 0.8 * 255.0
+  np.testing.assert_allclose(data.inputs[0][2], mixed, atol=1)
+  assert (data.inputs[0][3:] == 255).all()
+  assert data.note == 'images with transparency, laid on white: 1 of 1'
+
+
+def test_frames_after_the_first_are_noted(tmp_path):
+  frames = [Image.new('L', (5, 5), 80 * i) for i in (1, 2, 3)]
+  for part in ('train', 'test'):
+    (tmp_path / 'films' / part).mkdir(parents=True)
+    path = tmp_path / 'films' / part / 'x.gif'
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+  data = _folder(tmp_path / 'films')
+  assert data.note == 'images of several frames, the first taken: 1 of 1'
+
+
+def test_a_folder_one_level_too_high_says_which_to_name(tmp_path):
+  root = tmp_path / 'sets'
+  _classes(root / 'birds', {'kite': 3, 'owl': 3})
+  with pytest.raises(ValueError, match=r'\(kite\).* name .*/birds inst'):
+    _folder(root)
+
+
+def test_other_files_alone_are_named(tmp_path):
+  root = tmp_path / 'phone'
+  root.mkdir()
+  (root / 'a.heic').touch()
+  with pytest.raises(ValueError, match=r'no images .*instead: 1 \.heic'):
+    _folder(root)
+
+
+def test_an_image_too_large_to_decode_is_not_to_be_repaired(
+  tmp_path, monkeypatch
+):
+  root = tmp_path / 'maps'
+  for i in range(3):
+    _save(root / f'{i}.png', (30, 30, 3))
+  # Pillow refuses more than twice its limit.
+  monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 400)
+  with pytest.raises(ValueError, match='larger than the 800 pixels') as error:
+    _folder(root)
+  assert 'lower resolution' in str(error.value)
+  assert 'repair' not in str(error.value)
