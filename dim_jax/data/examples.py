@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 _RANKS = {
@@ -103,76 +104,45 @@ def check_classes(name: str, labels: np.ndarray, learner: str) -> None:
     )
 
 
-def check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
-  """Checks a user's own arrays before anything learns from them.
+def check_values(arrays: Mapping[str, np.ndarray]) -> None:
+  """Checks that a user's arrays mean what objectives take them for.
 
-  Arrays that are left on disk (`numpy.memmap`) are checked but for their
-  values.
+  Arrays that are left on disk (`numpy.memmap`) are not read for it.
 
   Args:
-    arrays: by name: 'image', uint8 or floats in [-1, 1], [n, H, W, C]; 'audio',
-      int16 or floats in [-1, 1], [n, T]; 'point', floats [n, D]; 'label',
-      integers from 0 on, -1 where unknown, [n]; or others, [n, ...].
+    arrays: by name: 'image', uint8 or floats in [-1, 1]; 'audio', int16 or
+      floats in [-1, 1]; 'point', floats; 'label', integers from 0 on, -1 where
+      unknown. Others may be anything.
 
   Raises:
-    ValueError: there are no examples, not as many in each array, or values
-      that are not finite or outside of what is said above.
+    ValueError: an array is of another dtype or range, or classes are counted
+      from 1.
   """
-  sizes = {name: len(x) if x.ndim else 0 for name, x in arrays.items()}
-  if not sizes or len(set(sizes.values())) > 1 or not min(sizes.values()):
-    listed = ', '.join(f'{name!r} has {n}' for name, n in sizes.items())
-    raise ValueError(
-      'arrays must hold the same number of examples, one or more, along their '
-      f'first axis; {listed or "there are none"}.'
-    )
   for name, x in arrays.items():
-    if name in _RANKS:
-      as_batch(x, name)
-      _check_values(name, x)
-    elif name == 'label':
-      _check_labels(x)
-
-
-def _check_values(kind: str, x: np.ndarray) -> None:
-  stored = _INTEGERS.get(kind)
-  if x.dtype == stored:
+    if name in _RANKS and x.dtype != (stored := _INTEGERS.get(name)):
+      _check_floats(name, x, stored)
+  label = arrays.get('label')
+  if label is None or isinstance(label, np.memmap):
     return
-  if not np.issubdtype(x.dtype, np.floating):
-    other = f'{np.dtype(stored)}, or ' if stored else ''
-    scaled = ' in [-1, 1]' if stored else ''
-    raise ValueError(f'{kind!r} must be {other}floats{scaled}, got {x.dtype}.')
-  if isinstance(x, np.memmap):
-    return
-  low, high = float(x.min()), float(x.max())  # NaN where there is one
-  if not np.isfinite(low + high):
-    bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))
-    raise ValueError(
-      f'{kind!r} has values that are not finite in {len(bad)} of {len(x)} '
-      f'examples, the first at position {bad[0]}: leave these out.'
-    )
-  if stored and (low < -1 or high > 1):
-    raise ValueError(
-      f'{kind!r} of floats must be in [-1, 1], got {low:g} to {high:g}: scale '
-      f'them, or give {np.dtype(stored)}.'
-    )
-
-
-def _check_labels(labels: np.ndarray) -> None:
-  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-    raise ValueError(
-      "'label' must hold one integer an example, [n]; got "
-      f'{labels.dtype}{list(labels.shape)}.'
-    )
-  if isinstance(labels, np.memmap):
-    return
-  classes = np.unique(labels)
-  if classes[0] < -1:
-    raise ValueError(
-      f"'label' must be >= 0, or -1 where it is not known; got {classes[0]}."
-    )
-  known = classes[classes >= 0]
+  known = np.unique(label[label >= 0])
   if len(known) > 1 and known[0] == 1 and known[-1] == len(known):
     raise ValueError(
       f"'label' must count classes from 0; got 1 to {known[-1]}: subtract 1 "
       'from those that are known.'
+    )
+
+
+def _check_floats(kind: str, x: np.ndarray, stored: Any) -> None:
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    accepted = (
+      f'{np.dtype(stored)}, or floats in [-1, 1]' if stored else 'floats'
+    )
+    raise ValueError(f'{kind!r} must be {accepted}, got {x.dtype}.')
+  if stored is None or isinstance(x, np.memmap):
+    return
+  low, high = float(x.min()), float(x.max())
+  if low < -1 or high > 1:
+    raise ValueError(
+      f'{kind!r} of floats must be in [-1, 1], got {low:g} to {high:g}: scale '
+      f'them, or give {np.dtype(stored)}.'
     )

@@ -12,7 +12,6 @@ from dim_jax.data.examples import (
   Examples,
   as_batch,
   batch,
-  check_arrays,
   check_classes,
 )
 from dim_jax.data.stream import Stream
@@ -22,7 +21,6 @@ __all__ = [
   'Examples',
   'as_batch',
   'batch',
-  'check_arrays',
   'check_classes',
   'load',
   'of_images',

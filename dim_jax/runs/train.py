@@ -172,6 +172,8 @@ def _load(
   watched = data.load(
     config.data, held_out, first=first, progress=show_progress
   )
+  if watched.note and show_progress and jax.process_index() == 0:
+    print(f'{watched.name}: {watched.note}', file=sys.stderr)
   for part in (seen, data.batch(watched)):
     if 'label' in part:
       classify.check_labels(objective, watched.name, part['label'])

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dim_jax.data import stream
+from dim_jax.data import examples, stream
 from dim_jax.training import grid, parallel, timing
 from dim_jax.training import step as step_lib
 
@@ -195,6 +195,7 @@ def check_arrays(data: Mapping[str, np.ndarray], classes: int = 0) -> None:
   for name, x in data.items():
     if not isinstance(x, np.memmap) and (message := non_finite(name, x)):
       raise ValueError(f'{message}: repair these examples, or leave them out.')
+  examples.check_values(data)
   label = data.get('label')
   if label is None:
     return
