@@ -39,7 +39,7 @@ def langevin(
   step_size: jax.Array | float,
   noise: jax.Array | float | None = None,
 ) -> Step:
-  """One step of unadjusted Langevin dynamics.
+  """Takes one step of unadjusted Langevin dynamics.
 
   x + step_size * score + noise * xi, xi ~ N(0, I). It samples p^(1/T) with
   T = noise^2 / (2 step_size), up to a bias of order step_size: for a standard
@@ -84,7 +84,7 @@ def mala(
   log_density: Callable[[jax.Array], jax.Array],
   step_size: jax.Array | float,
 ) -> Step:
-  """One step of the Metropolis-adjusted Langevin algorithm.
+  """Takes one step of the Metropolis-adjusted Langevin algorithm.
 
   Proposes x + step_size * score + sqrt(2 step_size) * xi and accepts with the
   ratio of densities and proposals, so that p is left invariant exactly. That is
@@ -119,7 +119,7 @@ def hmc(
   step_size: jax.Array | float,
   leapfrogs: int = 10,
 ) -> Step:
-  """One transition of Hamiltonian Monte Carlo with unit masses.
+  """Makes one transition of Hamiltonian Monte Carlo with unit masses.
 
   A momentum from N(0, I), `leapfrogs` steps of the leapfrog integrator, and
   acceptance by the change of log p - ||momentum||^2 / 2.

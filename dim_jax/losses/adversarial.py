@@ -6,9 +6,8 @@ it and a term for the encoder. What keeps an adversary smooth is in
 matched by `priors.py`.
 """
 
-import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -16,11 +15,15 @@ import jax.numpy as jnp
 
 from dim_jax.losses import bounds, gradient_penalties
 
+Penalty = Callable[
+  [jax.Array, gradient_penalties.Score, jax.Array, jax.Array], jax.Array
+]
+
 
 def adversary_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
-  """The adversary's term of prior matching: minus the JSD of prior and codes.
+  """Computes the adversary's loss, minus the JSD of the prior and the codes.
 
   Minimising it trains the adversary to score samples of the prior high and the
   encoder's codes low. It is 0 for a constant adversary of 0 and at least
@@ -48,7 +51,7 @@ def adversary_loss(
 
 
 def encoder_prior_loss(code_scores: jax.Array) -> jax.Array:
-  """The encoder's term of prior matching: look like the prior to the adversary.
+  """Computes the encoder's loss: to look like the prior to the adversary.
 
   E[softplus(-T)], the non-saturating form: its gradient with respect to every
   code opposes the adversary's, and is largest where the adversary wins. Only
@@ -76,9 +79,9 @@ def encoder_prior_loss(code_scores: jax.Array) -> jax.Array:
 def wasserstein_critic_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
-  """E[score of codes] - E[score of the prior], of a critic kept Lipschitz.
+  """Computes the mean score of codes minus that of the prior, for a critic.
 
-  Without a bound on the critic (weights clipped, a penalty, or spectral
+  Without a bound on the critic's slope (weights clipped, a penalty, or spectral
   normalisation) it falls without end.
 
   Args:
@@ -98,7 +101,7 @@ def wasserstein_critic_loss(
 def wasserstein_encoder_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
-  """The encoder's side of a Wasserstein game: minus the mean score of codes.
+  """Computes minus the mean score of codes, the Wasserstein encoder loss.
 
   Args:
     prior_scores: of samples of the prior, shape [N]; not used.
@@ -114,7 +117,7 @@ def wasserstein_encoder_loss(
 def paired_encoder_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
-  """GAN-QP's encoder term: the mean difference in score, prior less codes.
+  """Computes GAN-QP's encoder loss: the prior's mean score minus the codes'.
 
   Its gradient is that of `wasserstein_encoder_loss`; its value estimates the
   divergence, up to the critic's penalty.
@@ -137,7 +140,7 @@ def paired_encoder_loss(
 def paired_critic_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
-  """Minus `paired_encoder_loss`, for the critic.
+  """Computes minus `paired_encoder_loss`, for the critic.
 
   It needs a bound: see `gradient_penalties.quadratic_penalty`.
 
@@ -157,7 +160,7 @@ def paired_critic_loss(
 def hinge_critic_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
-  """E relu(1 - prior's score) + E relu(1 + code's score).
+  """Computes E relu(1 - prior's score) + E relu(1 + code's score).
 
   Made for an adversary under spectral normalisation.
 
@@ -182,7 +185,7 @@ def hinge_critic_loss(
 def relativistic_critic_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
-  """E softplus(code's score - prior's score), over pairs of rows.
+  """Computes E softplus(code's score - prior's score), over pairs of rows.
 
   Args:
     prior_scores: of samples of the prior, shape [N].
@@ -206,7 +209,7 @@ def relativistic_critic_loss(
 def relativistic_encoder_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
-  """`relativistic_critic_loss` with the two sides exchanged.
+  """Computes `relativistic_critic_loss` with the two sides exchanged.
 
   Args:
     prior_scores: of samples of the prior, shape [N].
@@ -222,7 +225,7 @@ def relativistic_encoder_loss(
 
 
 class Adversarial(NamedTuple):
-  """A game that matches codes to a prior. Every term is to be minimised.
+  """An adversarial loss that matches codes to a prior; minimise each term.
 
   The adversary minimises `critic_loss` plus `penalty` and must not see a
   gradient of the codes; the encoder minimises `encoder_loss` and must not see
@@ -241,21 +244,21 @@ class Adversarial(NamedTuple):
 
   critic_loss: Callable[[jax.Array, jax.Array], jax.Array]
   encoder_loss: Callable[[jax.Array, jax.Array], jax.Array]
-  penalty: (
-    Callable[
-      [jax.Array, gradient_penalties.Score, jax.Array, jax.Array], jax.Array
-    ]
-    | None
-  )
+  penalty: Penalty | None
   input_gradient: bool
   paired: bool
+
+
+def _without_rng(penalty: Callable[..., jax.Array], **fields: Any) -> Penalty:
+  """Returns a penalty that draws nothing in the form of those that do."""
+  return lambda rng, *arrays: penalty(*arrays, **fields)
 
 
 ADVERSARIAL: dict[str, Adversarial] = {
   'jsd': Adversarial(
     adversary_loss,
     lambda prior_scores, code_scores: encoder_prior_loss(code_scores),
-    gradient_penalties.zero_centred_penalty,
+    _without_rng(gradient_penalties.zero_centred_penalty),
     input_gradient=True,
     paired=False,
   ),
@@ -283,14 +286,14 @@ ADVERSARIAL: dict[str, Adversarial] = {
   'gan_qp_l1': Adversarial(
     paired_critic_loss,
     paired_encoder_loss,
-    functools.partial(gradient_penalties.quadratic_penalty, norm='l1'),
+    _without_rng(gradient_penalties.quadratic_penalty, norm='l1'),
     input_gradient=False,
     paired=True,
   ),
   'gan_qp_l2': Adversarial(
     paired_critic_loss,
     paired_encoder_loss,
-    functools.partial(gradient_penalties.quadratic_penalty, norm='l2'),
+    _without_rng(gradient_penalties.quadratic_penalty, norm='l2'),
     input_gradient=False,
     paired=True,
   ),
@@ -309,8 +312,8 @@ ADVERSARIAL: dict[str, Adversarial] = {
     paired=True,
   ),
 }
-"""The games by name. What else their papers ask for: 'wgan', weights clipped to
-0.01 after each move, and 5 critic steps per encoder step, as 'wgan_gp' too;
+"""The losses by name. What else their papers ask for: 'wgan', weights clipped
+to 0.01 after each update, and 5 critic steps per encoder step, as 'wgan_gp';
 'hinge', spectral normalisation of the adversary; 'gan_qp', 2 critic steps, and
 an encoder's weight that is smaller by lambda = 10."""
 

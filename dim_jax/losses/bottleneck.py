@@ -1,7 +1,7 @@
 r"""Rate and distortion: the terms of the Variational Information Bottleneck.
 
 A classifier reads a code z ~ p(z|x). The distortion is the cross-entropy of the
-labels given z, the rate R = E_x KL(p(z|x) || r(z)) the price of the code
+labels given z, the rate R = E_x KL(p(z|x) || r(z)) what the code costs
 against a marginal r, and the bottleneck minimises distortion + beta * rate.
 
 R is an upper bound on I(Z; X), by exactly KL(p(z) || r(z)), p(z) the aggregate
@@ -9,8 +9,8 @@ of all codes; and often a loose one: over N examples I(Z; X) is at most ln N,
 which R can exceed many times. H(Y) - distortion is a lower bound on I(Z; Y).
 
 Per-example terms come unreduced, [N], summed over dimensions: average them over
-examples, never over dimensions. Everything is in nats (`to_bits` divides by
-ln 2); the unit cancels in beta.
+examples, never over dimensions. Everything is in nats; the unit
+cancels in beta.
 
 Alemi et al., Deep Variational Information Bottleneck, ICLR 2017.
 https://arxiv.org/abs/1612.00410
@@ -25,19 +25,15 @@ import jax.numpy as jnp
 _LOG_2PI = math.log(2 * math.pi)
 
 
-def to_bits(nats: jax.Array) -> jax.Array:
-  """Nats as bits: divided by ln 2."""
-  return nats / math.log(2)
-
-
 def softplus_scale(
   rho: jax.Array, shift: float = -5.0
 ) -> tuple[jax.Array, jax.Array]:
-  r"""The paper's standard deviation, softplus(rho + shift), and its logarithm.
+  r"""Computes the paper's standard deviation and its logarithm.
 
-  Shifted by -5 a fresh head starts almost deterministic, at sigma = 0.0067. The
-  logarithm is not taken of the softplus, which is 0 in float32 below about -88:
-  there ln softplus(t) = t - e^t / 2 + O(e^2t).
+  It is softplus(rho + shift). Shifted by -5, a fresh head starts almost
+  deterministic, at sigma = 0.0067. The logarithm is not taken of the softplus,
+  which is 0 in float32 below about -88: there
+  ln softplus(t) = t - e^t / 2 + O(e^2t).
 
   Args:
     rho: any real numbers.
@@ -62,7 +58,7 @@ def softplus_scale(
 def log_variance_scale(
   log_variance: jax.Array, bound: float = 20.0
 ) -> tuple[jax.Array, jax.Array]:
-  """A standard deviation from a log-variance, and its logarithm.
+  """Computes a standard deviation from a log-variance, and its logarithm.
 
   Args:
     log_variance: any real numbers; a fresh head starts at sigma = 1.
@@ -84,7 +80,7 @@ def rate_by_dimension(
   marginal_mean: jax.Array | float = 0.0,
   marginal_log_std: jax.Array | float = 0.0,
 ) -> jax.Array:
-  r"""KL of each dimension's Gaussian from the marginal's.
+  r"""Computes the KL of each dimension's Gaussian from the marginal's.
 
   .. math::
     \frac{\sigma^2 + (\mu - m)^2}{2 s^2} - \frac{1}{2} - \ln \frac{\sigma}{s}
@@ -130,7 +126,7 @@ def rate_diagonal(
   marginal_mean: jax.Array | float = 0.0,
   marginal_log_std: jax.Array | float = 0.0,
 ) -> jax.Array:
-  """KL of diagonal Gaussian codes from a diagonal Gaussian marginal.
+  """Computes the KL of diagonal Gaussian codes from a diagonal marginal.
 
   Args:
     mean: shape [N, K].
@@ -162,7 +158,7 @@ def rate_cholesky(
   marginal_mean: jax.Array | None = None,
   marginal_chol: jax.Array | None = None,
 ) -> jax.Array:
-  r"""KL of full-covariance Gaussian codes from a Gaussian marginal.
+  r"""Computes the KL of full-covariance Gaussian codes from a Gaussian.
 
   With covariance :math:`L L^T` and the marginal N(0, I),
 
@@ -213,7 +209,7 @@ def rate_cholesky(
 
 
 def log_normal(z: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
-  """Log-density of diagonal Gaussians, in nats, summed over the last axis.
+  """Computes the log-density of diagonal Gaussians, over the last axis.
 
   Args:
     z: points, shape [..., K].
@@ -231,7 +227,7 @@ def log_normal(z: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
 def log_mixture(
   z: jax.Array, mean: jax.Array, log_std: jax.Array, logits: jax.Array
 ) -> jax.Array:
-  """Log-density of a mixture of diagonal Gaussians, in nats.
+  """Computes the log-density of a mixture of diagonal Gaussians, in nats.
 
   The learned marginals of this form are a mixture of Gaussians, and the
   VampPrior, whose components are the posteriors of learned pseudo-inputs.
@@ -265,7 +261,7 @@ def log_mixture(
 def rate_monte_carlo(
   log_posterior: jax.Array, log_marginal: jax.Array
 ) -> jax.Array:
-  """The rate by sampling: the mean of ln p(z|x) - ln r(z) over z ~ p(z|x).
+  """Estimates the rate as the mean of ln p(z|x) - ln r(z) over z ~ p(z|x).
 
   For marginals without a closed form. With ln b(z|y) of a class-conditional
   marginal in place of ln r(z) it is the residual of the Conditional Entropy
@@ -288,7 +284,7 @@ def rate_monte_carlo(
 
 
 def rate_excess(rate: jax.Array, budget: float) -> jax.Array:
-  """The hinge max(rate - budget, 0): information is free up to a budget.
+  """Computes max(rate - budget, 0): information is free up to a budget.
 
   Args:
     rate: nats, any shape.
@@ -311,7 +307,7 @@ def smooth_labels(
   amount: float,
   definition: str = 'uniform',
 ) -> jax.Array:
-  """Softened targets, in either of the two definitions in use.
+  """Softens labels, in either of the two definitions in use.
 
   Args:
     labels: shape [N].
@@ -346,7 +342,7 @@ def smooth_labels(
 def confidence_penalty(
   logits: jax.Array, threshold: float | None = None
 ) -> jax.Array:
-  r"""What a confident prediction costs: minus its entropy.
+  r"""Computes the cost of a confident prediction: minus its entropy.
 
   Pereyra et al. print the hinge with a minus sign, which would reward
   confidence; this is the penalising form, to be added to the loss.
@@ -377,7 +373,7 @@ def distortion(
   smoothing: float = 0.0,
   smoothing_definition: str = 'uniform',
 ) -> jax.Array:
-  """Cross-entropy of each example's label, over its posterior samples.
+  """Computes the cross-entropy of each label, over posterior samples.
 
   Args:
     logits: of S samples of each code, shape [S, N, C].
@@ -418,13 +414,13 @@ def distortion(
 def vib_loss(
   logits: jax.Array, labels: jax.Array, rate: jax.Array, beta: float | jax.Array
 ) -> jax.Array:
-  """The Variational Information Bottleneck: distortion + beta * rate.
+  """Computes the Variational Information Bottleneck, distortion + beta * rate.
 
   Args:
     logits: of S samples of each code, shape [S, N, C].
     labels: class indices, shape [N].
     rate: nats for each example, shape [N].
-    beta: the price of a nat of rate in nats of distortion; 1e-3 in the paper's
+    beta: nats of distortion that a nat of rate is worth; 1e-3 in the paper's
       table. From 1 on the optimum is to forget everything.
 
   Returns:
@@ -447,64 +443,13 @@ def vib_loss(
 
 
 def label_entropy(counts: jax.typing.ArrayLike) -> jax.Array:
-  """H(Y) in nats of the labels' empirical distribution.
+  """Computes H(Y) in nats of the labels' empirical distribution.
 
   Args:
     counts: how many examples each class has, shape [C].
   """
   number = jnp.asarray(counts, jnp.float32)
   return jax.scipy.special.entr(number / number.sum()).sum()
-
-
-def izy_lower_bound(
-  cross_entropy: jax.Array, entropy: jax.Array | float
-) -> jax.Array:
-  """The lower bound H(Y) - E[-ln q(y|z)] on I(Z; Y), in nats.
-
-  Negative where the decoder is worse than knowing the class frequencies; that
-  is left visible.
-
-  Args:
-    cross_entropy: of single samples, averaged over them, nats.
-    entropy: H(Y), nats.
-  """
-  return entropy - cross_entropy
-
-
-def izx_in_batch(
-  z: jax.Array, mean: jax.Array, log_std: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  r"""Bounds on I(Z; X) from the posteriors of a batch, without a marginal.
-
-  Both compare ln p(z_n|x_n) with a mixture of the batch's posteriors: over all
-  N of them it is the InfoNCE form, a lower bound of at most ln N; over the
-  others alone it is the leave-one-out form, an upper bound.
-
-  Args:
-    z: one sample of each posterior, shape [N, K].
-    mean: of the diagonal Gaussian posteriors, shape [N, K].
-    log_std: shape [N, K].
-
-  Returns:
-    The lower and the upper bound, scalars in nats.
-
-  Raises:
-    ValueError: there are fewer than two examples.
-
-  References:
-    Poole et al., On Variational Bounds of Mutual Information, 2019.
-    https://arxiv.org/abs/1905.06922
-  """
-  count = len(z)
-  if count < 2:
-    raise ValueError(f'bounds in a batch need 2 examples, got {count}.')
-  # density[i, j] = ln p(z_i | x_j), one row at a time: [N, N, K] may not fit.
-  density = jax.lax.map(lambda point: log_normal(point[None], mean, log_std), z)
-  own = jnp.diagonal(density)
-  everyone = jax.nn.logsumexp(density, axis=1) - math.log(count)
-  eye = jnp.eye(count, dtype=bool)
-  others = jax.nn.logsumexp(jnp.where(eye, -jnp.inf, density), axis=1)
-  return (own - everyone).mean(), (own - others + math.log(count - 1)).mean()
 
 
 def _entropy(logits: jax.Array) -> jax.Array:

@@ -29,9 +29,9 @@ _EXP_LIMIT = 40.0
 
 
 def infonce(
-  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-  r"""InfoNCE lower bound on mutual information.
+  r"""Computes the InfoNCE lower bound on mutual information.
 
   .. math:: E[\log((K + 1) \, e^{p} / (e^{p} + \sum_k e^{n_k}))]
 
@@ -72,18 +72,19 @@ def infonce(
 
 
 def jsd(
-  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-  r"""Jensen-Shannon lower bound, Deep InfoMax's default.
+  r"""Computes the Jensen-Shannon lower bound on mutual information.
 
   .. math:: E_p[\log 2 - sp(-T)] - E_q[sp(T) - \log 2], \quad sp = softplus
 
-  A lower bound on twice the Jensen-Shannon divergence between joint pairs and
-  independent pairs, hence at most 2 ln 2 nats. It bounds the mutual information
-  from below too, but loosely: 2 JSD <= KL, because the generators differ by
-  d(r) = (1 + r) ln((1 + r) / 2) - (r - 1), whose derivative ln((1 + r) / 2)
-  vanishes only at its minimum d(1) = 0. A batch's value is unbiased. The best
-  critic is ln r, so the scores themselves estimate pointwise information.
+  Deep InfoMax's default. A lower bound on twice the Jensen-Shannon divergence
+  between joint pairs and independent pairs, hence at most 2 ln 2 nats. It
+  bounds the mutual information from below too, but loosely: 2 JSD <= KL,
+  because the generators differ by d(r) = (1 + r) ln((1 + r) / 2) - (r - 1),
+  whose derivative ln((1 + r) / 2) vanishes only at its minimum d(1) = 0. A
+  batch's value is unbiased. The best critic is ln r, so the scores themselves
+  estimate pointwise information.
 
   Args:
     positive: scores of joint pairs, shape [A, P].
@@ -111,9 +112,9 @@ def jsd(
 
 
 def donsker_varadhan(
-  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-  r"""Donsker-Varadhan bound on mutual information, as in MINE.
+  r"""Computes the Donsker-Varadhan bound on mutual information, as in MINE.
 
   .. math:: E_p[T] - \log E_q[e^{T}]
 
@@ -144,9 +145,9 @@ def donsker_varadhan(
 
 
 def nwj(
-  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-  r"""Nguyen-Wainwright-Jordan lower bound on mutual information.
+  r"""Computes the Nguyen-Wainwright-Jordan lower bound on mutual information.
 
   .. math:: E_p[T] - E_q[e^{T - 1}]
 
@@ -154,9 +155,10 @@ def nwj(
   gives 0. Unbiased, with a variance that grows like e^MI. It is the dual form
   of the KL divergence.
 
-  Scores above 40 enter as T = g(t), see `log_above`: e^t would overflow. Since
-  g is increasing and reaches every real number, g(t) is a critic like any
-  other and the value remains a valid lower bound, as tight as before.
+  Scores above 40 enter as T = g(t), see `log_linear_extension`: e^t would
+  overflow. Since g is increasing and reaches every real number, g(t) is a
+  critic like any other and the value remains a valid lower bound, as tight as
+  before.
 
   Args:
     positive: scores of joint pairs, shape [A, P].
@@ -177,12 +179,14 @@ def nwj(
     Array(0., dtype=float32)
   """
   positive, negative, where = checked_scores(positive, negative, where)
-  expected_ratio = jnp.mean(jnp.exp(log_above(negative) - 1), where=where)
-  return jnp.mean(log_above(positive)) - expected_ratio
+  expected_ratio = jnp.mean(
+    jnp.exp(log_linear_extension(negative) - 1), where=where
+  )
+  return jnp.mean(log_linear_extension(positive)) - expected_ratio
 
 
 def ceiling(name: str, num_negatives: int) -> float | None:
-  """The most that a bound or divergence can reach, whatever the data.
+  """Returns the most that a bound or divergence can reach, whatever the data.
 
   Args:
     name: a function of this file or one of the f-divergences of
@@ -241,7 +245,7 @@ def split_pairs(
   Returns:
     positive, shape [A, L]; negative, shape [A, N * L]; and where, bool of the
     same shape, which marks the real negatives, (N - 1) * L for each anchor.
-    These are the arguments of every bound.
+    These are the arguments of every bound: `infonce(*split_pairs(scores))`.
 
   Raises:
     ValueError: without `image`, those of `image_of_anchor`.
@@ -264,7 +268,7 @@ def split_pairs(
 
 
 def image_of_anchor(scores: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
-  """The image that each anchor of a batch is of, a // M.
+  """Returns the image that each anchor of a batch is of, a // M.
 
   Args:
     scores: of every global with every local, shape [A, N, L], A = N * M; only
@@ -295,8 +299,10 @@ def image_of_anchor(scores: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
   return jnp.arange(num_anchors) // (num_anchors // num_images)
 
 
-def log_above(scores: jax.Array, limit: float = _EXP_LIMIT) -> jax.Array:
-  """The identity up to a limit, and logarithmic growth above it.
+def log_linear_extension(
+  scores: jax.Array, limit: float = _EXP_LIMIT
+) -> jax.Array:
+  """Computes the identity up to a limit, and a logarithm above it.
 
   g(t) = t for t <= limit, limit + log(1 + t - limit) above: continuous with its
   derivative, increasing, and onto the real line. exp(g(t)) is linear above the

@@ -76,7 +76,7 @@ def grid_infonce(
   skip: int = 1,
   epsilon: float = 0.0,
 ) -> Contrast:
-  """InfoNCE down the columns of a grid of patches.
+  """Computes InfoNCE down the columns of a grid of patches.
 
   The context in row y predicts the features of row y + s + skip in the same
   column, for s = 1 to S: each patch what is below it. Overlapping patches share
@@ -141,7 +141,7 @@ def sequence_infonce(
   start: int | jax.Array = 0,
   window: int | None = None,
 ) -> Contrast:
-  """InfoNCE along sequences.
+  """Computes InfoNCE along sequences.
 
   The context of frame t predicts the features of frame t + s, for s = 1 to S:
   12 in the published setting.
@@ -341,7 +341,7 @@ def window_start(rng: jax.Array, num_frames: int, window: int) -> jax.Array:
 
 
 def _prediction(contexts: jax.Array, weight: jax.Array) -> jax.Array:
-  """W c, shape [R, C], from contexts [..., D] and a weight [C, D]."""
+  """Returns W c, shape [R, C], of contexts [..., D] and a weight [C, D]."""
   return jnp.einsum(
     'rd,cd->rc', _rows(contexts), weight, preferred_element_type=jnp.float32
   )
@@ -446,13 +446,13 @@ def _contrast_frames(
     preferred_element_type=jnp.float32,
   )
   losses, hits = _measured(scores[:, :, 0], scores[:, :, 1:], 2, 0.0)
-  said = jnp.arange(window)[:, None] >= jnp.arange(1, num_offsets + 1)[None]
-  predicted = jnp.broadcast_to(said[None], losses.shape)
+  within = jnp.arange(window)[:, None] >= jnp.arange(1, num_offsets + 1)[None]
+  predicted = jnp.broadcast_to(within[None], losses.shape)
   count = num_sequences * num_frames
-  known = jnp.all((negative_indices >= 0) & (negative_indices < count))
+  in_range = jnp.all((negative_indices >= 0) & (negative_indices < count))
   loss = jnp.mean(losses, axis=(0, 1), where=predicted)
   return Contrast(
-    loss=jnp.where(known, loss, jnp.nan),
+    loss=jnp.where(in_range, loss, jnp.nan),
     accuracy=jnp.mean(hits, axis=(0, 1), where=predicted),
     ceiling=_log(num_offsets * [num_negatives + 1]),
   )
@@ -507,10 +507,10 @@ def _contrast_all(
     own = jnp.eye(len(anchor), dtype=bool)
     # A masked sum rather than a gather: it keeps the anchors' sharding.
     positive = jnp.sum(scores, axis=1, where=own)
-    hardest, log_sum = _log_sum_exp(scores, axis=1)
+    top, log_sum = _log_sum_exp(scores, axis=1)
     log_posterior = positive - log_sum
     losses.append(jnp.mean(_loss(log_posterior, epsilon)))
-    accuracies.append(jnp.mean((positive >= hardest).astype(jnp.float32)))
+    accuracies.append(jnp.mean((positive >= top).astype(jnp.float32)))
   return Contrast(
     loss=jnp.stack(losses),
     accuracy=jnp.stack(accuracies),
@@ -521,7 +521,7 @@ def _contrast_all(
 def _measured(
   positive: jax.Array, negative: jax.Array, axis: int, epsilon: float
 ) -> tuple[jax.Array, jax.Array]:
-  """Each anchor's loss and whether it is right.
+  """Returns each anchor's loss and whether it is right.
 
   Args:
     positive: scores, of any shape.
@@ -532,15 +532,15 @@ def _measured(
   Returns:
     Losses in nats and hits, 0 or 1, float32, one for each positive.
   """
-  hardest, log_sum = _log_sum_exp(negative, axis)
+  top, log_sum = _log_sum_exp(negative, axis)
   # log(e^p / (e^p + e^s)) = -log(1 + e^(s - p)), which cancels nothing.
   log_posterior = -jax.nn.softplus(log_sum - positive)
-  hits = (positive >= hardest).astype(jnp.float32)
+  hits = (positive >= top).astype(jnp.float32)
   return _loss(log_posterior, epsilon), hits
 
 
 def _log_sum_exp(scores: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-  """The maximum, without a gradient, and log(sum(exp(scores))).
+  """Returns the maximum, without a gradient, and log(sum(exp(scores))).
 
   `jax.nn.logsumexp` does the same for infinite scores too, at a multiple of the
   cost where the axis is short.
@@ -566,16 +566,16 @@ def _rows(array: jax.Array) -> jax.Array:
 
 
 def _grid_indices(shape: Sequence[int], height: int) -> jax.Array:
-  """Indices of the last `height` rows of each image, shape [N, height, W]."""
+  """Returns indices of the last `height` rows of each image, [N, height, W]."""
   num_images, all_rows, width, _ = shape
-  every = jnp.arange(num_images * all_rows * width)
-  return every.reshape(num_images, all_rows, width)[:, -height:]
+  indices = jnp.arange(num_images * all_rows * width)
+  return indices.reshape(num_images, all_rows, width)[:, -height:]
 
 
 def _frame_indices(
   shape: Sequence[int], end: int | jax.Array, length: int
 ) -> jax.Array:
-  """Indices of the `length` frames before frame `end`, shape [N, length]."""
+  """Returns indices of the `length` frames before frame `end`, [N, length]."""
   num_sequences, num_frames, _ = shape
   first_rows = jnp.arange(num_sequences) * num_frames
   return first_rows[:, None] + (end - length + jnp.arange(length))[None, :]
@@ -584,7 +584,7 @@ def _frame_indices(
 def _others(
   rng: jax.Array, anchored: tuple[int, ...], num_negatives: int
 ) -> jax.Array:
-  """Uniform indices of other anchors, shape [*anchored, K]."""
+  """Draws uniform indices of other anchors, shape [*anchored, K]."""
   num_anchors = math.prod(anchored)
   own = jnp.arange(num_anchors)[:, None]
   steps = jax.random.randint(rng, (num_anchors, num_negatives), 1, num_anchors)
@@ -594,7 +594,7 @@ def _others(
 def _heights(
   shape: Sequence[int], num_offsets: int, skip: int
 ) -> tuple[int, ...]:
-  """Rows that have a target, for each offset."""
+  """Returns the number of rows that have a target, for each offset."""
   height = shape[1]
   if skip < 0:
     raise ValueError(f'skip is {skip}: it must be at least 0.')
@@ -612,14 +612,14 @@ def _lengths(
   start: int | jax.Array,
   window: int | None,
 ) -> tuple[tuple[int, ...], int]:
-  """Frames that have a target, for each offset; and the window."""
+  """Returns the frames that have a target, for each offset; and the window."""
   num_frames = shape[1]
   if window is None:
     window = num_frames
   _check_window(num_frames, window)
   # A start that is traced is the caller's to keep in range.
-  known = not isinstance(start, jax.core.Tracer)
-  if known and not 0 <= start <= num_frames - window:
+  concrete = not isinstance(start, jax.core.Tracer)
+  if concrete and not 0 <= start <= num_frames - window:
     raise ValueError(
       f'A window of {window} frames from frame {start} on is not within '
       f'sequences of {num_frames} frames.'

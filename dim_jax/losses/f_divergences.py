@@ -16,9 +16,9 @@ from dim_jax.losses import bounds
 
 
 def gan(
-  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-  """The GAN objective: minus the sum of both binary cross-entropies.
+  """Computes the GAN objective: minus the sum of both cross-entropies.
 
   E_p[-softplus(-T)] - E_q[softplus(T)], which is `bounds.jsd` - 2 ln 2: the
   same gradients, at most 0 for every critic, -2 ln 2 for a constant critic of
@@ -40,9 +40,9 @@ def gan(
 
 
 def kl(
-  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-  """Lower bound on KL(p || q), under the name that f-divergences give it.
+  """Computes a lower bound on KL(p || q), as f-divergences name it.
 
   This is `bounds.nwj`: the mutual information is the KL divergence of joint
   from independent pairs, and its f-dual is the bound of Nguyen et al. Best
@@ -63,13 +63,13 @@ def kl(
 
 
 def reverse_kl(
-  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-  """Lower bound on KL(q || p), the lautum information of dependent pairs.
+  """Computes a lower bound on KL(q || p), the lautum information of pairs.
 
   E_p[-exp(-T)] - E_q[T - 1]. Best critic ln r; a constant critic of 0 gives 0.
   Scores below -40 grow logarithmically, since exp(-t) would overflow (see
-  `bounds.log_above`): still a critic, so still a bound.
+  `bounds.log_linear_extension`): still a critic, so still a bound.
 
   Args:
     positive: scores of joint pairs, shape [A, P].
@@ -83,21 +83,21 @@ def reverse_kl(
     Nowozin et al., f-GAN, 2016, table 2. https://arxiv.org/abs/1606.00709
   """
   positive, negative, where = bounds.checked_scores(positive, negative, where)
-  positive = -bounds.log_above(-positive)
-  negative = -bounds.log_above(-negative)
+  positive = -bounds.log_linear_extension(-positive)
+  negative = -bounds.log_linear_extension(-negative)
   return -jnp.mean(jnp.exp(-positive)) - jnp.mean(negative - 1, where=where)
 
 
 def squared_hellinger(
-  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-  """Lower bound on the squared Hellinger distance, at most 2.
+  """Computes a lower bound on the squared Hellinger distance, at most 2.
 
   The distance is the integral of (sqrt p - sqrt q)^2, and it is at most the KL
   divergence in nats. E_p[1 - exp(-T)] - E_q[exp(T) - 1]. Best critic (ln r) /
   2; a constant critic of 0 gives 0. Scores beyond +-40 grow logarithmically,
-  since exp would overflow (see `bounds.log_above`): still a critic, so still a
-  bound.
+  since exp would overflow (see `bounds.log_linear_extension`): still a critic,
+  so still a bound.
 
   Args:
     positive: scores of joint pairs, shape [A, P].
@@ -112,17 +112,21 @@ def squared_hellinger(
   """
   positive, negative, where = bounds.checked_scores(positive, negative, where)
   # Only this side of each term can overflow; the other decays to a constant.
-  positive = -bounds.log_above(-bounds.log_above(positive))
-  negative = -bounds.log_above(-bounds.log_above(negative))
+  positive = -bounds.log_linear_extension(
+    -bounds.log_linear_extension(positive)
+  )
+  negative = -bounds.log_linear_extension(
+    -bounds.log_linear_extension(negative)
+  )
   return -jnp.mean(jnp.expm1(-positive)) - jnp.mean(
     jnp.expm1(negative), where=where
   )
 
 
 def chi_squared(
-  positive: jax.Array, negative: jax.Array, *, where: jax.Array | None = None
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
-  """Lower bound on the Pearson chi-squared divergence, E_q[(r - 1)^2].
+  """Computes a lower bound on Pearson's chi-squared divergence, E_q[(r - 1)^2].
 
   E_p[T] - E_q[f*(T)], where f* is the conjugate of f(r) = (r - 1)^2 over r >= 0
   (a density ratio is never negative): T + T^2 / 4 for T >= -2, and -1 below. So

@@ -11,7 +11,7 @@ Score = Callable[[jax.Array], jax.Array]
 
 
 def gradient_penalty(score_fn: Score, inputs: jax.Array) -> jax.Array:
-  """Zero-centred gradient penalty: E ||d score / d input||^2 over the batch.
+  """Computes the zero-centred gradient penalty, E ||d score / d input||^2.
 
   Args:
     score_fn: the adversary, from [N, D] to scores [N]. Each score must depend
@@ -34,16 +34,15 @@ def gradient_penalty(score_fn: Score, inputs: jax.Array) -> jax.Array:
 
 
 def zero_centred_penalty(
-  rng: jax.Array, score_fn: Score, prior: jax.Array, codes: jax.Array
+  score_fn: Score, prior: jax.Array, codes: jax.Array
 ) -> jax.Array:
-  """Half the `gradient_penalty` at the prior's samples plus that at the codes.
+  """Computes the mean `gradient_penalty` of the prior's samples and the codes.
 
-  R1 and R2 together: the adversary that cannot tell the two apart is flat. The
-  mean is over all rows of each side; the released Deep InfoMax code penalises
-  one row of the batch instead.
+  Half of each, R1 and R2 together: an adversary that cannot tell the two apart
+  is flat. The mean is over all rows of each side; the released Deep InfoMax
+  code penalises one row of the batch instead.
 
   Args:
-    rng: not used.
     score_fn: the adversary, from [N, D] to scores [N], each of its own row.
     prior: samples of the prior, shape [N, D].
     codes: detached codes, shape [M, D].
@@ -54,7 +53,6 @@ def zero_centred_penalty(
   References:
     Mescheder et al. 2018, eq. 9 and 10. https://arxiv.org/abs/1801.04406
   """
-  del rng
   return 0.5 * (
     gradient_penalty(score_fn, prior) + gradient_penalty(score_fn, codes)
   )
@@ -68,7 +66,7 @@ def one_centred_penalty(
   *,
   weight: float = 10.0,
 ) -> jax.Array:
-  """WGAN-GP's penalty: weight E (||gradient|| - 1)^2 between the two batches.
+  """Computes WGAN-GP's penalty, weight E (||gradient|| - 1)^2 in between.
 
   Args:
     rng: a key, for one point on the line between row i of either batch.
@@ -102,9 +100,9 @@ def power_penalty(
   weight: float = 2.0,
   power: float = 6.0,
 ) -> jax.Array:
-  """WGAN-div's penalty: weight E ||gradient||^power between the two batches.
+  """Computes WGAN-div's penalty, weight E ||gradient||^power in between.
 
-  With it the critic's game is a divergence for every such weight and power;
+  With it the critic's loss is a divergence for every such weight and power;
   the 6th power explodes for gradients above 2, so clip the adversary's.
 
   Args:
@@ -133,7 +131,6 @@ def power_penalty(
 
 
 def quadratic_penalty(
-  rng: jax.Array,
   score_fn: Score,
   prior: jax.Array,
   codes: jax.Array,
@@ -141,7 +138,7 @@ def quadratic_penalty(
   norm: str,
   scale: float = 10.0,
 ) -> jax.Array:
-  """GAN-QP's potential: E D^2 / (2 scale d), D the pair's difference in score.
+  """Computes GAN-QP's potential, E D^2 / (2 scale d), D the scores' difference.
 
   d is the pair's distance, a mean over its D dimensions and not a sum. The best
   critic then has |D| <= scale d, an adaptive Lipschitz constraint; for two
@@ -149,7 +146,6 @@ def quadratic_penalty(
   would bring pairs together in code space by it.
 
   Args:
-    rng: not used.
     score_fn: the adversary, from [N, D] to scores [N].
     prior: samples of the prior, shape [N, D].
     codes: detached codes, shape [N, D]; row i is paired with the prior's.
@@ -168,7 +164,6 @@ def quadratic_penalty(
     Su, GAN-QP: A Novel GAN Framework without Gradient Vanishing and Lipschitz
     Constraint, 2018, eq. 14. https://arxiv.org/abs/1811.07296
   """
-  del rng
   if norm not in ('l1', 'l2'):
     raise ValueError(f"norm is 'l1' or 'l2', got {norm!r}.")
   if scale <= 0:
@@ -196,7 +191,7 @@ def check_paired(prior: jax.Array, codes: jax.Array) -> None:
 
 
 def _input_gradients(score_fn: Score, inputs: jax.Array) -> jax.Array:
-  """The gradient of each row's score by that row, [N, D]."""
+  """Returns the gradient of each row's score by that row, [N, D]."""
   chex.assert_rank(inputs, 2, custom_message='inputs must be [N, D].')
 
   def total_score(rows: jax.Array) -> jax.Array:
@@ -211,7 +206,7 @@ def _input_gradients(score_fn: Score, inputs: jax.Array) -> jax.Array:
 
 
 def _interpolate(rng: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-  """A random point on the line between each pair of rows."""
+  """Draws a random point on the line between each pair of rows."""
   check_paired(x, y)
-  share = jax.random.uniform(rng, (x.shape[0], 1))
-  return share * x + (1 - share) * y
+  weight = jax.random.uniform(rng, (x.shape[0], 1))
+  return weight * x + (1 - weight) * y

@@ -24,7 +24,7 @@ _ROUNDING = 8
 
 
 def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
-  """All pairs' squared Euclidean distances, by one matrix product.
+  """Computes all pairs' squared Euclidean distances, by one matrix product.
 
   ||x||^2 + ||y||^2 - 2 x.y after both were shifted by the mean of y, so that a
   cloud far from the origin loses no digits. Distances within a few rounding
@@ -49,7 +49,7 @@ def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
 def rbf_kernel(
   x: jax.Array, y: jax.Array, bandwidth: jax.Array | float
 ) -> jax.Array:
-  """The Gaussian kernel exp(-||x - y||^2 / h) of all pairs.
+  """Computes the Gaussian kernel exp(-||x - y||^2 / h) of all pairs.
 
   Args:
     x: [n, d].
@@ -69,7 +69,7 @@ def rbf_kernel(
 def paper_bandwidth(
   particles: jax.Array, *, block_size: int | None = None
 ) -> jax.Array:
-  """The rule of the SVGD paper: med^2 / log n.
+  """Computes the bandwidth of the SVGD paper, med^2 / log n.
 
   med is the median distance of distinct pairs, the mean of the two middle ones
   where their number is even. Then sum_j k(x_i, x_j) is about n exp(-log n) = 1.
@@ -99,7 +99,7 @@ def paper_bandwidth(
 def dartml_bandwidth(
   particles: jax.Array, *, block_size: int | None = None
 ) -> jax.Array:
-  """The rule of the SVGD paper's code: med(d^2) / log(n + 1).
+  """Computes the bandwidth of the SVGD paper's code, med(d^2) / log(n + 1).
 
   The median is that of the full matrix of squared distances, so the n zeros of
   its diagonal pull it down. 1 where that median is 0, as it is for n = 1 and 2.
@@ -122,7 +122,7 @@ def dartml_bandwidth(
 def pyro_bandwidth(
   particles: jax.Array, *, block_size: int | None = None
 ) -> jax.Array:
-  """Pyro's rule: med(d^2) / log(n + 1) of distinct pairs.
+  """Computes Pyro's bandwidth, med(d^2) / log(n + 1) of distinct pairs.
 
   Pyro takes the median in each dimension by itself; this is over all of them
   together, so the two agree for d = 1.
@@ -164,7 +164,7 @@ def svgd_direction(
   *,
   block_size: int | None = None,
 ) -> jax.Array:
-  r"""The direction in which SVGD moves each particle.
+  r"""Computes the direction in which SVGD moves each particle.
 
   .. math::
     \phi(x_i) = \frac1n \sum_j k(x_j, x_i) s(x_j) + \nabla_{x_j} k(x_j, x_i)
@@ -234,7 +234,7 @@ def feature_direction(
   *,
   repulsion: str = 'all',
 ) -> jax.Array:
-  """The direction of SVGD with a kernel on features of the particles.
+  """Computes SVGD's direction with a kernel on features of the particles.
 
   With k(F(x_j), F(x_i)) in place of k(x_j, x_i), the chain rule pulls the
   repulsion back to the particles: J_j' (2 / h) (F_i - F_j) k, J_j the Jacobian
@@ -309,7 +309,7 @@ def ksd(
   *,
   unbiased: bool = False,
 ) -> jax.Array:
-  r"""The squared kernel Stein discrepancy of particles from p.
+  r"""Computes the squared kernel Stein discrepancy of particles from p.
 
   The mean over pairs of
 
@@ -368,7 +368,7 @@ def ksd(
 
 
 def stein_surrogate(particles: jax.Array, direction: jax.Array) -> jax.Array:
-  """A loss whose gradient moves what made the particles along a direction.
+  """Computes a loss whose gradient moves generated particles in a direction.
 
   -mean_i <sg(direction_i), particles_i>: minimising it by the parameters of a
   generator takes the amortised Stein step. Its value means nothing.
@@ -390,7 +390,7 @@ def stein_surrogate(particles: jax.Array, direction: jax.Array) -> jax.Array:
 
 
 def _checked_bandwidth(bandwidth: jax.Array | float) -> jax.Array | float:
-  """NaN where it is an array that is not above 0."""
+  """Returns the bandwidth, or NaN where it is an array that is not above 0."""
   check_positive('bandwidth', bandwidth)
   if isinstance(bandwidth, jax.Array):
     return jnp.where(bandwidth > 0, bandwidth, jnp.nan)
@@ -405,7 +405,7 @@ def check_positive(name: str, value: jax.Array | float) -> None:
 
 
 def _pair_weight(n: int, self_term: bool) -> float:
-  """1 / the number of partners of each particle."""
+  """Returns 1 / the number of partners of each particle."""
   if n < (1 if self_term else 2):
     raise ValueError(
       f'{n} particle(s), but at least {1 if self_term else 2} are needed: '
@@ -416,7 +416,7 @@ def _pair_weight(n: int, self_term: bool) -> float:
 
 
 def _centred(particles: jax.Array) -> jax.Array:
-  """Shifted to mean 0, where float32 has most digits."""
+  """Shifts particles to mean 0, where float32 has most digits."""
   x = particles.astype(jnp.promote_types(particles.dtype, jnp.float32))
   return x - jax.lax.stop_gradient(jnp.mean(x, axis=0, keepdims=True))
 
@@ -437,7 +437,7 @@ def _centred_distances(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _own_distances(x: jax.Array, index: jax.Array) -> jax.Array:
-  """Of the particles at an index from all, [b, n]; 0 from themselves.
+  """Returns distances of the particles at an index from all, [b, n].
 
   An index of n or above, which fills up a block, stands for the last particle.
   """
@@ -464,7 +464,7 @@ def _map_blocks(
 
 
 def _or_one(middle: jax.Array, divisor: float) -> jax.Array:
-  """The quotient, or 1 where there is no positive distance."""
+  """Returns the quotient, or 1 where there is no positive distance."""
   if divisor == 0:
     return jnp.where(jnp.isnan(middle), middle, 1.0)
   return jnp.where(middle == 0, 1.0, middle / divisor)

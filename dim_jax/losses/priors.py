@@ -19,7 +19,7 @@ PRIORS = ('uniform', 'gaussian', 'ball', 'sphere')
 def sample_prior(
   rng: jax.Array, prior: str, shape: tuple[int, int]
 ) -> jax.Array:
-  """Samples of the prior that codes are matched to.
+  """Draws samples of the prior that codes are matched to.
 
   Args:
     rng: a key.
@@ -51,7 +51,7 @@ def sample_prior(
 
 
 def gaussian_kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-  r"""KL(N(mean, variance) || N(0, I)) of diagonal Gaussian codes.
+  r"""Computes KL(N(mean, variance) || N(0, I)) of diagonal Gaussian codes.
 
   .. math:: \frac{1}{2} \sum_d (\mu_d^2 + e^{v_d} - 1 - v_d)
 
@@ -86,7 +86,7 @@ def mmd(
   *,
   bandwidths: Sequence[float] = (1.0, 2.0, 4.0, 8.0, 16.0),
 ) -> jax.Array:
-  r"""Unbiased squared maximum mean discrepancy of two samples.
+  r"""Computes the unbiased squared maximum mean discrepancy of two samples.
 
   .. math:: k(a, b) = \sum_s \exp(-\|a - b\|^2 / (2 s^2))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def spectral_vectors(rng: jax.Array, params: Any) -> tuple[jax.Array, ...]:
-  """Random starts of the power iterations of `spectral_penalty`.
+  """Draws random starts of the power iterations of `spectral_penalty`.
 
   Args:
     rng: a key.
@@ -36,7 +36,7 @@ def spectral_vectors(rng: jax.Array, params: Any) -> tuple[jax.Array, ...]:
 def spectral_penalty(
   params: Any, vectors: Sequence[jax.Array], *, iterations: int = 1
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-  r"""Spectral norm regularisation: half the sum of squared spectral norms.
+  r"""Computes half the sum of the squared spectral norms of weights.
 
   Each weight [..., K] counts as the matrix [-1, K]. Its norm sigma = v'Wu comes
   from power iteration, with u and v taken as constants, so the gradient is
@@ -79,7 +79,7 @@ def spectral_penalty(
 
 
 def _matrices(params: Any) -> list[jax.Array]:
-  """The weights of two or more axes, as matrices [-1, K]."""
+  """Returns the weights of two or more axes, as matrices [-1, K]."""
   return [
     w.reshape(-1, w.shape[-1]) for w in jax.tree.leaves(params) if w.ndim > 1
   ]
@@ -88,7 +88,7 @@ def _matrices(params: Any) -> list[jax.Array]:
 def _power_iteration(
   w: jax.Array, u: jax.Array, iterations: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The right and left singular vectors of w [n, K], from a right one."""
+  """Returns the right and left singular vectors of w [n, K]."""
   # In `shard_map` a loop's first values must vary over devices as its last do.
   u += jnp.zeros_like(w[0])
   u = jax.lax.fori_loop(0, iterations, lambda _, u: _unit(_unit(w @ u) @ w), u)
@@ -96,5 +96,5 @@ def _power_iteration(
 
 
 def _unit(x: jax.Array) -> jax.Array:
-  """A vector of length 1; zero stays zero."""
+  """Scales a vector to length 1; zero stays zero."""
   return x / jnp.maximum(jnp.linalg.norm(x), jnp.finfo(jnp.float32).tiny)

@@ -1,10 +1,10 @@
 """Predicting where in an image a local feature is.
 
-Of a map of H x W features, the row and the column of each are told from the
-code and the feature, absolute; or its offset from one source feature, relative.
-A head that knows nothing, and says so, has ln H and ln W nats, or ln(2H - 1)
-and ln(2W - 1) of offsets; none that tells the truth has 0. Offsets are not
-equally likely: knowing how likely each is alone brings less than those.
+Of a map of H x W features, a head predicts the row and the column of each from
+the code and the feature, absolute; or its offset from one source feature,
+relative. A uniform prediction costs ln H and ln W nats, or ln(2H - 1) and
+ln(2W - 1) of offsets; a perfect one 0. Offsets are not equally likely: their
+frequencies alone already cost less than the uniform prediction.
 
 Hjelm et al., Learning deep representations by mutual information estimation and
 maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
@@ -19,7 +19,7 @@ import optax
 def coordinate_cross_entropies(
   rows: jax.Array, columns: jax.Array, source: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-  """Cross-entropies of rows and of columns, averaged over all locations.
+  """Computes the cross-entropies of rows and of columns over all locations.
 
   Args:
     rows: logits [N, M, L, H] of each of L = H * W locations, in row-major

@@ -113,7 +113,7 @@ class ResidualBlock(nn.Module):
     kernel_size: int = 1,
     strides: int = 1,
   ) -> jax.Array:
-    """A convolution without bias, normalised."""
+    """Applies a convolution without bias and a normalisation."""
     x = layers.Conv(
       features,
       kernel_size=kernel_size,
@@ -192,10 +192,10 @@ class ConvEncoder(nn.Module):
         (collection 'batch_stats'), rather than use the running ones.
 
     Returns:
-      Taps: 'local' [N, H', W', C'], the map of the layer `local`; 'conv'
-      [N, H'', W'', C''], the last map, or with `crop` that of the crops, as
-      'local'; 'fc' [N, D], the last hidden layer; 'y' [N, code], a stochastic
-      code's mean; and 'log_variance' [N, code] if the encoder is stochastic.
+      Features by name: 'local' [N, H', W', C'], the map of the layer `local`;
+      'conv' [N, H'', W'', C''], the last map, or with `crop` that of the crops,
+      as 'local'; 'fc' [N, D], the last hidden layer; 'y' [N, code], a
+      stochastic code's mean; and 'log_variance' [N, code] if it is stochastic.
       Without a code there are no 'fc' and 'y' but 'globals' [N, H'', W'', C''],
       the last map, of several globals an image. Features are taken after ReLU
       and pooling.
@@ -209,7 +209,7 @@ class ConvEncoder(nn.Module):
     if self.crop:
       x = greedy_modules.patches(x, self.crop, self.crop // 2)
       grid, x = x.shape[:3], x.reshape(-1, *x.shape[3:])
-    taps = {}
+    endpoints = {}
     for i, layer in enumerate(self.convs):
       if isinstance(layer, ResidualLayer):
         x = self._residual(x, layer, train, f'block_{i}')
@@ -218,10 +218,10 @@ class ConvEncoder(nn.Module):
       if i == self.local:
         if self.crop:
           x = self._fold(x, grid)
-        taps['local'] = x
-    taps['conv'] = taps['local'] if self.crop else x
+        endpoints['local'] = x
+    endpoints['conv'] = endpoints['local'] if self.crop else x
     if not self.code:
-      return taps | {'globals': x}
+      return endpoints | {'globals': x}
     x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
     for i, features in enumerate(self.fcs):
       x = layers.Dense(
@@ -232,13 +232,13 @@ class ConvEncoder(nn.Module):
         name=f'fc_{i}',
       )(x)
       x = self._activate(x, train, f'fc_{i}_norm', after=True)
-    taps['fc'] = x
+    endpoints['fc'] = x
     y = layers.Dense(self.code, dtype=self.dtype, name='y')(x)
-    taps['y'] = y.astype(jnp.float32)
+    endpoints['y'] = y.astype(jnp.float32)
     if self.stochastic:
       raw = layers.Dense(self.code, dtype=self.dtype, name='log_variance')(x)
-      taps['log_variance'] = bounded_log_variance(raw)
-    return taps
+      endpoints['log_variance'] = bounded_log_variance(raw)
+    return endpoints
 
   def _conv(
     self, x: jax.Array, conv: ConvLayer, train: bool, name: str, after: bool
@@ -291,7 +291,7 @@ class ConvEncoder(nn.Module):
     return nn.relu(x)
 
   def _fold(self, x: jax.Array, grid: tuple[int, ...]) -> jax.Array:
-    """Crops' features [N * rows * cols, 1, 1, C] as [N, rows, cols, C]."""
+    """Returns crops' features [N * rows * cols, 1, 1, C] as a map."""
     if x.shape[1:3] != (1, 1):
       raise ValueError(
         f'{self.title} makes {x.shape[1]}x{x.shape[2]} locations of a crop of '

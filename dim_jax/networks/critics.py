@@ -299,8 +299,8 @@ class CoordinateHead(nn.Module):
     parts = [glob[:, :, None], local[:, None]]
     if source is not None:
       rows, columns = 2 * rows - 1, 2 * columns - 1
-      found = jnp.take_along_axis(local, source[:, None, None], axis=1)
-      parts.append(found[:, None])
+      features = jnp.take_along_axis(local, source[:, None, None], axis=1)
+      parts.append(features[:, None])
     sizes = [part.shape[-1] for part in parts]
     kernel = self.param(
       'kernel', layers.torch_uniform(), (sum(sizes), self.units)
@@ -355,7 +355,7 @@ class Adversary(nn.Module):
     Args:
       x: the vectors.
       train: whether to keep the power iteration's step. Not where the adversary
-        scores for another player.
+        scores for another parameter group.
 
     Raises:
       ValueError: if `x` is not a batch of vectors.

@@ -125,7 +125,7 @@ def foldalex64(**overrides: Any) -> ConvEncoder:
 def foldmultialex64(**overrides: Any) -> ConvEncoder:
   """Returns `foldalex64` with 25 globals instead of a code; locals 7x7x192.
 
-  The tap 'globals', 5x5x192, holds one for each 3x3 locations: name it in
+  The feature 'globals', 5x5x192, holds one for each 3x3 locations: name it in
   `dim.Config.global_tap`. The field `code` is not used.
   """
   return _encoder(
@@ -237,7 +237,7 @@ class MLPEncoder(nn.Module):
   def __call__(
     self, images: jax.Array, train: bool = False
   ) -> dict[str, jax.Array]:
-    """Returns the tap 'fc', the last hidden layer, shape [N, units].
+    """Returns the feature 'fc', the last hidden layer, shape [N, units].
 
     Args:
       images: shape [N, H, W, C].
@@ -277,17 +277,17 @@ class MLPCode(nn.Module):
       train: not used; nothing is normalised.
 
     Returns:
-      Taps: 'input' [N, H*W*C], the pixels, as what the code may be informative
-      of; 'fc' [N, units]; 'y' [N, code]; and 'log_variance' [N, code] if the
-      encoder is stochastic.
+      Features by name: 'input' [N, H*W*C], the pixels, as what the code may
+      be informative of; 'fc' [N, units]; 'y' [N, code]; and 'log_variance'
+      [N, code] if the encoder is stochastic.
     """
-    taps = MLPEncoder(self.units, name='mlp')(images, train=train)
-    taps['input'] = images.reshape(images.shape[0], -1)
-    taps['y'] = layers.Dense(self.code, name='y')(taps['fc'])
+    endpoints = MLPEncoder(self.units, name='mlp')(images, train=train)
+    endpoints['input'] = images.reshape(images.shape[0], -1)
+    endpoints['y'] = layers.Dense(self.code, name='y')(endpoints['fc'])
     if self.stochastic:
-      raw = layers.Dense(self.code, name='log_variance')(taps['fc'])
-      taps['log_variance'] = bounded_log_variance(raw)
-    return taps
+      raw = layers.Dense(self.code, name='log_variance')(endpoints['fc'])
+      endpoints['log_variance'] = bounded_log_variance(raw)
+    return endpoints
 
 
 ENCODERS: dict[str, Callable[..., ConvEncoder]] = {
@@ -311,7 +311,8 @@ def make(name: str, **overrides: Any) -> ConvEncoder:
 
   Args:
     name: a key of `ENCODERS`.
-    **overrides: fields of `ConvEncoder` to change.
+    **overrides: fields of `ConvEncoder` to change, such as `norm`, one of
+      `layers.NORMS`.
 
   Raises:
     ValueError: on an unknown name or field.
@@ -329,12 +330,12 @@ def _halving(*features: int) -> tuple[ConvLayer, ...]:
 
 def _resnet(*blocks: int) -> tuple[ConvLayer | ResidualLayer, ...]:
   """Returns a convolution and three stages of so many bottleneck blocks."""
-  found: list[ConvLayer | ResidualLayer] = [ConvLayer(64, 3, 2, 1)]
+  stages: list[ConvLayer | ResidualLayer] = [ConvLayer(64, 3, 2, 1)]
   for stage, count in enumerate(blocks):
     width = 64 * 2**stage
-    found.append(ResidualLayer(width, 2 if stage else 1))
-    found += [ResidualLayer(width)] * (count - 1)
-  return tuple(found)
+    stages.append(ResidualLayer(width, 2 if stage else 1))
+    stages += [ResidualLayer(width)] * (count - 1)
+  return tuple(stages)
 
 
 def _encoder(overrides: dict[str, Any], **fields: Any) -> ConvEncoder:

@@ -46,7 +46,7 @@ class MLPEnergy(nn.Module):
     return f
 
   def features(self, x: jax.Array) -> jax.Array:
-    """The last hidden layer [N, F] of x [N, ...]."""
+    """Returns the last hidden layer [N, F] of x [N, ...]."""
     _, hidden = self._run(x)
     return hidden
 
@@ -100,12 +100,12 @@ class AutoencoderEnergy(nn.Module):
     return -root - jnp.sqrt(jnp.square(residual).sum(1) + SOFTENING)
 
   def features(self, x: jax.Array) -> jax.Array:
-    """The codes [N, code] of images [N, H, W, C]."""
+    """Returns the codes [N, code] of images [N, H, W, C]."""
     code, _ = self._run(x)
     return code
 
   def reconstruct(self, x: jax.Array) -> jax.Array:
-    """The copies D(E(x)) in (-1, 1) of images [N, H, W, C]."""
+    """Returns the copies D(E(x)) in (-1, 1) of images [N, H, W, C]."""
     _, reconstruction = self._run(x)
     return reconstruction
 
@@ -179,7 +179,7 @@ class RBM(nn.Module):
     return linear + jnp.logaddexp(y, -y).sum(1)
 
   def features(self, x: jax.Array) -> jax.Array:
-    """The hidden units' means given x, [N, hidden]."""
+    """Returns the hidden units' means given x, [N, hidden]."""
     _, y = self._run(x)
     return jnp.tanh(y)
 
@@ -196,7 +196,7 @@ class RBM(nn.Module):
 
   @staticmethod
   def log_partition(params: Any) -> jax.Array:
-    r"""The exact log Z, differentiable.
+    r"""Computes the exact log Z, which is differentiable.
 
     .. math:: Z = (2\pi)^{D/2} \sum_h \exp(c \cdot h + \|b + B h\|^2 / 2)
 
@@ -214,7 +214,7 @@ class RBM(nn.Module):
 
   @staticmethod
   def sample(params: Any, rng: jax.Array, count: int) -> jax.Array:
-    """Exact and independent samples: the hidden units, then the Gaussian.
+    """Draws exact, independent samples: the hidden units, then the Gaussian.
 
     Args:
       params: as the module's `init` names them.
@@ -236,7 +236,7 @@ class RBM(nn.Module):
 
   @staticmethod
   def gibbs(params: Any, rng: jax.Array, x: jax.Array) -> jax.Array:
-    """One block step of Gibbs sampling: h given x, then x given h.
+    """Takes one block step of Gibbs sampling: h given x, then x given h.
 
     Args:
       params: as the module's `init` names them.
@@ -265,13 +265,13 @@ def _visible(params: Any, rng: jax.Array, states: jax.Array) -> jax.Array:
 
 
 def _states(index: jax.Array, hidden: int) -> jax.Array:
-  """The states in {-1, 1} that the binary digits of `index` [n] spell."""
+  """Returns the states in {-1, 1} that the bits of `index` [n] spell."""
   bits = index[:, None] >> jnp.arange(hidden)[None] & 1
   return 2.0 * bits.astype(jnp.float32) - 1.0
 
 
 def _state_logits(params: Any) -> jax.Array:
-  """c.h + ||b + B h||^2 / 2 of every state of the hidden units, [2^hidden]."""
+  """Returns c.h + ||b + B h||^2 / 2 of each state of the hidden units."""
   weights, visible, bias = (params[k] for k in ('weights', 'visible', 'hidden'))
   hidden = bias.size
   if hidden > MAX_HIDDEN:

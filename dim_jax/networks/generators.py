@@ -107,7 +107,7 @@ class ConvGenerator(nn.Module):
 
 
 def double(x: jax.Array) -> jax.Array:
-  """Maps [N, H, W, C] at twice the size, each pixel as a block of 2x2."""
+  """Doubles maps [N, H, W, C] in size, each pixel becoming a block of 2x2."""
   n, height, width, channels = x.shape
   blocks = jnp.broadcast_to(
     x[:, :, None, :, None], (n, height, 2, width, 2, channels)

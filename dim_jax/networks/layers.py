@@ -308,7 +308,7 @@ def _convolve_patches(
 def _group_size(
   count: int, positions: int, window: int, features: int
 ) -> int | None:
-  """How many maps to convolve at a time, or None for all at once.
+  """Returns how many maps to convolve at a time, or None for all at once.
 
   Args:
     count: of maps.
@@ -323,8 +323,8 @@ def _group_size(
     return None
   least = max(1, rows // (2 * positions))
   most = max(1, 2 * rows // positions)
-  found = [n for n in range(least, most + 1) if count % n == 0]
-  return min(found, key=lambda n: abs(n * positions - rows), default=None)
+  divisors = [n for n in range(least, most + 1) if count % n == 0]
+  return min(divisors, key=lambda n: abs(n * positions - rows), default=None)
 
 
 def _pad(x: jax.Array, pads: Sequence[tuple[int, int, int]]) -> jax.Array:
@@ -340,7 +340,7 @@ def _matrix(kernel: jax.Array) -> jax.Array:
 def _windows(
   x: jax.Array, sizes: Sequence[int], strides: int, outputs: Sequence[int]
 ) -> jax.Array:
-  """The contents of each window, [N, H', W', K K' C]."""
+  """Returns the contents of each window, [N, H', W', K K' C]."""
   columns = []
   for starts in itertools.product(*map(range, sizes)):
     stops = [

@@ -1,9 +1,9 @@
 r"""Images with hidden patches as an encoder's input, and without at evaluation.
 
 A mask e marks the visible patches of a grid, [N, rows, cols], with P(e = 1) =
-p for each. An encoder that was trained on masked images meets whole ones when
-it is used, and dropout tells what is then consistent: the mean of its training
-input over masks.
+p for each. An encoder that was trained on masked images meets images without
+masks when it is used, and dropout says what is then consistent: the mean of its
+training input over masks.
 
 - 'token': a hidden patch becomes a learned m. The input is e x + (1 - e) m, its
   mean p x + (1 - p) m, `mean_token`; x itself is the naive choice.
@@ -11,8 +11,8 @@ input over masks.
   evaluation needs no change. Its variance is not that of x: batch normalisation
   remembers a larger one.
 - 'drop': a hidden patch is absent. Where features are averaged over patches,
-  the mean is taken over the visible ones, `visible_mean`, which estimates the
-  mean over all: there is nothing to correct.
+  the mean is taken over the visible ones, which estimates the mean over all:
+  there is nothing to correct.
 
 A convolutional encoder cannot leave a patch out. For it `drop` shows zeros,
 which is what its own padding shows beyond the border, and mid-gray in [-1, 1];
@@ -23,7 +23,7 @@ training. What it sees then is x, uncorrected.
   random, `draw_occlusion`, Deep InfoMax's own task.
 
 The others hide an exact number of patches, those of every image alike, so that
-the hidden ones can be selected with static shapes and no image is whole or
+the hidden ones can be selected with static shapes and no image is complete or
 empty by chance. The patches of one image are then not independent; the means
 above need only each patch's own probability, (visible patches) / (all patches),
 which `visible_share` gives.
@@ -47,7 +47,7 @@ Grid = tuple[int, ...]  # (rows, cols)
 
 
 def grid_of(images: jax.Array, patch: int) -> Grid:
-  """How many patches an image has, (rows, cols).
+  """Returns how many patches an image has, (rows, cols).
 
   Args:
     images: [N, H, W, C].
@@ -75,7 +75,7 @@ def grid_of(images: jax.Array, patch: int) -> Grid:
 
 
 def hidden_count(grid: Grid, keep: float) -> int:
-  """How many patches of each image are hidden: all but `keep` of them, rounded.
+  """Returns how many patches of each image are hidden, rounded.
 
   Args:
     grid: (rows, cols).
@@ -97,7 +97,7 @@ def hidden_count(grid: Grid, keep: float) -> int:
 
 
 def visible_share(grid: Grid, hidden: int) -> float:
-  """The probability p of each patch to be visible, where `hidden` are not."""
+  """Returns the probability p of a visible patch, where `hidden` are not."""
   patches = grid[0] * grid[1]
   return (patches - hidden) / patches
 
@@ -105,7 +105,7 @@ def visible_share(grid: Grid, hidden: int) -> float:
 def draw_visible(
   rng: jax.Array, shape: tuple[int, ...], hidden: int
 ) -> jax.Array:
-  """Masks that hide an exact number of patches, each set equally likely.
+  """Draws masks that hide an exact number of patches, uniformly.
 
   Args:
     rng: the key; the only source of randomness.
@@ -125,7 +125,7 @@ def draw_visible(
 def draw_occlusion(
   rng: jax.Array, shape: tuple[int, ...], block: int
 ) -> jax.Array:
-  """Masks that hide a rectangle of at least a block, and leave a block visible.
+  """Draws masks that hide a rectangle of at least a block, and leave a block.
 
   One axis, either at random where both are long enough, keeps `block` visible
   pixels at one end. Along it, and along the other, each interval that qualifies
@@ -167,12 +167,12 @@ def draw_occlusion(
 
 
 def _intervals(size: int, least: int) -> tuple[jax.Array, jax.Array]:
-  """Intervals (start, stop) of 0..size; those that leave `least` at one end."""
+  """Returns intervals (start, stop) of 0..size; those that leave `least`."""
   start, stop = np.mgrid[: size + 1, : size + 1].reshape(2, -1)
   long = stop - start >= least
   leaving = long & (np.maximum(start, size - stop) >= least)
   pairs = np.stack([start, stop], 1).astype(np.int32)
-  # Where none leaves, no image is told to; any stands in.
+  # Where no interval leaves so much, no image asks for it; any stands in.
   chosen = leaving if leaving.any() else long
   return jnp.asarray(pairs[long]), jnp.asarray(pairs[chosen])
 
@@ -180,7 +180,7 @@ def _intervals(size: int, least: int) -> tuple[jax.Array, jax.Array]:
 def with_token(
   images: jax.Array, visible: jax.Array, token: jax.Array
 ) -> jax.Array:
-  """Hidden patches become the token: e x + (1 - e) m.
+  """Replaces hidden patches by the token: e x + (1 - e) m.
 
   Args:
     images: [N, H, W, C].
@@ -197,7 +197,7 @@ def with_token(
 def mean_token(
   images: jax.Array, token: jax.Array, grid: Grid, keep: float
 ) -> jax.Array:
-  """The mean of `with_token` over masks, p x + (1 - p) m.
+  """Computes the mean of `with_token` over masks, p x + (1 - p) m.
 
   Args:
     images: [N, H, W, C].
@@ -214,7 +214,7 @@ def mean_token(
 def rescaled(
   images: jax.Array, visible: jax.Array, keep: float, fill: float = 0.0
 ) -> jax.Array:
-  """Visible patches further from the fill, hidden ones at it; the mean is x.
+  """Moves visible patches away from the fill, hidden ones to it; the mean is x.
 
   Args:
     images: [N, H, W, C].
@@ -230,7 +230,7 @@ def rescaled(
 
 
 def dropped(images: jax.Array, visible: jax.Array) -> jax.Array:
-  """Hidden patches become zeros, the nearest to absence that convolutions know.
+  """Replaces hidden patches by zeros, as convolutions pad.
 
   Args:
     images: [N, H, W, C].
@@ -242,29 +242,10 @@ def dropped(images: jax.Array, visible: jax.Array) -> jax.Array:
   return jnp.where(_pixels(visible, images), images, 0)
 
 
-def visible_mean(features: jax.Array, visible: jax.Array) -> jax.Array:
-  """The mean over the visible patches of features that were computed for each.
-
-  A hidden patch has no effect on the value nor on any gradient. The grid may be
-  of patches that overlap, such as those of `greedy_modules.patches`, where a
-  pixel of a hidden patch may still be seen in its neighbour.
-
-  Args:
-    features: [N, rows, cols, D].
-    visible: bool, [N, rows, cols], at least one in each image.
-
-  Returns:
-    [N, D]; NaN for an image without a visible patch.
-  """
-  chex.assert_rank([features, visible], [4, 3])
-  chex.assert_equal_shape_prefix([features, visible], 3)
-  return jnp.mean(features, axis=(1, 2), where=visible[..., None])
-
-
 def hidden_locations(
   visible: jax.Array, hidden: int, map_shape: tuple[int, ...]
 ) -> jax.Array:
-  """Which locations of a feature map lie in hidden patches.
+  """Returns the locations of a feature map that lie in hidden patches.
 
   A location belongs to the patch that it lies in when the map is laid over the
   image; its receptive field reaches beyond.
@@ -287,7 +268,7 @@ def hidden_locations(
     raise ValueError(
       f'hidden patches are selected from a map whose sides are multiples of '
       f"the {rows}x{cols} patches'; got a map of shape {tuple(map_shape)}. "
-      'Choose another patch size or another tap.'
+      'Choose another patch size or another feature.'
     )
   if not hidden:
     raise ValueError('no patch is hidden, so there is no location to select.')
@@ -299,7 +280,7 @@ def hidden_locations(
 
 
 def _pixels(visible: jax.Array, images: jax.Array) -> jax.Array:
-  """Patches as pixels, bool [N, H, W, 1]."""
+  """Returns patches as pixels, bool [N, H, W, 1]."""
   chex.assert_rank([images, visible], [4, 3])
   chex.assert_equal_shape_prefix([images, visible], 1)
   high, wide = _patch(images, visible.shape[1:])
@@ -308,7 +289,7 @@ def _pixels(visible: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def _tiled(token: jax.Array, images: jax.Array, grid: Grid) -> jax.Array:
-  """The token in every patch of an image, [1, H, W, C]."""
+  """Returns the token in each patch of an image, [1, H, W, C]."""
   channels = images.shape[3]
   accepted = ((*_patch(images, grid), channels), (channels,))
   if token.shape not in accepted:
@@ -322,7 +303,7 @@ def _tiled(token: jax.Array, images: jax.Array, grid: Grid) -> jax.Array:
 
 
 def _patch(images: jax.Array, grid: Grid) -> tuple[int, int]:
-  """Height and width of a patch."""
+  """Returns the height and width of a patch."""
   height, width = images.shape[1:3]
   if height % grid[0] or width % grid[1]:
     raise ValueError(

@@ -41,13 +41,13 @@ class Posterior(NamedTuple):
   log_scale: jax.Array
 
   def place(self, noise: jax.Array) -> jax.Array:
-    """Codes from standard normal noise [S, N, K], of the same shape."""
+    """Returns codes of standard normal noise [S, N, K], of the same shape."""
     if self.scale.ndim == 2:
       return self.mean[None] + self.scale[None] * noise
     return self.mean[None] + jnp.einsum('nij,snj->sni', self.scale, noise)
 
   def sample(self, rng: jax.Array, samples: int = 1) -> jax.Array:
-    """Independent codes, shape [S, N, K].
+    """Draws independent codes, shape [S, N, K].
 
     Args:
       rng: a key.
@@ -62,13 +62,13 @@ class Posterior(NamedTuple):
     return self.place(jax.random.normal(rng, shape, self.mean.dtype))
 
   def rate(self) -> jax.Array:
-    """KL from N(0, I) in nats, shape [N]."""
+    """Computes the KL from N(0, I) in nats, shape [N]."""
     if self.scale.ndim == 2:
       return losses.rate_diagonal(self.mean, self.scale, self.log_scale)
     return losses.rate_cholesky(self.mean, self.scale, self.log_scale)
 
   def log_prob(self, noise: jax.Array) -> jax.Array:
-    """Log-density p(z|x) at z = place(noise), in nats, shape [S, N]."""
+    """Computes ln p(z|x) at z = place(noise), in nats, shape [S, N]."""
     zeros = jnp.zeros_like(noise)
     return losses.log_normal(noise, zeros, zeros) - self.log_scale.sum(1)[None]
 

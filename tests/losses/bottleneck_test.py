@@ -43,14 +43,6 @@ def multivariate_kl(mean, covariance, other_mean, other_covariance):
   return (trace + apart @ inverse @ apart - len(mean) + log_determinants) / 2
 
 
-def test_to_bits():
-  np.testing.assert_allclose(
-    bottleneck.to_bits(jnp.asarray([0.0, math.log(10)])),
-    [0, math.log2(10)],
-    rtol=1e-6,
-  )
-
-
 # ln softplus(t) and its slope in float64, where softplus is 0 below -745.
 def log_softplus(t):
   low, high = np.minimum(t, -30), np.maximum(t, -30)
@@ -593,75 +585,3 @@ def test_label_entropy():
   # A class without examples does not count.
   value = label_entropy(np.array([3] + [0] * 8 + [3]))
   np.testing.assert_allclose(value, math.log(2), rtol=1e-6)
-
-
-def test_izy_lower_bound_may_be_negative():
-  value = bottleneck.izy_lower_bound(jnp.asarray([0.2, 1.0]), math.log(2))
-  np.testing.assert_allclose(value, [math.log(2) - 0.2, math.log(2) - 1])
-
-
-def channel(std, batches, count, size, seed=7):
-  """Batches of means ~ N(0, I) and codes N(mean, std^2 I)."""
-  rng = np.random.default_rng(seed)
-  mean = rng.normal(size=(batches, count, size))
-  z = mean + std * rng.normal(size=mean.shape)
-  return as_float32(z, mean, np.full(mean.shape, math.log(std)))
-
-
-bounds_of_batches = jax.jit(jax.vmap(bottleneck.izx_in_batch))
-
-
-def test_izx_in_batch_by_pairs():
-  z, mean, log_std = (x[0] for x in channel(0.5, 1, 6, 2))
-  density = np.array(
-    [[stats.norm.pdf(a, b, 0.5).prod() for b in mean] for a in np.asarray(z)]
-  )
-  own = np.diagonal(density)
-  others = (density.sum(1) - own) / 5
-  lower, upper = (
-    x[0] for x in bounds_of_batches(z[None], mean[None], log_std[None])
-  )
-  np.testing.assert_allclose(
-    lower, np.log(own / density.mean(1)).mean(), rtol=1e-4
-  )
-  np.testing.assert_allclose(upper, np.log(own / others).mean(), rtol=1e-4)
-
-
-def test_izx_in_batch_brackets_a_gaussian_channel():
-  # z = x + noise: I = K / 2 ln(1 + 1 / std^2) = ln 5 = 1.609 at K = 2.
-  truth = math.log(1 + 1 / 0.5**2)
-  lower, upper = bounds_of_batches(*channel(0.5, batches=40, count=128, size=2))
-  for values in (lower, upper):
-    standard_error = np.std(values) / math.sqrt(len(values))
-    assert standard_error < 0.03
-    # 128 examples are many for 1.6 nats: both bounds are tight.
-    assert abs(np.mean(values) - truth) < 0.1
-  assert np.mean(lower) < truth < np.mean(upper)
-  assert np.all(np.asarray(lower) <= np.asarray(upper))
-
-
-def test_izx_in_batch_cannot_count_beyond_its_examples():
-  # 10 dimensions at std = 0.01 hold 46 nats; 64 examples tell only ln 64.
-  truth = 10 / 2 * math.log(1 + 1 / 0.01**2)
-  lower, upper = bounds_of_batches(*channel(0.01, batches=3, count=64, size=10))
-  np.testing.assert_allclose(lower, math.log(64), rtol=1e-5)
-  assert np.all(np.asarray(lower) <= math.log(64) * (1 + 1e-6))
-  assert np.all(np.asarray(upper) > truth)
-
-
-def test_izx_in_batch_is_zero_without_information():
-  same = jnp.zeros((4, 2))
-  z = jnp.asarray(np.random.default_rng(8).normal(size=(4, 2)), jnp.float32)
-
-  @jax.jit
-  @functools.partial(jax.value_and_grad, has_aux=True)
-  def evaluate(mean):
-    lower, upper = bottleneck.izx_in_batch(z, mean, same)
-    return upper, lower
-
-  (upper, lower), slope = evaluate(same)
-  np.testing.assert_allclose([lower, upper], 0, atol=1e-6)
-  # The gradient passes the diagonal that the upper bound leaves out.
-  chex.assert_tree_all_finite(slope)
-  with pytest.raises(ValueError, match='need 2 examples, got 1'):
-    bottleneck.izx_in_batch(z[:1], same[:1], same[:1])

@@ -317,6 +317,17 @@ def test_split_pairs(num_globals):
     )
 
 
+@pytest.mark.parametrize(
+  'bound', [bounds.infonce, bounds.jsd, bounds.donsker_varadhan, bounds.nwj]
+)
+def test_split_pairs_are_the_arguments_of_every_bound(bound):
+  scores = jnp.arange(27, dtype=jnp.float32).reshape(3, 3, 3)
+  positive, negative, where = bounds.split_pairs(scores)
+  assert bound(*bounds.split_pairs(scores)) == bound(
+    positive, negative, where=where
+  )
+
+
 def test_split_pairs_scores_do_not_leak():
   # A score of one image may overflow; another's positives stay as they are.
   scores = jnp.zeros((3, 3, 2)).at[0, 1].set(jnp.inf).at[1, 0].set(jnp.nan)
@@ -383,16 +394,18 @@ def test_ceiling():
     bounds.ceiling('infonce', 0)
 
 
-def test_log_above():
+def test_log_linear_extension():
   limit = 2.0
   scores = jnp.array([-1e4, -3.0, 2.0, 3.0, 1e4])
   # Below the limit the identity; above 2 + ln(1 + t - 2).
   expected = [-1e4, -3.0, 2.0, 2 + LOG_2, 2 + math.log(9999)]
   np.testing.assert_allclose(
-    bounds.log_above(scores, limit), expected, rtol=1e-6
+    bounds.log_linear_extension(scores, limit), expected, rtol=1e-6
   )
   # exp of it is linear above the limit: e^2 (t - 1), with slope e^2.
-  slope = jax.vmap(jax.grad(lambda t: jnp.exp(bounds.log_above(t, limit))))
+  slope = jax.vmap(
+    jax.grad(lambda t: jnp.exp(bounds.log_linear_extension(t, limit)))
+  )
   np.testing.assert_allclose(
     slope(jnp.array([2.0, 3.0, 1e4])), math.exp(2), rtol=1e-4
   )

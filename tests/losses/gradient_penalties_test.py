@@ -160,10 +160,6 @@ def test_best_quadratic_critic_of_two_points():
 def test_quadratic_penalty_names_what_it_accepts():
   x = jnp.ones((2, 2))
   with pytest.raises(ValueError, match="'l1' or 'l2', got 'l3'"):
-    gradient_penalties.quadratic_penalty(
-      jax.random.key(0), None, x, x, norm='l3'
-    )
+    gradient_penalties.quadratic_penalty(None, x, x, norm='l3')
   with pytest.raises(ValueError, match='scale must be > 0, got 0'):
-    gradient_penalties.quadratic_penalty(
-      jax.random.key(0), None, x, x, norm='l1', scale=0.0
-    )
+    gradient_penalties.quadratic_penalty(None, x, x, norm='l1', scale=0.0)

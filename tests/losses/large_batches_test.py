@@ -242,9 +242,9 @@ def loss(embeddings):
 
 
 def of_micro_batches(size, embed_fn=embed):
-  return jax.jit(
-    functools.partial(large_batches.value_and_grad, embed_fn, loss, size=size)
-  )
+  in_parts = large_batches.micro_batched(embed_fn, size=size)
+  whole = lambda params, *inputs: loss(in_parts(params, *inputs))  # noqa: E731
+  return jax.jit(jax.value_and_grad(whole))
 
 
 @jax.jit

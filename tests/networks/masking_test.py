@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dim_jax.networks import greedy_modules, masking
+from dim_jax.networks import masking
 from dim_jax.objectives import sharded_batch
 
 RNG = np.random.default_rng(0)
@@ -95,43 +95,6 @@ def test_token_gets_the_gradient_of_every_hidden_patch():
   np.testing.assert_allclose(patch, np.full((2, 3, 2), 9.0))
   colour = jax.grad(total)(jnp.zeros(2))
   np.testing.assert_allclose(colour, np.full(2, 9.0 * 6))
-
-
-def test_visible_mean_is_that_of_a_loop():
-  features = RNG.normal(size=(4, 2, 3, 5)).astype(np.float32)
-  visible = np.asarray(masking.draw_visible(jax.random.key(1), (4, 2, 3), 4))
-  expected = [
-    np.mean([x[r, c] for r in range(2) for c in range(3) if e[r, c]], 0)
-    for x, e in zip(features, visible, strict=True)
-  ]
-  found = masking.visible_mean(features, visible)
-  np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_visible_mean_needs_no_correction():
-  # Over all masks of one size it averages to the mean over all patches.
-  features = RNG.normal(size=(3, 2, 2, 5)).astype(np.float32)
-  means = [
-    masking.visible_mean(features, visible) for visible in masks_of(hidden=2)
-  ]
-  np.testing.assert_allclose(np.mean(means, 0), features.mean((1, 2)), 1e-5)
-
-
-def test_hidden_patches_of_an_overlapping_grid_have_no_effect():
-  grid = greedy_modules.patches(IMAGES, 2, 1)
-  features = grid.reshape(*grid.shape[:3], -1)
-  visible = np.asarray(masking.draw_visible(jax.random.key(2), (3, 3, 5), 7))
-  broken = jnp.where(visible[..., None], features, jnp.nan)
-
-  def total(x):
-    return masking.visible_mean(x, visible).sum()
-
-  np.testing.assert_allclose(total(broken), total(features), rtol=1e-5)
-  # Each of the 8 visible patches counts an eighth, hidden ones nothing.
-  gradient = jax.grad(total)(broken)
-  np.testing.assert_allclose(
-    gradient, np.broadcast_to(visible[..., None] / 8, features.shape)
-  )
 
 
 def test_every_set_of_patches_is_equally_likely():
