@@ -179,10 +179,23 @@ def _load(
       classify.check_labels(objective, watched.name, part['label'])
   if 'label' in seen:
     classify.check_supervised(objective, watched.name, seen['label'])
-    if first is None and np.max(seen['label']) < 0:
-      # Nothing can be right or wrong: no accuracy is better than one of 0.
-      train_set = {k: x for k, x in seen.items() if k != 'label'}
+    if np.max(seen['label']) < 0:
+      train_set = _without_labels(train_set, config)
   return train_set, watched
+
+
+def _without_labels(train_set: Any, config: config_lib.ExperimentConfig) -> Any:
+  """Drops labels that are all -1: no accuracy is better than one of 0."""
+  if not isinstance(train_set, stream.Stream):
+    return {name: x for name, x in train_set.items() if name != 'label'}
+  if not getattr(config.data, 'unlabelled', False):
+    return train_set  # Those that were not looked at may be labelled.
+  read = train_set.read
+
+  def read_inputs(rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: x for name, x in read(rows).items() if name != 'label'}
+
+  return train_set._replace(read=read_inputs)
 
 
 def _check_loss(

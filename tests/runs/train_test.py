@@ -10,7 +10,7 @@ import soundfile
 
 import dim_jax
 from dim_jax import config as config_lib
-from dim_jax.data import sources
+from dim_jax.data import sources, stream
 from dim_jax.networks import context, encoders, greedy_modules
 from dim_jax.objectives import dim, gim, vib
 from dim_jax.runs import train
@@ -268,12 +268,16 @@ def test_a_refused_start_leaves_nothing_behind(tmp_path):
     train.train(config(8, 1e-4), str(run), show_progress=False, devices=1)
 
 
-def test_where_nothing_is_labelled_no_accuracy_is_logged(tmp_path, monkeypatch):
+@pytest.mark.parametrize('streamed', [False, True])
+def test_where_nothing_is_labelled_no_accuracy_is_logged(
+  streamed, tmp_path, monkeypatch
+):
   arrays = {
     'image': np.zeros((8, 8, 8, 1), np.uint8),
     'label': np.full(8, -1, np.int32),
   }
-  monkeypatch.setattr(train.data, 'train_set', lambda *a, **k: dict(arrays))
+  train_set = stream.of_arrays(arrays) if streamed else dict(arrays)
+  monkeypatch.setattr(train.data, 'train_set', lambda *a, **k: train_set)
   config = config_lib.ExperimentConfig(
     objective=dim.Config(
       encoder=encoders.MLPCode(units=(8,), code=4),
@@ -284,7 +288,7 @@ def test_where_nothing_is_labelled_no_accuracy_is_logged(tmp_path, monkeypatch):
       prior=None,
       probe_taps=('y',),
     ),
-    data=config_lib.DataConfig(name='digits', image_size=8),
+    data=config_lib.DataConfig(name='digits', image_size=8, unlabelled=True),
     batch_size=8,
     steps=1,
     log_every=1,
