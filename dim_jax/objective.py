@@ -102,8 +102,8 @@ class Objective(NamedTuple):
     density: of an energy model.
     module_configs: `() -> configs`, the objective configs that train each
       module of an encoder on the frozen ones before it.
-    outputs: `(variables, batch) -> features`, what a module behind the last
-      would take in as the batch's 'features'.
+    module_outputs: `(variables, batch) -> features`, what a module behind the
+      last would take in as the batch's 'features'.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -130,7 +130,7 @@ class Objective(NamedTuple):
   decode: Callable[[PyTree, jax.Array], jax.Array] | None = None
   density: Density | None = None
   module_configs: Callable[[], tuple[Any, ...]] | None = None
-  outputs: Callable[[PyTree, Batch], jax.Array] | None = None
+  module_outputs: Callable[[PyTree, Batch], jax.Array] | None = None
 
 
 def probed(objective: Objective, outputs: Iterable[str]) -> tuple[str, ...]:

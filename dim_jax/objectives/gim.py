@@ -582,7 +582,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     supervised='a supervised objective' if config.loss == 'supervised' else '',
     optional_groups=('probe',),
     module_configs=functools.partial(_module_configs, config),
-    outputs=functools.partial(_outputs, chain),
+    module_outputs=functools.partial(_module_outputs, chain),
   )
 
 
@@ -812,7 +812,9 @@ def _module_configs(config: Config) -> tuple[Config, ...]:
   )
 
 
-def _outputs(chain: _Chain, variables: PyTree, batch: Batch) -> jax.Array:
+def _module_outputs(
+  chain: _Chain, variables: PyTree, batch: Batch
+) -> jax.Array:
   """What a module behind the last would get, to store for its training."""
   params, model_state = variables
   first = chain.config.frozen if 'features' in batch else 0

@@ -248,7 +248,7 @@ def _check_sizes(
         dataclasses.replace(config, objective=modules[i - 1])
       )
       variables = objective.init(rng, batch)
-      features.append(objective.outputs(variables, batch))
+      features.append(objective.module_outputs(variables, batch))
     return features
 
   found = jax.eval_shape(
@@ -353,7 +353,7 @@ def _store(
 
 def _forward(encoder: dim_jax.Encoder, dtype: np.dtype, stored: bool) -> Any:
   """Returns what an encoder passes on: of inputs or of stored features."""
-  config, outputs = encoder.config, encoder.objective.outputs
+  config, outputs = encoder.config, encoder.objective.module_outputs
   if outputs is None:
     raise ValueError('the objective passes nothing on to a further module.')
   change = None if stored else augment.make(config.data)

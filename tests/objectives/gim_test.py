@@ -356,7 +356,7 @@ def test_targets_of_a_context_learn_unless_a_wall_is_before_it(kind):
 
   @compiled
   def reference(params):
-    features = gim.make(first).outputs(variables, batch)
+    features = gim.make(first).module_outputs(variables, batch)
 
     def loss(params, fixed):
       z = chain[1].apply({'params': params['module_1']['network']}, features)
@@ -452,10 +452,10 @@ def test_frozen_modules_give_what_joint_training_gives():
     atol=1e-7,
   )
   # Stored, in one go or one module after another.
-  stored = gim.make(sound_config(depth=2)).outputs(joint, batch)
-  first = gim.make(sound_config(depth=1)).outputs(joint, batch)
+  stored = gim.make(sound_config(depth=2)).module_outputs(joint, batch)
+  first = gim.make(sound_config(depth=1)).module_outputs(joint, batch)
   state = {'frozen': {'module_0': joint[0]['module_0']}}
-  again = gim.make(sound_config(depth=2, frozen=1)).outputs(
+  again = gim.make(sound_config(depth=2, frozen=1)).module_outputs(
     (joint[0], state), {'features': first}
   )
   np.testing.assert_allclose(again, stored, rtol=1e-6)
@@ -583,7 +583,9 @@ def test_pool_averages_neighbours():
 def test_pooled_modules_train_on_less():
   config, batch = image_config(pool=2), make_batch('image')
   variables = started('image')
-  passed = gim.make(image_config(pool=2, depth=2)).outputs(variables, batch)
+  passed = gim.make(image_config(pool=2, depth=2)).module_outputs(
+    variables, batch
+  )
   assert passed.shape == (N, 4, 4, 1, 1, 3)
   # Nobody gets what the last one makes: a map of 1x1 is no mistake there.
   objective = gim.make(config)
@@ -622,7 +624,9 @@ def test_named_modules_compute_in_bfloat16_and_score_in_float32(name, shape):
   )
   assert loss.dtype == jnp.float32
   assert {x.dtype for x in metrics.values()} == {jnp.dtype('float32')}
-  passed = jax.eval_shape(objective.outputs, (params, model_state), batch)
+  passed = jax.eval_shape(
+    objective.module_outputs, (params, model_state), batch
+  )
   assert passed.dtype == jnp.bfloat16
   outputs = jax.eval_shape(objective.encode, params, model_state, batch)
   widths = {'resnet_small': (32, 64, 128), 'sound': (512,) * 5 + (256,)}[name]
