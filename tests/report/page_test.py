@@ -440,8 +440,9 @@ def test_classifier_warnings_and_pictures(classifier):
   for part in (
     'One standard error of the test error at 10,000 examples: 0.11 points.',
     'On test H(Y) 3.250 bits, log₂ N 13.0 bits.',
-    'More than a tenth of the gradients are exactly zero in the attacks PGD '
-    'margin samples L∞, PGD margin mean L∞',
+    'More than a tenth of the gradients are exactly zero, or the steps too '
+    'short for saturated pixels, in the attacks PGD margin samples L∞, PGD '
+    'margin mean L∞',
     'one abacus',
   ):
     assert part in classifier.text

@@ -61,16 +61,8 @@ def linear_probe(
     examples.last_best(np.mean(scores[s][:, held_out[s]], axis=1))
     for s in range(protocol.seeds)
   ]
-  seeds = np.arange(protocol.seeds)
-  weights = {'kernel': kernel[seeds, best], 'bias': bias[seeds, best]}
-  predictions = _predict(
-    examples.standardise(test.features, shift, scale), weights
-  )
-  if progress is not None:
-    progress(1.0)
-  return examples.count_correct(
-    predictions, test, weights, np.asarray(protocol.linear_l2)[np.asarray(best)]
-  )
+  x = examples.standardise(test.features, shift, scale)
+  return _evaluate(kernel, bias, protocol.linear_l2, best, x, test, progress)
 
 
 def linear_few_probe(
@@ -126,16 +118,22 @@ def linear_few_probe(
     best = [examples.last_best(row) for row in np.asarray(scores)]
   else:
     best = [len(protocol.few_l2) - 1] * protocol.few_draws
-  draws = np.arange(protocol.few_draws)
-  weights = {'kernel': kernel[draws, best], 'bias': bias[draws, best]}
-  predictions = _predict(
-    examples.standardise(test.features, shift, scale), weights
-  )
+  x = examples.standardise(test.features, shift, scale)
+  return _evaluate(kernel, bias, protocol.few_l2, best, x, test, progress)
+
+
+def _evaluate(kernel, bias, l2, best, x, test, progress) -> Result:
+  """Predicts standardised test rows x by the best l2 of each repetition."""
+  repetitions = np.arange(len(best))
+  weights = {
+    'kernel': kernel[repetitions, best],
+    'bias': bias[repetitions, best],
+  }
+  predictions = _predict(x, weights)
   if progress is not None:
     progress(1.0)
-  return examples.count_correct(
-    predictions, test, weights, np.asarray(protocol.few_l2)[np.asarray(best)]
-  )
+  chosen = np.asarray(l2)[np.asarray(best)]
+  return examples.count_correct(predictions, test, weights, chosen)
 
 
 @jax.jit

@@ -86,7 +86,8 @@ def warnings(run: Run) -> list[str]:
     if figures.real(row.get('zero_gradients')) > 0.1
   )
   text = (
-    f'More than a tenth of the gradients are exactly zero in the attacks '
+    'More than a tenth of the gradients are exactly zero, or the steps too '
+    f'short for saturated pixels, in the attacks '
     f'{", ".join(hidden)}: their accuracies flatter the model.'
   )
   return [text] if hidden else []
