@@ -290,7 +290,7 @@ def _check_importable(kind: type) -> None:
 
 
 def to_json(config: Any) -> Any:
-  """The config as JSON data; dataclasses carry their type as 'module:name'."""
+  """Turns a config into JSON data; dataclasses carry 'module:name' as type."""
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
     # A Flax module's own fields, less the two that Linen adds.
     skip = ('parent', 'name') if isinstance(config, nn.Module) else ()

@@ -115,7 +115,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def checksum(header: Mapping[str, Any], arrays: Mapping[str, Any]) -> str:
-  """SHA-256, in hexadecimal, of all that a file says.
+  """Computes SHA-256, in hexadecimal, of all that a file holds.
 
   Of the header less 'checksum', as JSON with sorted keys and Python's default
   separators; then of each array, by its name, 'NAME DTYPE SHAPE' such as

@@ -13,7 +13,7 @@ import numpy as np
 
 
 def reason(error: BaseException) -> str:
-  """In a few words what an error, or the first of its causes, says."""
+  """Describes an error, or the first of its causes, in a few words."""
   while error.__cause__ is not None:
     error = error.__cause__
   if number := system_error(error):
@@ -23,7 +23,7 @@ def reason(error: BaseException) -> str:
 
 
 def system_error(error: BaseException) -> int | None:
-  """The number of the system's error at the bottom of the causes, if any."""
+  """Returns the number of the system's error below all causes, if any."""
   while error.__cause__ is not None:
     error = error.__cause__
   # TensorStore, which writes arrays, ends with the system's error.
@@ -32,7 +32,7 @@ def system_error(error: BaseException) -> int | None:
 
 
 def unwritable(path: str | os.PathLike, error: BaseException) -> OSError:
-  """The error of a write that failed, in one line.
+  """Makes the error of a write that failed, in one line.
 
   Args:
     path: of the file or folder.

@@ -77,13 +77,13 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
-    """The step of the newest complete checkpoint; None if there is none."""
+    """Returns the step of the newest complete checkpoint, if any."""
     latest = self._checkpointer.latest
     return None if latest is None else latest.step
 
   @property
   def steps(self) -> list[int]:
-    """The steps of all complete checkpoints."""
+    """Returns the steps of all complete checkpoints."""
     return [c.step for c in self._checkpointer.checkpoints]
 
   def save(self, step: int, state: Any) -> None:

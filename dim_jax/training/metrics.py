@@ -20,7 +20,7 @@ _SHOWN = re.compile(
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """The lines of a metrics file; a last line cut short by a kill is left out.
+  """Reads a metrics file; leaves out a last line that a kill cut short.
 
   Args:
     path: a metrics.jsonl, which may not exist yet.

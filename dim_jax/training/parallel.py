@@ -46,7 +46,7 @@ def cache_compilations() -> None:
 
 
 def make_mesh(devices: int | None = None) -> Mesh:
-  """One axis, 'data', over the first `devices` devices; all of them if None.
+  """Makes one axis, 'data', over the first `devices` devices, or over all.
 
   Raises:
     ValueError: there are not so many devices.
@@ -63,7 +63,7 @@ def make_mesh(devices: int | None = None) -> Mesh:
 
 
 def shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
-  """(replicated, split along the first axis over 'data')."""
+  """Returns (replicated, split along the first axis over 'data')."""
   return (
     NamedSharding(mesh, PartitionSpec()),
     NamedSharding(mesh, PartitionSpec('data')),
@@ -71,7 +71,7 @@ def shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
 
 
 def columns(mesh: Mesh) -> NamedSharding:
-  """Split along the second axis: [steps, batch] indices."""
+  """Splits along the second axis: [steps, batch] indices."""
   return NamedSharding(mesh, PartitionSpec(None, 'data'))
 
 
@@ -106,7 +106,7 @@ def check_batch_size(
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-  """Host arrays, the same in every process, as global arrays on every device.
+  """Puts host arrays, the same in every process, on every device.
 
   Args:
     tree: host arrays, or arrays that this process can read.
@@ -129,7 +129,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def any_process(flag: bool) -> bool:
-  """Whether `flag` is set in any process; every process must ask."""
+  """Tells whether `flag` is set in any process; every process must ask."""
   if jax.process_count() == 1:
     return flag
   from jax.experimental import multihost_utils
@@ -138,7 +138,7 @@ def any_process(flag: bool) -> bool:
 
 
 def of_first_process(value: int) -> int:
-  """What the first process has of `value`; every process must ask."""
+  """Returns the first process's `value`; every process must ask."""
   if jax.process_count() == 1:
     return value
   from jax.experimental import multihost_utils

@@ -96,7 +96,7 @@ def split(
   state: step_lib.TrainState,
   devices: Sequence[jax.Device],
 ) -> list[step_lib.TrainState]:
-  """A state for each stage, on its device, without the other stages' parts.
+  """Makes a state for each stage, on its device, without the others' parts.
 
   Those are `optax.MaskedNode`s, which hold no arrays, so that the optimizer of
   all parameter groups does for each stage's.
@@ -138,7 +138,7 @@ def merge(
   parts: Sequence[step_lib.TrainState],
   template: step_lib.TrainState,
 ) -> step_lib.TrainState:
-  """The inverse of `split`: nothing moves.
+  """Inverts `split`; nothing is copied.
 
   Args:
     stages: of the objective.

@@ -95,7 +95,7 @@ def clip_weights(bound: float) -> optax.GradientTransformation:
 
 
 def averaged_params(state: TrainState, decay: float | None) -> PyTree:
-  """The parameters to evaluate with.
+  """Returns the parameters to evaluate with.
 
   Args:
     state: of a run.
@@ -189,7 +189,7 @@ def init_state(
   batch: Batch,
   rng: jax.Array,
 ) -> TrainState:
-  """The state before the first step, a pure function of the key.
+  """Makes the state before the first step, a pure function of the key.
 
   Args:
     objective: the method.
@@ -265,7 +265,7 @@ def train_step(
 def accumulated(
   grad_fn: Callable[[PyTree, PyTree, Batch, jax.Array], Any], count: int
 ) -> Callable[[PyTree, PyTree, Batch, jax.Array], Any]:
-  """The mean gradient of micro-batches, one after another, in less memory.
+  """Averages the gradients of micro-batches, one after another.
 
   Of a loss that is a mean over examples this is the gradient of the batch. A
   contrastive loss sees the negatives of one micro-batch alone, and batch
@@ -325,7 +325,7 @@ def accumulated(
 def accumulation_note(
   objective: Objective, batch: Mapping[str, Any], accumulate: int
 ) -> str | None:
-  """What accumulation does to the negatives, in a line.
+  """Describes what accumulation does to the negatives, in a line.
 
   Args:
     objective: the method.

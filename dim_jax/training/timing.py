@@ -44,7 +44,7 @@ class Times:
 
   @contextlib.contextmanager
   def part(self, name: str) -> Iterator[None]:
-    """The time inside is of the part `name`, less what compiles there."""
+    """Counts the time inside as `name`, less what compiles there."""
     outer = self._part
     self._pass_to(name)
     try:
@@ -109,13 +109,13 @@ class Tracer:
   """Writes a trace of one interval, the second if there is one."""
 
   def __init__(self, run_dir: str | os.PathLike | None):
-    """Will write into `run_dir`/profile; None writes nothing."""
+    """Prepares to write into `run_dir`/profile; None writes nothing."""
     self._run_dir = run_dir
     self._seen = 0
 
   @contextlib.contextmanager
   def interval(self, last: bool) -> Iterator[None]:
-    """An interval is inside, the last one of the run or not."""
+    """Traces the interval inside if it is the one; `last` of the run or not."""
     self._seen += 1
     # The first compiles.
     if self._run_dir is None or not (last or self._seen == 2):
@@ -128,7 +128,7 @@ class Tracer:
 
 
 def line(summary: dict[str, Any]) -> str:
-  """A summary as one line."""
+  """Formats a summary as one line."""
   seconds = dict(summary['seconds'])
   total = seconds.pop('total')
   shares = ', '.join(f'{k} {v:.1f}' for k, v in seconds.items())
