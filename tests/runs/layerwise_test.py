@@ -14,7 +14,7 @@ from flax import linen as nn
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
-from dim_jax.data import augment, batches, cache, stream
+from dim_jax.data import augment, batches, cache
 from dim_jax.data import load as data
 from dim_jax.objectives import gim
 from dim_jax.runs import layerwise, train
@@ -439,7 +439,7 @@ def test_streaming_in_parts_is_streaming_at_once(parts):
   step_bytes = 5 * (8 + 4)
   with pytest.MonkeyPatch.context() as patch, timing.Times() as times:
     patch.setattr(feed, 'STREAM_BYTES', 4 * step_bytes // parts)
-    source = feed.Streamed(stream.of_arrays(found), 5, 0, mesh, 'jit')
+    source = feed.Feed(found, 5, (0,), mesh)
     source.start(0, 4)
     state, values = source.advance(chunk, 0, 0, 4, times)
     source.close()
