@@ -57,7 +57,7 @@ def evaluate(
     taps: outputs of the encoder, by default those that the objective names
       (`Objective.features`); the raw data are always probed too.
     labels: what to predict, of what the data tell, such as 'class', 'speaker'
-      or 'digit'; by default all that is told of a whole example. Labels of
+      or 'digit'; by default all labels of whole examples. Labels of
       single frames ('phone') are predicted from each frame's features.
     features: of 'trained', 'untrained' and 'raw' what to probe; a later call
       may add the rest.
@@ -201,7 +201,7 @@ def _load(
 def _choose_labels(
   train: data.Examples, labels: Sequence[str] | None
 ) -> tuple[list[str], list[dict[str, str]]]:
-  """Chooses what to predict; by default what is told of whole examples."""
+  """Chooses what to predict; by default all labels of whole examples."""
   if not train.labels:
     raise ValueError(
       f'{train.name} has no labels to predict: measure the run with '

@@ -1,6 +1,7 @@
 """What all commands do alike with their arguments."""
 
 import os
+import pathlib
 
 import pytest
 
@@ -94,3 +95,14 @@ def test_help_is_the_text_and_all_flags(capsys):
     command.run(lambda: None, ['--help'])
   shown = capsys.readouterr().out
   assert shown.startswith('A demo.') and '--steps' in shown
+
+
+def test_commands_are_short_and_hold_no_library_code():
+  folder = pathlib.Path(__file__).parents[2] / 'experiments'
+  for name in (
+    *('train', 'evaluate', 'classify', 'density', 'layerwise'),
+    *('report', 'export', 'preview', 'list'),
+  ):
+    lines = (folder / f'{name}.py').read_text('utf-8').splitlines()
+    assert len(lines) <= 60, name
+    assert not [line for line in lines if 'argparse' in line], name
