@@ -88,7 +88,7 @@ def test_mala_accepts_by_the_ratio_of_its_gaussian_proposals():
     step.acceptance[moved], np.minimum(ratio, 1), rtol=1e-3, atol=1e-5
   )
   assert step.acceptance.min() < 0.5
-  # As many moved as the probabilities say, to four deviations.
+  # As many moved as the probabilities say, to four standard deviations.
   p = np.asarray(step.acceptance)
   assert abs(moved.sum() - p.sum()) < 4 * np.sqrt(np.sum(p * (1 - p))) + 1
 

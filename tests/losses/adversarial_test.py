@@ -93,7 +93,7 @@ def test_prior_losses_are_finite_at_extreme_scores():
 
 # name -> (critic's loss, encoder's loss), of scores r of the prior and g of
 # codes, in float64.
-GAMES = {
+DEFINITIONS = {
   'jsd': (
     lambda r, g: softplus(-r).mean() + softplus(g).mean() - 2 * LOG_2,
     lambda r, g: softplus(-g).mean(),
@@ -112,60 +112,60 @@ GAMES = {
 
 
 # These differ from another in the penalty alone.
-GAMES |= dict.fromkeys(('wgan_gp', 'wgan_div'), GAMES['wgan'])
-GAMES['gan_qp_l2'] = GAMES['gan_qp_l1']
-every_game = pytest.mark.parametrize('name', list(adversarial.ADVERSARIAL))
+DEFINITIONS |= dict.fromkeys(('wgan_gp', 'wgan_div'), DEFINITIONS['wgan'])
+DEFINITIONS['gan_qp_l2'] = DEFINITIONS['gan_qp_l1']
+every_loss = pytest.mark.parametrize('name', list(adversarial.ADVERSARIAL))
 
 
-@every_game
-def test_game_is_its_definition(name):
+@every_loss
+def test_loss_is_its_definition(name):
   rng = np.random.default_rng(20)
   # Some beyond 1 and -1, where the hinge is flat.
   r, g = rng.normal(size=5) * 2, rng.normal(size=5) * 2
-  game = adversarial.ADVERSARIAL[name]
-  critic, encoder = GAMES[name]
+  losses = adversarial.ADVERSARIAL[name]
+  critic, encoder = DEFINITIONS[name]
   np.testing.assert_allclose(
-    game.critic_loss(*as_float32(r, g)), critic(r, g), rtol=1e-5, atol=1e-6
+    losses.critic_loss(*as_float32(r, g)), critic(r, g), rtol=1e-5, atol=1e-6
   )
   np.testing.assert_allclose(
-    game.encoder_loss(*as_float32(r, g)), encoder(r, g), rtol=1e-5, atol=1e-6
+    losses.encoder_loss(*as_float32(r, g)), encoder(r, g), rtol=1e-5, atol=1e-6
   )
 
 
-@every_game
-def test_encoder_opposes_critic_in_every_game(name):
-  game = adversarial.ADVERSARIAL[name]
+@every_loss
+def test_encoder_opposes_critic_in_every_loss(name):
+  losses = adversarial.ADVERSARIAL[name]
   r, g = as_float32([0.3, -0.2, 0.9], [-0.5, 0.4, 0.1])
   # Scores within the hinge's slopes: each has a gradient of its own.
-  of_critic = jax.grad(game.critic_loss, argnums=1)(r, g)
-  of_encoder = jax.grad(game.encoder_loss, argnums=1)(r, g)
+  of_critic = jax.grad(losses.critic_loss, argnums=1)(r, g)
+  of_encoder = jax.grad(losses.encoder_loss, argnums=1)(r, g)
   assert np.all(np.asarray(of_critic) > 0)
   assert np.all(np.asarray(of_encoder) < 0)
 
 
-@every_game
-def test_only_paired_games_refuse_unequal_batches(name):
-  game = adversarial.ADVERSARIAL[name]
+@every_loss
+def test_only_paired_losses_refuse_unequal_batches(name):
+  losses = adversarial.ADVERSARIAL[name]
   r, g = jnp.zeros(3), jnp.zeros(4)
   x, z = jnp.ones((3, 2)), jnp.zeros((4, 2))
 
   def terms():
-    value = game.critic_loss(r, g) + game.encoder_loss(r, g)
-    if game.penalty is not None:
-      value += game.penalty(jax.random.key(0), lambda x: x.sum(1), x, z)
+    value = losses.critic_loss(r, g) + losses.encoder_loss(r, g)
+    if losses.penalty is not None:
+      value += losses.penalty(jax.random.key(0), lambda x: x.sum(1), x, z)
     return value
 
-  if game.paired:
+  if losses.paired:
     with pytest.raises(ValueError, match=r'pairs .* got shapes \([34]'):
       terms()
   else:
     assert np.isfinite(terms())
 
 
-@every_game
-def test_games_want_one_score_a_row(name):
-  game = adversarial.ADVERSARIAL[name]
+@every_loss
+def test_losses_want_one_score_a_row(name):
+  losses = adversarial.ADVERSARIAL[name]
   with pytest.raises(AssertionError, match='one score for each'):
-    game.critic_loss(jnp.zeros((3, 1)), jnp.zeros((3, 1)))
+    losses.critic_loss(jnp.zeros((3, 1)), jnp.zeros((3, 1)))
   with pytest.raises(AssertionError, match='one score for each'):
-    game.encoder_loss(jnp.zeros((3, 1)), jnp.zeros((3, 1)))
+    losses.encoder_loss(jnp.zeros((3, 1)), jnp.zeros((3, 1)))

@@ -558,7 +558,7 @@ def test_vib_loss_by_hand():
   np.testing.assert_allclose(
     bottleneck.vib_loss(logits, labels, rate, 0.25), math.log(2) / 2 + 1
   )
-  # The price may be an array, as of a schedule; the slope is the mean rate.
+  # Beta may be an array, as of a schedule; the slope is the mean rate.
   evaluate = jax.jit(jax.value_and_grad(bottleneck.vib_loss, argnums=3))
   for beta in (0.0, 0.1, 2.0):
     value, slope = evaluate(logits, labels, rate, beta)

@@ -73,11 +73,11 @@ def test_gradient_penalty_wants_one_score_a_row():
   ],
 )
 def test_gradient_penalties_of_a_linear_score(name, expected):
-  game = adversarial.ADVERSARIAL[name]
-  assert game.input_gradient
+  losses = adversarial.ADVERSARIAL[name]
+  assert losses.input_gradient
   weights = jnp.array([1.0, -2.0, 2.0])
   x, z = as_float32(*np.random.default_rng(21).normal(size=(2, 4, 3)))
-  value = game.penalty(jax.random.key(0), lambda x: x @ weights, x, z)
+  value = losses.penalty(jax.random.key(0), lambda x: x @ weights, x, z)
   np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
@@ -106,10 +106,10 @@ def test_interpolates_are_drawn_for_each_pair():
 
 def test_penalties_of_a_flat_score_have_finite_gradients():
   x = jnp.ones((3, 2))
-  for name, game in adversarial.ADVERSARIAL.items():
-    if game.input_gradient:
+  for name, losses in adversarial.ADVERSARIAL.items():
+    if losses.input_gradient:
       gradient = jax.grad(
-        lambda w, game=game: game.penalty(
+        lambda w, losses=losses: losses.penalty(
           jax.random.key(0), lambda x: x @ w, x, 2 * x
         )
       )(jnp.zeros(2))
@@ -137,22 +137,22 @@ def test_quadratic_penalty_against_numpy(norm):
 def test_best_quadratic_critic_of_two_points():
   # -D + D^2 / (2 lambda d) is least at D = lambda d, where it is -lambda d / 2:
   # the points 0 and (3, 1) have d = 2 by 'l1', so D = 20 and the value is -10.
-  game = adversarial.ADVERSARIAL['gan_qp_l1']
+  losses = adversarial.ADVERSARIAL['gan_qp_l1']
   x, z = jnp.array([[3.0, 1.0]]), jnp.zeros((1, 2))
 
   def loss(difference):
     def score(x):
       return difference * x[:, 0] / 3
 
-    penalty = game.penalty(jax.random.key(0), score, x, z)
-    return game.critic_loss(score(x), score(z)) + penalty
+    penalty = losses.penalty(jax.random.key(0), score, x, z)
+    return losses.critic_loss(score(x), score(z)) + penalty
 
   value, slope = jax.value_and_grad(loss)(20.0)
   np.testing.assert_allclose(value, -10, rtol=1e-6)
   np.testing.assert_allclose(slope, 0, atol=1e-6)
   # And a pair that coincides costs nothing, rather than 0 / 0.
   same = jax.value_and_grad(
-    lambda w: game.penalty(jax.random.key(0), lambda x: w * x[:, 0], x, x)
+    lambda w: losses.penalty(jax.random.key(0), lambda x: w * x[:, 0], x, x)
   )(1.0)
   chex.assert_trees_all_close(same, (0.0, 0.0), atol=0)
 

@@ -388,7 +388,7 @@ def test_ksd_of_exact_samples_has_mean_zero():
   found, biased = map(np.asarray, measure(x, gaussian_score(x)))
   assert abs(found.mean()) < 4 * found.std() / math.sqrt(300)
   # V has the diagonal on top: E[s's] + 2 d / h = d / variance + 2 d / h = 8,
-  # over n; the scores of another law are told apart.
+  # over n; the scores of another distribution differ.
   expected = 8 / 30 + 29 / 30 * found.mean()
   np.testing.assert_allclose(np.mean(biased), expected, rtol=0.03)
   wrong = np.asarray(measure(x, -2 * x)[0])

@@ -25,7 +25,7 @@ BOUNDS = (
 
 @pytest.fixture(autouse=True)
 def _exact_products():
-  # Accelerators multiply float32 at a lower precision unless told.
+  # Accelerators multiply float32 at a lower precision by default.
   with jax.default_matmul_precision('highest'):
     yield
 

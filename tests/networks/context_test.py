@@ -10,7 +10,7 @@ from dim_jax.networks import context
 
 @pytest.fixture(autouse=True)
 def _exact_products():
-  # Accelerators multiply float32 at a lower precision unless told.
+  # Accelerators multiply float32 at a lower precision by default.
   with jax.default_matmul_precision('highest'):
     yield
 

@@ -88,15 +88,18 @@ def test_locations_are_the_crops_encoded_one_by_one(train):
       lambda v, x: encoder.apply(v, x, train=train, mutable=['batch_stats'])
     )(variables, images)
 
-  taps, state = apply(encoder, variables, images)
+  endpoints, state = apply(encoder, variables, images)
   # In training statistics are of all 18 crops at once: one batch of them.
   expected, expected_state = apply(alone, own, jnp.stack(crops))
   assert expected['conv'].shape == (18, 1, 1, 5)
-  for tap in ('local', 'conv'):
+  for name in ('local', 'conv'):
     np.testing.assert_allclose(
-      taps[tap], expected['conv'].reshape(2, 3, 3, 5), rtol=1e-4, atol=1e-5
+      endpoints[name],
+      expected['conv'].reshape(2, 3, 3, 5),
+      rtol=1e-4,
+      atol=1e-5,
     )
-  assert taps['fc'].shape == (2, 7) and taps['y'].shape == (2, 3)
+  assert endpoints['fc'].shape == (2, 7) and endpoints['y'].shape == (2, 3)
   for name, statistics in expected_state['batch_stats'].items():
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
@@ -122,8 +125,8 @@ def test_without_a_code_the_last_map_is_the_globals():
   images = draw_images()
   encoder = folded(fcs=(), code=0)
   variables = draw_variables(encoder, images)
-  taps = jax.jit(encoder.apply)(variables, images)
-  assert {tap: value.shape for tap, value in taps.items()} == {
+  endpoints = jax.jit(encoder.apply)(variables, images)
+  assert {name: value.shape for name, value in endpoints.items()} == {
     'local': (2, 3, 3, 5),
     'conv': (2, 3, 3, 5),
     'globals': (2, 2, 2, 6),
@@ -135,11 +138,11 @@ def test_without_a_code_the_last_map_is_the_globals():
     jax.tree.map(np.asarray, variables[kind]['conv_3_norm'])
     for kind in ('params', 'batch_stats')
   )
-  x = np.tensordot(np.asarray(taps['local'])[:, :2, 1:3], kernel, 3)
+  x = np.tensordot(np.asarray(endpoints['local'])[:, :2, 1:3], kernel, 3)
   x = (x - stats['mean']) / np.sqrt(stats['var'] + 1e-5)
   expected = np.maximum(x * params['scale'] + params['bias'], 0)
   np.testing.assert_allclose(
-    taps['globals'][:, 0, 1], expected, rtol=1e-4, atol=1e-5
+    endpoints['globals'][:, 0, 1], expected, rtol=1e-4, atol=1e-5
   )
 
 
@@ -150,7 +153,7 @@ def test_dropout_is_before_normalisation_and_after_the_local_features():
 
   @jax.jit
   def apply(rng):
-    taps, state = encoder.apply(
+    endpoints, state = encoder.apply(
       variables,
       images,
       train=True,
@@ -158,12 +161,12 @@ def test_dropout_is_before_normalisation_and_after_the_local_features():
       mutable=['batch_stats', 'intermediates'],
       capture_intermediates=True,
     )
-    return taps, state['intermediates']
+    return endpoints, state['intermediates']
 
-  taps, seen = apply(jax.random.key(0))
+  endpoints, seen = apply(jax.random.key(0))
   other, _ = apply(jax.random.key(1))
-  np.testing.assert_array_equal(taps['local'], other['local'])
-  assert (taps['y'] != other['y']).any()
+  np.testing.assert_array_equal(endpoints['local'], other['local'])
+  assert (endpoints['y'] != other['y']).any()
   for name, axes in (('conv_3', (1, 2)), ('fc_0', ())):
     x, out = (
       np.asarray(seen[key]['__call__'][0], np.float64)
@@ -215,10 +218,10 @@ def test_init_std_is_of_hidden_weights():
 def test_bfloat16_reaches_every_map(lowering):
   encoder = folded(fcs=(), code=0, dtype=jnp.bfloat16, lowering=lowering)
   shape = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
-  taps, variables = jax.eval_shape(
+  endpoints, variables = jax.eval_shape(
     lambda x: encoder.init_with_output(jax.random.key(0), x), shape
   )
-  assert {str(x.dtype) for x in taps.values()} == {'bfloat16'}
+  assert {str(x.dtype) for x in endpoints.values()} == {'bfloat16'}
   assert {str(x.dtype) for x in jax.tree.leaves(variables)} == {'float32'}
 
 
@@ -346,13 +349,13 @@ def test_recomputed_blocks_have_the_same_gradients_and_keep_their_inputs():
 
   def loss_of(remat):
     def loss(params):
-      taps, state = build(remat).apply(
+      endpoints, state = build(remat).apply(
         variables | {'params': params},
         images,
         train=True,
         mutable=['batch_stats'],
       )
-      return jnp.square(taps['y']).sum(), state
+      return jnp.square(endpoints['y']).sum(), state
 
     return loss
 

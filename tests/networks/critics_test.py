@@ -13,7 +13,7 @@ N, M, L, C, D = 4, 2, 3, 6, 5
 
 @pytest.fixture(autouse=True)
 def _exact_products():
-  # Accelerators multiply float32 at a lower precision unless told.
+  # Accelerators multiply float32 at a lower precision by default.
   with jax.default_matmul_precision('highest'):
     yield
 

@@ -10,7 +10,7 @@ from dim_jax.networks import convolutional, encoders, layers
 
 @pytest.fixture(autouse=True)
 def _exact_products():
-  # Accelerators multiply float32 at a lower precision unless told.
+  # Accelerators multiply float32 at a lower precision by default.
   with jax.default_matmul_precision('highest'):
     yield
 
@@ -210,10 +210,10 @@ GLOBALS = (3 * 3 * 1024 * 1024 + 2 * 1024) + (1024 * 1024 + 2 * 1024)
 def test_architectures_are_the_papers(
   name, channels, count, millions, local, conv, fc
 ):
-  taps, variables = _shapes(encoders.make(name), channels)
+  endpoints, variables = _shapes(encoders.make(name), channels)
   assert sum(p.size for p in jax.tree.leaves(variables['params'])) == count
   assert round(count / 1e6, 2) == millions
-  assert {tap: value.shape for tap, value in taps.items()} == {
+  assert {name: value.shape for name, value in endpoints.items()} == {
     'local': (2, *local),
     'conv': (2, *conv),
     'fc': (2, fc),
@@ -229,9 +229,9 @@ def test_architectures_are_the_papers(
   ],
 )
 def test_several_globals_instead_of_a_code(name, count, channels):
-  taps, variables = _shapes(encoders.make(name, code=64), 3)
+  endpoints, variables = _shapes(encoders.make(name, code=64), 3)
   assert sum(p.size for p in jax.tree.leaves(variables['params'])) == count
-  assert {tap: value.shape for tap, value in taps.items()} == {
+  assert {name: value.shape for name, value in endpoints.items()} == {
     'local': (2, 7, 7, channels),
     'conv': (2, 7, 7, channels),
     'globals': (2, 5, 5, channels),
@@ -294,7 +294,7 @@ def test_basic32_equals_an_independent_forward_pass():
   encoder = encoders.basic32(stochastic=True)
   images = _images(32, n=2)
   variables = _variables(encoder, images)
-  taps = jax.jit(encoder.apply)(variables, images)
+  endpoints = jax.jit(encoder.apply)(variables, images)
 
   params, stats = jax.tree.map(
     lambda x: np.asarray(x, np.float64),
@@ -315,18 +315,22 @@ def test_basic32_equals_an_independent_forward_pass():
   raw = x @ params['log_variance']['kernel'] + params['log_variance']['bias']
   expected['log_variance'] = 10 * np.tanh(raw / 10)
 
-  assert set(taps) == set(expected)
-  for tap, value in expected.items():
+  assert set(endpoints) == set(expected)
+  for name, value in expected.items():
     np.testing.assert_allclose(
-      taps[tap], value, rtol=1e-4, atol=1e-4 * np.abs(value).max(), err_msg=tap
+      endpoints[name],
+      value,
+      rtol=1e-4,
+      atol=1e-4 * np.abs(value).max(),
+      err_msg=name,
     )
 
 
-def test_max_pooling_precedes_the_local_tap():
+def test_max_pooling_precedes_the_local_feature():
   encoder = _tiny()
   images = _images(8)
   variables = _variables(encoder, images)
-  taps = jax.jit(encoder.apply)(variables, images)
+  endpoints = jax.jit(encoder.apply)(variables, images)
   params, stats = (variables[k] for k in ('params', 'batch_stats'))
   weight = np.asarray(params['conv_0']['kernel']).transpose(3, 2, 0, 1)
   x = _conv(np.asarray(images).transpose(0, 3, 1, 2), weight, 1, 1)
@@ -334,7 +338,7 @@ def test_max_pooling_precedes_the_local_tap():
   windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (2, 3))
   expected = windows[:, :, ::2, ::2].max((-2, -1)).transpose(0, 2, 3, 1)
   assert expected.shape == (4, 3, 3, 4)
-  np.testing.assert_allclose(taps['local'], expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(endpoints['local'], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_lowering_does_not_change_the_features():
@@ -398,17 +402,17 @@ def test_bfloat16_keeps_parameters_statistics_and_code_in_float32():
   exact, _ = _apply(_tiny(stochastic=True), variables, images)
   encoder = _tiny(stochastic=True, dtype=jnp.bfloat16)
   initial = jax.eval_shape(encoder.init, jax.random.key(0), images)
-  taps, state = _apply(encoder, variables, images)
+  endpoints, state = _apply(encoder, variables, images)
   float32 = {jnp.dtype('float32')}
   assert {x.dtype for x in jax.tree.leaves((initial, state))} == float32
-  assert {tap: str(value.dtype) for tap, value in taps.items()} == {
+  assert {name: str(value.dtype) for name, value in endpoints.items()} == {
     'local': 'bfloat16',
     'conv': 'bfloat16',
     'fc': 'bfloat16',
     'y': 'float32',
     'log_variance': 'float32',
   }
-  error = np.abs(taps['y'] - exact['y']).mean()
+  error = np.abs(endpoints['y'] - exact['y']).mean()
   assert 0 < error < 0.1 * np.abs(exact['y']).mean()
 
 
@@ -461,19 +465,21 @@ def test_norms_without_a_state(norm):
   encoder = _tiny(norm=norm, convs=(encoders.ConvLayer(6, 3, 1, 1),), local=0)
   images = _images(8)
   variables = encoder.init(jax.random.key(0), images)
-  taps = jax.jit(lambda *x: encoder.apply(*x, train=True))(variables, images)
+  endpoints = jax.jit(lambda *x: encoder.apply(*x, train=True))(
+    variables, images
+  )
   kernel = variables['params']['conv_0']['kernel']
   x = layers.convolve(images, kernel, padding=1)
   expected = np.maximum(_normalised(np.asarray(x), norm), 0)
-  np.testing.assert_allclose(taps['local'], expected, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(endpoints['local'], expected, rtol=1e-4, atol=1e-4)
   with pytest.raises(ValueError, match=r"norm must be one of \('batch', "):
     _shapes(_tiny(norm='instance'), 3)
 
 
 def test_make_overrides_fields_and_names_what_it_accepts():
   encoder = encoders.make('basic32', code=10, stochastic=True)
-  taps, _ = _shapes(encoder, 3)
-  assert taps['y'].shape == taps['log_variance'].shape == (2, 10)
+  endpoints, _ = _shapes(encoder, 3)
+  assert endpoints['y'].shape == endpoints['log_variance'].shape == (2, 10)
   with pytest.raises(ValueError, match=r"'resnet'.*basic28, basic32, basic64"):
     encoders.make('resnet')
   with pytest.raises(ValueError, match=r"'codes'.*code"):

@@ -103,7 +103,7 @@ def test_every_set_of_patches_is_equally_likely():
   rows = np.asarray(visible).reshape(-1, 4)
   np.testing.assert_array_equal(rows.sum(1), 2)
   _, counts = np.unique(rows @ [8, 4, 2, 1], return_counts=True)
-  # 4 over 2 sets, 1000 of each; 5 deviations of a binomial count.
+  # 4 over 2 sets, 1000 of each; 5 standard deviations of a binomial count.
   assert len(counts) == 6
   assert abs(counts - 1000).max() < 5 * math.sqrt(6000 / 6 * 5 / 6)
 
@@ -249,8 +249,8 @@ def test_occlusions_are_all_that_qualify_and_as_often_as_told():
     rows, columns = (np.flatnonzero(hidden.any(axis)) for axis in (1, 0))
     found[rows[0], rows[-1] + 1, columns[0], columns[-1] + 1] += 1
   for key, share in expected.items():
-    deviation = np.sqrt(count * share * (1 - share))
-    assert abs(found[key] - count * share) < 5 * deviation
+    std = np.sqrt(count * share * (1 - share))
+    assert abs(found[key] - count * share) < 5 * std
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from dim_jax.networks.posteriors import Bottleneck, Posterior
 
 @pytest.fixture(autouse=True)
 def _exact_products():
-  # Accelerators multiply float32 at a lower precision unless told.
+  # Accelerators multiply float32 at a lower precision by default.
   with jax.default_matmul_precision('highest'):
     yield
 
@@ -82,12 +82,12 @@ def test_codes_have_the_mean_and_covariance_of_the_posterior(covariance):
   assert z.dtype == jnp.float32
   for i, truth in enumerate(covariances(covariance)):
     code = np.asarray(z[:, i], np.float64)
-    deviations = np.sqrt(np.diag(truth))
+    stds = np.sqrt(np.diag(truth))
     # Standard errors: std / sqrt(S) of a mean, at most sqrt(2 / S) of a product
     # of standardised codes.
-    error = (code.mean(0) - MEAN[i]) / deviations
+    error = (code.mean(0) - MEAN[i]) / stds
     assert np.abs(error).max() < 4 / math.sqrt(20_000)
-    error = (np.cov(code.T) - truth) / np.outer(deviations, deviations)
+    error = (np.cov(code.T) - truth) / np.outer(stds, stds)
     assert np.abs(error).max() < 4 * math.sqrt(2 / 20_000)
 
 
@@ -281,9 +281,9 @@ def test_mlp_encoder_against_numpy():
   x = np.asarray(images).reshape(3, 16)
   for name in ('fc_0', 'fc_1'):
     x = np.maximum(linear(x, variables['params'][name]), 0)
-  taps = jax.jit(encoder.apply)(variables, images)
-  assert set(taps) == {'fc'}
-  np.testing.assert_allclose(taps['fc'], x, rtol=1e-4, atol=1e-5)
+  endpoints = jax.jit(encoder.apply)(variables, images)
+  assert set(endpoints) == {'fc'}
+  np.testing.assert_allclose(endpoints['fc'], x, rtol=1e-4, atol=1e-5)
   # No dropout: training computes the same, without a key.
   trained = jax.jit(functools.partial(encoder.apply, train=True))(
     variables, images
@@ -393,5 +393,5 @@ def test_a_bottleneck_drops_into_a_users_own_classifier():
   # each dimension.
   assert rate[0] > 4 * 4
   assert accuracy[-50:].mean() > 0.95
-  # Three classes need ln 3 of it; the price has pressed the rest down.
+  # Three classes need ln 3 of it; beta has pressed the rest down.
   assert math.log(3) < rate[-1] < 0.7 * rate[0]
