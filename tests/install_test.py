@@ -82,7 +82,7 @@ config = ExperimentConfig(
     critic_units=4,
     local_tap='input',
     map_tap='fc',
-    prior_weight=0.0,
+    prior=None,
   ),
   data=DataConfig(name='digits', image_size=8),
   batch_size=32, steps=2, log_every=1, checkpoint_every=2,

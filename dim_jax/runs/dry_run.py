@@ -110,8 +110,8 @@ def measure(
     devices: use only so many devices; all of them if None.
 
   Returns:
-    'shape', 'dtype' and 'examples' of the data; 'players', parameters by
-    player; 'batch', 'steps' and 'devices'; 'flops' of a step of the whole
+    'shape', 'dtype' and 'examples' of the data; 'parameters', how many by
+    group; 'batch', 'steps' and 'devices'; 'flops' of a step of the whole
     batch; 'memory', bytes on each device by what they are for, or None where
     the compiler does not say; 'negatives' of an anchor and 'ceilings' in nats,
     by term.
@@ -163,7 +163,7 @@ def measure(
     'shape': found.stored,
     'dtype': np.dtype(found.dtype).name,
     'examples': found.examples,
-    'players': {name: _size(tree) for name, tree in state.params.items()},
+    'parameters': {name: _size(tree) for name, tree in state.params.items()},
     'batch': config.batch_size,
     'steps': config.steps,
     'devices': mesh.size,
@@ -217,9 +217,9 @@ def text(report: dict[str, Any]) -> str:
     length += f' ({steps * batch / count:.1f} epochs)'
   where = f'{report["devices"]} x {report["device"]}'
   lines.append(('batch', f'{length} on {where}'))
-  players = report['players']
-  each = ', '.join(f'{name} {size:,}' for name, size in players.items())
-  lines.append(('parameters', f'{sum(players.values()):,}: {each}'))
+  parameters = report['parameters']
+  each = ', '.join(f'{name} {size:,}' for name, size in parameters.items())
+  lines.append(('parameters', f'{sum(parameters.values()):,}: {each}'))
   flops = f'{report["flops"]:.3g} a step, {report["flops"] * steps:.3g} in all'
   flops += ', as the compiler counts (the body of a loop inside a step once)'
   lines.append(('FLOPs', flops))

@@ -31,7 +31,7 @@ def test_counts_of_a_network_by_hand():
   report = dry_run.measure(config, devices=2)
   # Means and deviations of 32 dimensions; weights and biases.
   first, last, readout = 784 * 256, 256 * 64, 32 * 10
-  assert report['players'] == {
+  assert report['parameters'] == {
     'encoder': first + 256 + last + 64,
     'decoder': readout + 10,
   }
@@ -43,7 +43,7 @@ def test_counts_of_a_network_by_hand():
   products = 2 * 200 * (2 * first + 3 * last + 3 * readout)
   assert 1 < report['flops'] / products < 1.1
   # Parameters with two moments, and the images, on each device.
-  held = 4 * 3 * sum(report['players'].values()) + 54_000 * (784 + 4)
+  held = 4 * 3 * sum(report['parameters'].values()) + 54_000 * (784 + 4)
   memory = dict(report['memory'])
   assert memory['state and data'] == pytest.approx(held, rel=1e-3)
   total = memory.pop('total')
