@@ -1,7 +1,7 @@
 """Random changes to images on the device, seeded per example.
 
 Each example's key comes from its position in the global batch, so the result
-does not depend on how the batch is spread over devices:
+does not depend on how the batch is divided over devices:
 
     keys = augment.example_keys(rng, positions)
     images = augment.random_flip(keys, images)
@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dim_jax import random
+from dim_jax import checks, random
 
 # What goes in as NumPy's comes out as NumPy's, without a device.
 _Array = TypeVar('_Array', np.ndarray, jax.Array)
@@ -50,9 +50,9 @@ class Config:
   """Training images are random crops of so many pixels a side, all others the
   centre's."""
   crop_scale: float | None = None
-  """Random crops cover this share of an image to all of it, with sides from 3:4
-  to 4:3, and are resized to `crop` pixels a side, or to the image's own size.
-  0.08 in SimCLR."""
+  """Random crops cover this fraction of an image to all of it, with sides from
+  3:4 to 4:3, and are resized to `crop` pixels a side, or to the image's own
+  size. 0.08 in SimCLR."""
   flip: bool = False
   """Mirror training images at random."""
   crop_padding: int = 0
@@ -62,37 +62,29 @@ class Config:
   up to 80 % at 1, and hue, by up to a fifth of the circle. 1 in SimCLR, 0.5 on
   CIFAR-10."""
   jitter_probability: float = 0.8
-  """The share of images that jitter changes."""
+  """The fraction of images that jitter changes."""
   grayscale_probability: float = 0.0
-  """The share of training images that lose their colours, but keep three
+  """The fraction of training images that lose their colours, but keep three
   channels. 0.2 in SimCLR."""
   blur_probability: float = 0.0
-  """The share of training images blurred by a Gaussian of 0.1 to 2 pixels, cut
-  off at a twentieth of the image. 0.5 in SimCLR."""
+  """The fraction of training images blurred by a Gaussian of 0.1 to 2 pixels,
+  cut off at a twentieth of the image. 0.5 in SimCLR."""
+
+
+_RANGES = {
+  'crop': 'int [1, inf) or None',
+  'crop_scale': '(0, 1] or None',
+  'crop_padding': 'int [0, inf)',
+  'jitter': '[0, 2.5]',  # beyond which hue goes around
+  'jitter_probability': '[0, 1]',
+  'grayscale_probability': '[0, 1]',
+  'blur_probability': '[0, 1]',
+}
 
 
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
-  if config.crop is not None and config.crop < 1:
-    raise ValueError(f'data.crop must be >= 1 or None, got {config.crop}.')
-  scale = config.crop_scale
-  if scale is not None and not 0 < scale <= 1:
-    raise ValueError(f'data.crop_scale must be in (0, 1], got {scale}.')
-  if config.crop_padding < 0:
-    raise ValueError(
-      f'data.crop_padding must be >= 0, got {config.crop_padding}.'
-    )
-  if not 0 <= config.jitter <= 2.5:
-    raise ValueError(
-      f'data.jitter must be in [0, 2.5], where hue goes around, got '
-      f'{config.jitter}.'
-    )
-  for name in ('jitter', 'grayscale', 'blur'):
-    value = getattr(config, f'{name}_probability')
-    if not 0 <= value <= 1:
-      raise ValueError(
-        f'data.{name}_probability must be in [0, 1], got {value}.'
-      )
+  checks.check_fields(config, _RANGES, 'data.')
 
 
 def make(
@@ -149,8 +141,8 @@ def make(
       images = random_crop(keys, images, config.crop_padding)
     if jitters:
       most = {name: config.jitter * x for name, x in _JITTERS.items()}
-      share = config.jitter_probability
-      images = random_jitter(keys, images, probability=share, **most)
+      chance = config.jitter_probability
+      images = random_jitter(keys, images, probability=chance, **most)
     if config.grayscale_probability:
       images = random_grayscale(keys, images, config.grayscale_probability)
     if config.blur_probability:
@@ -176,15 +168,15 @@ def _check_size(images: jax.Array | np.ndarray, size: Any) -> int:
   _check_images(images)
   height, width = images.shape[1:3]
   try:
-    whole = operator.index(size)
+    pixels = operator.index(size)
   except TypeError:
-    whole = 0
-  if not 1 <= whole <= min(height, width):
+    pixels = 0
+  if not 1 <= pixels <= min(height, width):
     raise ValueError(
       f'size must be a whole number from 1 to {min(height, width)} for images '
       f'of {height}x{width} pixels; got {size!r}.'
     )
-  return whole
+  return pixels
 
 
 def _check(keys: jax.Array, images: jax.Array) -> None:
@@ -476,7 +468,7 @@ def draw_windows(
     keys: from `example_keys`, [N].
     height: pixels of the images.
     width: likewise.
-    scale: least and greatest share of the image's area.
+    scale: least and greatest fraction of the image's area.
     ratio: least and greatest width by height.
 
   Returns:
@@ -488,7 +480,7 @@ def draw_windows(
   """
   if not 0 < scale[0] <= scale[1] <= 1:
     raise ValueError(
-      f'scale must hold two shares 0 < low <= high <= 1; got {scale}.'
+      f'scale must hold two fractions 0 < low <= high <= 1; got {scale}.'
     )
   if not 0 < ratio[0] <= ratio[1] < math.inf:
     raise ValueError(f'ratio must hold 0 < low <= high; got {ratio}.')
@@ -501,21 +493,23 @@ def draw_windows(
   tall = jnp.round(jnp.sqrt(area / side))
   fits = (0 < wide) & (wide <= width) & (0 < tall) & (tall <= height)
 
-  whole = min(max(width / height, ratio[0]), ratio[1])
+  nearest = min(max(width / height, ratio[0]), ratio[1])
   middle = (
-    (round(width / whole), width)
-    if whole > width / height
-    else (height, round(height * whole))
+    (round(width / nearest), width)
+    if nearest > width / height
+    else (height, round(height * nearest))
   )
   first = fits.argmax(1)[:, None]
-  found = fits.any(1)[:, None]
+  any_fits = fits.any(1)[:, None]
   sizes = jnp.concatenate(
     [jnp.take_along_axis(x, first, 1) for x in (tall, wide)], 1
   )
-  sizes = jnp.where(found, sizes, jnp.array(middle)[None])
+  sizes = jnp.where(any_fits, sizes, jnp.array(middle)[None])
   room = jnp.array([height, width])[None] - sizes
   # Each offset 0..room is equally likely.
-  starts = jnp.where(found, jnp.floor(places * (room + 1)), jnp.floor(room / 2))
+  starts = jnp.where(
+    any_fits, jnp.floor(places * (room + 1)), jnp.floor(room / 2)
+  )
   return jnp.concatenate([starts, sizes], 1).astype(jnp.int32)
 
 
@@ -533,7 +527,7 @@ def random_resized_crop(
     keys: from `example_keys`, [N].
     images: [N, H, W, C], uint8 or floats in [-1, 1].
     size: height and width of the result; those of the images if None.
-    scale: least and greatest share of the image's area.
+    scale: least and greatest fraction of the image's area.
     ratio: least and greatest width by height.
 
   Returns:
@@ -601,7 +595,7 @@ def random_blur(
   sigma: tuple[float, float] = (0.1, 2.0),
   radius: int | None = None,
 ) -> jax.Array:
-  """Blurs images at random, each by a deviation of its own.
+  """Blurs images at random, each with a standard deviation of its own.
 
   Args:
     keys: from `example_keys`, [N].
@@ -650,17 +644,17 @@ def _rotate_hue(planes: list[jax.Array], shifts: jax.Array) -> list[jax.Array]:
   red, green, blue = planes
   value = functools.reduce(jnp.maximum, planes)
   chroma = value - functools.reduce(jnp.minimum, planes)
-  spread = jnp.where(chroma > 0, chroma, 1)
-  from_green = 2 + (blue - red) / spread
-  from_blue = 4 + (red - green) / spread
+  divisor = jnp.where(chroma > 0, chroma, 1)
+  from_green = 2 + (blue - red) / divisor
+  from_blue = 4 + (red - green) / divisor
   hue = jnp.where(value == green, from_green, from_blue)
-  hue = jnp.where(value == red, (green - blue) / spread, hue) + 6 * shifts
+  hue = jnp.where(value == red, (green - blue) / divisor, hue) + 6 * shifts
   rotated = []
   for n, plane in zip((5, 3, 1), planes, strict=True):
     # XLA's remainder is several times slower on a CPU.
     k = n + hue - 6 * jnp.floor((n + hue) / 6)
     x = value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
-    # Unshifted colours stay to the last bit.
+    # Unshifted colours stay bitwise identical.
     rotated.append(jnp.where(shifts == 0, plane, x))
   return rotated
 
@@ -673,7 +667,7 @@ def jitter(
   saturation: jax.Array | None = None,
   hue: jax.Array | None = None,
 ) -> jax.Array:
-  """Changes colours as told, in the order of the arguments.
+  """Changes colours as asked for, in the order of the arguments.
 
   Brightness is the factor on an image, black being 0; contrast that on its
   difference from its mean luma; saturation that on its difference from its
@@ -706,17 +700,17 @@ def jitter(
   # Planes: each step on all channels at once was three times slower on a CPU.
   planes = [x[..., i] for i in range(channels)]
 
-  def move(origin: Any, factors: jax.Array) -> list[jax.Array]:
-    # A factor of 1 changes nothing, to the last bit.
+  def scale_from(origin: Any, factors: jax.Array) -> list[jax.Array]:
+    # A factor of 1 gives bitwise identical colours.
     more = factors[:, None, None] - 1
     return [jnp.clip(x + more * (x - origin), -1, 1) for x in planes]
 
   if brightness is not None:
-    planes = move(-1, brightness)
+    planes = scale_from(-1, brightness)
   if contrast is not None:
-    planes = move(_luma(planes).mean((1, 2), keepdims=True), contrast)
+    planes = scale_from(_luma(planes).mean((1, 2), keepdims=True), contrast)
   if saturation is not None:
-    planes = move(_luma(planes), saturation)
+    planes = scale_from(_luma(planes), saturation)
   if hue is not None:
     planes = _rotate_hue(planes, hue[:, None, None])
   return _as_given(jnp.stack(planes, -1), images)

@@ -1,33 +1,16 @@
-"""Which examples form step t: a pure function of (seed, t)."""
+"""Which examples form step t, a pure function of (seed, t); padded batches."""
 
 import functools
-import operator
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from dim_jax import random
-
-
-def _whole(name: str, value: Any, minimum: int) -> int:
-  """`value` as an int of at least `minimum`, or a ValueError."""
-  try:
-    if isinstance(value, (bool, np.bool_)):
-      raise TypeError
-    whole = operator.index(value)
-  except TypeError:
-    raise ValueError(
-      f'{name} must be a whole number of at least {minimum}; got {value!r}.'
-    ) from None
-  if whole < minimum:
-    raise ValueError(f'{name} must be at least {minimum}; got {whole}.')
-  return whole
+from dim_jax import checks, random
 
 
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-  """The order of the examples in one epoch.
+  """Orders the examples of one epoch.
 
   Args:
     seed: in [0, 2**64).
@@ -46,7 +29,7 @@ def permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 def batch_indices(
   seed: int, step: int, count: int, *, batch_size: int, num_examples: int
 ) -> np.ndarray:
-  """The examples of steps `step` to `step + count - 1`.
+  """Chooses the examples of steps `step` to `step + count - 1`.
 
   Row i depends on (seed, step + i, batch_size, num_examples) and on nothing
   else: neither on `count` nor on the number of hosts or devices. So a resumed
@@ -67,15 +50,12 @@ def batch_indices(
   Raises:
     ValueError: an argument is not a whole number or out of range.
   """
-  seed = _whole('seed', seed, 0)
-  step = _whole('step', step, 0)
-  count = _whole('count', count, 0)
-  batch_size = _whole('batch_size', batch_size, 1)
-  num_examples = _whole('num_examples', num_examples, 1)
-  if seed >= 2**64:
-    raise ValueError(f'seed must be below 2**64; got {seed}.')
-  if num_examples >= 2**31:
-    raise ValueError(f'num_examples must be below 2**31; got {num_examples}.')
+  checks.check_range('seed', seed, 'int [0, 2**64)')
+  checks.check_range('step', step, 'int [0, inf)')
+  checks.check_range('count', count, 'int [0, inf)')
+  checks.check_range('batch_size', batch_size, 'int [1, inf)')
+  checks.check_range('num_examples', num_examples, 'int [1, 2**31)')
+  step, count, batch_size = int(step), int(count), int(batch_size)
   if batch_size > num_examples:
     raise ValueError(
       f'batch_size ({batch_size}) is larger than the {num_examples} training '

@@ -20,7 +20,7 @@ def write(
   batch_size: int = 64,
   progress: Callable[[int], None] | None = None,
 ) -> np.memmap:
-  """Writes an array row by row, whole or not at all.
+  """Writes an array row by row, all of it or nothing.
 
   Args:
     path: of the .npy file.
@@ -28,7 +28,7 @@ def write(
     shape: of one.
     dtype: that they are stored in.
     produce: `(first, last) -> rows first..last-1`, finite in `dtype`.
-    budget: bytes that the file must not pass.
+    budget: the most bytes that the file may take.
     batch_size: rows that are produced at once.
     progress: called with the number of rows done.
 
@@ -74,10 +74,10 @@ def write(
 
 
 def read(path: str | os.PathLike) -> np.memmap:
-  """The array that `write` stored, left on disk until it is used."""
+  """Opens the array that `write` stored, left on disk until it is used."""
   return np.load(path, mmap_mode='r')
 
 
 def size(rows: int, shape: tuple[int, ...], dtype: np.dtype) -> int:
-  """Bytes of so many rows."""
+  """Counts the bytes of so many rows."""
   return rows * int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -25,12 +25,12 @@ class DataConfig(augment.Config):
   """Train on the split without labels, of stl10 or a folder unlabelled/; the
   labelled images then serve for monitoring and probes alone."""
   stream: bool = False
-  """Read images as steps need them, for sets larger than memory; the same steps
-  to the same bits."""
+  """Read images as steps need them, for sets larger than memory; the
+  steps are bitwise identical."""
   labelled: float | None = None
-  """Part of each class's training images that keep their label, one at least;
-  the others train with -1. None keeps all. Given with `unlabelled`, as 1.0, the
-  labelled images are trained on too."""
+  """Fraction of each class's training images that keep their label, one at
+  least; the others train with -1. None keeps all. Given with `unlabelled`, as
+  1.0, the labelled images are trained on too."""
   labels_per_class: int | None = None
   """So many of each class instead."""
   label_seed: int = 0

@@ -311,8 +311,8 @@ def entries(
   wanted: list[pathlib.Path] = []
   folders: list[pathlib.Path] = []
   others: collections.Counter[str] = collections.Counter()
-  with os.scandir(folder) as found:
-    for entry in sorted(found, key=lambda entry: entry.name):
+  with os.scandir(folder) as scanned:
+    for entry in sorted(scanned, key=lambda entry: entry.name):
       ending = os.path.splitext(entry.name)[1].lower()
       if entry.name.startswith('.'):
         continue

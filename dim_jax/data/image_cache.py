@@ -65,7 +65,7 @@ def read(path: pathlib.Path, num_examples: int) -> dict[str, np.ndarray] | None:
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes what `read` reads, whole or not at all; a failure only warns."""
+  """Writes what `read` reads, all of it or nothing; a failure only warns."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path.parent)

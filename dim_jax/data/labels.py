@@ -19,7 +19,7 @@ def keep(
 
   Args:
     labels: int32 [n], -1 where unknown.
-    fraction: part of each class that keeps its label, in (0, 1], rounded, and
+    fraction: of each class that keeps its label, in (0, 1], rounded, and
       one example at least.
     per_class: so many of each class instead.
     seed: of the choice.

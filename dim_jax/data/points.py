@@ -34,11 +34,11 @@ class Mixture(NamedTuple):
 class Banana(NamedTuple):
   """A Gaussian bent along a parabola, which keeps areas as they are.
 
-  x_0 ~ N(0, 1) and x_1 | x_0 ~ N(bend (x_0^2 - 1), deviation^2).
+  x_0 ~ N(0, 1) and x_1 | x_0 ~ N(bend (x_0^2 - 1), std^2).
 
   Attributes:
     bend: how much.
-    deviation: around the parabola.
+    std: standard deviation around the parabola.
 
   References:
     Haario, Saksman and Tamminen, Adaptive proposal distribution for random walk
@@ -47,28 +47,28 @@ class Banana(NamedTuple):
   """
 
   bend: float
-  deviation: float
+  std: float
 
 
 def _isotropic(
-  weights: list[float], means: list[list[float]], deviation: float
+  weights: list[float], means: list[list[float]], std: float
 ) -> Mixture:
-  """Round components of one width."""
+  """Returns round components of one width."""
   centres = np.asarray(means, np.float64)
   count, size = centres.shape
-  share = np.asarray(weights, np.float64)
+  masses = np.asarray(weights, np.float64)
   identity = np.broadcast_to(np.eye(size), (count, size, size))
-  return Mixture(share / share.sum(), centres, deviation**2 * identity)
+  return Mixture(masses / masses.sum(), centres, std**2 * identity)
 
 
-def _ring(count: int, radius: float, deviation: float) -> Mixture:
+def _ring(count: int, radius: float, std: float) -> Mixture:
   angles = 2 * math.pi * np.arange(count) / count
   means = radius * np.stack([np.cos(angles), np.sin(angles)], 1)
-  return _isotropic([1.0] * count, means.tolist(), deviation)
+  return _isotropic([1.0] * count, means.tolist(), std)
 
 
 DENSITIES: dict[str, Mixture | Banana] = {
-  # The one that Liu and Wang (2016) move their particles to.
+  # The one that Liu and Wang (2016) transport their particles to.
   'mixture_1d': _isotropic([1.0, 2.0], [[-2.0], [2.0]], 1.0),
   'mixture_2d': _isotropic(
     [1.0, 1.0, 2.0], [[-2.0, -1.0], [2.0, -1.0], [0.0, 2.0]], 0.7
@@ -77,18 +77,18 @@ DENSITIES: dict[str, Mixture | Banana] = {
   'gaussian': Mixture(
     np.ones(1), np.array([[1.0, -1.0]]), np.array([[[1.0, 0.8], [0.8, 1.0]]])
   ),
-  'banana': Banana(bend=0.7, deviation=0.4),
+  'banana': Banana(bend=0.7, std=0.4),
 }
 
 
 def find(name: str) -> Mixture | Banana:
-  """The density of a name in DENSITIES; ValueError where there is none."""
+  """Returns the density of a name in DENSITIES, or raises ValueError."""
   checks.check_choice('data.name', name, DENSITIES)
   return DENSITIES[name]
 
 
 def log_density(name: str, x: Any) -> jax.Array:
-  """The log density, normalised, of any points.
+  """Computes the normalised log density of any points.
 
   Args:
     name: in DENSITIES.
@@ -109,11 +109,11 @@ def log_density(name: str, x: Any) -> jax.Array:
     )
   if isinstance(density, Banana):
     middle = density.bend * (x[:, 0] ** 2 - 1)
-    off = (x[:, 1] - middle) / density.deviation
+    off = (x[:, 1] - middle) / density.std
     return (
       -0.5 * (x[:, 0] ** 2 + off**2)
       - math.log(2 * math.pi)
-      - math.log(density.deviation)
+      - math.log(density.std)
     )
   # Inverse Cholesky factors and log weights are numbers, made in float64.
   factors = np.linalg.cholesky(density.covariances)
@@ -133,11 +133,11 @@ def log_density(name: str, x: Any) -> jax.Array:
 
 
 def moments(name: str) -> tuple[np.ndarray, np.ndarray]:
-  """The true mean [D] and covariance [D, D] of a density in DENSITIES."""
+  """Computes the true mean [D] and covariance [D, D] of a density."""
   density = find(name)
   if isinstance(density, Banana):
     # var(x_0^2) = 2, and every odd moment of x_0 is 0.
-    wide = density.deviation**2 + 2 * density.bend**2
+    wide = density.std**2 + 2 * density.bend**2
     return np.zeros(2), np.diag([1.0, wide])
   weights, means, covariances = density
   mean = weights @ means
@@ -171,7 +171,7 @@ def load(name: str, split: str, count: int, seed: int = 0) -> np.ndarray:
   random = np.random.Generator(streams.philox(seed, stream))
   if isinstance(density, Banana):
     x = random.standard_normal((count, 2))
-    x[:, 1] *= density.deviation
+    x[:, 1] *= density.std
     x[:, 1] += density.bend * (x[:, 0] ** 2 - 1)
     return x.astype(np.float32)
   of = random.choice(len(density.weights), count, p=density.weights)

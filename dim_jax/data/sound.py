@@ -129,7 +129,7 @@ def load(
     lists: a folder with train_split.txt and test_split.txt, a recording's name
       a line, such as the CPC authors'; recordings in neither are left out.
       Not for spoken_digit.
-    progress: reports every 5 seconds on standard error.
+    progress: shows it on standard error.
 
   Returns:
     The split. Windows of a recording follow each other, recordings are in the
@@ -141,19 +141,8 @@ def load(
     FileNotFoundError: a data set, folder or file is not there; says what to do.
   """
   root = folders.path_of(name, NAMES)
-  if root is None:
-    checks.check_choice('data.name, unless it is a path,', name, NAMES)
+  _check(name, split, window, hop, rate, validation, lists)
   name = os.fspath(name)
-  checks.check_choice('split', split, SPLITS)
-  checks.check_range('data.window', window, 'int [1, inf)')
-  checks.check_range('data.hop', hop, 'int [1, inf) or None')
-  checks.check_range('data.rate', rate, 'int [1, inf) or None')
-  splits.check_validation(validation, split)
-  if name == 'spoken_digit' and lists is not None:
-    raise ValueError(
-      'spoken_digit has a test set of its own; lists are for librispeech and '
-      f'for folders. Got lists={os.fspath(lists)!r}.'
-    )
   hop = hop or window
   if root is not None:
     source = _folder(root, rate)
@@ -193,6 +182,30 @@ def load(
     recording=_repeat(members, counts),
     rate=source.rate,
   )
+
+
+def _check(
+  name: Any,
+  split: Any,
+  window: Any,
+  hop: Any,
+  rate: Any,
+  validation: Any,
+  lists: Any,
+) -> None:
+  """Raises ValueError where an argument of `load` is not accepted."""
+  if folders.path_of(name, NAMES) is None:
+    checks.check_choice('data.name, unless it is a path,', name, NAMES)
+  checks.check_choice('split', split, SPLITS)
+  checks.check_range('data.window', window, 'int [1, inf)')
+  checks.check_range('data.hop', hop, 'int [1, inf) or None')
+  checks.check_range('data.rate', rate, 'int [1, inf) or None')
+  splits.check_validation(validation, split)
+  if name == 'spoken_digit' and lists is not None:
+    raise ValueError(
+      'spoken_digit has a test set of its own; lists are for librispeech and '
+      f'for folders. Got lists={os.fspath(lists)!r}.'
+    )
 
 
 def _members(
@@ -416,11 +429,11 @@ def _phone_labels(
   labels = np.full([counts.sum(), frames], -1, np.int32)
   row = 0
   for recording, count in zip(recordings, counts, strict=True):
-    found = known[recording.name]
+    aligned = known[recording.name]
     for start in range(0, count * hop, hop):
-      if found is not None:
+      if aligned is not None:
         begin = start * _PHONES_A_SECOND // source.rate
-        some = found[begin : begin + frames]
+        some = aligned[begin : begin + frames]
         labels[row, : len(some)] = some
       row += 1
   note = f'recordings without phone labels: {missing} of {len(known)}'

@@ -186,7 +186,7 @@ def check(name: Any, split: Any, image_size: Any, validation: Any) -> None:
 def _decode(
   name: str, stored: str, opened: stream.Stream, progress: bool
 ) -> dict[str, np.ndarray]:
-  """Decodes a whole split: 'images', 'labels' and 'note'.
+  """Decodes all of a split: 'images', 'labels' and 'note'.
 
   In threads: Pillow leaves the interpreter's lock while it decodes. Of images
   as small as CIFAR-10's most of the time is spent inside it, but processes

@@ -669,9 +669,9 @@ def test_make_of_nothing_is_nothing():
 @pytest.mark.parametrize(
   ('fields', 'words'),
   [
-    ({'crop_scale': 0}, r'data.crop_scale must be in \(0, 1\], got 0'),
-    ({'crop_scale': 1.5}, r'data.crop_scale must be in \(0, 1\], got 1.5'),
-    ({'crop_padding': -1}, 'data.crop_padding must be >= 0, got -1'),
+    ({'crop_scale': 0}, r'crop_scale must be in \(0, 1\] or None, got 0'),
+    ({'crop_scale': 1.5}, r'crop_scale must be in \(0, 1\] or None, got 1.5'),
+    ({'crop_padding': -1}, 'data.crop_padding must be .* >= 0, got -1'),
     ({'jitter': 3}, r'data.jitter must be in \[0, 2.5\].* got 3'),
     ({'jitter': float('nan')}, 'data.jitter must be in .* got nan'),
     ({'blur_probability': 2}, r'data.blur_probability .* \[0, 1\], got 2'),
