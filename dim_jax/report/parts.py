@@ -31,7 +31,7 @@ class Text:
 class Missing(Text):
   """A paragraph that says what is not there, and why."""
 
-  kind: ClassVar[str] = 'missing'
+  kind = 'missing'
 
 
 @dataclasses.dataclass(frozen=True)

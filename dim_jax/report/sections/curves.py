@@ -115,10 +115,7 @@ _MATCHED = {
 def section(runs: Sequence[Run]) -> list[Part]:
   """Draws every family; runs of modules as one line a method, the mean."""
   parts: list[Part] = [
-    Missing(
-      f'{run.label} has no metrics yet: continue its training, '
-      f'`python -m experiments.train ... --workdir={run.path}`.'
-    )
+    Missing(f'{run.label} has no metrics yet: continue its training.')
     for run in runs
     if not run.metrics
   ]
@@ -283,11 +280,9 @@ def warnings(run: Run) -> list[str]:
     end = float([math.nan, *average[np.isfinite(average)]][-1])
     ceiling = figures.real(run.metrics[-1].get(_ceiling(key)))
     if end > 0.99 * ceiling:
-      what = (
-        'no better than chance level'
-        if module_of(key)
-        else 'all that its estimator can say, so there may be more'
-      )
+      what = 'all that its estimator can say, so there may be more'
+      if module_of(key):
+        what = 'no better than chance level'
       sentences.append(
         f'{key} ends at {figures.number(end)} nats of '
         f'{figures.number(ceiling)}, {what}.'

@@ -92,23 +92,20 @@ def warnings(run: Run) -> list[str]:
   """Says where a density is worse than it should be, or mismeasured."""
   rows = (run.density or {}).get('rows') or []
   models = [row for row in rows if row['density'] == 'model']
-  sentences = []
-  for model in models[:1]:
-    mine = figures.real(model.get('log_likelihood'))
-    sentences += [
-      f'The model’s log likelihood is below that of {row["density"]}.'
-      for row in rows
-      if row['density'] not in ('model', 'truth')
-      and mine < figures.real(row.get('log_likelihood'))
-    ]
-  for model in models:
-    change = figures.real(model.get('box_change', 0.0))
-    if not abs(change) <= 0.01:
-      sentences.append(
-        f'The box of the grid is too narrow for its log Z: doubling it '
-        f'changed it by {figures.number(change)} nats.'
-      )
-  return sentences
+  mine = [figures.real(row.get('log_likelihood')) for row in models]
+  sentences = [
+    f'The model’s log likelihood is below that of {row["density"]}.'
+    for row in rows
+    if row['density'] not in ('model', 'truth')
+    and mine[:1] < [figures.real(row.get('log_likelihood'))]
+  ]
+  changes = [figures.real(row.get('box_change', 0.0)) for row in models]
+  return sentences + [
+    f'The box of the grid is too narrow for its log Z: doubling it changed it '
+    f'by {figures.number(change)} nats.'
+    for change in changes
+    if not abs(change) <= 0.01
+  ]
 
 
 def _pictures(runs: Sequence[Run]) -> list[Part]:
@@ -126,12 +123,10 @@ def _pictures(runs: Sequence[Run]) -> list[Part]:
   for k, members in enumerate(groups.values()):
     name = 'density' if len(groups) == 1 else f'density_{k}'
     arrays = members[0].density_arrays or {}
-    if 'axis_1' in arrays:
-      pictures.append(draw(_plane, members, name))
-    elif 'axis_0' in arrays:
-      pictures.append(draw(_line, members, name))
-    elif arrays['data'].ndim == 4:
-      pictures.append(draw(_images, members, name))
+    kind = _plane if 'axis_1' in arrays else _line
+    if 'axis_0' in arrays or arrays['data'].ndim == 4:
+      kind = kind if 'axis_0' in arrays else _images
+      pictures.append(draw(kind, members, name))
   return pictures
 
 

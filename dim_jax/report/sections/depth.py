@@ -207,15 +207,17 @@ def _levels(
   runs: Sequence[Run], label: str, probe: str
 ) -> list[tuple[str, float]]:
   """Errors without any encoder, where the runs agree on them."""
-  chances, raws = set(), set()
+  known: dict[str, set[float]] = {}
   for run in runs:
-    mine = runs_lib.of_label(run.probes, label)
-    chances.add(('commonest label', figures.real(mine['chance'])))
+    chance = runs_lib.of_label(run.probes, label)['chance']
+    known.setdefault('commonest label', set()).add(figures.real(chance))
     for feature, mean in _means(run, 'raw', label, probe):
-      raws.add((f'raw {feature}', mean))
-  known = [next(iter(found)) for found in (chances, raws) if len(found) == 1]
-  levels = [(name, round(100 * (1 - mean), 9)) for name, mean in known]
-  return [(name, value) for name, value in levels if math.isfinite(value)]
+      known.setdefault(f'raw {feature}', set()).add(mean)
+  return [
+    (name, round(100 * (1 - means.pop()), 9))
+    for name, means in known.items()
+    if len(means) == 1 and all(map(math.isfinite, means))
+  ]
 
 
 def _draw(rows: list[tuple[Any, ...]]) -> Any:

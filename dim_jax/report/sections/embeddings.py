@@ -67,12 +67,9 @@ def maps(runs: Sequence[Run]) -> list[Part]:
   if len(runs) > 1 or not (_names(run) or run.probes):
     return []
   if not _names(run):
-    return [
-      Missing(
-        f'No features are stored yet, so there are no embeddings, neighbours '
-        f'or spectra: run `python -m experiments.evaluate {run.path}`.'
-      )
-    ]
+    command = f'`python -m experiments.evaluate {run.path}`'
+    text = 'No features are stored for embeddings, neighbours and spectra: run'
+    return [Missing(f'{text} {command}.')]
   name = _representation(run)
   parts: list[Part] = [
     Missing(f'The {kind} {name} features are not drawn: {reason}.')

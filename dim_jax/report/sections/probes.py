@@ -13,12 +13,10 @@ from dim_jax.report.parts import (
   Table,
   Text,
   draw,
+  fixed,
   with_error,
 )
 from dim_jax.report.runs import Run
-
-# Labels of single frames: how many were tested is not in the results.
-_FRAMEWISE = ('phone',)
 
 
 def section(runs: Sequence[Run]) -> list[Part]:
@@ -110,7 +108,7 @@ def table(runs: Pairs, title: str = '') -> Table:
       for probe, name in titles.items():
         row[name] = _cell(mine.get(probe), len(counts[probe]) > 1)
       if encoder == 'trained':
-        row |= _paper(feature, probes.get('paper') or {}, mine, counts)
+        row |= _paper(feature, probes.get('paper') or {}, mine)
       if mine:
         rows.append(row)
   return Table(rows, title)
@@ -126,28 +124,18 @@ def _cell(result: Mapping[str, Any] | None, counted: bool) -> str:
 
 
 def _paper(
-  feature: str,
-  paper: Mapping[str, Any],
-  results: Mapping[str, Any],
-  known: Mapping[str, Any],
+  feature: str, paper: Mapping[str, Any], results: Mapping[str, Any]
 ) -> dict[str, str]:
   """What the paper has of a feature, and the gap to it."""
   probe = str(paper.get('probe'))
   # The paper says which probe it used; the evaluation may not have run it.
-  if probe not in known or paper.get(feature) is None:
+  if probe not in results or paper.get(feature) is None:
     return {}
-  ours = figures.real(results[probe]['mean']) if probe in results else math.nan
-  gap = 100 * ours - paper[feature]
+  gap = 100 * figures.real(results[probe]['mean']) - paper[feature]
   return {
     f'paper ({figures.probe_name(probe)})': f'{paper[feature]:.2f}',
-    'gap, points': f'{gap:+.1f}'.replace('-', '−') if gap == gap else '–',
+    'gap, points': fixed(gap, 1, True),
   }
-
-
-def tested(run: Run, label: str) -> int:
-  """How many labels the run's probes were tested on; 0 if that is unknown."""
-  protocol = (run.probes or {}).get('protocol') or {}
-  return 0 if label in _FRAMEWISE else int(protocol.get('test_rows') or 0)
 
 
 def _noise(result: Mapping[str, Any], rows: int) -> float:
@@ -169,7 +157,8 @@ def warnings(run: Run) -> list[str]:
   sentences = []
   for label in runs_lib.labels(run.probes) if run.probes else ():
     probes = runs_lib.of_label(run.probes, label)
-    rows = tested(run, label)
+    # How many frames were tested, each with a phone, is not in the results.
+    rows = probes.get('protocol', {}).get('test_rows', 0) * (label != 'phone')
     for probe in ('linear', 'linear_few'):
       mine = [r for r in probes['results'] if r['probe'] == probe]
       worse: dict[str, list[str]] = {}

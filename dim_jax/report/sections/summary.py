@@ -75,16 +75,14 @@ def _training(run: Run) -> dict[str, str]:
     for line in run.metrics
     if 'images_per_s' in line
   ]
-  spent = (run.summary or {}).get('seconds', {})
+  spent = (run.summary or {}).get('seconds', {}).items()
   return {
     'Steps': f'{last["step"]:,}{unfinished}, '
     f'{last.get("images", 0):,} {noun} seen, batch '
     f'{run.config.get("batch_size")}, seed {run.config.get("seed")}',
     'Training time': duration(last.get('seconds'))
     + (f', median {statistics.median(speeds):,.0f} {noun}/s' if speeds else ''),
-    'Where the time went': ', '.join(
-      f'{k} {duration(v)}' for k, v in spent.items()
-    ),
+    'Where the time went': ', '.join(f'{k} {duration(v)}' for k, v in spent),
   }
 
 
