@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dim_jax import checks
 from dim_jax.data import batches
 from dim_jax.evaluation import calibration
 from dim_jax.losses import bottleneck
@@ -74,13 +75,22 @@ def predict(
     The predictions, in the order of the images.
 
   Raises:
-    ValueError: there are no images, or not one label for each.
+    ValueError: there are no images, not one label for each, or floats outside
+      of [-1, 1].
   """
   if images.ndim != 4 or not len(images) or labels.shape != images.shape[:1]:
     raise ValueError(
       'images must be [n, H, W, C] with n >= 1 and labels [n], got '
       f'{images.shape} and {labels.shape}.'
     )
+  if np.issubdtype(images.dtype, np.floating):
+    outside = int(np.sum(~(np.abs(images) <= 1)))
+    if outside:
+      raise ValueError(
+        f'images of floats must be in [-1, 1]: {outside} of {images.size} '
+        'values are outside or NaN.'
+      )
+  checks.check_range('batch_size', batch_size, 'int [1, inf)')
   size = min(batch_size, len(images))
   parts = []
   for i, (rows, part) in enumerate(batches.padded(size, images, labels)):

@@ -49,14 +49,21 @@ def extract(
     For each name, float32 of shape [n, D], in the order of the examples.
 
   Raises:
-    ValueError: there are no examples, they have another rank, or the encoder
-      has no features of a name.
+    ValueError: there are no examples, they have another rank or are not finite,
+      or the encoder has no features of a name.
   """
   if examples.ndim not in (2, 4) or not len(examples):
     raise ValueError(
       f'examples must be images [n, H, W, C], sound [n, T] or points [n, D] '
       f'with n >= 1, got shape {examples.shape}.'
     )
+  if np.issubdtype(examples.dtype, np.floating):
+    finite = np.isfinite(examples)
+    if not finite.all():
+      raise ValueError(
+        f'{np.sum(~finite)} of {examples.size} values of the examples are NaN '
+        'or infinite.'
+      )
   checks.check_range('batch_size', batch_size, 'int [1, inf)')
   size = min(batch_size, len(examples))
   labels = np.full([size], -1, np.int32)

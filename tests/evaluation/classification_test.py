@@ -95,3 +95,12 @@ def test_labels_outside_are_counted(label):
       ValueError, match=rf'in 0\.\.1, got {label}: 2 of 3 are outside'
     ):
       measure(predictions(), np.array([label, 1, label]))
+
+
+def test_images_out_of_range_are_counted():
+  images = np.zeros((3, 2, 2, 1), np.float32)
+  images[1, 0, 0], images[2, 1, 1] = 255, np.nan
+  with pytest.raises(ValueError, match=r'in \[-1, 1\]: 2 of 12 values'):
+    classification.predict(
+      *(None, None, None, None, images, np.zeros(3, int), None)
+    )

@@ -67,6 +67,13 @@ def test_images_of_another_rank_are_refused():
     features.extract(encode, variables, images[:0])
 
 
+def test_examples_that_are_not_finite_are_counted():
+  points = np.zeros([5, 2], np.float32)
+  points[1, 0], points[3, 1] = np.nan, np.inf
+  with pytest.raises(ValueError, match=r'2 of 10 values .* NaN or infinite'):
+    features.extract(lambda v, batch: {'y': batch['point']}, {}, points)
+
+
 def test_variables_are_bit_identical_after_probing():
   encode, variables, images = _encoder(90)
   before = features.fingerprint(variables)
