@@ -11,6 +11,7 @@ import functools
 import importlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -274,19 +275,26 @@ def check_path(config: Any, path: str) -> None:
     config = config[name] if isinstance(config, dict) else getattr(config, name)
 
 
-def _check_importable(kind: type) -> None:
-  """Raises ValueError where a class could not be found again by its name."""
+def _type_name(kind: type) -> str:
+  """Returns 'module:name', or raises where nothing is to be found by it."""
+  name = kind.__module__
+  if name == '__main__':
+    # What `python -m` runs can be imported by its own name.
+    spec = getattr(sys.modules[name], '__spec__', None)
+    name = spec.name if spec else name
   try:
-    module = importlib.import_module(kind.__module__)
+    found = getattr(importlib.import_module(name), kind.__qualname__, None)
   except ImportError:
-    module = None
-  is_main = kind.__module__ == '__main__'
-  if is_main or getattr(module, kind.__qualname__, None) is not kind:
+    found = None
+  if name == '__main__' or (found is not kind and kind.__module__ == name):
+    found = None
+  if found is None:
     raise ValueError(
       f'{kind.__qualname__} is defined in {kind.__module__!r}, from where a '
       'saved run cannot load it again: move it to the top level of a module '
       'that can be imported (a .py file beside your program), and import it.'
     )
+  return f'{name}:{kind.__qualname__}'
 
 
 def to_json(config: Any) -> Any:
@@ -294,9 +302,7 @@ def to_json(config: Any) -> Any:
   if dataclasses.is_dataclass(config) and not isinstance(config, type):
     # A Flax module's own fields, less the two that Linen adds.
     skip = ('parent', 'name') if isinstance(config, nn.Module) else ()
-    kind = type(config)
-    _check_importable(kind)
-    return {'type': f'{kind.__module__}:{kind.__qualname__}'} | {
+    return {'type': _type_name(type(config))} | {
       f.name: to_json(getattr(config, f.name))
       for f in dataclasses.fields(config)
       if f.name not in skip and f.init
@@ -337,6 +343,7 @@ class Group(NamedTuple):
 # tables, the type is today's. Each line stays for as long as runs have it.
 TYPES: dict[str, str] = {
   'dim_jax.objectives.stein:Config': 'dim_jax.objectives.energy_model:Config',
+  'experiments.priors:ToyConfig': 'experiments.studies.priors:ToyConfig',
   **{
     f'dim_jax.networks.modules:{name}': (
       f'dim_jax.networks.greedy_modules:{name}'
