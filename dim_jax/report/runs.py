@@ -168,9 +168,11 @@ def plain(value: Any) -> str:
 def scalars(values: Mapping[str, Any]) -> str:
   """Formats settings in a line, without None and without lists of groups."""
   return ', '.join(
-    f'{key.replace("_", " ")} {plain(value)}'
-    for key, value in values.items()
-    if key != 'type' and value is not None and '{' not in str(value)[:2]
+    f'{re.sub("[._]", " ", key)} {plain(value)}'
+    for key, value in flatten(values)
+    if key.split('.')[-1] != 'type'
+    and value is not None
+    and '{' not in str(value)[:2]
   )
 
 

@@ -577,6 +577,19 @@ def test_command_says_a_mistake_in_one_line(tmp_path):
   assert found.stderr.count('\n') == 1
 
 
+def test_settings_of_groups_are_settings():
+  values = {
+    'type': 'a:B',
+    'beta': 0.5,
+    'none': None,
+    'prior': {'type': 'a:C', 'divergence': 'jsd', 'units': [8, 4]},
+    'modules': [{'type': 'a:D'}],
+  }
+  assert runs.scalars(values) == (
+    'beta 0.5, prior divergence jsd, prior units 8 4'
+  )
+
+
 def test_what_was_skipped_is_a_warning(tmp_path):
   run = _make_run(tmp_path / 'run')
   left_out = {'what': 'mlp of y', 'reason': 'too few rows'}

@@ -152,11 +152,11 @@ def warnings(run: Run) -> list[str]:
   """Says whether errors are no better than chance, or the code collapsed."""
   ours = headline(run.classification) if run.classification else None
   sentences = []
-  guess = 100 - (chance([run]) or math.nan)
-  if ours and error(ours) >= guess:
+  level = 100 - (chance([run]) or math.nan)
+  if ours and error(ours) >= level:
     sentences.append(
       f'The test error, {fixed(error(ours), 2)} %, is no better than chance '
-      f'level, {fixed(guess, 1)} %.'
+      f'level, {fixed(level, 1)} %.'
     )
   rate = figures.real((ours or {}).get('rate_bits'))
   if (run.classification or {}).get('bottleneck') != 'none' and rate < 0.01:

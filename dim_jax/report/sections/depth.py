@@ -140,9 +140,9 @@ def table(runs: Sequence[Run], label: str) -> Table:
   everything = [p for mine in measured.values() for p in mine]
   digits = 2 if min((p.mean for p in everything), default=100) < 1 else 1
   rows = []
-  for probe, found in measured.items():
-    for name in dict.fromkeys(p.method for p in found):
-      mine = {p.feature: p for p in found if p.method == name}
+  for probe, of_probe in measured.items():
+    for name in dict.fromkeys(p.method for p in of_probe):
+      mine = {p.feature: p for p in of_probe if p.method == name}
       row = {'probe': figures.probe_name(probe), 'method': name}
       row['n'] = span([p.n for p in mine.values()])
       rows.append(

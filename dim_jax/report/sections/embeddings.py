@@ -139,8 +139,8 @@ def spectra(runs: Sequence[Run]) -> list[Part]:
   for name in dict.fromkeys(name for run in runs for name in _names(run)):
     lines = _usable(runs[0], name)
     if len(runs) > 1:
-      every = {run.label: _usable(run, name) for run in runs}
-      lines = {k: x['trained'] for k, x in every.items() if 'trained' in x}
+      usable = {run.label: _usable(run, name) for run in runs}
+      lines = {k: x['trained'] for k, x in usable.items() if 'trained' in x}
     title = f'Spectrum of {"trained " if len(runs) > 1 else ""}{name}'
     if lines:
       named = {'name': f'spectrum_{name}', 'title': title}

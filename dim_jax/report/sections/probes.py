@@ -62,12 +62,12 @@ def _notes(label: str, done: Pairs) -> list[Part]:
     for r in probes['results']:
       known = r.get('protocol_hash') or probes.get('protocol_hash') or '–'
       hashes.setdefault(figures.probe_name(r['probe']), {})[str(known)] = None
-  listed = [f'{name} {" / ".join(found)}' for name, found in hashes.items()]
+  listed = [f'{name} {" / ".join(known)}' for name, known in hashes.items()]
   notes.append(f'Protocols: {", ".join(listed)}.')
   notes += [
     f'The {name} numbers come from different protocols: they do not compare.'
-    for name, found in hashes.items()
-    if len(found) > 1
+    for name, known in hashes.items()
+    if len(known) > 1
   ]
   return [Text(note) for note in notes]
 

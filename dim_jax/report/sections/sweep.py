@@ -118,9 +118,9 @@ def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
   if not errors:
     return []
   _, _, beta, mean, std, _ = min(errors, key=lambda row: row[3])
-  spread = f' ± {std:.2f}' if math.isfinite(std) else ''
+  error = f' ± {std:.2f}' if math.isfinite(std) else ''
   return [
-    f'Least test error with {max(counts)} samples: {fixed(mean, 2)}{spread} % '
+    f'Least test error with {max(counts)} samples: {fixed(mean, 2)}{error} % '
     f'at beta {beta:g}. This beta is chosen on the test set, so its error is a '
     f'little too low.'
   ]
