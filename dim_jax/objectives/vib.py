@@ -1,6 +1,6 @@
-r"""The Variational Information Bottleneck, and what it is compared with.
+r"""Variational Information Bottleneck: a classifier through a stochastic code.
 
-A classifier through a stochastic code: minimise
+It minimises
 
 .. math:: E[-\ln q(y|z)] + \beta\, E_x KL(p(z|x) \| r(z))
 
