@@ -82,8 +82,8 @@ class ExperimentConfig:
   optimizer: OptimizerConfig = dataclasses.field(
     default_factory=OptimizerConfig
   )
-  """For every parameter group that `players` does not name."""
-  players: dict[str, OptimizerConfig] = dataclasses.field(default_factory=dict)
+  """For every parameter group that `groups` does not name."""
+  groups: dict[str, OptimizerConfig] = dataclasses.field(default_factory=dict)
   """Optimizers of single parameter groups, such as 'probe'."""
   average: float | None = None
   """Decay of a moving average of all parameters (Polyak), which evaluation then
@@ -159,8 +159,8 @@ def check(config: ExperimentConfig | SweepConfig) -> None:
   to_json(config)  # Raises where it could not be saved.
   # Overrides set fields after construction, so its checks run once more.
   config.__post_init__()
-  for group, optimizer in {'': config.optimizer, **config.players}.items():
-    where = f'players.{group}' if group else 'optimizer'
+  for group, optimizer in {'': config.optimizer, **config.groups}.items():
+    where = f'groups.{group}' if group else 'optimizer'
     checks.check_fields(optimizer, optimizer.ranges, f'{where}.')
   checks.check_choice('parallel', config.parallel, ('jit', 'pmap', 'pipeline'))
   if isinstance(config.data, augment.Config):
@@ -186,7 +186,7 @@ def check(config: ExperimentConfig | SweepConfig) -> None:
     _check_pipeline(config)
   module = importlib.import_module(type(config.objective).__module__)
   if hasattr(module, 'check_optimizers'):
-    module.check_optimizers(config.objective, config.players, config.optimizer)
+    module.check_optimizers(config.objective, config.groups, config.optimizer)
 
 
 def _check_pipeline(config: ExperimentConfig) -> None:
@@ -196,12 +196,12 @@ def _check_pipeline(config: ExperimentConfig) -> None:
       f'accumulate={config.accumulate} is not written for '
       "parallel='pipeline': set accumulate=1, or parallel='jit'."
     )
-  probe = config.players.get('probe', config.optimizer)
+  probe = config.groups.get('probe', config.optimizer)
   if probe.clip is not None:
     raise ValueError(
       f'the gradient of the probe is clipped (clip={probe.clip}), but with '
       "parallel='pipeline' its parts are on several devices: set "
-      "players['probe'] to an OptimizerConfig without clip."
+      "groups['probe'] to an OptimizerConfig without clip."
     )
 
 
@@ -352,7 +352,17 @@ TYPES: dict[str, str] = {
   },
 }
 """Today's type of each type that moved or has another name."""
-FIELDS: dict[str, dict[str, str | None]] = {}
+FIELDS: dict[str, dict[str, str | None]] = {
+  'dim_jax.config:ExperimentConfig': {'players': 'groups'},
+  'dim_jax.objectives.dim:Config': {
+    'local_tap': 'local_feature',
+    'map_tap': 'map_feature',
+    'global_tap': 'global_feature',
+    'probe_taps': 'probe_features',
+  },
+  'dim_jax.objectives.vib:Config': {'tap': 'feature'},
+  'dim_jax.objectives.gim:Config': {'walls': 'stop_gradient_after'},
+}
 """By type, today's name of each field that has another; None: it is gone."""
 VALUES: dict[str, dict[str, dict[Any, Any]]] = {}
 """By type and today's field, today's value of each value that has another."""

@@ -220,7 +220,7 @@ def load(
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), template)
   optimizer = step_lib.make_optimizer(
     config.optimizer,
-    config.players,
+    config.groups,
     params,
     config.average,
     objective.optional_groups,

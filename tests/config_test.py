@@ -38,7 +38,7 @@ def make_config():
       encoder=encoders.small32(code=16, dtype='float32'), bound='jsd'
     ),
     data=DataConfig(name='mnist', image_size=None),
-    players={'probe': OptimizerConfig(clip=1.0)},
+    groups={'probe': OptimizerConfig(clip=1.0)},
   )
 
 
@@ -66,7 +66,7 @@ def test_json_round_trip_keeps_sound_and_lists_of_modules(tmp_path):
         greedy_modules.ConvModule(8, 10, 5, 2, dtype='float32'),
         context.GRU(4, dtype='float32'),
       ),
-      walls=(0,),
+      stop_gradient_after=(0,),
       audio_std=0.1,
     ),
     data=SoundConfig(window=800, hop=400, label='digit'),
@@ -79,9 +79,11 @@ def test_json_round_trip_keeps_sound_and_lists_of_modules(tmp_path):
   assert isinstance(loaded.objective.modules[1], context.GRU)
   assert input_shape == (800,)
   # A wall nowhere is not the same as one everywhere.
-  for walls in (None, ()):
-    again = config_lib.from_json(config_lib.to_json(gim.Config(walls=walls)))
-    assert again.walls == walls
+  for stop_gradient_after in (None, ()):
+    again = config_lib.from_json(
+      config_lib.to_json(gim.Config(stop_gradient_after=stop_gradient_after))
+    )
+    assert again.stop_gradient_after == stop_gradient_after
 
 
 def test_json_of_an_unknown_field_names_the_accepted_ones():
@@ -138,7 +140,7 @@ def test_folder_that_is_no_run(tmp_path):
   [
     ('batchsize', r"No field 'batchsize': .*Did you mean 'batch_size'"),
     ('data.nam', r"No field 'data.nam': DataConfig has .*mean 'name'"),
-    ('players.critic.b1', r"No field 'players.critic': dict has \['probe'\]"),
+    ('groups.critic.b1', r"No field 'groups.critic': dict has \['probe'\]"),
     ('steps.x', r"No field 'steps.x': int has \[\]"),
   ],
 )
@@ -148,7 +150,7 @@ def test_wrong_path_names_what_is_accepted(path, message):
 
 
 def test_right_paths_pass():
-  config_lib.check_path(make_config(), 'players.probe.learning_rate')
+  config_lib.check_path(make_config(), 'groups.probe.learning_rate')
   config_lib.check_path(make_config(), 'objective.bound')
 
 
@@ -167,9 +169,9 @@ def test_right_paths_pass():
     ),
     ('parallel', 'pjit', "'pipeline', got 'pjit'. Did you mean 'jit'?"),
     (
-      'players',
+      'groups',
       {'probe': OptimizerConfig(learning_rate=0)},
-      r'players.probe.learning_rate must be > 0, got 0',
+      r'groups.probe.learning_rate must be > 0, got 0',
     ),
     (
       'optimizer',
@@ -177,9 +179,9 @@ def test_right_paths_pass():
       r'optimizer.every must be a whole number >= 1',
     ),
     (
-      'players',
+      'groups',
       {'module_1': OptimizerConfig(every=0)},
-      r'players.module_1.every must be a whole number >= 1, got 0',
+      r'groups.module_1.every must be a whole number >= 1, got 0',
     ),
   ],
 )
@@ -195,7 +197,7 @@ def test_a_pipeline_cannot_clip_the_probe():
   config.parallel = 'pipeline'
   with pytest.raises(ValueError, match=r'probe is clipped \(clip=1.0\)'):
     config_lib.check(config)
-  config.players = {'probe': OptimizerConfig()}
+  config.groups = {'probe': OptimizerConfig()}
   config_lib.check(config)
 
 
@@ -209,7 +211,7 @@ CASES = [
 @pytest.mark.parametrize(('kind', 'name'), CASES)
 def test_every_number_is_checked(kind, name, bad):
   config = make_config()
-  where = config if kind is ExperimentConfig else config.players['probe']
+  where = config if kind is ExperimentConfig else config.groups['probe']
   setattr(where, name, bad)
   with pytest.raises(ValueError, match=rf'{name} must be .*, got {bad}'):
     config_lib.check(config)
@@ -281,7 +283,7 @@ def test_old_run_loads_and_its_checkpoint_fits(tmp_path, name):
     params, _ = objective.init(rng, batch)
     optimizer = step_lib.make_optimizer(
       config.optimizer,
-      config.players,
+      config.groups,
       params,
       config.average,
       objective.optional_groups,

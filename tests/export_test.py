@@ -32,8 +32,8 @@ def mlp_config(**changes):
   defaults = {
     'encoder': encoders.MLPCode(units=(6, 5), code=3),
     'critic_units': 4,
-    'local_tap': 'input',
-    'map_tap': 'fc',
+    'local_feature': 'input',
+    'map_feature': 'fc',
     'num_classes': 3,
   }
   return config_lib.ExperimentConfig(

@@ -126,7 +126,7 @@ def foldmultialex64(**overrides: Any) -> ConvEncoder:
   """Returns `foldalex64` with 25 globals instead of a code; locals 7x7x192.
 
   The feature 'globals', 5x5x192, holds one for each 3x3 locations: name it in
-  `dim.Config.global_tap`. The field `code` is not used.
+  `dim.Config.global_feature`. The field `code` is not used.
   """
   return _encoder(
     {**overrides, 'code': 0},

@@ -93,9 +93,9 @@ class Config:
   """The normalisation of a named encoder: 'batch', or without statistics of the
   batch, as `memory.micro_batch` needs it, 'layer' or 'group'."""
   local_weight: float = 1.0
-  """beta: of the MI between the code and each location of `local_tap`."""
+  """beta: of the MI between the code and each location of `local_feature`."""
   global_weight: float = 0.0
-  """alpha: of the MI between the code and the whole of `map_tap`."""
+  """alpha: of the MI between the code and the whole of `map_feature`."""
   bound: str = 'infonce'
   """A name of `BOUNDS`. Of the f-divergences among them, chi_squared and
   reverse_kl train an encoder but are no bounds on MI; reports then name the
@@ -111,7 +111,7 @@ class Config:
   """Score this many random locations an image instead of all, drawn with
   replacement."""
   global_samples: int | None = None
-  """Likewise of the globals, where `global_tap` has several an image."""
+  """Likewise of the globals, where `global_feature` has several an image."""
   prior: Prior | None = dataclasses.field(default_factory=Prior)
   """What the code's distribution is matched to; None for nothing."""
   coordinates: Coordinates | None = None
@@ -124,20 +124,20 @@ class Config:
   """Save memory."""
   spectral_penalty: float = 0.0
   """lambda: of half the sum of the encoder's squared spectral norms."""
-  local_tap: str = 'local'
+  local_feature: str = 'local'
   """The feature of which each location is scored against the code."""
-  map_tap: str = 'conv'
+  map_feature: str = 'conv'
   """The feature that the global critic scores as a whole."""
-  global_tap: str = 'y'
+  global_feature: str = 'y'
   """The feature that is the code."""
   dtype: str = 'float32'
   """Compute dtype of the networks, 'float32' or 'bfloat16'; parameters and
   scores stay float32."""
   num_classes: int = 10
   """Classes of the classifier and of the online probe, a linear layer on every
-  feature of `probe_taps` that sends no gradient back; 0 for neither. Labels
+  feature of `probe_features` that sends no gradient back; 0 for neither. Labels
   must be below it; those of -1 are left out."""
-  probe_taps: tuple[str, ...] = classifiers.PROBED
+  probe_features: tuple[str, ...] = classifiers.PROBED
   """The features that online probes read."""
 
 
@@ -229,7 +229,7 @@ def check_optimizers(
   if optimizer.clip_weights is None and not prior.spectral_norm:
     raise ValueError(
       "objective.prior.divergence='wgan' needs an adversary of bounded slope: "
-      "set players['adversary'] to an OptimizerConfig with clip_weights=0.01, "
+      "set groups['adversary'] to an OptimizerConfig with clip_weights=0.01, "
       "or objective.prior.spectral_norm=True; 'wgan_gp' has a penalty instead."
     )
 
@@ -265,19 +265,19 @@ def _make_terms(config: Config, axis_name: str | None) -> list[Term]:
   if options := _used(config.coordinates):
     terms.append(
       coordinates.make(
-        options, config.local_tap, config.global_tap, dtype, axis_name
+        options, config.local_feature, config.global_feature, dtype, axis_name
       )
     )
   if options := _used(config.supervised):
     terms.append(classifiers.make(options, config.num_classes, axis_name))
   if prior and prior.distribution != 'kl':
     terms.append(
-      prior_matching.make(prior, config.global_tap, dtype, axis_name)
+      prior_matching.make(prior, config.global_feature, dtype, axis_name)
     )
   if config.spectral_penalty:
     terms.append(_make_spectral(config.spectral_penalty))
-  if config.num_classes and config.probe_taps:
-    names = tuple(config.probe_taps)
+  if config.num_classes and config.probe_features:
+    names = tuple(config.probe_features)
     terms.append(classifiers.make_probes(names, config.num_classes, axis_name))
   return terms
 
@@ -322,7 +322,7 @@ def _init_encoder(
       'normalisation, or micro_batch=None.'
     )
   if config.mask is not None:
-    local = term.select(features, config.local_tap, 'local_tap')
+    local = term.select(features, config.local_feature, 'local_feature')
     params |= hidden_patches.init(config.mask, rng, images, local)
   return features, params, state
 
@@ -385,17 +385,17 @@ def _encode_in_training(
     visible = hidden_patches.draw(config.mask, rng, images, axis_name)
     hidden = None
     if config.mask.targets_hidden:
-      local = targets[config.local_tap]
+      local = targets[config.local_feature]
       hidden = hidden_patches.hidden_locations(config.mask, visible, local)
     shown = hidden_patches.in_training(config.mask, params, images, visible)
     features, state_after = encode(shown)
     if config.mask.kind == 'occlude':
       # Running statistics serve evaluation, which sees whole images.
       state_after = state_of_whole
-  mean = features.get(config.global_tap)
+  mean = features.get(config.global_feature)
   if _is_stochastic(config):
     features = prior_matching.sample_code(
-      features, config.global_tap, rng, axis_name
+      features, config.global_feature, rng, axis_name
     )
   inputs = Inputs(
     features,
@@ -471,13 +471,13 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       )
     return features
 
-  others = (name for name in _PROBED_FEATURES if name != config.global_tap)
+  others = (name for name in _PROBED_FEATURES if name != config.global_feature)
   return Objective(
     init,
     loss,
     encode,
     negatives=functools.partial(_negatives, config, init, encode),
-    features=(*others, config.global_tap),
+    features=(*others, config.global_feature),
     pictured=('fc',),
     classes=config.num_classes,
     supervised=f'objective.supervised.weight={supervised.weight}'
@@ -543,7 +543,7 @@ def _negatives(
     grid = masking.grid_of(images, config.mask.patch)
     visible = jax.ShapeDtypeStruct((1, *grid), bool)
     locate = functools.partial(hidden_patches.hidden_locations, config.mask)
-    local = features[config.local_tap]
+    local = features[config.local_feature]
     positions = jax.eval_shape(locate, visible, local).shape[1]
   shapes = {}
   if config.local_weight:

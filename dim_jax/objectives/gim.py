@@ -65,7 +65,7 @@ class Config:
   trains, as dropout and batch normalisation need to know. One with the
   attribute `context = True` maps what a module predicts, [N, rows, columns, C]
   or [N, L, C], to contexts for it."""
-  walls: tuple[int, ...] | None = None
+  stop_gradient_after: tuple[int, ...] | None = None
   """Gradient isolation: behind which modules the gradient stops. None for all
   of them (GIM), () for none (CPC), (0, 2) for module_0 alone and module_1 with
   module_2."""
@@ -121,10 +121,16 @@ class Config:
       modules = greedy_modules.MODULES[modules]()
     last = (self.depth or len(modules)) - 1
     # Frozen modules pass no gradient on; one is stopped behind the last anyway.
-    stops = range(last) if self.walls is None else self.walls
+    stops = (
+      range(last)
+      if self.stop_gradient_after is None
+      else self.stop_gradient_after
+    )
     inner = sorted(i for i in {*stops, *range(self.frozen)} if i < last)
     supervised = self.loss == 'supervised'
-    if inner == list(range(last)) and (inner or self.walls is None):
+    if inner == list(range(last)) and (
+      inner or self.stop_gradient_after is None
+    ):
       name = 'greedy supervised' if supervised else 'Greedy InfoMax'
     elif not inner:
       name = 'supervised' if supervised else 'CPC'
@@ -176,16 +182,17 @@ def check(config: Config) -> None:
       f'objective.frozen must be in 0..{depth - 1}, so that one of {depth} '
       f'modules is trained; got {config.frozen}.'
     )
-  if not isinstance(config.walls, tuple | list | None):
+  if not isinstance(config.stop_gradient_after, tuple | list | None):
     raise ValueError(
-      'objective.walls must be None or a tuple of the modules that the '
-      f'gradient stops behind, such as (0, 2); got {config.walls!r}.'
+      'objective.stop_gradient_after must be None or a tuple of the modules '
+      'that the gradient stops behind, such as (0, 2); got '
+      f'{config.stop_gradient_after!r}.'
     )
-  for number in config.walls or ():
+  for number in config.stop_gradient_after or ():
     if not 0 <= number < count:
       raise ValueError(
-        f'objective.walls has {number}; the gradient stops behind modules '
-        f'0..{count - 1}.'
+        f'objective.stop_gradient_after has {number}; the gradient stops '
+        f'behind modules 0..{count - 1}.'
       )
 
 
@@ -492,7 +499,11 @@ class _Chain(NamedTuple):
     depth = config.depth or len(modules)
     # Stops do not depend on the depth: module_1 without a stop behind it has
     # its loss only where it is the last.
-    isolated = range(len(modules)) if config.walls is None else config.walls
+    isolated = (
+      range(len(modules))
+      if config.stop_gradient_after is None
+      else config.stop_gradient_after
+    )
     ends = frozenset({*isolated, depth - 1})
     return cls(config, modules[:depth], frozenset(isolated), ends, axis_name)
 
@@ -801,10 +812,11 @@ def _init_loss(
 
 def _module_configs(config: Config) -> tuple[Config, ...]:
   """Of each module, those beyond `depth` too, on the frozen ones before it."""
-  if config.walls is not None:
+  if config.stop_gradient_after is not None:
     raise ValueError(
       'Modules that are trained one after another are isolated from each '
-      f'other: set objective.walls to None, got {config.walls}.'
+      'other: set objective.stop_gradient_after to None, got '
+      f'{config.stop_gradient_after}.'
     )
   return tuple(
     dataclasses.replace(config, depth=i + 1, frozen=i)

@@ -69,7 +69,7 @@ class Config:
   """Hidden layers of the 'mlp'."""
   dropout: float = 0.0
   """Fraction of the hidden units of the 'mlp' that training drops."""
-  tap: str = 'fc'
+  feature: str = 'fc'
   """The encoder's feature that the code is computed from."""
   code: int | None = 256
   """K, dimensions of the code. Without a bottleneck (covariance 'none') it is a
@@ -177,12 +177,12 @@ class StochasticEncoder(nn.Module):
   Attributes:
     body: maps images to features.
     head: a `Bottleneck`, a linear layer, or None for the feature itself.
-    tap: the feature's name.
+    feature: the feature's name.
   """
 
   body: nn.Module
   head: nn.Module | None
-  tap: str
+  feature: str
 
   def __call__(
     self, images: jax.Array, train: bool = False
@@ -194,12 +194,13 @@ class StochasticEncoder(nn.Module):
       train: whether dropout and batch statistics are those of training.
     """
     features = image_encoder.features_of(self.body(images, train=train))
-    if self.tap not in features:
+    if self.feature not in features:
       raise ValueError(
-        f'objective.tap is {self.tap!r}, but the encoder returns the features '
+        f'objective.feature is {self.feature!r}, but the encoder returns the '
+        'features '
         f'{sorted(features)}.'
       )
-    x = features[self.tap].reshape(images.shape[0], -1).astype(jnp.float32)
+    x = features[self.feature].reshape(images.shape[0], -1).astype(jnp.float32)
     return features, x if self.head is None else self.head(x)
 
 
@@ -224,7 +225,7 @@ def _make_networks(
     init = nn.initializers.glorot_uniform()
     head = nn.Dense(config.code, kernel_init=init)
   decoder = decoders.Classifier(config.num_classes, config.decoder_units)
-  return StochasticEncoder(body, head, config.tap), decoder
+  return StochasticEncoder(body, head, config.feature), decoder
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:

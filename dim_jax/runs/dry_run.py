@@ -131,7 +131,7 @@ def measure(
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   optimizer = step_lib.make_optimizer(
     config.optimizer,
-    config.players,
+    config.groups,
     variables[0],
     config.average,
     objective.optional_groups,

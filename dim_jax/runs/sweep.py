@@ -77,7 +77,7 @@ def sweep(
     )
   optimizer = step_lib.make_optimizer(
     run.optimizer,
-    run.players,
+    run.groups,
     params,
     run.average,
     objective.optional_groups,

@@ -82,7 +82,7 @@ def train(
   features = jax.eval_shape(objective.encode, *variables, example)
   optimizer = step_lib.make_optimizer(
     config.optimizer,
-    config.players,
+    config.groups,
     variables[0],
     config.average,
     objective.optional_groups,

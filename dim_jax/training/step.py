@@ -149,7 +149,7 @@ def make_optimizer(
   names = sorted(names)
   if unknown := sorted(set(groups) - {*names, *optional}):
     raise ValueError(
-      f'players names {unknown[0]!r}, but this objective has {names}.'
+      f'groups names {unknown[0]!r}, but this objective has {names}.'
     )
   adam = optax.partition(
     {name: _adam(groups.get(name, default)) for name in names},

@@ -133,7 +133,7 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
   return {
     'name': 'gim_memory_resnet50',
     'joint_bytes': joint,
-    'end_to_end_bytes': temporary_bytes({'walls': ()}, size),
+    'end_to_end_bytes': temporary_bytes({'stop_gradient_after': ()}, size),
     'stored_bytes': stored,
     'frozen_bytes': [temporary_bytes(fields, size) for fields in alone],
     'ratio_stored': [round(x / joint, 3) for x in stored],

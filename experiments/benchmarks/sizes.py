@@ -65,10 +65,11 @@ def case(name: str) -> tuple[Any, tuple[int, ...], str]:
       encoder=name, bound='infonce', critic='factored', num_classes=0
     )
     if name.startswith('foldmulti'):  # These have several globals and no code.
-      config.global_tap = 'globals'
+      config.global_feature = 'globals'
     channels = 1 if size == 28 else 3
     return dim.make(config), (size, size, channels), 'uint8'
-  # A context changes neither the examples nor the fields, but for the walls.
+  # A context changes neither the examples nor the fields, but for
+  # where the gradient stops.
   plain = name.removesuffix('_cpc')
   like = {
     'resnet50': 'vision',
@@ -79,7 +80,7 @@ def case(name: str) -> tuple[Any, tuple[int, ...], str]:
   fields, shape, dtype, _ = gim_step.CASES[like]
   fields = fields | {'modules': name}
   if name != plain:
-    fields['walls'] = ()
+    fields['stop_gradient_after'] = ()
   return gim.make(gim.Config(num_classes=0, **fields)), shape, dtype
 
 

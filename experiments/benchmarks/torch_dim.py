@@ -94,11 +94,11 @@ def main() -> None:
   torch.manual_seed(0)
   encoder = Encoder()
   local_net, code_net = Projection(128, args.units), Projection(64, args.units)
-  players = [encoder, nn.ModuleList([local_net, code_net])]
+  groups = [encoder, nn.ModuleList([local_net, code_net])]
   # The released code has one Adam a network.
   optimizers = [
-    torch.optim.Adam(player.parameters(), lr=1e-4, betas=(0.5, 0.999))
-    for player in players
+    torch.optim.Adam(group.parameters(), lr=1e-4, betas=(0.5, 0.999))
+    for group in groups
   ]
   images = torch.rand(args.batch_size, 3, 32, 32) * 2 - 1
 
@@ -117,7 +117,7 @@ def main() -> None:
   first = step()
   ready = {
     'loss': first,
-    'parameters': sum(p.numel() for m in players for p in m.parameters()),
+    'parameters': sum(p.numel() for m in groups for p in m.parameters()),
     'threads': torch.get_num_threads(),
     'versions': {
       'torch': torch.__version__,

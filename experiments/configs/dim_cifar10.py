@@ -53,7 +53,7 @@ def local_infonce() -> ExperimentConfig:
     ),
     data=DataConfig(name='cifar10', image_size=None),
     optimizer=OptimizerConfig(learning_rate=1e-4, b1=0.5),
-    players={'probe': OptimizerConfig(learning_rate=1e-3)},
+    groups={'probe': OptimizerConfig(learning_rate=1e-3)},
     batch_size=64,
     steps=703_000,
   )
@@ -108,8 +108,8 @@ def folded(encoder: str) -> Any:
 
 def several_globals(config: ExperimentConfig) -> None:
   """Scores several globals an image; no code, so no prior either."""
-  config.objective.global_tap = 'globals'
-  config.objective.probe_taps = ('conv', 'globals')
+  config.objective.global_feature = 'globals'
+  config.objective.probe_features = ('conv', 'globals')
 
 
 def published(

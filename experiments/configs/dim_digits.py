@@ -38,7 +38,7 @@ def infonce() -> ExperimentConfig:
     objective=dim.Config(encoder='small32', bound='infonce', critic_units=256),
     data=DataConfig(name='digits', image_size=32),
     optimizer=OptimizerConfig(learning_rate=1e-3),
-    players={'probe': OptimizerConfig(learning_rate=1e-3)},
+    groups={'probe': OptimizerConfig(learning_rate=1e-3)},
     batch_size=64,
     steps=500,
     log_every=20,
@@ -86,7 +86,7 @@ def finetune() -> ExperimentConfig:
   config.objective.prior = None
   config.init_from = 'runs/digits'
   # The other run's learned from all labels.
-  config.objective.probe_taps = ()
+  config.objective.probe_features = ()
   return config
 
 

@@ -28,7 +28,7 @@ def gim() -> ExperimentConfig:
     objective=gim_lib.Config(modules='patch_small', offsets=1, negatives=None),
     data=DataConfig(name='cifar10', image_size=None, grayscale=True, flip=True),
     optimizer=OptimizerConfig(learning_rate=5e-4, b1=0.9),
-    players={'probe': OptimizerConfig(learning_rate=1e-2, b1=0.9)},
+    groups={'probe': OptimizerConfig(learning_rate=1e-2, b1=0.9)},
     average=0.999,
     batch_size=128,
     steps=3900,
@@ -41,7 +41,7 @@ def cpc() -> ExperimentConfig:
   """End to end, with a PixelCNN for contexts."""
   config = gim()
   config.objective.modules = 'patch_small_cpc'
-  config.objective.walls = ()
+  config.objective.stop_gradient_after = ()
   return config
 
 

@@ -16,7 +16,7 @@ def get_config() -> ExperimentConfig:
     objective=gim.Config(modules='resnet_small', patch_size=8, patch_stride=4),
     data=DataConfig(name='digits', image_size=32),
     optimizer=OptimizerConfig(learning_rate=1e-3, b1=0.9),
-    players={'probe': OptimizerConfig(learning_rate=1e-2, b1=0.9)},
+    groups={'probe': OptimizerConfig(learning_rate=1e-2, b1=0.9)},
     batch_size=32,
     steps=400,
     log_every=50,

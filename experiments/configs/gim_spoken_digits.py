@@ -40,7 +40,7 @@ def gim() -> ExperimentConfig:
     ),
     data=SoundConfig(name='spoken_digit', rate=8000, window=2048, hop=256),
     optimizer=OptimizerConfig(learning_rate=1e-3, b1=0.9),
-    players={'probe': OptimizerConfig(learning_rate=1e-2, b1=0.9)},
+    groups={'probe': OptimizerConfig(learning_rate=1e-2, b1=0.9)},
     batch_size=32,
     steps=1500,
     log_every=100,
@@ -50,7 +50,7 @@ def gim() -> ExperimentConfig:
 
 def end_to_end(config: ExperimentConfig) -> None:
   """Lets gradients pass between modules: one loss, of the last."""
-  config.objective.walls = ()
+  config.objective.stop_gradient_after = ()
 
 
 def supervised(config: ExperimentConfig) -> None:

@@ -43,7 +43,7 @@ def cpc() -> ExperimentConfig:
   """ResNet-50 end to end, with a PixelCNN for contexts."""
   config = gim()
   config.objective.modules = 'resnet50_cpc'
-  config.objective.walls = ()
+  config.objective.stop_gradient_after = ()
   return config
 
 

@@ -39,7 +39,7 @@ def get_config() -> ExperimentConfig:
     ),
     data=DataConfig(name='mnist', image_size=None),
     optimizer=OptimizerConfig(learning_rate=1e-4),
-    players={'generator': OptimizerConfig(learning_rate=1e-3)},
+    groups={'generator': OptimizerConfig(learning_rate=1e-3)},
     batch_size=50,
     steps=2000,
     log_every=100,

@@ -32,7 +32,7 @@ def get_config() -> ExperimentConfig:
     ),
     data=PointConfig(name='mixture_2d'),
     optimizer=OptimizerConfig(learning_rate=1e-3),
-    players={'generator': OptimizerConfig(learning_rate=2e-3)},
+    groups={'generator': OptimizerConfig(learning_rate=2e-3)},
     batch_size=200,
     steps=2000,
     log_every=100,

@@ -247,21 +247,21 @@ def cell_config(
     raise ValueError(f'no cell {name!r}: there are {accepted}.')
   cell = CELLS[name]
   objective: Any
-  players: tuple[str, ...]
+  groups: tuple[str, ...]
   data: config_lib.DataConfig | config_lib.PointConfig
   if toy:
     changes = {k: v for k, v in cell.objective.items() if k != 'weight'}
     objective = ToyConfig(density=dataset, **changes)
     data = config_lib.PointConfig(name=dataset)
-    players = ('generator',)
+    groups = ('generator',)
   else:
     fields: dict[str, Any] = {
       'encoder': encoders.MLPCode(
         code=_CODE, stochastic=cell.objective.get('distribution') == 'kl'
       ),
       # The mutual information of the code with the pixels, all of them.
-      'local_tap': 'input',
-      'map_tap': 'input',
+      'local_feature': 'input',
+      'map_feature': 'input',
       'bound': 'jsd',
       'critic_units': 256,
       'num_classes': 0,
@@ -271,14 +271,14 @@ def cell_config(
     data = config_lib.DataConfig(
       name=dataset, image_size=8 if dataset == 'digits' else None, validation=0
     )
-    players = ('encoder', 'critic')
+    groups = ('encoder', 'critic')
   slow = config_lib.OptimizerConfig(learning_rate=1e-3, every=cell.moves)
   adversary = config_lib.OptimizerConfig(learning_rate=1e-3)
   return config_lib.ExperimentConfig(
     objective=objective,
     data=data,
     optimizer=dataclasses.replace(adversary),
-    players=dict.fromkeys(players, slow)
+    groups=dict.fromkeys(groups, slow)
     | {'adversary': dataclasses.replace(adversary, **cell.adversary)},
     batch_size=batch_size,
     steps=steps * cell.moves,
@@ -312,10 +312,10 @@ def train(
   """
   example = {name: values[:2] for name, values in data.items()}
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), example)
-  players = {k: v for k, v in config.players.items() if k in params}
+  groups = {k: v for k, v in config.groups.items() if k in params}
   return loop.fit(
     objective,
-    step_lib.make_optimizer(config.optimizer, players, params),
+    step_lib.make_optimizer(config.optimizer, groups, params),
     data,
     run_dir,
     loop.Settings.of(config, show_progress=show_progress),

@@ -175,7 +175,7 @@ def test_the_rows_against_cpc(row):
   config = load(*row)
   objective = config.objective
   assert weights_of(objective) == (0.0, 1.0, 0.0)
-  assert (objective.encoder, objective.global_tap) == (encoder, tap)
+  assert (objective.encoder, objective.global_feature) == (encoder, tap)
   assert (objective.bound, objective.critic_units) == ('infonce', 1024)
   assert config.paper['conv'] == accuracy
   assert 'from memory' in config.paper['source']
@@ -218,7 +218,8 @@ def test_the_rows_of_the_bottleneck_differ_in_what_the_paper_says(row):
     assert getattr(small.objective, field) == getattr(config.objective, field)
 
 
-# Löwe et al. 2019, tables 1 and 2: the walls, the loss, and the accuracy in
+# Löwe et al. 2019, tables 1 and 2: where the gradient stops, the loss, and the
+# accuracy in
 # percent of a linear probe on the last module of the encoder.
 GIM_ROWS = {
   ('gim_stl10', 'gim'): (None, 'infonce', 81.9),
@@ -234,10 +235,13 @@ GIM_ROWS = {
 
 @pytest.mark.parametrize(('name', 'row'), GIM_ROWS)
 def test_the_rows_of_greedy_infomax_are_the_papers(name, row):
-  walls, loss, accuracy = GIM_ROWS[name, row]
+  stop_gradient_after, loss, accuracy = GIM_ROWS[name, row]
   config = load(name, row)
   objective = config.objective
-  assert (objective.walls, objective.loss) == (walls, loss)
+  assert (objective.stop_gradient_after, objective.loss) == (
+    stop_gradient_after,
+    loss,
+  )
   assert config.optimizer.learning_rate == 2e-4
   last = 'module_5'
   if name.endswith('stl10'):

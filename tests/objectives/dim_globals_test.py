@@ -29,8 +29,8 @@ def make_config(**fields):
   return dim_config(
     **{
       'encoder': encoder,
-      'global_tap': 'globals',
-      'probe_taps': ('conv', 'globals'),
+      'global_feature': 'globals',
+      'probe_features': ('conv', 'globals'),
       'prior__weight': 0.0,
       'critic': 'concat',
       'critic_units': 7,
@@ -129,7 +129,7 @@ def test_dropout_draws_from_the_steps_key(batch):
     make_config().encoder, code=3, fcs=(8,), dropout=0.5
   )
   config = make_config(
-    encoder=encoder, global_tap='y', probe_taps=(), num_classes=0
+    encoder=encoder, global_feature='y', probe_features=(), num_classes=0
   )
   objective = dim.make(config)
   variables = jax.jit(objective.init)(jax.random.key(0), batch)
@@ -139,6 +139,6 @@ def test_dropout_draws_from_the_steps_key(batch):
 
 
 def test_a_tap_that_is_not_there_is_named(batch):
-  config = make_config(global_tap='y')
-  with pytest.raises(ValueError, match=r"global_tap is 'y'.*'globals'"):
+  config = make_config(global_feature='y')
+  with pytest.raises(ValueError, match=r"global_feature is 'y'.*'globals'"):
     jax.eval_shape(dim.make(config).init, jax.random.key(0), batch)

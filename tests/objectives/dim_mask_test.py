@@ -348,7 +348,7 @@ def test_wrong_fields_are_named(changes, message):
     ({'mask__patch': 3}, r'3 pixels do not cover images of 4x4'),
     ({'mask__keep': 0.05}, r'keep=0.05 of 2x2 patches hides 4'),
     (
-      {'mask__targets': 'hidden', 'local_tap': 'fc'},
+      {'mask__targets': 'hidden', 'local_feature': 'fc'},
       r"multiples of the 2x2 patches'; got a map of shape \(\)",
     ),
   ],

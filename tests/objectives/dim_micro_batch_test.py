@@ -17,8 +17,8 @@ def mlp(**changes):
   defaults = {
     'encoder': encoders.MLPCode(units=(16, 12), code=4),
     'critic_units': 8,
-    'local_tap': 'input',
-    'map_tap': 'fc',
+    'local_feature': 'input',
+    'map_feature': 'fc',
     'num_classes': 3,
   }
   return dim_config(**(defaults | changes))

@@ -48,7 +48,7 @@ FULL = {
   'coordinates__weight': 0.25,
   'supervised__weight': 0.5,
   'num_classes': 3,
-  'probe_taps': (),
+  'probe_features': (),
   'supervised__units': (7,),
 }
 RNG = jax.random.key(1)
@@ -320,8 +320,8 @@ def test_wrong_fields_are_named(changes, message):
   ('changes', 'message'),
   [
     (
-      {'coordinates__kind': 'both', 'local_tap': 'y'},
-      r"the feature 'y' \(objective.local_tap\) has shape \(5,\): choose one",
+      {'coordinates__kind': 'both', 'local_feature': 'y'},
+      r"the feature 'y' \(objective.local_feature\) has shape \(5,\): choose",
     ),
     (
       {'mask__kind': 'occlude', 'mask__patch': 4},

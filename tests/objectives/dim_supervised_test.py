@@ -36,7 +36,7 @@ def make_config(**changes):
     'supervised__weight': 1.0,
     'supervised__units': (7,),
     'num_classes': 3,
-    'probe_taps': (),
+    'probe_features': (),
   }
   return dim_config(**(defaults | changes))
 

@@ -399,12 +399,12 @@ def test_a_wasserstein_adversary_must_be_bounded():
   config.objective.prior.spectral_norm = True
   config_lib.check(config)
   config.objective.prior.spectral_norm = None
-  config.players = {'adversary': OptimizerConfig(clip_weights=0.01)}
+  config.groups = {'adversary': OptimizerConfig(clip_weights=0.01)}
   config_lib.check(config)
-  config.players = {'adversary': OptimizerConfig(clip_weights=0.0)}
+  config.groups = {'adversary': OptimizerConfig(clip_weights=0.0)}
   with pytest.raises(
     ValueError,
-    match=r'players\.adversary\.clip_weights must be > 0 or None, got 0\.0',
+    match=r'groups\.adversary\.clip_weights must be > 0 or None, got 0\.0',
   ):
     config_lib.check(config)
 
@@ -504,6 +504,8 @@ def test_wrong_fields_are_named(changes, message):
 
 
 def test_missing_tap_is_named():
-  objective = dim.make(make_config(local_tap='conv_7'))
-  with pytest.raises(ValueError, match=r"local_tap is 'conv_7'.*'conv', 'fc'"):
+  objective = dim.make(make_config(local_feature='conv_7'))
+  with pytest.raises(
+    ValueError, match=r"local_feature is 'conv_7'.*'conv', 'fc'"
+  ):
     objective.init(jax.random.key(0), make_batch())

@@ -51,7 +51,7 @@ def joint(small_windows):
 
 def test_walls_cost_no_memory(joint):
   # Losses of their own need no more than what gradient isolation frees.
-  assert joint <= 1.01 * temporary_bytes(walls=())
+  assert joint <= 1.01 * temporary_bytes(stop_gradient_after=())
 
 
 @pytest.fixture(scope='module')

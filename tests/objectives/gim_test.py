@@ -173,7 +173,7 @@ def tree_equal(a, b):
 
 @pytest.mark.parametrize(
   # Which modules each loss reaches.
-  ('kind', 'walls', 'reached'),
+  ('kind', 'stop_gradient_after', 'reached'),
   [
     ('image', None, {0: {0}, 1: {1}, 2: {2}}),
     ('audio', None, {0: {0}, 1: {1}, 2: {2}}),
@@ -182,8 +182,12 @@ def tree_equal(a, b):
     ('audio', (0,), {0: {0}, 2: {1, 2}}),
   ],
 )
-def test_each_loss_reaches_its_own_segment_alone(kind, walls, reached):
-  config = CONFIGS[kind](walls=walls, negatives=None, window=None)
+def test_each_loss_reaches_its_own_segment_alone(
+  kind, stop_gradient_after, reached
+):
+  config = CONFIGS[kind](
+    stop_gradient_after=stop_gradient_after, negatives=None, window=None
+  )
   batch = make_batch(kind)
   variables = started(kind)
   losses = {i: f'module_{i}/infonce' for i in reached}
@@ -343,7 +347,10 @@ def test_targets_of_a_context_learn_unless_a_wall_is_before_it(kind):
     'negatives': None,
     'window': None,
   }
-  walled, config = CONFIGS[kind](**fields), CONFIGS[kind](**fields, walls=(0,))
+  walled, config = (
+    CONFIGS[kind](**fields),
+    CONFIGS[kind](**fields, stop_gradient_after=(0,)),
+  )
   batch = make_batch(kind)
   if kind == 'audio':
     variables = started(kind)
@@ -382,13 +389,17 @@ def test_targets_of_a_context_learn_unless_a_wall_is_before_it(kind):
   assert largest(found[name]['module_2']) > 1e-4
 
 
-@pytest.mark.parametrize('walls', [None, ()])
-def test_supervised_losses_are_cross_entropies_of_labelled_examples(walls):
-  config = image_config(loss='supervised', walls=walls)
+@pytest.mark.parametrize('stop_gradient_after', [None, ()])
+def test_supervised_losses_are_cross_entropies_of_labelled_examples(
+  stop_gradient_after,
+):
+  config = image_config(
+    loss='supervised', stop_gradient_after=stop_gradient_after
+  )
   batch = make_batch('image')
   params, model_state = start(config, batch)
   _, metrics, _ = value(config, (params, model_state), batch)
-  ends = [2] if walls == () else [0, 1, 2]
+  ends = [2] if stop_gradient_after == () else [0, 1, 2]
   assert [i for i in range(3) if 'head' in params[f'module_{i}']] == ends
   x, known = cut(batch['image']), batch['label'] >= 0
   assert known.sum() == 3
@@ -542,7 +553,7 @@ def test_first_parameters_do_not_depend_on_other_modules():
   batch = make_batch('image')
   whole, _ = started('image')
   for changes in (
-    {'depth': 1, 'walls': ()},
+    {'depth': 1, 'stop_gradient_after': ()},
     {'depth': 2, 'frozen': 1},
     {'modules': IMAGE_MODULES[:2], 'num_classes': 0},
   ):
@@ -554,7 +565,7 @@ def test_first_parameters_do_not_depend_on_other_modules():
       for part in group:
         tree_equal(group[part], whole[name][part])
   # A segment has a score at its end alone.
-  objective = gim.make(image_config(walls=(1,)))
+  objective = gim.make(image_config(stop_gradient_after=(1,)))
   walled, _ = jax.eval_shape(objective.init, RNG, batch)
   ends = [i for i in range(3) if 'score' in walled[f'module_{i}']]
   assert ends == [1, 2]
@@ -646,7 +657,9 @@ def test_named_modules_compute_in_bfloat16_and_score_in_float32(name, shape):
   'config',
   [
     image_config(modules=IMAGE_MODULES[:1], num_classes=0),
-    sound_config(modules=SOUND_MODULES[1:], walls=(), num_classes=0),
+    sound_config(
+      modules=SOUND_MODULES[1:], stop_gradient_after=(), num_classes=0
+    ),
     image_config(modules=IMAGE_MODULES[:2], loss='supervised'),
   ],
   ids=['grid', 'sequence', 'supervised'],
@@ -733,11 +746,11 @@ def test_each_module_has_its_own_learning_rate_and_pace():
     ({'modules': ('resnet50',)}, "Flax module, got 'resnet50'"),
     ({'modules': 3}, 'a sequence of at least one Flax module, got 3'),
     (
-      {'walls': (0, 3)},
-      r'walls has 3; the gradient stops behind modules 0\.\.2',
+      {'stop_gradient_after': (0, 3)},
+      r'stop_gradient_after has 3; the gradient stops behind modules 0\.\.2',
     ),
-    ({'walls': 1}, r'must be None or a tuple .* \(0, 2\); got 1'),
-    ({'walls': (-1,)}, r'walls has -1; .* 0\.\.2'),
+    ({'stop_gradient_after': 1}, r'must be None or a tuple .* \(0, 2\); got 1'),
+    ({'stop_gradient_after': (-1,)}, r'stop_gradient_after has -1; .* 0\.\.2'),
     ({'depth': 4}, r'depth must be in 1\.\.3, .*; got 4'),
     ({'depth': 0}, r'depth must be in 1\.\.3, .*; got 0'),
     ({'depth': 2, 'frozen': 2}, r'frozen must be in 0\.\.1, .* got 2'),
@@ -845,17 +858,23 @@ def test_one_module_and_one_example_are_enough(kind):
   [
     ({}, 'Greedy InfoMax'),
     # One behind the last of three changes nothing, nor does its absence.
-    ({'walls': (0, 1)}, 'Greedy InfoMax'),
-    ({'walls': (0, 1, 2)}, 'Greedy InfoMax'),
-    ({'walls': ()}, 'CPC'),
-    ({'walls': (2,)}, 'CPC'),
-    ({'walls': (1,)}, 'InfoNCE, gradient stopped behind module_1'),
+    ({'stop_gradient_after': (0, 1)}, 'Greedy InfoMax'),
+    ({'stop_gradient_after': (0, 1, 2)}, 'Greedy InfoMax'),
+    ({'stop_gradient_after': ()}, 'CPC'),
+    ({'stop_gradient_after': (2,)}, 'CPC'),
+    (
+      {'stop_gradient_after': (1,)},
+      'InfoNCE, gradient stopped behind module_1',
+    ),
     ({'loss': 'supervised'}, 'greedy supervised'),
-    ({'loss': 'supervised', 'walls': ()}, 'supervised'),
+    ({'loss': 'supervised', 'stop_gradient_after': ()}, 'supervised'),
     ({'frozen': 2}, 'Greedy InfoMax, one after another'),
     # Nothing passes out of frozen modules, so no gradient crosses a border.
-    ({'frozen': 2, 'walls': ()}, 'Greedy InfoMax, one after another'),
-    ({'depth': 1, 'walls': ()}, 'CPC'),
+    (
+      {'frozen': 2, 'stop_gradient_after': ()},
+      'Greedy InfoMax, one after another',
+    ),
+    ({'depth': 1, 'stop_gradient_after': ()}, 'CPC'),
   ],
 )
 def test_title(settings, title):

@@ -50,14 +50,14 @@ def loss_of(objective):
 def test_an_array_is_the_feature_y():
   config = dim.Config(
     encoder=ToArray(),
-    local_tap='y',
-    map_tap='y',
+    local_feature='y',
+    map_feature='y',
     critic_units=4,
     prior=None,
     num_classes=3,
   )
   assert loss_of(dim.make(config)) == {'y': (4, 5)}
-  config = vib.Config(encoder=ToArray(), tap='y', code=2, num_classes=3)
+  config = vib.Config(encoder=ToArray(), feature='y', code=2, num_classes=3)
   shapes = loss_of(vib.make(config))
   # The bottleneck's code takes the name, as that of any encoder's 'y' does.
   assert shapes == {'y': (4, 2), 'std': (4, 2), 'logits': (4, 3)}

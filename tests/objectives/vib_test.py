@@ -779,7 +779,7 @@ def test_wrong_fields_are_named(changes, message):
 
 
 def test_what_is_missing_is_named():
-  objective = vib.make(make_config(tap='conv'))
+  objective = vib.make(make_config(feature='conv'))
   with pytest.raises(ValueError, match=r"tap is 'conv', .* features \['fc'\]"):
     jax.eval_shape(objective.init, jax.random.key(0), make_batch())
   config = make_config()

@@ -42,7 +42,7 @@ def _make_run(
     'objective': {
       'type': 'dim_jax.objectives.gim:Config',
       'modules': 'sound_small',
-      'walls': None,
+      'stop_gradient_after': None,
       'loss': 'infonce',
       'frozen': 0,
       'offsets': 12,
@@ -119,7 +119,7 @@ def test_runs_of_one_method_differ_in_their_seed_alone(tmp_path):
   a = _make_run(tmp_path / 'a', [0.5], seed=0)
   b = _make_run(tmp_path / 'b', [0.5], seed=1)
   c = _make_run(tmp_path / 'c', [0.5], negatives=16)
-  d = _make_run(tmp_path / 'd', [0.5], title='CPC', walls=[])
+  d = _make_run(tmp_path / 'd', [0.5], title='CPC', stop_gradient_after=[])
   assert runs.methods([a, b]) == {'Greedy InfoMax': [a, b]}
   assert runs.methods([a, c, b, d]) == {
     'Greedy InfoMax (negatives 10)': [a, b],
@@ -143,7 +143,11 @@ def test_points_by_hand(tmp_path):
       _make_run(tmp_path / 'b', [0.5, 0.3], seed=1, untrained=0.65),
       # Starts as the first does: the untrained encoder counts once.
       _make_run(
-        tmp_path / 'c', [0.6, 0.0], untrained=0.75, title='CPC', walls=[]
+        tmp_path / 'c',
+        [0.6, 0.0],
+        untrained=0.75,
+        title='CPC',
+        stop_gradient_after=[],
       ),
     ],
     'speaker',
@@ -165,10 +169,16 @@ def test_points_by_hand(tmp_path):
 
 def test_untrained_encoders_that_differ_are_other_lines(tmp_path):
   a = _make_run(tmp_path / 'a', [0.5], untrained=0.75)
-  b = _make_run(tmp_path / 'b', [0.5], untrained=0.5, title='CPC', walls=[])
+  b = _make_run(
+    tmp_path / 'b', [0.5], untrained=0.5, title='CPC', stop_gradient_after=[]
+  )
   # Begins as the first, and has a module more.
   c = _make_run(
-    tmp_path / 'c', [0.5, 0.5], untrained=0.75, title='longer', walls=[0]
+    tmp_path / 'c',
+    [0.5, 0.5],
+    untrained=0.75,
+    title='longer',
+    stop_gradient_after=[0],
   )
 
   def names(*runs):
@@ -194,7 +204,9 @@ def test_depth(tmp_path):
     [
       _make_run(tmp_path / 'a', [0.5, 0.25], seed=0),
       _make_run(tmp_path / 'b', [0.5, 0.0], seed=1),
-      _make_run(tmp_path / 'c', [0.5, 0.0], title='CPC', walls=[]),
+      _make_run(
+        tmp_path / 'c', [0.5, 0.0], title='CPC', stop_gradient_after=[]
+      ),
     ],
     'speaker',
   )
@@ -249,7 +261,7 @@ def test_table(tmp_path):
     [
       _make_run(tmp_path / 'a', [0.5, 0.1], seed=0),
       _make_run(tmp_path / 'b', [0.5, 0.3], seed=1),
-      _make_run(tmp_path / 'c', [0.4], title='CPC', walls=[]),
+      _make_run(tmp_path / 'c', [0.4], title='CPC', stop_gradient_after=[]),
     ],
     'speaker',
   )
@@ -344,7 +356,9 @@ def test_page_of_several_runs(tmp_path):
   paths = [
     _make_run(tmp_path / 'a', [0.5, 0.1], losses=(2.0, 1.0)).path,
     _make_run(tmp_path / 'b', [0.5, 0.3], losses=(3.0, 2.0), seed=1).path,
-    _make_run(tmp_path / 'c', [0.5, 0.2], title='CPC', walls=[]).path,
+    _make_run(
+      tmp_path / 'c', [0.5, 0.2], title='CPC', stop_gradient_after=[]
+    ).path,
   ]
   with open(page.write(paths, tmp_path / 'out'), encoding='utf-8') as file:
     text = file.read()

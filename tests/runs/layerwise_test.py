@@ -365,8 +365,16 @@ def test_files_of_another_stream_are_not_taken_for_these(
 @pytest.mark.parametrize(
   ('changes', 'options', 'message'),
   [
-    ({'walls': ()}, {}, r'objective.walls to None, got \(\)'),
-    ({'walls': (0,)}, {}, r'objective.walls to None, got \(0,\)'),
+    (
+      {'stop_gradient_after': ()},
+      {},
+      r'objective.stop_gradient_after to None, got \(\)',
+    ),
+    (
+      {'stop_gradient_after': (0,)},
+      {},
+      r'objective.stop_gradient_after to None, got \(0,\)',
+    ),
     ({}, {'depth': 4}, r'--depth must be in 1\.\.3, got 4'),
     ({}, {'depth': 0}, r'--depth must be in 1\.\.3, got 0'),
     ({}, {'views': 0}, '--views must be >= 1, got 0'),

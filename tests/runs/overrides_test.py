@@ -93,14 +93,14 @@ def test_a_module_is_replaced_and_not_changed():
   encoder = encoders.MLPCode(units=(8,), code=4)
   config = ExperimentConfig(
     objective=dim.Config(encoder=encoder),
-    players={'probe': OptimizerConfig(learning_rate=1.0)},
+    groups={'probe': OptimizerConfig(learning_rate=1.0)},
   )
   overrides.apply(
     config,
-    {'objective.encoder.code': '5', 'players.probe.learning_rate': '0.1'},
+    {'objective.encoder.code': '5', 'groups.probe.learning_rate': '0.1'},
   )
   assert config.objective.encoder.code == 5 and encoder.code == 4
-  assert config.players['probe'].learning_rate == 0.1
+  assert config.groups['probe'].learning_rate == 0.1
 
 
 def test_a_field_of_an_older_version_names_todays():

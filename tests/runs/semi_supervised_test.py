@@ -21,7 +21,7 @@ def make_config(**fields):
     'prior__weight': 0.0,
     'supervised__weight': 1.0,
     'supervised__units': (8,),
-    'probe_taps': (),
+    'probe_features': (),
   }
   return ExperimentConfig(
     objective=dim_config(

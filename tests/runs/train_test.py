@@ -140,7 +140,7 @@ def sound_config(root, **changes):
     data=config_lib.SoundConfig(
       **{'name': str(root), 'window': 160, 'hop': 80} | changes
     ),
-    players={'module_1': config_lib.OptimizerConfig(every=2)},
+    groups={'module_1': config_lib.OptimizerConfig(every=2)},
     batch_size=8,
     steps=4,
     log_every=2,
@@ -283,10 +283,10 @@ def test_where_nothing_is_labelled_no_accuracy_is_logged(
       encoder=encoders.MLPCode(units=(8,), code=4),
       critic='concat',
       critic_units=4,
-      local_tap='input',
-      map_tap='fc',
+      local_feature='input',
+      map_feature='fc',
       prior=None,
-      probe_taps=('y',),
+      probe_features=('y',),
     ),
     data=config_lib.DataConfig(name='digits', image_size=8, unlabelled=True),
     batch_size=8,

@@ -28,7 +28,7 @@ def make_config():
   config.objective.critic_units = 8
   config.objective.prior = None
   config.objective.num_classes = 0
-  config.players = {}
+  config.groups = {}
   config.steps, config.log_every, config.checkpoint_every = 1, 1, 1
   config.batch_size = 8
   return config

@@ -52,9 +52,9 @@ def test_every_cell_is_a_run_that_can_be_used():
         name, toy=toy, dataset=dataset, steps=10, batch_size=8
       )
       config_lib.check(config)
-      player = 'generator' if toy else 'encoder'
+      group = 'generator' if toy else 'encoder'
       # All encoders take as many steps, whatever their adversaries do.
-      assert config.steps // config.players[player].every == 10
+      assert config.steps // config.groups[group].every == 10
   with pytest.raises(ValueError, match=r"no cell 'kl'.*'stein'"):
     priors.cell_config('kl', toy=True, dataset='ring', steps=1, batch_size=8)
 

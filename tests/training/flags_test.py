@@ -16,15 +16,15 @@ from tests.small import assert_same, gradients, images, start
 
 
 def cosines(result, expected):
-  """Between the gradients of each player."""
+  """Between the gradients of each group."""
   found = {}
-  for player in expected:
+  for group in expected:
     a, b = (
-      np.concatenate([x.ravel() for x in jax.tree.leaves(tree[player])])
+      np.concatenate([x.ravel() for x in jax.tree.leaves(tree[group])])
       for tree in (result, expected)
     )
     norm = np.linalg.norm(a) * np.linalg.norm(b)
-    found[player] = float(a @ b / norm) if norm else 1.0
+    found[group] = float(a @ b / norm) if norm else 1.0
   return found
 
 
@@ -104,8 +104,8 @@ def test_the_average_is_that_of_the_steps_and_what_is_evaluated(
       encoder=encoders.MLPCode(units=(8,), code=4),
       critic='concat',
       critic_units=4,
-      local_tap='input',
-      map_tap='fc',
+      local_feature='input',
+      map_feature='fc',
       prior=None,
       num_classes=0,
     ),

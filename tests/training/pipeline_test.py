@@ -83,13 +83,13 @@ def flips(rng, images, positions):
 
 
 def adam(average=None, **changes):
-  """Each player's own, with all that a config can ask for."""
+  """Each group's own, with all that a config can ask for."""
   config = config_lib.OptimizerConfig(learning_rate=1e-2, **changes)
   slow = config_lib.OptimizerConfig(
     learning_rate=1e-2, clip=0.01, every=2, decay=0.9, weight_decay=0.1
   )
-  players = {'module_1': slow}
-  return step_lib.make_optimizer(config, players, (*NAMES, 'probe'), average)
+  groups = {'module_1': slow}
+  return step_lib.make_optimizer(config, groups, (*NAMES, 'probe'), average)
 
 
 def fit(run_dir, optimizer, steps=6, objective=None, data=None, **changes):
@@ -204,7 +204,7 @@ def test_greedy_infomax_is_joint_training(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('walls', 'frozen', 'names'),
+  ('stop_gradient_after', 'frozen', 'names'),
   [
     (None, 0, [('module_0',), ('module_1',), ('module_2',)]),
     ((), 0, [NAMES]),
@@ -213,8 +213,10 @@ def test_greedy_infomax_is_joint_training(tmp_path):
     ((0,), 1, [NAMES]),
   ],
 )
-def test_stages_are_the_segments_between_isolated_modules(walls, frozen, names):
-  stages = sound(walls=walls, frozen=frozen).stages
+def test_stages_are_the_segments_between_isolated_modules(
+  stop_gradient_after, frozen, names
+):
+  stages = sound(stop_gradient_after=stop_gradient_after, frozen=frozen).stages
   assert [stage.names for stage in stages] == names
 
 
@@ -354,5 +356,5 @@ def test_a_clipped_probe_is_refused():
   )
   with pytest.raises(ValueError, match=r'the probe is clipped \(clip=1.0\)'):
     config_lib.check(config)
-  config.players['probe'] = config_lib.OptimizerConfig()
+  config.groups['probe'] = config_lib.OptimizerConfig()
   config_lib.check(config)

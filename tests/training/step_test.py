@@ -32,9 +32,9 @@ def two_group_objective():
   return Objective(init, loss, lambda *_: {})
 
 
-def run(steps, default, players):
+def run(steps, default, groups):
   objective = two_group_objective()
-  optimizer = step_lib.make_optimizer(default, players, {'a', 'b'})
+  optimizer = step_lib.make_optimizer(default, groups, {'a', 'b'})
   state = step_lib.init_state(objective, optimizer, {}, jax.random.key(0))
   history = []
   for _ in range(steps):
@@ -70,7 +70,7 @@ def test_every_skips_steps_of_one_group():
 
 def test_clipping_does_not_couple_the_groups():
   # eps in Adam hides a gradient's scale, so look at the first moment: clipped
-  # to norm 1 it is (1 - b1) * 1 for each player. A norm over both players,
+  # to norm 1 it is (1 - b1) * 1 for each group. A norm over both groups,
   # 5, would leave (1 - b1) * 3/5 and 4/5.
   objective = two_group_objective()
   optimizer = step_lib.make_optimizer(
@@ -80,10 +80,10 @@ def test_clipping_does_not_couple_the_groups():
   state, _ = step_lib.train_step(
     state, {}, objective=objective, optimizer=optimizer
   )
-  for player in ('a', 'b'):
+  for group in ('a', 'b'):
     moment = optax.tree.get(
-      state.opt_state.inner_states[player].inner_state, 'mu'
-    )[player]
+      state.opt_state.inner_states[group].inner_state, 'mu'
+    )[group]
     np.testing.assert_allclose(moment, 0.5, rtol=1e-6)
 
 
@@ -275,7 +275,7 @@ def test_strict_promotion_stops_no_step(name, kind, shape):
     params, _ = jax.eval_shape(objective.init, rng, batch)
     optimizer = step_lib.make_optimizer(
       config.optimizer,
-      config.players,
+      config.groups,
       params,
       0.9,
       objective.optional_groups,

@@ -123,7 +123,7 @@ def make_probes(
       'probe': {
         name: {
           'kernel': jnp.zeros(
-            (term.select(features, name, 'probe_taps')[0].size, num_classes)
+            (term.select(features, name, 'probe_features')[0].size, num_classes)
           ),
           'bias': jnp.zeros(num_classes),
         }

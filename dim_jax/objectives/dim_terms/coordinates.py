@@ -78,7 +78,8 @@ def check_map(maps: jax.Array, name: str) -> None:
   if maps.ndim != 4 or maps.shape[1] * maps.shape[2] < 2:
     raise ValueError(
       'objective.coordinates tells locations of a map apart, but the feature '
-      f'{name!r} (objective.local_tap) has shape {maps.shape[1:]}: choose one '
+      f'{name!r} (objective.local_feature) has shape {maps.shape[1:]}: '
+      'choose one '
       '[H, W, C] of several, or coordinates=None.'
     )
 
@@ -126,7 +127,7 @@ def make(
     )
 
   def init(rng: jax.Array, inputs: Inputs) -> tuple[PyTree, PyTree]:
-    maps = term.select(inputs.features, local_name, 'local_tap')
+    maps = term.select(inputs.features, local_name, 'local_feature')
     check_map(maps, local_name)
     codes = term.at_positions(inputs.features[code_name])
     source = jnp.zeros(len(maps), jnp.int32)

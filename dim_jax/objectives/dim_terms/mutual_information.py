@@ -105,9 +105,9 @@ def pairs_of(
     features: the encoder's outputs that codes are of.
     targets: its outputs of whole images.
   """
-  locations = term.select(targets, config.local_tap, 'local_tap')
-  whole = term.select(targets, config.map_tap, 'map_tap')
-  codes = term.select(features, config.global_tap, 'global_tap')
+  locations = term.select(targets, config.local_feature, 'local_feature')
+  whole = term.select(targets, config.map_feature, 'map_feature')
+  codes = term.select(features, config.global_feature, 'global_feature')
   return Pairs(
     term.at_positions(locations),
     whole.reshape(whole.shape[0], 1, -1),
