@@ -121,6 +121,19 @@ def test_a_stream_of_unlabelled_images(colours, tmp_path):
   assert read['label'].tolist() == [-1, -1, -1]
 
 
+def test_labelled_images_that_are_not_trained_on_are_noted(colours, tmp_path):
+  (tmp_path / 'unlabelled').mkdir()
+  PIL.Image.new('RGB', (8, 8)).save(tmp_path / 'unlabelled' / '0.png')
+  (tmp_path / 'train').symlink_to(colours, target_is_directory=True)
+  config = DataConfig(name=str(tmp_path), image_size=8, unlabelled=True)
+  assert 'unlabelled images alone' in data.load(config, 'train').note
+  assert len(data.training(config).inputs) == 1
+  config.labelled = 1.0
+  # With 20 labelled images less 4 for tests and 2 for validation.
+  assert len(data.training(config).inputs) == 15
+  assert data.load(config, 'train').note == ''
+
+
 def test_sound_is_labelled_with_what_is_asked(speakers):
   config = SoundConfig(name=str(speakers), window=200, validation=0.0)
   found = data.load(config, 'test', progress=False)
