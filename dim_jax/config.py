@@ -56,7 +56,8 @@ class OptimizerConfig:
   """Largest size of any of this group's weights and biases, which each update
   ends by cutting off; 0.01 for the adversary of a Wasserstein GAN."""
   every: int = 1
-  """The group is updated at every this many steps. With every=5 for 'encoder'
+  """The group is updated at steps 0, `every`, 2 `every`, ...; its gradients of
+  the steps between are dropped, not added up. With every=5 for 'encoder'
   and 'critic', 'adversary' takes five steps to one of theirs."""
 
 

@@ -2,10 +2,10 @@ r"""Probes a run's frozen encoder beside the untrained one and the raw data.
 
   python -m experiments.evaluate runs/digits
   python -m experiments.evaluate runs/cifar10 --probes=linear,knn \
-      --taps=fc,y --max_train=20000
+      --features=fc,y --max_train=20000
 
 Results go to RUN/evaluation/probes.json, where a later call with other probes
-or taps adds to them, and features for figures to RUN/evaluation/features.npz.
+or features adds to them; RUN/evaluation/features.npz has those for figures.
 """
 
 import os
@@ -16,13 +16,16 @@ from dim_jax.runs import evaluate as evaluate_lib
 from experiments.command import Command, show
 
 _COMMAND = Command(
-  'evaluate', __doc__, runs=True, old={'seeds': '--num_seeds, a count'}
+  'evaluate',
+  __doc__,
+  runs=True,
+  old={'seeds': '--num_seeds, a count', 'taps': '--features'},
 )
 _ARGUMENTS: dict[str, Any] = {
   'probes': _COMMAND.items('probes', tuple(probes_lib.PROBES), 'Which.'),
-  'taps': _COMMAND.items('taps', None, 'Such as conv,fc,y; all if left out.'),
   'labels': _COMMAND.items('labels', None, 'Such as speaker; all if left out.'),
-  'features': _COMMAND.items('features', evaluate_lib.FEATURES, 'Of what.'),
+  'features': _COMMAND.items('features', None, 'Such as fc,y; all if not.'),
+  'encoders': _COMMAND.items('encoders', evaluate_lib.ENCODERS, 'Of what.'),
   'step': _COMMAND.integer('step', None, 'A checkpoint; the newest if not.'),
 }
 _PROTOCOL: dict[str, Any] = {

@@ -90,7 +90,7 @@ config = ExperimentConfig(
 dim_jax.train(config, 'run', show_progress=False)
 about = json.loads(pathlib.Path('run/run.json').read_text())
 assert about['parameters']['encoder'] and about['features'], about
-dim_jax.evaluate('run', probes=('knn',), taps=('y',), show_progress=False)
+dim_jax.evaluate('run', probes=('knn',), features=('y',), show_progress=False)
 page = pathlib.Path(dim_jax.report('run')).read_text(encoding='utf-8')
 assert 'Deep InfoMax' in page and 'knn' in page.lower()
 assert callable(dim_jax.report) and dim_jax.load('run').step == 2

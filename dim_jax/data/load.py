@@ -1,4 +1,4 @@
-"""The examples that a config's data field names: the one entry to the room."""
+"""Loads the examples that a config's `data` names, whatever they are of."""
 
 import dataclasses
 from typing import Any

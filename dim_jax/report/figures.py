@@ -634,7 +634,7 @@ def probes(
     (
       r['probe'],
       r['feature'],
-      r['features'],
+      r['encoder'],
       100 * real(r['mean']),
       100 * real(r['std']),
       len(r['values']),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dim_jax.evaluation import probes as probes_lib
 from dim_jax.training import metrics as metrics_lib
 
 # Where the fields of `Run` that may be absent come from.
@@ -95,9 +96,7 @@ def read(path: str | os.PathLike) -> Run:
     # As older files have them.
     if not isinstance(probes.get('chance'), dict):
       probes['chance'] = {'class': probes.get('chance')}
-    for result in probes['results']:
-      result.setdefault('label', 'class')
-      result.setdefault('feature', result.get('tap'))
+    probes['results'] = probes_lib.migrate_rows(probes['results'])
   return Run(
     path,
     os.path.basename(os.path.abspath(path)),

@@ -2,10 +2,10 @@
 
   python -m experiments.evaluate runs/digits
   python -m experiments.evaluate runs/cifar10 --probes=linear,knn \
-      --taps=fc,y --max_train=20000
+      --features=fc,y --max_train=20000
 
 Results go to RUN/evaluation/probes.json, where a later call with other probes
-or taps adds to them, and features for figures to RUN/evaluation/features.npz.
+or features adds to them; RUN/evaluation/features.npz has those for figures.
 """
 
 import json
@@ -28,7 +28,7 @@ from dim_jax.evaluation import representations
 from dim_jax.objective import probed
 from dim_jax.runs import provenance, tables
 
-FEATURES = ('trained', 'untrained', 'raw')
+ENCODERS = ('trained', 'untrained', 'raw')
 _SAVED_IMAGES = 2000
 _RANK_IMAGES = 1000
 _SCORE_IMAGES = 256
@@ -39,28 +39,28 @@ def evaluate(
   run_dir: str,
   *,
   probes: Sequence[str] = tuple(probes_lib.PROBES),
-  taps: Sequence[str] | None = None,
+  features: Sequence[str] | None = None,
   labels: Sequence[str] | None = None,
-  features: Sequence[str] = FEATURES,
+  encoders: Sequence[str] = ENCODERS,
   protocol: probes_lib.Protocol | None = None,
   step: int | None = None,
   show_progress: bool = True,
 ) -> dict[str, Any]:
   """Runs the probes and writes their results into the run's folder.
 
-  The features of one kind are written before those of the next are computed. A
+  The results of one encoder are written before the next one's. A
   probe that fails, or a label of one class, is left out and named in 'skipped'.
 
   Args:
     run_dir: the run.
     probes: names in `dim_jax.evaluation.probes.PROBES`.
-    taps: outputs of the encoder, by default those that the objective names
-      (`Objective.features`); the raw data are always probed too.
+    features: outputs of the encoder, by default those that the objective
+      names (`Objective.features`).
     labels: what to predict, of what the data tell, such as 'class', 'speaker'
       or 'digit'; by default all labels of whole examples. Labels of
       single frames ('phone') are predicted from each frame's features.
-    features: of 'trained', 'untrained' and 'raw' what to probe; a later call
-      may add the rest.
+    encoders: which of 'trained', 'untrained' and, for the data themselves,
+      'raw'; a later call may add the rest.
     protocol: how to probe.
     step: which checkpoint; the newest if None.
     show_progress: show a bar on standard error, and a line a probe.
@@ -70,23 +70,23 @@ def evaluate(
 
   Raises:
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
-    ValueError: no such probe or tap, or the data do not allow the protocol.
+    ValueError: no such probe or feature, or the data do not allow the protocol.
     RuntimeError: the encoder's variables changed while they were probed.
   """
   for name in probes:
     checks.check_choice('probes', name, probes_lib.PROBES)
-  for name in features:
-    checks.check_choice('features', name, FEATURES)
+  for name in encoders:
+    checks.check_choice('encoders', name, ENCODERS)
   started = time.time()
   trained = dim_jax.load(run_dir, step=step)
   setup, skipped = _load(
-    trained, probes, taps, labels, protocol, progress=show_progress
+    trained, probes, features, labels, protocol, progress=show_progress
   )
   report = _first_report(trained, setup)
   folder = os.path.join(run_dir, 'evaluation')
   with progress.Progress(show_progress) as bar:
-    # One kind of features at a time: conv maps of a whole data set are big.
-    for kind in features:
+    # One encoder at a time: conv maps of a whole data set are big.
+    for kind in encoders:
       if kind == 'raw':
         arrays: dict[str, np.ndarray] = {}
         collapse, results, failed = _probe(kind, _raw(setup), setup, bar)
@@ -125,7 +125,7 @@ class _Setup(NamedTuple):
     rows: of the training examples, those that are kept.
     labels: (training, test) labels by name; [n], or [n, F] of frames.
     probes: names.
-    taps: names of the encoder's outputs.
+    features: names of the encoder's outputs.
     pictured: of them, those that are saved for pictures.
     protocol: how to probe.
     summary: of the data, for the protocol's hash.
@@ -136,7 +136,7 @@ class _Setup(NamedTuple):
   rows: np.ndarray
   labels: dict[str, tuple[np.ndarray, np.ndarray]]
   probes: tuple[str, ...]
-  taps: tuple[str, ...]
+  features: tuple[str, ...]
   pictured: tuple[str, ...]
   protocol: probes_lib.Protocol
   summary: probes_lib.DataSummary
@@ -150,7 +150,7 @@ class _Setup(NamedTuple):
 def _load(
   trained: dim_jax.Encoder,
   probes: Sequence[str],
-  taps: Sequence[str] | None,
+  features: Sequence[str] | None,
   labels: Sequence[str] | None,
   protocol: probes_lib.Protocol | None,
   *,
@@ -174,8 +174,11 @@ def _load(
     as_batch(train.inputs[:2], train.kind),
   )
   objective = trained.objective
-  taps = tuple(probed(objective, outputs) if taps is None else taps)
-  known = probed(objective, taps)
+  if features is None:
+    features = probed(objective, outputs)
+  for name in features:
+    checks.check_choice('features', name, outputs)
+  known = probed(objective, features)
   is_image = train.kind == 'image'
   setup = _Setup(
     train,
@@ -183,7 +186,7 @@ def _load(
     rows,
     {name: (train.labels[name][rows], test.labels[name]) for name in chosen},
     tuple(probes),
-    taps,
+    tuple(features),
     tuple({*objective.pictured} & {*known} | {*known[-1:]}),
     protocol,
     probes_lib.DataSummary(
@@ -287,7 +290,7 @@ def _encode(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
   """Computes the features of all examples, and the arrays for pictures."""
   framewise = any(x.ndim == 2 for x, _ in setup.labels.values())
-  maps = [f'{tap}_map' for tap in setup.taps] if framewise else []
+  maps = [f'{feature}_map' for feature in setup.features] if framewise else []
   inputs = setup.inputs
   with bar.task(f'{kind}: encode', len(inputs)) as task:
     values = features_lib.extract(
@@ -295,14 +298,15 @@ def _encode(
       encoder.variables,
       inputs,
       kind=encoder.config.data.kind,
-      names=[*setup.taps, *maps],
+      names=[*setup.features, *maps],
       progress=task.update,
     )
   prefix = '' if kind == 'trained' else 'untrained_'
   scores = _scores(encoder, setup.test.inputs)
   first, last = len(setup.rows), len(setup.rows) + _SAVED_IMAGES
   return values, {prefix + name: x for name, x in scores.items()} | {
-    f'{kind}_{tap}': values[tap][first:last] for tap in setup.pictured
+    f'{kind}_{feature}': values[feature][first:last]
+    for feature in setup.pictured
   }
 
 
@@ -312,19 +316,19 @@ def _probe(
   setup: _Setup,
   bar: progress.Progress,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, str]]]:
-  """Runs all probes on one kind of features, which it uses up.
+  """Runs all probes on the features of one encoder, which it uses up.
 
   Returns:
-    Signs of collapse by kind and tap, a row for each probe, and what was
+    Signs of collapse by encoder and feature, a row for each probe, and what was
     skipped for which reason.
   """
   collapse: dict[str, Any] = {}
   results: list[dict[str, Any]] = []
   skipped: list[dict[str, str]] = []
   count = len(setup.rows)
-  for tap in tuple(values) if kind == 'raw' else setup.taps:
-    rows = values.pop(tap)
-    collapse[f'{kind}/{tap}'] = representations.collapse_indicators(
+  for feature in tuple(values) if kind == 'raw' else setup.features:
+    rows = values.pop(feature)
+    collapse[f'{kind}/{feature}'] = representations.collapse_indicators(
       rows[count:][:_RANK_IMAGES]
     )
     for label, (train_labels, test_labels) in setup.labels.items():
@@ -332,15 +336,20 @@ def _probe(
       if train_labels.ndim == 2:
         if kind == 'raw':
           continue
-        frames = values[f'{tap}_map'].reshape(len(rows), -1, rows.shape[-1])
+        frames = values[f'{feature}_map'].reshape(len(rows), -1, rows.shape[-1])
         parts = [
           _framewise(frames[:count], train_labels),
           _framewise(frames[count:], test_labels),
         ]
       train, test = (probes_lib.Examples(*part) for part in parts)
       for name in setup.probes:
-        title = f'{kind} {tap} {label}: {name}'
-        row = {'features': kind, 'tap': tap, 'label': label, 'probe': name}
+        title = f'{kind} {feature} {label}: {name}'
+        row = {
+          'encoder': kind,
+          'feature': feature,
+          'label': label,
+          'probe': name,
+        }
         try:
           with bar.task(title, 100) as task:
             results.append(row | _fit(name, train, test, setup, task))
@@ -411,7 +420,7 @@ def _scores(
 
 
 def _merge_features(path: str, saved: dict[str, Any], step: int) -> None:
-  """Writes the arrays whole or not at all; keeps other taps of this step."""
+  """Writes the arrays whole or not at all; keeps others of this step."""
   saved = {**saved, 'step': np.asarray(step)}
   if os.path.exists(path):
     with np.load(path) as old:
@@ -424,7 +433,7 @@ def _merge_features(path: str, saved: dict[str, Any], step: int) -> None:
 def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
   """Writes the results whole or not at all, beside what was there.
 
-  A number of the same features, tap and probe is replaced; those of another
+  A number of the same encoder, feature and probe is replaced; those of another
   step are dropped, as they belong to another encoder. Every number names its
   protocol's hash, and 'protocols' holds the text behind each.
   """
@@ -435,7 +444,7 @@ def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
       # Before there were several labels, none was named.
       if not isinstance(old.get('chance', {}), dict):
         old['chance'] = {'class': old['chance']}
-      old['results'] = [{'label': 'class'} | row for row in old['results']]
+      old['results'] = probes_lib.migrate_rows(old['results'])
       fresh = {_key(result) for result in new['results']}
       kept = [r for r in old['results'] if _key(r) not in fresh]
       new['results'] = kept + new['results']
@@ -455,16 +464,16 @@ def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _key(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
-  return result['features'], result['tap'], result['label'], result['probe']
+  return result['encoder'], result['feature'], result['label'], result['probe']
 
 
 def _title(result: Mapping[str, Any]) -> str:
   """Names a result as 'skipped' does."""
-  return '{features} {tap} {label}: {probe}'.format(**result)
+  return '{encoder} {feature} {label}: {probe}'.format(**result)
 
 
 def table(report: Mapping[str, Any]) -> rich.table.Table:
-  """Tabulates the results, a row for each tap and kind of features.
+  """Tabulates the results, a row for each feature and encoder.
 
   Args:
     report: what `evaluate` returned.
@@ -483,27 +492,27 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
     for r in results
   }
   rows = list(
-    dict.fromkeys((r['label'], r['tap'], r['features']) for r in results)
+    dict.fromkeys((r['label'], r['feature'], r['encoder']) for r in results)
   )
   labels = list(dict.fromkeys(label for label, _, _ in rows))
-  taps = list(dict.fromkeys(tap for _, tap, _ in rows))
+  features = list(dict.fromkeys(feature for _, feature, _ in rows))
   kinds = ['trained', 'untrained', 'raw']
   rows.sort(
-    key=lambda r: (labels.index(r[0]), taps.index(r[1]), kinds.index(r[2]))
+    key=lambda r: (labels.index(r[0]), features.index(r[1]), kinds.index(r[2]))
   )
   chance = ', '.join(
     f'{name} {100 * report["chance"][name]:.1f}' for name in labels
   )
   cells_of_rows = []
-  for label, tap, kind in rows:
-    found = report['collapse'].get(f'{kind}/{tap}')
+  for label, feature, kind in rows:
+    found = report['collapse'].get(f'{kind}/{feature}')
     rank = (
       f'{found["effective_rank"]:.0f}/{found["dimensions"]}' if found else ''
     )
-    values = [cells.get((kind, tap, label, name), '') for name in names]
-    cells_of_rows.append((label, tap, kind, *values, rank))
+    values = [cells.get((kind, feature, label, name), '') for name in names]
+    cells_of_rows.append((label, feature, kind, *values, rank))
   return tables.table(
-    ('label', 'tap', 'features', *names, 'rank'),
+    ('label', 'feature', 'encoder', *names, 'rank'),
     cells_of_rows,
     words=3,
     title=(

@@ -18,6 +18,7 @@ import numpy as np
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax import files
+from dim_jax.evaluation import probes as probes_lib
 from dim_jax.runs import provenance
 
 
@@ -155,16 +156,16 @@ def _measured(run_dir: str, header: dict[str, Any]) -> tuple[list[str], str]:
 def _probes(found: dict[str, Any], header: dict[str, Any]) -> list[str]:
   del header
   rows = [
-    f'| {r.get("label", "class")} | {r["tap"]} | {r["features"]} | '
+    f'| {r["label"]} | {r["feature"]} | {r["encoder"]} | '
     f'{r["probe"]} | {100 * r["mean"]:.1f} ± {100 * r["std"]:.1f} | '
     f'{len(r["values"])} | {r.get("protocol_hash", "")} |'
-    for r in found['results']
+    for r in probes_lib.migrate_rows(found['results'])
   ]
   return [
     f'Accuracy of probes in % on the test split of {found["dataset"]}, mean ± '
     'standard deviation over seeds (or draws of labels):',
     '',
-    '| label | tap | features | probe | % | seeds | protocol |',
+    '| label | feature | encoder | probe | % | seeds | protocol |',
     '| --- | --- | --- | --- | --- | --- | --- |',
     *rows,
     '',
@@ -180,7 +181,7 @@ def _classification(found: dict[str, Any], header: dict[str, Any]) -> list[str]:
   rows = [
     f'| {r["split"]} | {r["examples"]} | {name.removeprefix("error_")} | '
     f'{value:.2f} |'
-    for r in found['results']
+    for r in probes_lib.migrate_rows(found['results'])
     if r['weights'] == weights
     for name, value in r.items()
     if name.startswith('error_')

@@ -1,4 +1,4 @@
-"""The one training loop: many steps a dispatch, on data that lives there.
+"""The one training loop: each dispatch runs many steps on resident data.
 
 The data set is placed on the devices once, as uint8. Between two logged steps
 there is one compiled `lax.scan`, which the host feeds nothing but the indices

@@ -53,8 +53,8 @@ def masks(
   """Trains and probes every cell that is not finished.
 
   Args:
-    config: a run of Deep InfoMax with taps 'fc' and 'y'; of its masks, the
-      sizes are every cell's, the kind and the targets are not used.
+    config: a run of Deep InfoMax with the features 'fc' and 'y'; of its masks,
+      the sizes are every cell's, the kind and the targets are not used.
     workdir: folder of the runs.
     seeds: of the runs.
     probes: names in `dim_jax.evaluation.probes.PROBES`.

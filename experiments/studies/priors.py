@@ -357,15 +357,15 @@ def measure_codes(
     train_images: jax.Array,
     test_images: jax.Array,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    def taps(images: jax.Array) -> dict[str, jax.Array]:
+    def features(images: jax.Array) -> dict[str, jax.Array]:
       return objective.encode(params, model_state, {'image': images})
 
-    test = taps(test_images)
+    test = features(test_images)
     sample = test['y']
     if 'log_variance' in test:
       noise = jax.random.normal(rng, sample.shape)
       sample += jnp.exp(test['log_variance'] / 2) * noise
-    return taps(train_images)['y'], test['y'], sample
+    return features(train_images)['y'], test['y'], sample
 
   @jax.jit
   @functools.partial(jax.vmap, in_axes=(0, 0, None))

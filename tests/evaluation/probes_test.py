@@ -411,3 +411,12 @@ def test_svm_needs_two_classes():
   protocol = dataclasses.replace(_QUICK, svm_max_examples=2)
   with pytest.raises(ValueError, match=r'are of class 0: .*two classes'):
     probes.svm_probe(alone, train, protocol)
+
+
+def test_results_of_older_versions_get_the_names_of_today():
+  old = {'features': 'trained', 'tap': 'y', 'probe': 'knn', 'mean': 0.5}
+  expected = {'encoder': 'trained', 'feature': 'y', 'label': 'class'}
+  expected |= {'probe': 'knn', 'mean': 0.5}
+  assert probes.migrate_rows([old]) == [expected]
+  of_today = expected | {'label': 'digit'}
+  assert probes.migrate_rows([of_today]) == [of_today]

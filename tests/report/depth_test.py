@@ -13,10 +13,10 @@ from dim_jax.report import figures, page, runs
 from dim_jax.report.sections import curves, depth, probes, summary
 
 
-def _result(features, tap, label, *values, probe='linear'):
+def _result(encoder, feature, label, *values, probe='linear'):
   return {
-    'features': features,
-    'tap': tap,
+    'encoder': encoder,
+    'feature': feature,
     'label': label,
     'probe': probe,
     'mean': float(np.mean(values)),

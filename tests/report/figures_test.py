@@ -216,7 +216,7 @@ def test_curves_of_nothing_but_nan(tmp_path):
 
 def test_probes_csv(tmp_path):
   results = [
-    {'features': f, 'feature': feature, 'probe': probe, 'mean': mean,
+    {'encoder': f, 'feature': feature, 'probe': probe, 'mean': mean,
      'std': 0.25, 'values': [mean] * n}
     for f, feature, probe, mean, n in [
       ('trained', 'y', 'linear', 0.75, 3),

@@ -20,10 +20,10 @@ from dim_jax.report.sections import (
 )
 
 
-def _result(features, tap, probe, *values):
+def _result(encoder, feature, probe, *values):
   return {
-    'features': features,
-    'tap': tap,
+    'encoder': encoder,
+    'feature': feature,
     'probe': probe,
     'mean': float(np.mean(values)),
     'std': float(np.std(values)),
@@ -289,19 +289,13 @@ def test_several_runs(tmp_path):
   ]
 
 
-def _new(report):
-  """The report as it is read: results name their feature."""
-  results = [r | {'feature': r['tap']} for r in report['results']]
-  return report | {'results': results}
-
-
 def test_table_of_several_runs():
   other = json.loads(json.dumps(_PROBES)) | {
     'protocol_hash': 'ffffffffffff',
     'paper': None,
     'results': [_result('trained', 'y', 'mlp', 0.65, 0.65, 0.65)],
   }
-  table = probes.table([('a', _new(_PROBES)), ('b', _new(other))])
+  table = probes.table([('a', _PROBES), ('b', other)])
   # The seeds differ between the runs, so each cell says its own.
   header, rows = table.header, table.rows
   assert header[:5] == ['encoder', 'feature', 'run', 'linear (n=2)', 'MLP']

@@ -48,11 +48,11 @@ def run_dir(monkeypatch, tmp_path):
   return tmp_path
 
 
-def _run(run_dir, probes, taps=('fc', 'y'), **options):
+def _run(run_dir, probes, features=('fc', 'y'), **options):
   return evaluate.evaluate(
     str(run_dir),
     probes=probes,
-    taps=taps,
+    features=features,
     protocol=_PROTOCOL,
     show_progress=False,
     **options,
@@ -60,11 +60,13 @@ def _run(run_dir, probes, taps=('fc', 'y'), **options):
 
 
 def test_results_are_written_and_later_ones_added(run_dir):
-  first = _run(run_dir, ['linear'], taps=['fc'])
+  first = _run(run_dir, ['linear'], features=['fc'])
   report = _run(run_dir, ['knn'])
   with open(run_dir / 'evaluation' / 'probes.json') as file:
     assert json.load(file) == report
-  rows = {(r['features'], r['tap'], r['probe']): r for r in report['results']}
+  rows = {
+    (r['encoder'], r['feature'], r['probe']): r for r in report['results']
+  }
   knn = {(k, t) for k in ('trained', 'untrained') for t in ('fc', 'y')}
   knn.add(('raw', 'pixels'))
   assert {key[:2] for key in rows if key[2] == 'knn'} == knn
@@ -91,9 +93,9 @@ def test_results_are_written_and_later_ones_added(run_dir):
 
 def test_numbers_of_another_step_are_dropped(run_dir):
   _run(run_dir, ['knn'])
-  report = _run(run_dir, ['knn'], taps=['y'], step=9)
+  report = _run(run_dir, ['knn'], features=['y'], step=9)
   assert report['step'] == 9
-  assert [r['tap'] for r in report['results']] == ['y', 'y', 'pixels']
+  assert [r['feature'] for r in report['results']] == ['y', 'y', 'pixels']
   with np.load(run_dir / 'evaluation' / 'features.npz') as saved:
     assert 'trained_fc' not in saved and saved['step'] == 9
 
@@ -130,8 +132,8 @@ def test_a_probe_that_fails_is_named_and_loses_nothing_else(
     raise ValueError('a class is too rare')
 
   monkeypatch.setitem(probes.PROBES, 'svm', fail)
-  report = _run(run_dir, ['svm', 'knn'], taps=('y',))
-  assert [(r['features'], r['probe']) for r in report['results']] == [
+  report = _run(run_dir, ['svm', 'knn'], features=('y',))
+  assert [(r['encoder'], r['probe']) for r in report['results']] == [
     ('trained', 'knn'),
     ('untrained', 'knn'),
     ('raw', 'knn'),
@@ -150,7 +152,7 @@ def test_a_probe_that_fails_is_named_and_loses_nothing_else(
   # What can be measured later is skipped no more.
   monkeypatch.undo()
   monkeypatch.setattr(dim_jax, 'load', lambda run_dir, step=None: _Encoder(7))
-  report = _run(run_dir, ['svm'], taps=('y',), features=('trained',))
+  report = _run(run_dir, ['svm'], features=('y',), encoders=('trained',))
   assert len(report['skipped']) == 2
 
 
@@ -159,7 +161,7 @@ def test_what_was_finished_stays_when_a_call_is_stopped(run_dir, monkeypatch):
   with pytest.raises(ZeroDivisionError):
     _run(run_dir, ['knn'])
   report = json.loads((run_dir / 'evaluation' / 'probes.json').read_text())
-  assert {r['features'] for r in report['results']} == {'trained', 'untrained'}
+  assert {r['encoder'] for r in report['results']} == {'trained', 'untrained'}
   assert report['command'] and report['versions']['jax']
 
 
@@ -236,20 +238,20 @@ def sound_dir(monkeypatch, tmp_path):
 
 
 def test_every_label_of_sound_is_probed(sound_dir):
-  report = _run(sound_dir, ['knn'], taps=None)
-  rows = {(r['features'], r['tap'], r['label']) for r in report['results']}
+  report = _run(sound_dir, ['knn'], features=None)
+  rows = {(r['encoder'], r['feature'], r['label']) for r in report['results']}
   # Modules in their order, 10 after 2; of labels those of whole examples.
   assert rows == {
     (kind, tap, label)
-    for kind, taps in (
+    for kind, names in (
       ('trained', ('module_2', 'module_10')),
       ('untrained', ('module_2', 'module_10')),
       ('raw', ('samples',)),
     )
-    for tap in taps
+    for tap in names
     for label in ('speaker', 'digit')
   }
-  assert [r['tap'] for r in report['results'][:3:2]] == [
+  assert [r['feature'] for r in report['results'][:3:2]] == [
     'module_2',
     'module_10',
   ]
@@ -261,11 +263,13 @@ def test_every_label_of_sound_is_probed(sound_dir):
     assert 'images' not in saved and 'trained_module_2' not in saved
     np.testing.assert_array_equal(saved['labels'], np.arange(20) % 2)
   # Labels of frames are added on request, from features of frames.
-  later = _run(sound_dir, ['knn'], taps=['module_2'], labels=['phone', 'digit'])
+  later = _run(
+    sound_dir, ['knn'], features=['module_2'], labels=['phone', 'digit']
+  )
   assert set(later['chance']) == {'speaker', 'digit', 'phone'}
   added = [r for r in later['results'] if r['label'] == 'phone']
   # Samples are of no frame.
-  assert [r['features'] for r in added] == ['trained', 'untrained']
+  assert [r['encoder'] for r in added] == ['trained', 'untrained']
   for row in added:
     # 0 and 1 are 10,000 apart at each frame's first sample, and no frame that
     # is not labelled counts.
@@ -297,7 +301,7 @@ def test_labels_of_frames_meet_the_frame_at_their_middle():
 
 
 def test_results_from_before_labels_had_names_are_kept(run_dir):
-  first = _run(run_dir, ['linear'], taps=['fc'])
+  first = _run(run_dir, ['linear'], features=['fc'])
   path = run_dir / 'evaluation' / 'probes.json'
   old = first | {
     'chance': first['chance']['class'],
@@ -306,7 +310,7 @@ def test_results_from_before_labels_had_names_are_kept(run_dir):
     ],
   }
   path.write_text(json.dumps(old))
-  report = _run(run_dir, ['knn'], taps=['fc'])
+  report = _run(run_dir, ['knn'], features=['fc'])
   assert report['results'][: len(first['results'])] == first['results']
   assert report['chance'] == first['chance']
 
@@ -328,9 +332,9 @@ def test_flags_reach_the_protocol(monkeypatch, capsys):
   assert run_dir == 'run'
   assert arguments == {
     'probes': ('knn', 'mlp'),
-    'taps': None,
+    'features': None,
     'labels': None,
-    'features': evaluate.FEATURES,
+    'encoders': evaluate.ENCODERS,
     'step': 3,
   }
   assert protocol == probes.Protocol(

@@ -100,7 +100,7 @@ def test_it_trains_and_its_only_feature_is_watched(run):
 
 def test_it_is_probed_classified_and_reported(run):
   probes = dim_jax.evaluate(run, probes=('linear',), show_progress=False)
-  probed = {(row['features'], row['tap']) for row in probes['results']}
+  probed = {(row['encoder'], row['feature']) for row in probes['results']}
   assert probed == {
     ('trained', 'bottleneck'),
     ('untrained', 'bottleneck'),

@@ -6,7 +6,8 @@ test labels only when the accuracy of its final predictions is counted. The
 `Protocol` holds every choice that defines the number, and hashes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from dim_jax.evaluation.probes.examples import Examples, Progress, Result
 from dim_jax.evaluation.probes.knn import knn_probe
@@ -24,6 +25,21 @@ PROBES: dict[str, Callable[..., Result]] = {
 }
 """Probes by the name that tables and protocols use."""
 
+
+def migrate_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Rewrites results of any version under today's names.
+
+  Args:
+    rows: the 'results' of a probes.json. Older ones call the encoder
+      'features' and the feature 'tap', and may name no label.
+  """
+  names = {'features': 'encoder', 'tap': 'feature'}
+  return [
+    {'label': 'class'} | {names.get(k, k): value for k, value in row.items()}
+    for row in rows
+  ]
+
+
 __all__ = [
   'PROBES',
   'DataSummary',
@@ -34,6 +50,7 @@ __all__ = [
   'knn_probe',
   'linear_few_probe',
   'linear_probe',
+  'migrate_rows',
   'mlp_probe',
   'svm_probe',
 ]

@@ -74,7 +74,7 @@ _INTERVALS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSummary:
-  """What a result says of its data. No probe reads it; a hash covers it."""
+  """Describes the data of a result, which its protocol's hash covers too."""
 
   dataset: str = ''
   """Where the examples come from."""
@@ -103,7 +103,7 @@ class Protocol:
   """Fraction of the training rows that linear and svm hold out to select."""
   linear_l2: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
   linear_scaling: str = 'dimension'
-  """'dimension' or 'overall', see `standardisation`."""
+  """'dimension' or 'overall', see `examples.standardisation`."""
   linear_selection: str = 'loss'
   """What selects the l2 on held-out rows: 'loss', the least cross-entropy, or
   'accuracy', which has steps of a row and is noisy where they are few."""
@@ -117,8 +117,8 @@ class Protocol:
   """Random draws of them."""
   few_l2: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
   few_scaling: str = 'overall'
-  """With so few labels the penalty is a prior that decides much; scaling each
-  dimension would change it, and makes raw pixels look worse than they are."""
+  """As `linear_scaling`. With few labels the l2 penalty matters much, and
+  scaling each dimension by itself would make raw pixels look worse."""
   mlp_units: int = 200
   mlp_dropout: float = 0.1
   mlp_batch_size: int = 64

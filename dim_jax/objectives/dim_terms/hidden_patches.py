@@ -25,13 +25,13 @@ class Mask:
   kind: str = 'token'
   """What hidden patches show; see `networks.masking`: 'token' a learned patch,
   'rescale' what keeps the images' mean, 'drop' zeros. 'occlude' shows zeros in
-  a random rectangle, as large as it falls."""
+  a random rectangle of random size."""
   keep: float = 0.5
   """The fraction of the patches that stays visible, rounded to whole
   patches."""
   patch: int = 8
-  """Height and width of a patch, in pixels; of 'occlude' the least height and
-  width of what is hidden, and a square of so many stays visible."""
+  """Height and width of a patch, in pixels. Of 'occlude': the hidden rectangle
+  is at least so high and wide, and a square of this size stays visible."""
   fill: float = 0.0
   """The value in [-1, 1] that 'rescale' shows where it hides, such as the mean
   pixel of the data."""

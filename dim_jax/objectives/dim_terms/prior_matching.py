@@ -16,7 +16,7 @@ from dim_jax.objectives import sharded_batch
 from dim_jax.objectives.dim_terms import term
 from dim_jax.objectives.dim_terms.term import Inputs, Term
 
-DISTRIBUTIONS = ('uniform', 'gaussian', 'ball', 'sphere', 'kl')
+DISTRIBUTIONS = (*priors.PRIORS, 'kl')
 DIVERGENCES = (*adversarial.ADVERSARIAL, 'mmd', 'stein')
 
 

@@ -103,7 +103,7 @@ def _means(
   return [
     (r['feature'], figures.real(r['mean']))
     for r in _results(run, label)
-    if (r['features'], r['probe']) == (encoder, probe)
+    if (r['encoder'], r['probe']) == (encoder, probe)
     and (encoder == 'raw' or _number(r['feature']) >= 0)
   ]
 

@@ -1,4 +1,4 @@
-"""Probes of frozen features: a table a label, beside untrained and raw."""
+"""Probes of frozen features beside untrained and raw: a table per label."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -96,13 +96,13 @@ def table(runs: Pairs, title: str = '') -> Table:
     titles[probe] = f'{name} (n={min(n)})' if len(n) == 1 else name
   rows = []
   for encoder, feature in dict.fromkeys(
-    (r['features'], r['feature']) for _, r in results
+    (r['encoder'], r['feature']) for _, r in results
   ):
     for label, probes in runs:
       mine = {
         r['probe']: r
         for r in probes['results']
-        if (r['features'], r['feature']) == (encoder, feature)
+        if (r['encoder'], r['feature']) == (encoder, feature)
       }
       row = {'encoder': encoder, 'feature': feature, 'run': label}
       for probe, name in titles.items():
@@ -162,12 +162,12 @@ def warnings(run: Run) -> list[str]:
     for probe in ('linear', 'linear_few'):
       mine = [r for r in probes['results'] if r['probe'] == probe]
       worse: dict[str, list[str]] = {}
-      for r in (r for r in mine if r['features'] == 'trained'):
+      for r in (r for r in mine if r['encoder'] == 'trained'):
         rivals = {
-          o['features'] if o['features'] != 'raw' else f'raw {o["feature"]}': o
+          o['encoder'] if o['encoder'] != 'raw' else f'raw {o["feature"]}': o
           for o in mine
-          if o['features'] == 'raw'
-          or (o['features'], o['feature']) == ('untrained', r['feature'])
+          if o['encoder'] == 'raw'
+          or (o['encoder'], o['feature']) == ('untrained', r['feature'])
         }
         if probes['chance'] is not None:
           rivals['chance level'] = {'mean': probes['chance']}
