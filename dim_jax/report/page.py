@@ -79,6 +79,7 @@ def write(
   """
   if not paths:
     raise ValueError('Give the folder of at least one run.')
+  paths = [os.path.expanduser(path) for path in paths]
   sweeps = [path for path in paths if os.path.isfile(sweep.file_of(path))]
   if sweeps and len(paths) > 1:
     raise ValueError(
@@ -87,6 +88,7 @@ def write(
     )
   if out is None:
     out = os.path.join(paths[0], 'report', *['comparison'] * (len(paths) > 1))
+  out = os.path.expanduser(out)
   view = sweep.view(paths[0]) if sweeps else _view(runs_lib.read_all(paths))
   report = ['python', '-m', 'experiments.report', *map(str, paths)]
   view['commands'].append(shlex.join(report))

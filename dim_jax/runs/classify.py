@@ -126,6 +126,7 @@ def classify(
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
     ValueError: it does not classify, or an argument is not accepted.
   """
+  run_dir = os.path.expanduser(run_dir)
   settings = attack.Settings(
     attacks, losses, epsilons, attacked, surrogate, cw_steps, cw_searches
   )

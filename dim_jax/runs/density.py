@@ -81,6 +81,7 @@ def density(
     ValueError: it has no energy.
   """
   started = time.time()
+  run_dir = os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step)
   setup = _load(trained, run_dir)
   arrays: dict[str, Any] = {'f_test': setup.f_test[:_SAVED]}

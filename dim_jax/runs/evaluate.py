@@ -78,6 +78,7 @@ def evaluate(
   for name in encoders:
     checks.check_choice('encoders', name, ENCODERS)
   started = time.time()
+  run_dir = os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step=step)
   setup, skipped = _load(
     trained, probes, features, labels, protocol, progress=show_progress

@@ -76,6 +76,7 @@ def train_modules(
       an `init_from` of its own, `workdir` holds modules of other steps, or the
       features would pass the budget; nothing was trained.
   """
+  workdir = os.path.expanduser(workdir)
   objective = config_lib.make_objective(config)
   if objective.module_configs is None:
     raise ValueError(

@@ -46,7 +46,8 @@ def export(
     FileExistsError: the file or the card is there already.
     ValueError: the file would have the card's name.
   """
-  out = out or os.path.join(run_dir, 'encoder.npz')
+  run_dir = os.path.expanduser(run_dir)
+  out = os.path.expanduser(out or os.path.join(run_dir, 'encoder.npz'))
   described = os.path.splitext(out)[0] + '.md'
   if described == out:
     raise ValueError(

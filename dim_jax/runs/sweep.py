@@ -50,7 +50,7 @@ def sweep(
     ValueError: the config cannot be used, or `workdir` holds another sweep.
     FloatingPointError: a metric is not finite.
   """
-  run = config.run
+  run, workdir = config.run, os.path.expanduser(workdir)
   _check(config)
   data = {
     split: data_lib.load(
