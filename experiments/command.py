@@ -116,6 +116,7 @@ class Command:
       if new := self._old.get(error.flagname):
         sys.exit(f'Error: --{error.flagname} is no more: give {new}.')
       text = str(error).replace('command line ', '').replace(' ?', '?')
+      text += '' if text.endswith('?') else '.'
       sys.exit(f'Error: {text} All flags: {self._invocation("--help")}')
     except (flags.Error, ValueError) as error:
       sys.exit(f'Error: {error}')
@@ -156,7 +157,8 @@ class Command:
         f'--workdir={words[0]}'
       )
     if not self._runs and words:
-      sys.exit(f'Error: unknown arguments {words}; flags begin with --')
+      line = self._invocation('--help')
+      sys.exit(f'Error: unknown arguments {words}; all flags: {line}')
     # Orbax tells of every file that it writes.
     logging.set_verbosity(logging.WARNING)
     try:

@@ -14,7 +14,7 @@ _COMMAND = Command(
   'export',
   __doc__,
   runs=True,
-  old={'out': '--file=FILE', 'groups': '--all for critics, probes and all'},
+  old={'out': '--file=FILE', 'players': '--all for critics, probes and all'},
 )
 _FILE = _COMMAND.path('file', None, 'RUN/encoder.npz if left out.')
 _STEP = _COMMAND.integer('step', None, 'A checkpoint; the newest if left out.')

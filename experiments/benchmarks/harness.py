@@ -305,6 +305,7 @@ def parser(
   if peer is not None:
     found.add_argument(
       '--peer_python',
+      '--torch_python',  # As the commands of older results have it.
       default=sys.executable,
       help=f'an interpreter that imports {peer}',
     )

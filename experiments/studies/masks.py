@@ -255,7 +255,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
   return tuple(row[name] for name in names)
 
 
-_COMMAND = Command('studies.masks', __doc__)
+_COMMAND = Command('studies.masks', __doc__, old={'steps': '--config.steps'})
 _WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
 _CONFIG = _COMMAND.config('experiments/configs/dim_digits.py:masked')
 _SEEDS = _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int)
