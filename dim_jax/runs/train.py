@@ -122,19 +122,25 @@ def claim(workdir: str) -> Iterator[None]:
   """Makes a folder, and takes back what a refused start wrote into it.
 
   A ValueError inside leaves the folder as it was, unless there are checkpoints
-  of a run there, or of runs in folders of it: a corrected command can use it.
+  of a run there, or of runs in folders of it, or another process trains there:
+  a corrected command can use it.
 
   Args:
     workdir: the folder.
+
+  Raises:
+    ValueError: another process trains there.
   """
+  lock.check(workdir)
   existed = os.path.isdir(workdir)
   before = set(os.listdir(workdir)) if existed else set()
   files.make_folder(workdir)
   try:
     yield
   except ValueError:
-    trained = any(_has_checkpoint(workdir, below) for below in ('', '*/'))
-    if jax.process_index() == 0 and not trained:
+    kept = any(_has_checkpoint(workdir, below) for below in ('', '*/'))
+    # Of two processes that start at once, one is refused: not its folder.
+    if jax.process_index() == 0 and not kept and not lock.is_held(workdir):
       for name in set(os.listdir(workdir)) - before:
         path = os.path.join(workdir, name)
         if os.path.isdir(path):

@@ -77,6 +77,15 @@ def check(run_dir: str | os.PathLike) -> None:
       _lock(file, run_dir)
 
 
+def is_held(run_dir: str | os.PathLike) -> bool:
+  """Whether another process trains in the folder."""
+  try:
+    check(run_dir)
+  except ValueError:
+    return True
+  return False
+
+
 def _lock(file: TextIO, run_dir: str | os.PathLike) -> None:
   """Locks an open file; raises ValueError where another process has."""
   try:

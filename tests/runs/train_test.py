@@ -1,5 +1,6 @@
 """The command: a run from its config to a loaded encoder, and its refusals."""
 
+import contextlib
 import os
 import pathlib
 
@@ -14,7 +15,7 @@ from dim_jax.data import sources, stream
 from dim_jax.networks import context, encoders, greedy_modules
 from dim_jax.objectives import dim, gim, vib
 from dim_jax.runs import train
-from dim_jax.training import metrics
+from dim_jax.training import lock, metrics
 from experiments import train as train_command
 from experiments.configs import dim_digits
 
@@ -305,3 +306,25 @@ def test_what_a_sweep_does_not_take_is_named(flag, tmp_path):
   config = f'--config={ROOT}/experiments/configs/vib_digits.py:sweep_k2'
   with pytest.raises(SystemExit, match='a sweep takes no --dry_run'):
     train_command.main([config, f'--workdir={tmp_path}', flag])
+
+
+def test_of_two_that_start_at_once_the_refused_one_leaves_the_other(tmp_path):
+  folder = tmp_path / 'run'
+  with contextlib.ExitStack() as other:
+    with pytest.raises(ValueError, match='is being trained by'):
+      with train.claim(str(folder)):
+        other.enter_context(lock.hold(folder))
+        (folder / 'metrics.jsonl').touch()
+        with lock.hold(folder):
+          pass
+    assert (folder / 'metrics.jsonl').exists()
+    with pytest.raises(ValueError, match='is being trained by'):
+      with train.claim(str(folder)):
+        (folder / 'config.json').touch()
+    assert not (folder / 'config.json').exists()
+  # What nobody trains is taken back.
+  with pytest.raises(ValueError, match='another'):
+    with train.claim(str(tmp_path / 'other')):
+      (tmp_path / 'other' / 'config.json').touch()
+      raise ValueError('another')
+  assert not (tmp_path / 'other').exists()
