@@ -1,7 +1,7 @@
 """Writes a run's encoder as one file of arrays, with a card that describes it.
 
   python -m experiments.export runs/digits
-  python -m experiments.export runs/digits --out=encoder.npz
+  python -m experiments.export runs/digits --file=encoder.npz
 
 The file is read by `dim_jax.load`, or by NumPy alone; the card, encoder.md, has
 the config, the data and the numbers that were measured of this very step.

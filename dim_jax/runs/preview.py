@@ -1,6 +1,6 @@
 """Draws what a config's augmentation makes of its first training images.
 
-  python -m experiments.preview --out=preview.png --config.data.jitter=0.5 \
+  python -m experiments.preview --file=preview.png --config.data.jitter=0.5 \
       --config=experiments/configs/dim_cifar10.py:local_jsd
 
 Each row is an image as it is stored, then views of it as training may see them.

@@ -623,7 +623,7 @@ def on_devices(config, form):
     (
       {
         'encoder': OwnEncoder(),
-        'tap': 'features',
+        'feature': 'features',
         'marginal': 'vamp',
         'samples': 3,
         'confidence_penalty': 0.1,
@@ -780,7 +780,7 @@ def test_wrong_fields_are_named(changes, message):
 
 def test_what_is_missing_is_named():
   objective = vib.make(make_config(feature='conv'))
-  with pytest.raises(ValueError, match=r"tap is 'conv', .* features \['fc'\]"):
+  with pytest.raises(ValueError, match=r"feature is 'conv', .* \['fc'\]"):
     jax.eval_shape(objective.init, jax.random.key(0), make_batch())
   config = make_config()
   variables = make_variables(config)

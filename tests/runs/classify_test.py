@@ -16,7 +16,7 @@ from dim_jax.config import (
   SweepConfig,
 )
 from dim_jax.objectives import dim, vib
-from dim_jax.runs import attack, classify, sweep, train
+from dim_jax.runs import attack, classify, provenance, sweep, train
 from experiments import classify as classify_command
 
 
@@ -166,6 +166,7 @@ def test_an_attack_that_fails_loses_nothing_else(run_dir, monkeypatch):
     raise ValueError('out of luck')
 
   monkeypatch.setattr(attack.attacks_lib, 'fgsm', fail)
+  monkeypatch.setattr(provenance, 'command', lambda: 'python -m tools.classify')
   report = classify.classify(
     run_dir,
     samples=3,
@@ -178,7 +179,8 @@ def test_an_attack_that_fails_loses_nothing_else(run_dir, monkeypatch):
   assert {row['attack'] for row in report['attacks']} == {'pgd'}
   assert [x['reason'] for x in report['skipped']] == ['out of luck'] * 2
   assert report['skipped'][0]['what'].startswith('fgsm samples margin')
-  assert report['command'] and report['hardware'] and report['seconds'] > 0
+  assert report['command'] == 'python -m tools.classify'
+  assert report['hardware'] and report['seconds'] > 0
   shown = classify.summary(report)
   assert 'Skipped: fgsm mean' in shown[-1] or 'Skipped: fgsm mean' in shown[-2]
 

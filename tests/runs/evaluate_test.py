@@ -11,7 +11,7 @@ from dim_jax.config import DataConfig, ExperimentConfig, SoundConfig
 from dim_jax.data import load as data
 from dim_jax.evaluation import probes
 from dim_jax.objective import Objective
-from dim_jax.runs import evaluate
+from dim_jax.runs import evaluate, provenance
 from experiments import evaluate as evaluate_command
 
 _PROTOCOL = probes.Protocol(
@@ -158,11 +158,13 @@ def test_a_probe_that_fails_is_named_and_loses_nothing_else(
 
 def test_what_was_finished_stays_when_a_call_is_stopped(run_dir, monkeypatch):
   monkeypatch.setattr(evaluate, '_raw', lambda setup: 1 / 0)
+  monkeypatch.setattr(provenance, 'command', lambda: 'python -m tools.evaluate')
   with pytest.raises(ZeroDivisionError):
     _run(run_dir, ['knn'])
   report = json.loads((run_dir / 'evaluation' / 'probes.json').read_text())
   assert {r['encoder'] for r in report['results']} == {'trained', 'untrained'}
-  assert report['command'] and report['versions']['jax']
+  assert report['command'] == 'python -m tools.evaluate'
+  assert report['versions']['jax']
 
 
 @pytest.mark.parametrize(

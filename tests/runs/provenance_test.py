@@ -1,6 +1,8 @@
 """What a run says about itself, and what all results begin with."""
 
 import json
+import sys
+import types
 
 import numpy as np
 
@@ -25,7 +27,13 @@ def write(folder):
   return json.loads((folder / 'run.json').read_text('utf-8'))
 
 
-def test_a_run_says_how_it_was_made_and_what_it_consists_of(tmp_path):
+def test_a_run_says_how_it_was_made_and_what_it_consists_of(
+  tmp_path, monkeypatch
+):
+  spec = types.SimpleNamespace(name='tools.train.__main__')
+  program = types.SimpleNamespace(__spec__=spec, __file__='train.py')
+  monkeypatch.setitem(sys.modules, '__main__', program)
+  monkeypatch.setattr(sys, 'argv', ['train.py', '--name=a b'])
   about = write(tmp_path)
   assert about['title'] == 'Deep InfoMax' and about['noun'] == 'images'
   # 3 x 4 weights and 4 biases.
@@ -33,8 +41,7 @@ def test_a_run_says_how_it_was_made_and_what_it_consists_of(tmp_path):
   assert about['features'] == ['conv', 'y']
   assert about['representation'] == 'y'
   assert set(about['versions']) >= {'python', 'jax', 'dim_jax'}
-  # This process is `python -m pytest ...`.
-  assert about['command'].startswith('python ')
+  assert about['command'] == "python -m tools.train '--name=a b'"
   assert about['earlier'] == []
   assert provenance.read(str(tmp_path)) == about
   assert provenance.read(str(tmp_path / 'old')) == {}
