@@ -15,12 +15,8 @@ from dim_jax.evaluation import probes as probes_lib
 from dim_jax.runs import evaluate as evaluate_lib
 from experiments.command import Command, show
 
-_COMMAND = Command(
-  'evaluate',
-  __doc__,
-  runs=True,
-  old={'seeds': '--num_seeds, a count', 'taps': '--features'},
-)
+_OLD = {'seeds': '--num_seeds, a count', 'taps': '--features'}
+_COMMAND = Command('evaluate', __doc__, runs=True, old=_OLD)
 _ARGUMENTS: dict[str, Any] = {
   'probes': _COMMAND.items('probes', tuple(probes_lib.PROBES), 'Which.'),
   'labels': _COMMAND.items('labels', None, 'Such as speaker; all if left out.'),
