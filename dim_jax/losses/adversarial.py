@@ -4,6 +4,16 @@ An adversary scores samples of the prior against codes; each loss has a term for
 it and a term for the encoder. What keeps an adversary smooth is in
 `gradient_penalties.py` and `spectral.py`; priors that need no adversary are
 matched by `priors.py`.
+
+Each term takes `prior_scores` [N], the adversary's scores of samples of the
+prior, and `code_scores` [M], those of the encoder's codes, and returns a scalar
+to be minimised over one of the two, without a unit where none is given. Only
+the adversary's parameters should see its term: pass it `stop_gradient` of the
+codes. Only the encoder should see its own: compute its scores with
+`stop_gradient` of the adversary's parameters.
+
+Paired losses compare row i of the prior with row i of the codes: they need
+N = M, and raise ValueError otherwise.
 """
 
 from collections.abc import Callable
@@ -25,28 +35,14 @@ def adversary_loss(
 ) -> jax.Array:
   """Computes the adversary's loss, minus the JSD of the prior and the codes.
 
-  Minimising it trains the adversary to score samples of the prior high and the
-  encoder's codes low. It is 0 for a constant adversary of 0 and at least
-  -2 ln 2; adding 2 ln 2 gives the sum of both binary cross-entropies. Only the
-  adversary's parameters should see it: pass it `stop_gradient` of the codes.
-
-  Args:
-    prior_scores: the adversary's scores of samples of the prior, shape [N].
-    code_scores: its scores of the encoder's codes, shape [N] (or another
-      number of them).
-
-  Returns:
-    The loss in nats, a scalar. Minimise it.
+  In nats: 0 for a constant adversary of 0 and at least -2 ln 2; adding 2 ln 2
+  gives the sum of both binary cross-entropies.
 
   References:
     Hjelm et al., Learning deep representations by mutual information estimation
     and maximization, 2019, eq. 7. https://arxiv.org/abs/1808.06670
   """
-  chex.assert_rank(
-    [prior_scores, code_scores],
-    1,
-    custom_message='adversary_loss takes one score for each example.',
-  )
+  prior_scores, code_scores = _as_scores(prior_scores, code_scores)
   return -bounds.jsd(prior_scores[None, :], code_scores[None, :])
 
 
@@ -54,26 +50,15 @@ def encoder_prior_loss(code_scores: jax.Array) -> jax.Array:
   """Computes the encoder's loss: to look like the prior to the adversary.
 
   E[softplus(-T)], the non-saturating form: its gradient with respect to every
-  code opposes the adversary's, and is largest where the adversary wins. Only
-  the encoder should see it: compute the scores with `stop_gradient` of the
-  adversary's parameters.
-
-  Args:
-    code_scores: the adversary's scores of the encoder's codes, shape [N].
-
-  Returns:
-    The loss in nats, a scalar; ln 2 for a constant adversary of 0. Minimise it.
+  code opposes the adversary's, and is largest where the adversary wins. In
+  nats, ln 2 for a constant adversary of 0.
 
   References:
     Goodfellow et al., Generative Adversarial Networks, 2014, section 3.
     https://arxiv.org/abs/1406.2661
   """
-  chex.assert_rank(
-    code_scores,
-    1,
-    custom_message='encoder_prior_loss takes one score for each example.',
-  )
-  return jnp.mean(jax.nn.softplus(-code_scores.astype(jnp.float32)))
+  (code_scores,) = _as_scores(code_scores)
+  return jnp.mean(jax.nn.softplus(-code_scores))
 
 
 def wasserstein_critic_loss(
@@ -83,13 +68,6 @@ def wasserstein_critic_loss(
 
   Without a bound on the critic's slope (weights clipped, a penalty, or spectral
   normalisation) it falls without end.
-
-  Args:
-    prior_scores: of samples of the prior, shape [N].
-    code_scores: of codes, shape [M].
-
-  Returns:
-    A scalar without unit. Minimise it over the critic.
 
   References:
     Arjovsky et al., Wasserstein GAN, 2017. https://arxiv.org/abs/1701.07875
@@ -101,15 +79,7 @@ def wasserstein_critic_loss(
 def wasserstein_encoder_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
-  """Computes minus the mean score of codes, the Wasserstein encoder loss.
-
-  Args:
-    prior_scores: of samples of the prior, shape [N]; not used.
-    code_scores: of codes, shape [M].
-
-  Returns:
-    A scalar without unit. Minimise it over the encoder.
-  """
+  """Computes minus the mean score of codes, the Wasserstein encoder loss."""
   _, code_scores = _as_scores(prior_scores, code_scores)
   return -jnp.mean(code_scores)
 
@@ -120,17 +90,7 @@ def paired_encoder_loss(
   """Computes GAN-QP's encoder loss: the prior's mean score minus the codes'.
 
   Its gradient is that of `wasserstein_encoder_loss`; its value estimates the
-  divergence, up to the critic's penalty.
-
-  Args:
-    prior_scores: of samples of the prior, shape [N].
-    code_scores: of codes, shape [N].
-
-  Returns:
-    A scalar without unit. Minimise it over the encoder.
-
-  Raises:
-    ValueError: the batches differ in size.
+  divergence, up to the critic's penalty. Paired.
   """
   prior_scores, code_scores = _as_scores(prior_scores, code_scores)
   gradient_penalties.check_paired(prior_scores, code_scores)
@@ -142,17 +102,7 @@ def paired_critic_loss(
 ) -> jax.Array:
   """Computes minus `paired_encoder_loss`, for the critic.
 
-  It needs a bound: see `gradient_penalties.quadratic_penalty`.
-
-  Args:
-    prior_scores: of samples of the prior, shape [N].
-    code_scores: of codes, shape [N].
-
-  Returns:
-    A scalar without unit. Minimise it over the critic.
-
-  Raises:
-    ValueError: the batches differ in size.
+  It needs a bound: see `gradient_penalties.quadratic_penalty`. Paired.
   """
   return -paired_encoder_loss(prior_scores, code_scores)
 
@@ -162,15 +112,7 @@ def hinge_critic_loss(
 ) -> jax.Array:
   """Computes E relu(1 - prior's score) + E relu(1 + code's score).
 
-  Made for an adversary under spectral normalisation.
-
-  Args:
-    prior_scores: of samples of the prior, shape [N].
-    code_scores: of codes, shape [M].
-
-  Returns:
-    A scalar without unit, 2 for a constant critic of 0. Minimise it over the
-    critic.
+  Made for an adversary under spectral normalisation; 2 for a constant one of 0.
 
   References:
     Miyato et al., Spectral Normalization for Generative Adversarial Networks,
@@ -187,15 +129,7 @@ def relativistic_critic_loss(
 ) -> jax.Array:
   """Computes E softplus(code's score - prior's score), over pairs of rows.
 
-  Args:
-    prior_scores: of samples of the prior, shape [N].
-    code_scores: of codes, shape [N].
-
-  Returns:
-    The loss in nats, ln 2 for a constant critic. Minimise it over the critic.
-
-  Raises:
-    ValueError: the batches differ in size.
+  In nats, ln 2 for a constant critic. Paired.
 
   References:
     Jolicoeur-Martineau, The relativistic discriminator, 2018, eq. 3 and 4.
@@ -209,44 +143,28 @@ def relativistic_critic_loss(
 def relativistic_encoder_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
-  """Computes `relativistic_critic_loss` with the two sides exchanged.
-
-  Args:
-    prior_scores: of samples of the prior, shape [N].
-    code_scores: of codes, shape [N].
-
-  Returns:
-    The loss in nats. Minimise it over the encoder.
-
-  Raises:
-    ValueError: the batches differ in size.
-  """
+  """Computes `relativistic_critic_loss` with the two sides exchanged."""
   return relativistic_critic_loss(code_scores, prior_scores)
 
 
 class Adversarial(NamedTuple):
   """An adversarial loss that matches codes to a prior; minimise each term.
 
-  The adversary minimises `critic_loss` plus `penalty` and must not see a
-  gradient of the codes; the encoder minimises `encoder_loss` and must not see
-  one of the adversary's parameters.
-
   Attributes:
     critic_loss: `(prior_scores [N], code_scores [M]) -> scalar`.
     encoder_loss: `(prior_scores [N], code_scores [M]) -> scalar`.
     penalty: `(rng, score_fn, prior [N, D], codes [M, D]) -> scalar`, with the
-      constants of its paper, or None.
+      constants of its paper, to add to `critic_loss`; or None.
     input_gradient: whether the penalty differentiates scores with respect to
       the adversary's input, so that its own gradient is of second order.
-    paired: whether row i of the prior meets row i of the codes, so that the two
-      batches must be of one size (N = M).
+    paired: whether the two batches must be of one size (N = M).
   """
 
   critic_loss: Callable[[jax.Array, jax.Array], jax.Array]
   encoder_loss: Callable[[jax.Array, jax.Array], jax.Array]
-  penalty: Penalty | None
-  input_gradient: bool
-  paired: bool
+  penalty: Penalty | None = None
+  input_gradient: bool = False
+  paired: bool = False
 
 
 def _without_rng(penalty: Callable[..., jax.Array], **fields: Any) -> Penalty:
@@ -260,15 +178,8 @@ ADVERSARIAL: dict[str, Adversarial] = {
     lambda prior_scores, code_scores: encoder_prior_loss(code_scores),
     _without_rng(gradient_penalties.zero_centred_penalty),
     input_gradient=True,
-    paired=False,
   ),
-  'wgan': Adversarial(
-    wasserstein_critic_loss,
-    wasserstein_encoder_loss,
-    None,
-    input_gradient=False,
-    paired=False,
-  ),
+  'wgan': Adversarial(wasserstein_critic_loss, wasserstein_encoder_loss),
   'wgan_gp': Adversarial(
     wasserstein_critic_loss,
     wasserstein_encoder_loss,
@@ -287,29 +198,17 @@ ADVERSARIAL: dict[str, Adversarial] = {
     paired_critic_loss,
     paired_encoder_loss,
     _without_rng(gradient_penalties.quadratic_penalty, norm='l1'),
-    input_gradient=False,
     paired=True,
   ),
   'gan_qp_l2': Adversarial(
     paired_critic_loss,
     paired_encoder_loss,
     _without_rng(gradient_penalties.quadratic_penalty, norm='l2'),
-    input_gradient=False,
     paired=True,
   ),
-  'hinge': Adversarial(
-    hinge_critic_loss,
-    wasserstein_encoder_loss,
-    None,
-    input_gradient=False,
-    paired=False,
-  ),
+  'hinge': Adversarial(hinge_critic_loss, wasserstein_encoder_loss),
   'rsgan': Adversarial(
-    relativistic_critic_loss,
-    relativistic_encoder_loss,
-    None,
-    input_gradient=False,
-    paired=True,
+    relativistic_critic_loss, relativistic_encoder_loss, paired=True
   ),
 }
 """The losses by name. What else their papers ask for: 'wgan', weights clipped
@@ -318,12 +217,8 @@ to 0.01 after each update, and 5 critic steps per encoder step, as 'wgan_gp';
 an encoder's weight that is smaller by lambda = 10."""
 
 
-def _as_scores(
-  prior_scores: jax.Array, code_scores: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _as_scores(*scores: jax.Array) -> list[jax.Array]:
   chex.assert_rank(
-    [prior_scores, code_scores],
-    1,
-    custom_message='losses take one score for each example.',
+    scores, 1, custom_message='losses take one score for each example.'
   )
-  return prior_scores.astype(jnp.float32), code_scores.astype(jnp.float32)
+  return [x.astype(jnp.float32) for x in scores]

@@ -9,8 +9,9 @@ of all codes; and often a loose one: over N examples I(Z; X) is at most ln N,
 which R can exceed many times. H(Y) - distortion is a lower bound on I(Z; Y).
 
 Per-example terms come unreduced, [N], summed over dimensions: average them over
-examples, never over dimensions. Everything is in nats; the unit
-cancels in beta.
+examples, never over dimensions. Everything is in nats; the unit cancels in
+beta. Codes have K dimensions, labels C classes, and each code S samples; shapes
+that do not fit raise ValueError.
 
 Alemi et al., Deep Variational Information Bottleneck, ICLR 2017.
 https://arxiv.org/abs/1612.00410
@@ -35,10 +36,6 @@ def softplus_scale(
   which is 0 in float32 below about -88: there
   ln softplus(t) = t - e^t / 2 + O(e^2t).
 
-  Args:
-    rho: any real numbers.
-    shift: added to them.
-
   Returns:
     sigma and ln sigma, of the shape of `rho`; the logarithm and its gradient
     are finite for every finite rho.
@@ -60,10 +57,9 @@ def log_variance_scale(
 ) -> tuple[jax.Array, jax.Array]:
   """Computes a standard deviation from a log-variance, and its logarithm.
 
-  Args:
-    log_variance: any real numbers; a fresh head starts at sigma = 1.
-    bound: it is squashed smoothly into (-bound, bound), so that sigma^2 never
-      overflows; near 0 that is the identity.
+  The log-variance, any real numbers, is squashed smoothly into (-bound, bound),
+  so that sigma^2 never overflows; near 0 that is the identity, and a fresh head
+  starts at sigma = 1.
 
   Returns:
     sigma and ln sigma, of the shape of `log_variance`.
@@ -94,9 +90,6 @@ def rate_by_dimension(
 
   Returns:
     Nats, shape [..., K].
-
-  Raises:
-    ValueError: the shapes do not fit.
   """
   _check_like('std', std, mean)
   log_std = jnp.log(std) if log_std is None else log_std
@@ -128,18 +121,8 @@ def rate_diagonal(
 ) -> jax.Array:
   """Computes the KL of diagonal Gaussian codes from a diagonal marginal.
 
-  Args:
-    mean: shape [N, K].
-    std: standard deviations, shape [N, K].
-    log_std: their logarithm where it is known better than by ln(std).
-    marginal_mean: of the marginal, [1, K] or a number.
-    marginal_log_std: of the marginal, [1, K] or a number; N(0, I) by default.
-
-  Returns:
-    Nats for each example, summed over dimensions, shape [N].
-
-  Raises:
-    ValueError: the shapes do not fit.
+  It is `rate_by_dimension`, whose arguments it takes, summed over dimensions:
+  nats for each example, shape [N], of codes [N, K].
   """
   return rate_by_dimension(
     mean,
@@ -173,9 +156,6 @@ def rate_cholesky(
 
   Returns:
     Nats for each example, shape [N].
-
-  Raises:
-    ValueError: the shapes do not fit.
   """
   size = mean.shape[-1]
   if mean.ndim != 2 or chol.shape != (*mean.shape, size):
@@ -211,13 +191,8 @@ def rate_cholesky(
 def log_normal(z: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
   """Computes the log-density of diagonal Gaussians, over the last axis.
 
-  Args:
-    z: points, shape [..., K].
-    mean: of a shape that broadcasts to them.
-    log_std: likewise.
-
-  Returns:
-    Shape [...].
+  Returns nats, shape [...], at points `z` [..., K]; the mean and the logarithm
+  of the standard deviation are of shapes that broadcast to them.
   """
   # The exponential acts on the smaller array, before anything broadcasts.
   scaled = (z - mean) * jnp.exp(-log_std)
@@ -240,9 +215,6 @@ def log_mixture(
 
   Returns:
     Shape [S, N].
-
-  Raises:
-    ValueError: the shapes do not fit.
 
   References:
     Tomczak and Welling, VAE with a VampPrior, 2018.
@@ -286,15 +258,7 @@ def rate_monte_carlo(
 def rate_excess(rate: jax.Array, budget: float) -> jax.Array:
   """Computes max(rate - budget, 0): information is free up to a budget.
 
-  Args:
-    rate: nats, any shape.
-    budget: nats.
-
-  Returns:
-    Nats, of the shape of `rate`.
-
-  Raises:
-    ValueError: the budget is negative.
+  Both are in nats; a negative budget raises ValueError.
   """
   if budget < 0:
     raise ValueError(f'budget must be >= 0 nats, got {budget}.')
@@ -359,7 +323,8 @@ def confidence_penalty(
     Pereyra et al., Regularizing Neural Networks by Penalizing Confident Output
     Distributions, 2017. https://arxiv.org/abs/1701.06548
   """
-  entropy = _entropy(logits)
+  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+  entropy = -(jnp.exp(log_p) * log_p).sum(-1)
   if threshold is None:
     return -entropy
   return jax.nn.relu(threshold - entropy)
@@ -389,7 +354,7 @@ def distortion(
     jit, where it cannot raise.
 
   Raises:
-    ValueError: shapes do not fit, or a label is outside of 0..C-1.
+    ValueError: a label is outside of 0..C-1.
   """
   if logits.ndim != 3 or labels.shape != logits.shape[1:2]:
     raise ValueError(
@@ -427,7 +392,7 @@ def vib_loss(
     A scalar in nats, averaged over examples.
 
   Raises:
-    ValueError: shapes do not fit, a label is out of range, or beta < 0.
+    ValueError: a label is out of range, or beta < 0.
 
   References:
     Alemi et al. 2017, eq. 17. https://arxiv.org/abs/1612.00410
@@ -443,18 +408,9 @@ def vib_loss(
 
 
 def label_entropy(counts: jax.typing.ArrayLike) -> jax.Array:
-  """Computes H(Y) in nats of the labels' empirical distribution.
-
-  Args:
-    counts: how many examples each class has, shape [C].
-  """
+  """Computes H(Y) in nats, of labels of which each class has `counts` [C]."""
   number = jnp.asarray(counts, jnp.float32)
   return jax.scipy.special.entr(number / number.sum()).sum()
-
-
-def _entropy(logits: jax.Array) -> jax.Array:
-  log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-  return -(jnp.exp(log_p) * log_p).sum(-1)
 
 
 def _check_like(name: str, value: jax.Array, mean: jax.Array) -> None:

@@ -1,15 +1,15 @@
 """Lower bounds on mutual information, from a critic's scores.
 
-A critic scores pairs. `positive` [A, P] holds the scores of joint pairs, P for
-each of A anchors; `negative` [A, K] those of K independent pairs, which all
-positives of an anchor share; `where` [A, K] marks the negatives that are real.
-So DIM's N*L positives share N*(N-1)*L scores and never need N*L*(N-1)*L.
+A critic scores pairs. Every bound takes `positive` [A, P], the scores of joint
+pairs, P for each of A anchors; `negative` [A, K], those of K independent pairs,
+which all positives of an anchor share; and `where`, bool [A, K], which marks
+the negatives that are real, all of them if None. So DIM's N*L positives share
+N*(N-1)*L scores and never need N*L*(N-1)*L.
 
-Every bound returns nats, to be maximised, and computes in float32 whatever the
-dtype of the scores. A masked negative has no effect on the value nor on any
-gradient, even if it is infinite or NaN. Averages over negatives weigh every
-real negative of the batch equally, and need at least one; without any they are
-NaN.
+Every bound returns nats, a scalar to be maximised, and computes in float32
+whatever the dtype of the scores. A masked negative has no effect on the value
+nor on any gradient, even if it is infinite or NaN. Averages over negatives
+weigh every real negative of the batch equally; without any they are NaN.
 
 With r the density ratio p(x, y) / (p(x) p(y)), the critics that reach the truth
 are ln r (jsd), ln r + c(x) (infonce), ln r + c (donsker_varadhan) and 1 + ln r
@@ -43,9 +43,8 @@ def infonce(
   each positive, so no array is larger than `negative`.
 
   Args:
-    positive: scores of joint pairs, P for each of A anchors, shape [A, P].
-    negative: scores of K independent pairs for each anchor, shape [A, K]; all
-      of an anchor's positives share them.
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
     where: which negatives are real, bool, shape [A, K]; all of them if None.
 
   Returns:
@@ -84,15 +83,7 @@ def jsd(
   because the generators differ by d(r) = (1 + r) ln((1 + r) / 2) - (r - 1),
   whose derivative ln((1 + r) / 2) vanishes only at its minimum d(1) = 0. A
   batch's value is unbiased. The best critic is ln r, so the scores themselves
-  estimate pointwise information.
-
-  Args:
-    positive: scores of joint pairs, shape [A, P].
-    negative: scores of independent pairs, shape [A, K].
-    where: which negatives are real, bool, shape [A, K]; all of them if None.
-
-  Returns:
-    The bound in nats, a scalar. Maximise it.
+  estimate pointwise information. Arguments and unit are those of `infonce`.
 
   References:
     Hjelm et al., Learning deep representations by mutual information estimation
@@ -121,15 +112,8 @@ def donsker_varadhan(
   The mean of exponentials runs over every real negative of the batch. Since it
   is inside the logarithm, the value over a *batch* is biased upwards (by about
   1.3 nats at 10 nats with 64 pairs), and its gradient is biased too: only with
-  many negatives is it the lower bound it is in the limit.
-
-  Args:
-    positive: scores of joint pairs, shape [A, P].
-    negative: scores of independent pairs, shape [A, K].
-    where: which negatives are real, bool, shape [A, K]; all of them if None.
-
-  Returns:
-    The estimate in nats, a scalar. Maximise it.
+  many negatives is it the lower bound it is in the limit. Arguments and unit
+  are those of `infonce`.
 
   References:
     Belghazi et al., MINE: Mutual Information Neural Estimation, 2018, eq. 5.
@@ -158,15 +142,7 @@ def nwj(
   Scores above 40 enter as T = g(t), see `log_linear_extension`: e^t would
   overflow. Since g is increasing and reaches every real number, g(t) is a
   critic like any other and the value remains a valid lower bound, as tight as
-  before.
-
-  Args:
-    positive: scores of joint pairs, shape [A, P].
-    negative: scores of independent pairs, shape [A, K].
-    where: which negatives are real, bool, shape [A, K]; all of them if None.
-
-  Returns:
-    The bound in nats, a scalar. Maximise it.
+  before. Arguments and unit are those of `infonce`.
 
   References:
     Nguyen et al., Estimating divergence functionals and the likelihood ratio by
@@ -189,14 +165,11 @@ def ceiling(name: str, num_negatives: int) -> float | None:
   """Returns the most that a bound or divergence can reach, whatever the data.
 
   Args:
-    name: a function of this file or one of the f-divergences of
-      `f_divergences.py`, such as 'infonce'.
-    num_negatives: K, the real negatives of each anchor; only 'infonce' depends
-      on it.
+    name: a bound, or one of `f_divergences.py`, such as 'infonce'.
+    num_negatives: K, at least 1; only 'infonce' depends on it.
 
   Returns:
-    The ceiling in the function's own unit (nats, but for the squared Hellinger
-    distance), or None where there is none.
+    The ceiling in the function's own unit, or None where there is none.
 
   Raises:
     ValueError: if the name is unknown, or there is no negative.
@@ -243,9 +216,9 @@ def split_pairs(
       anchors only, of any number; by default `image_of_anchor`.
 
   Returns:
-    positive, shape [A, L]; negative, shape [A, N * L]; and where, bool of the
-    same shape, which marks the real negatives, (N - 1) * L for each anchor.
-    These are the arguments of every bound: `infonce(*split_pairs(scores))`.
+    positive [A, L]; negative and where [A, N * L], with (N - 1) * L real ones
+    for each anchor. These are the arguments of every bound:
+    `infonce(*split_pairs(scores))`.
 
   Raises:
     ValueError: without `image`, those of `image_of_anchor`.
@@ -268,14 +241,10 @@ def split_pairs(
 
 
 def image_of_anchor(scores: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
-  """Returns the image that each anchor of a batch is of, a // M.
+  """Returns the image that each anchor of a batch is of, a // M, int32 [A].
 
   Args:
-    scores: of every global with every local, shape [A, N, L], A = N * M; only
-      the shape matters.
-
-  Returns:
-    int32 [A].
+    scores: shape [A, N, L], as of `split_pairs`; only the shape matters.
 
   Raises:
     ValueError: if A is not a multiple of N, or if the batch has one image only
@@ -308,14 +277,7 @@ def log_linear_extension(
   derivative, increasing, and onto the real line. exp(g(t)) is linear above the
   limit, so it is finite in float32 and its gradient neither explodes nor
   vanishes; a clipped exponential's gradient would be zero, and a critic whose
-  scores start too high would never come back.
-
-  Args:
-    scores: of any shape.
-    limit: where the logarithm takes over.
-
-  Returns:
-    The bounded-growth scores, of the same shape.
+  scores start too high would never come back. Of any shape.
   """
   above = scores > limit
   excess = jnp.where(above, scores - limit, 0.0)
@@ -325,20 +287,13 @@ def log_linear_extension(
 def checked_scores(
   positive: jax.Array, negative: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Checks the arguments of a bound, and makes its masked negatives harmless.
+  """Returns a bound's arguments, checked, with harmless masked negatives.
 
-  Masked negatives become 0 here, before any function sees them, and are left
-  out of every sum after it: `where=` in a reduction alone would keep the value
-  clean, but not the gradient, since the derivative of what an infinite entry
-  went through, times zero, is NaN.
-
-  Args:
-    positive: shape [A, P].
-    negative: shape [A, K].
-    where: bool, shape [A, K], or None.
-
-  Returns:
-    positive and negative in float32, and where as an array.
+  Scores become float32, and a mask of None one of all negatives. Masked
+  negatives become 0 here, before any function sees them, and are left out of
+  every sum after it: `where=` in a reduction alone would keep the value clean,
+  but not the gradient, since the derivative of what an infinite entry went
+  through, times zero, is NaN.
 
   Raises:
     AssertionError: if a rank, shape or dtype is not as described.

@@ -18,16 +18,17 @@ frames, C and D the features of z and c. Offset s leaves R_s anchors, each with
 its own target: R_s = N * (H - s - skip) * W on a grid, N * (L - s) in whole
 sequences. Negatives are drawn outside the loss, as explicit indices, and
 gradient flows through them; without indices each anchor is contrasted with the
-targets of all others of its offset.
+R_s - 1 targets of all others of its offset.
 
 An index counts the rows of z without its features, all [N * H * W] or [N * L]
-of them. With indices for each offset, memory beside z and its gradient grows
-with the sum of R_s * (C + K), never with that of R_s * K * C: negatives are
-gathered one an anchor at a time, in the backward pass again, and only those
-that are scored. In sequences all contexts that predict a frame may share its
-negatives: then only N * L * K rows are gathered, once for all offsets. Without
-indices, each offset takes one product of all anchors with all targets, the form
-that suits accelerators, and R_s^2 scores.
+of them; one that is out of range makes the loss NaN. With indices for each
+offset, memory beside z and its gradient grows with the sum of R_s * (C + K),
+never with that of R_s * K * C: negatives are gathered one an anchor at a time,
+in the backward pass again, and only those that are scored. In sequences all
+contexts that predict a frame may share its negatives: then only N * L * K rows
+are gathered, once for all offsets. Without indices, each offset takes one
+product of all anchors with all targets, the form that suits accelerators, and
+R_s^2 scores.
 
 Losses are nats, to be minimised: ln(K + 1) where all scores are equal. So
 `ceiling - loss` is at most ln(K + 1), and bounds the information between
@@ -92,16 +93,12 @@ def grid_infonce(
       and lets all offsets share the targets.
     negative_indices: for each offset s the negatives of every anchor, S integer
       arrays of shape [N, H - s - skip, W, K], see `grid_negatives`; an index is
-      (image * H + row) * W + column. One that is out of range makes the loss
-      NaN. If None, the negatives are the R_s - 1 targets of all other anchors.
+      (image * H + row) * W + column. All other anchors' targets if None.
     skip: rows left out below the context, at least 0.
     epsilon: added to the probability of the positive before its logarithm.
       Leave it at 0: the official code's 1e-11 is for comparisons with it, stops
       the loss at 25.33, and takes the gradient from anchors that are badly
       wrong.
-
-  Returns:
-    The loss, accuracy and ceiling of each offset.
 
   Raises:
     ValueError: if shapes or dtypes are not as described, the grid has no more
@@ -115,12 +112,11 @@ def grid_infonce(
     >>> losses.shape, round(float(losses[0]), 4)  # ln 17
     ((2,), 2.8332)
   """
-  _check_arrays(z, c, weights, ('N', 'H', 'W'))
+  z, c, weights = _checked_arrays(z, c, weights, ('N', 'H', 'W'))
   num_images, _, width, _ = z.shape
   heights = _heights(z.shape, len(weights), skip)
   anchored = [(num_images, height, width) for height in heights]
   _check_negatives(negative_indices, anchored)
-  z, c, weights = (x.astype(jnp.float32) for x in (z, c, weights))
   predictions = [
     _prediction(c[:, :height], weight)
     for height, weight in zip(heights, weights, strict=True)
@@ -158,15 +154,10 @@ def sequence_infonce(
       shape [N, T, K]: the negatives of each target frame of the window, for
       whatever context predicts it. Or for each offset s the negatives of every
       anchor, S arrays of shape [N, T - s, K]. An index is sequence * L + frame,
-      of any frame, within a window or not. One that is out of range makes the
-      loss NaN. If None, the negatives are the R_s - 1 targets of all other
-      anchors.
+      of any frame, within a window or not. All other anchors' targets if None.
     start: the window's first frame, at most L - T, the same in all sequences;
       see `window_start`. If it is traced, a larger one cannot be refused.
     window: T, which leaves R_s = N * (T - s) anchors; all L frames if None.
-
-  Returns:
-    The loss, accuracy and ceiling of each offset.
 
   Raises:
     ValueError: if shapes or dtypes are not as described, the window is not
@@ -181,14 +172,13 @@ def sequence_infonce(
     >>> losses.shape, round(float(losses[0]), 4)  # ln 11
     ((3,), 2.3979)
   """
-  _check_arrays(z, c, weights, ('N', 'L'))
+  z, c, weights = _checked_arrays(z, c, weights, ('N', 'L'))
   lengths, window = _lengths(z.shape, len(weights), start, window)
+  contexts = jax.lax.dynamic_slice_in_dim(c, start, window, axis=1)
   if not isinstance(negative_indices, Sequence | None):
     _check_negatives([negative_indices], [(len(z), window)])
-    return _contrast_frames(z, c, weights, negative_indices, start)
+    return _contrast_frames(z, contexts, weights, negative_indices, start)
   _check_negatives(negative_indices, [(len(z), length) for length in lengths])
-  z, c, weights = (x.astype(jnp.float32) for x in (z, c, weights))
-  contexts = jax.lax.dynamic_slice_in_dim(c, start, window, axis=1)
   predictions = [
     _prediction(contexts[:, :length], weight)
     for length, weight in zip(lengths, weights, strict=True)
@@ -231,8 +221,7 @@ def grid_negatives(
     For each offset s the indices, int32, shape [N, H - s - skip, W, K].
 
   Raises:
-    ValueError: if the grid has no more than S + skip rows, an offset has one
-      target only, or a number is not positive.
+    ValueError: as `grid_infonce`, or if a number is not positive.
   """
   if len(shape) != 4:
     raise ValueError(f'shape is {tuple(shape)}, not that of z, [N, H, W, C].')
@@ -293,8 +282,7 @@ def sequence_negatives(
     offset s an array of shape [N, T - s, K].
 
   Raises:
-    ValueError: if the method is unknown, the window is not within the sequence
-      or has no more than S frames, method 0 finds one target only, or a number
+    ValueError: as `sequence_infonce`, or if the method is unknown or a number
       is not positive.
   """
   if len(shape) != 3:
@@ -328,13 +316,10 @@ def window_start(rng: jax.Array, num_frames: int, window: int) -> jax.Array:
   Args:
     rng: a key.
     num_frames: L.
-    window: T, at most L; 128 in the published setting.
+    window: T, from 1 to L; 128 in the published setting.
 
   Returns:
     A frame from 0 to L - T, int32, a scalar.
-
-  Raises:
-    ValueError: if the window is empty or longer than the sequence.
   """
   _check_window(num_frames, window)
   return jax.random.randint(rng, (), 0, num_frames - window + 1)
@@ -356,17 +341,9 @@ def _contrast(
 ) -> Contrast:
   """Contrasts each anchor's own row with those that its indices name.
 
-  Args:
-    predictions: of each offset, shape [R_s, C].
-    rows: candidates, shape [M, C].
-    own: of each offset the index of every anchor's positive, shape [R_s].
-    negative_indices: of each offset, shape [..., K] with R_s anchors.
-    epsilon: added to the positive's probability.
-
-  Returns:
-    Every offset's mean.
+  Of each offset there are predictions [R_s, C], the indices [R_s] of the
+  anchors' own rows, and those of their negatives, [..., K].
   """
-  sizes = [len(x) for x in predictions]
   anchors = jnp.concatenate(predictions)
   # The positive goes the way of the negatives, so that a negative which is the
   # positive scores exactly the same.
@@ -389,42 +366,29 @@ def _contrast(
 
   scores = jax.lax.map(scores_with, indices.T)
   losses, hits = _measured(scores[0], scores[1:], 0, epsilon)
-  ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-  spans = [
-    slice(end - size, end) for size, end in zip(sizes, ends, strict=True)
-  ]
-  num_negatives = indices.shape[1] - 1
+  sizes = [len(x) for x in predictions]
+  ends = [sum(sizes[:i]) for i in range(1, len(sizes))]
   return Contrast(
-    loss=jnp.stack([jnp.mean(losses[span]) for span in spans]),
-    accuracy=jnp.stack([jnp.mean(hits[span]) for span in spans]),
-    ceiling=_log(len(sizes) * [num_negatives + 1]),
+    loss=jnp.stack([jnp.mean(x) for x in jnp.split(losses, ends)]),
+    accuracy=jnp.stack([jnp.mean(x) for x in jnp.split(hits, ends)]),
+    ceiling=_log(len(sizes) * [indices.shape[1]]),
   )
 
 
 def _contrast_frames(
   z: jax.Array,
-  c: jax.Array,
+  contexts: jax.Array,
   weights: jax.Array,
   negative_indices: jax.Array,
   start: int | jax.Array,
 ) -> Contrast:
   """Contrasts each frame with its negatives, for all that predict it.
 
-  Args:
-    z: shape [N, L, C].
-    c: shape [N, L, D].
-    weights: shape [S, C, D].
-    negative_indices: shape [N, T, K].
-    start: of the window of T frames.
-
-  Returns:
-    Every offset's mean.
+  Contexts [N, T, D] and indices [N, T, K] are those of the window.
   """
   num_offsets, features, _ = weights.shape
   num_sequences, num_frames, _ = z.shape
   window, num_negatives = negative_indices.shape[1:]
-  z, c, weights = (x.astype(jnp.float32) for x in (z, c, weights))
-  contexts = jax.lax.dynamic_slice_in_dim(c, start, window, axis=1)
   predictions = jnp.einsum(
     'nd,dc->nc',
     _rows(contexts),
@@ -459,17 +423,11 @@ def _contrast_frames(
 
 
 def _aligned(predictions: jax.Array) -> jax.Array:
-  """Moves what is predicted of a frame to that frame.
+  """Moves what is predicted of a frame to that frame, [N, T, S, C].
 
-  Offset s moves by s frames: rows of one length read as rows that are shorter
-  by one. Pads, slices and reshapes alone, as the gradient of a gather would add
-  up row by row, as slow as the scores.
-
-  Args:
-    predictions: of frames t + s, made in frames t, shape [N, T, S, C].
-
-  Returns:
-    The same shape: those of frames t, made in frames t - s; 0 where t < s.
+  Offset s moves by s frames, and leaves 0 where t < s: rows of one length read
+  as rows that are shorter by one. Pads, slices and reshapes alone, as the
+  gradient of a gather would add up row by row, as slow as the scores.
   """
   n, window, num_offsets, features = predictions.shape
   length = window + num_offsets
@@ -489,16 +447,7 @@ def _contrast_all(
   targets: Sequence[jax.Array],
   epsilon: float,
 ) -> Contrast:
-  """Contrasts each anchor's target, in the same row, with all other targets.
-
-  Args:
-    predictions: of each offset, shape [R_s, C].
-    targets: of each offset, shape [R_s, C].
-    epsilon: added to the positive's probability.
-
-  Returns:
-    Every offset's mean.
-  """
+  """Contrasts each anchor's target, in the same row, with all other targets."""
   losses, accuracies = [], []
   for anchor, target in zip(predictions, targets, strict=True):
     scores = jnp.einsum(
@@ -521,16 +470,9 @@ def _contrast_all(
 def _measured(
   positive: jax.Array, negative: jax.Array, axis: int, epsilon: float
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns each anchor's loss and whether it is right.
+  """Returns each anchor's loss in nats and whether it is right, 0 or 1.
 
-  Args:
-    positive: scores, of any shape.
-    negative: scores, with an axis more, along which they are an anchor's.
-    axis: of the negatives.
-    epsilon: added to the positive's probability.
-
-  Returns:
-    Losses in nats and hits, 0 or 1, float32, one for each positive.
+  The scores of an anchor's negatives are along an axis that its positive lacks.
   """
   top, log_sum = _log_sum_exp(negative, axis)
   # log(e^p / (e^p + e^s)) = -log(1 + e^(s - p)), which cancels nothing.
@@ -656,10 +598,10 @@ def _check_others(anchored: tuple[int, ...]) -> None:
     )
 
 
-def _check_arrays(
+def _checked_arrays(
   z: jax.Array, c: jax.Array, weights: jax.Array, axes: tuple[str, ...]
-) -> None:
-  """Checks z [*axes, C], c [*axes, D] and weights [S, C, D]."""
+) -> list[jax.Array]:
+  """Returns z [*axes, C], c [*axes, D] and weights [S, C, D] in float32."""
   rank = len(axes) + 1
   shared = ', '.join(axes)
   if z.ndim != rank or c.ndim != rank or z.shape[:-1] != c.shape[:-1]:
@@ -673,6 +615,7 @@ def _check_arrays(
       f'weights has shape {weights.shape}, not [S, C, D] with at least one '
       f'offset, C = {pair[0]} of z and D = {pair[1]} of c.'
     )
+  return [x.astype(jnp.float32) for x in (z, c, weights)]
 
 
 def _check_negatives(

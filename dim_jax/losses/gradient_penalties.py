@@ -1,4 +1,11 @@
-"""Penalties on the slope of an adversary's score between two batches."""
+"""Penalties on the slope of an adversary's score between two batches.
+
+`score_fn` is the adversary, from rows [N, D] to scores [N], each of its own row
+alone, so without batch statistics. `prior` [N, D] holds samples of the prior,
+`codes` [M, D] the encoder's, detached. Each penalty is a scalar, to be added to
+the adversary's loss. All but `zero_centred_penalty` compare row i of one batch
+with row i of the other, and raise ValueError where the two differ in size.
+"""
 
 from collections.abc import Callable
 
@@ -13,15 +20,8 @@ Score = Callable[[jax.Array], jax.Array]
 def gradient_penalty(score_fn: Score, inputs: jax.Array) -> jax.Array:
   """Computes the zero-centred gradient penalty, E ||d score / d input||^2.
 
-  Args:
-    score_fn: the adversary, from [N, D] to scores [N]. Each score must depend
-      on its own row alone, so no batch statistics.
-    inputs: where to penalise, usually the prior's samples and the codes,
-      concatenated, shape [N, D].
-
-  Returns:
-    The mean over all N rows of the squared norm, a scalar. Weigh and add it to
-    the adversary's loss.
+  The mean over all N rows of the squared norm at `inputs` [N, D], usually the
+  prior's samples or the codes.
 
   References:
     Mescheder et al., Which Training Methods for GANs do actually Converge?,
@@ -40,15 +40,7 @@ def zero_centred_penalty(
 
   Half of each, R1 and R2 together: an adversary that cannot tell the two apart
   is flat. The mean is over all rows of each side; the released Deep InfoMax
-  code penalises one row of the batch instead.
-
-  Args:
-    score_fn: the adversary, from [N, D] to scores [N], each of its own row.
-    prior: samples of the prior, shape [N, D].
-    codes: detached codes, shape [M, D].
-
-  Returns:
-    A scalar. Weigh it by 1 and add it to the adversary's loss.
+  code penalises one row of the batch instead. Its weight is 1.
 
   References:
     Mescheder et al. 2018, eq. 9 and 10. https://arxiv.org/abs/1801.04406
@@ -68,19 +60,9 @@ def one_centred_penalty(
 ) -> jax.Array:
   """Computes WGAN-GP's penalty, weight E (||gradient|| - 1)^2 in between.
 
-  Args:
-    rng: a key, for one point on the line between row i of either batch.
-    score_fn: the adversary, from [N, D] to scores [N], each of its own row.
-    prior: samples of the prior, shape [N, D].
-    codes: detached codes, shape [N, D].
-    weight: lambda.
-
-  Returns:
-    A scalar to add to the adversary's loss. A gradient of exactly 0 is
-    penalised, but gets no direction to grow in.
-
-  Raises:
-    ValueError: the batches differ in size.
+  That is, at a point drawn on the line between row i of either batch. The
+  weight is the paper's lambda. A gradient of exactly 0 is penalised, but gets
+  no direction to grow in.
 
   References:
     Gulrajani et al., Improved Training of Wasserstein GANs, 2017, eq. 3.
@@ -102,22 +84,10 @@ def power_penalty(
 ) -> jax.Array:
   """Computes WGAN-div's penalty, weight E ||gradient||^power in between.
 
-  With it the critic's loss is a divergence for every such weight and power;
-  the 6th power explodes for gradients above 2, so clip the adversary's.
-
-  Args:
-    rng: a key, for one point on the line between row i of either batch.
-    score_fn: the adversary, from [N, D] to scores [N], each of its own row.
-    prior: samples of the prior, shape [N, D].
-    codes: detached codes, shape [N, D].
-    weight: k.
-    power: p, at least 2.
-
-  Returns:
-    A scalar to add to the adversary's loss.
-
-  Raises:
-    ValueError: the batches differ in size, or the power is below 2.
+  With it the critic's loss is a divergence for every weight k and every power
+  p of at least 2 (a lower one raises ValueError); the 6th power explodes for
+  gradients above 2, so clip the adversary's. Points are as in
+  `one_centred_penalty`.
 
   References:
     Wu et al., Wasserstein Divergence for GANs, 2018, eq. 7.
@@ -140,21 +110,12 @@ def quadratic_penalty(
 ) -> jax.Array:
   """Computes GAN-QP's potential, E D^2 / (2 scale d), D the scores' difference.
 
-  d is the pair's distance, a mean over its D dimensions and not a sum. The best
-  critic then has |D| <= scale d, an adaptive Lipschitz constraint; for two
-  points the divergence is scale d / 2. It is the adversary's alone: the encoder
-  would bring pairs together in code space by it.
-
-  Args:
-    score_fn: the adversary, from [N, D] to scores [N].
-    prior: samples of the prior, shape [N, D].
-    codes: detached codes, shape [N, D]; row i is paired with the prior's.
-    norm: d is the mean of |difference| for 'l1', the root of its mean square
-      for 'l2'. Below 1e-6 it counts as that.
-    scale: lambda, > 0.
-
-  Returns:
-    A scalar to add to the adversary's loss.
+  d is the pair's distance: for norm 'l1' the mean over dimensions of
+  |difference|, for 'l2' the root of its mean square. Below 1e-6 it counts as
+  that. The best critic then has |D| <= scale d, an adaptive Lipschitz
+  constraint; for two points the divergence is scale d / 2. The paper calls the
+  scale lambda. It is the adversary's alone: the encoder would bring pairs
+  together in code space by it.
 
   Raises:
     ValueError: the batches differ in size, the norm is unknown or the scale not

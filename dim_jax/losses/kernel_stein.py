@@ -6,8 +6,12 @@ is k(x, y) = exp(-||x - y||^2 / h) throughout, and `bandwidth` is that h: in
 squared units, without a factor of 2.
 
 n particles have d coordinates. Everything about pairs comes from matrix
-products: no array is larger than [n, n], and with `block_size` none is larger
-than [block_size, n].
+products: no array is larger than [n, n], and with `block_size`, the rows of
+pairs in memory at a time, none is larger than [block_size, n].
+
+Each rule for the bandwidth takes particles [n, d] and returns h as a float32
+scalar without a gradient, NaN if a particle is not finite. A bandwidth that is
+a number and not above 0 raises ValueError; in an array it gives NaN.
 """
 
 import math
@@ -35,8 +39,8 @@ def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
     y: [m, d].
 
   Returns:
-    At least 0, NaN in the rows and columns of points that are not finite,
-    [n, m], in float32 (or wider, if an argument is).
+    [n, m], at least 0, NaN in the rows and columns of points that are not
+    finite, in float32 (or wider, if an argument is).
   """
   chex.assert_rank([x, y], 2)
   chex.assert_equal_shape_suffix([x, y], 1)
@@ -44,26 +48,6 @@ def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
   x, y = x.astype(dtype), y.astype(dtype)
   center = jax.lax.stop_gradient(jnp.mean(y, axis=0, keepdims=True))
   return _centred_distances(x - center, y - center)
-
-
-def rbf_kernel(
-  x: jax.Array, y: jax.Array, bandwidth: jax.Array | float
-) -> jax.Array:
-  """Computes the Gaussian kernel exp(-||x - y||^2 / h) of all pairs.
-
-  Args:
-    x: [n, d].
-    y: [m, d].
-    bandwidth: h, in squared units of x.
-
-  Returns:
-    [n, m], in (0, 1].
-
-  Raises:
-    ValueError: bandwidth is a number that is not above 0.
-  """
-  bandwidth = _checked_bandwidth(bandwidth)
-  return jnp.exp(-squared_distances(x, y) / bandwidth)
 
 
 def paper_bandwidth(
@@ -77,13 +61,6 @@ def paper_bandwidth(
 
   One particle has no distance, and if half of the pairs coincide the median is
   0: the bandwidth is then 1.
-
-  Args:
-    particles: [n, d].
-    block_size: rows of distances in memory at a time; all of them if None.
-
-  Returns:
-    h, a float32 scalar; NaN if a particle is not finite. No gradient.
 
   References:
     Liu and Wang, Stein Variational Gradient Descent, 2016, section 5.
@@ -104,13 +81,6 @@ def dartml_bandwidth(
   The median is that of the full matrix of squared distances, so the n zeros of
   its diagonal pull it down. 1 where that median is 0, as it is for n = 1 and 2.
 
-  Args:
-    particles: [n, d].
-    block_size: rows of distances in memory at a time; all of them if None.
-
-  Returns:
-    h, a float32 scalar; NaN if a particle is not finite. No gradient.
-
   References:
     https://github.com/DartML/Stein-Variational-Gradient-Descent
   """
@@ -129,13 +99,6 @@ def pyro_bandwidth(
 
   The median of an even number is the lower one of the two in the middle. 1
   where it is 0, or n = 1.
-
-  Args:
-    particles: [n, d].
-    block_size: rows of distances in memory at a time; all of them if None.
-
-  Returns:
-    h, a float32 scalar; NaN if a particle is not finite. No gradient.
 
   References:
     https://docs.pyro.ai/en/stable/inference_algos.html, RBFSteinKernel
@@ -180,9 +143,8 @@ def svgd_direction(
 
   Special cases: one particle has phi = s, gradient ascent. Coincident particles
   all have the mean score and do not separate. A particle that is not finite
-  makes every direction NaN, and so does a bandwidth in an array that is not
-  above 0; a coordinate of a score that is not finite makes that coordinate of
-  every direction not finite.
+  makes every direction NaN; a coordinate of a score that is not finite makes
+  that coordinate of every direction not finite.
 
   Args:
     particles: [n, d].
@@ -197,8 +159,7 @@ def svgd_direction(
     phi, [n, d].
 
   Raises:
-    ValueError: bandwidth is a number that is not above 0, block_size is below
-      1, or there is one particle and no self term.
+    ValueError: block_size is below 1, or one particle has no self term.
 
   References:
     Liu and Wang, Stein Variational Gradient Descent, 2016, eq. 8.
@@ -207,9 +168,7 @@ def svgd_direction(
   chex.assert_rank(particles, 2)
   chex.assert_equal_shape([particles, scores])
   weight = _pair_weight(len(particles), self_term)
-  if bandwidth is None:
-    bandwidth = paper_bandwidth(particles, block_size=block_size)
-  bandwidth = _checked_bandwidth(bandwidth)
+  bandwidth = _checked_bandwidth(bandwidth, particles, block_size)
   x = _centred(particles)
   n, d = x.shape
   values = jnp.concatenate([scores.astype(x.dtype), x], axis=1)
@@ -259,8 +218,7 @@ def feature_direction(
     phi, of the particles' shape.
 
   Raises:
-    ValueError: repulsion is unknown, bandwidth is a number that is not above 0,
-      or one particle has no other.
+    ValueError: repulsion is unknown, or one particle has no other.
 
   References:
     Wang and Liu, Learning to Draw Samples, 2016, eq. 9.
@@ -276,9 +234,7 @@ def feature_direction(
   weight = _pair_weight(n, self_term and repulsion == 'all')
   features, pull_back = jax.vjp(feature_fn, particles)
   chex.assert_rank(features, 2)
-  if bandwidth is None:
-    bandwidth = paper_bandwidth(features)
-  bandwidth = _checked_bandwidth(bandwidth)
+  bandwidth = _checked_bandwidth(bandwidth, features)
   f = _centred(features)
   distances = _own_distances(f, jnp.arange(n))
   if repulsion == 'nearest':
@@ -336,8 +292,7 @@ def ksd(
     particle is not finite.
 
   Raises:
-    ValueError: bandwidth is a number that is not above 0, or one particle has
-      no distinct pair.
+    ValueError: one particle has no distinct pair.
 
   References:
     Liu et al., A Kernelized Stein Discrepancy for Goodness-of-fit Tests, 2016,
@@ -346,9 +301,7 @@ def ksd(
   chex.assert_rank(particles, 2)
   chex.assert_equal_shape([particles, scores])
   weight = _pair_weight(len(particles), not unbiased) / len(particles)
-  if bandwidth is None:
-    bandwidth = paper_bandwidth(particles)
-  bandwidth = _checked_bandwidth(bandwidth)
+  bandwidth = _checked_bandwidth(bandwidth, particles)
   x = _centred(particles)
   n, d = x.shape
   distances = _own_distances(x, jnp.arange(n))
@@ -370,15 +323,9 @@ def ksd(
 def stein_surrogate(particles: jax.Array, direction: jax.Array) -> jax.Array:
   """Computes a loss whose gradient moves generated particles in a direction.
 
-  -mean_i <sg(direction_i), particles_i>: minimising it by the parameters of a
-  generator takes the amortised Stein step. Its value means nothing.
-
-  Args:
-    particles: with a gradient, [n, ...].
-    direction: the direction of each, of the same shape; a constant here.
-
-  Returns:
-    A scalar to minimise.
+  -mean_i <sg(direction_i), particles_i>, both [n, ...]: minimising it by the
+  parameters of a generator takes the amortised Stein step. Its value means
+  nothing.
 
   References:
     Wang and Liu, Learning to Draw Samples, 2016, eq. 7.
@@ -389,8 +336,14 @@ def stein_surrogate(particles: jax.Array, direction: jax.Array) -> jax.Array:
   return -jnp.sum(inner) / len(particles)
 
 
-def _checked_bandwidth(bandwidth: jax.Array | float) -> jax.Array | float:
-  """Returns the bandwidth, or NaN where it is an array that is not above 0."""
+def _checked_bandwidth(
+  bandwidth: jax.Array | float | None,
+  points: jax.Array,
+  block_size: int | None = None,
+) -> jax.Array | float:
+  """Returns a bandwidth above 0 or NaN, by default that of the points."""
+  if bandwidth is None:
+    return paper_bandwidth(points, block_size=block_size)
   check_positive('bandwidth', bandwidth)
   if isinstance(bandwidth, jax.Array):
     return jnp.where(bandwidth > 0, bandwidth, jnp.nan)
@@ -449,10 +402,9 @@ def _own_distances(x: jax.Array, index: jax.Array) -> jax.Array:
 def _map_blocks(
   fn: Callable[[jax.Array], Any], n: int, block_size: int | None
 ) -> Any:
-  """Calls fn with the indices 0 to n - 1, one block after the other.
+  """Returns what fn makes of each block of the indices 0 to n - 1, in a tree.
 
-  The last block is filled up with further indices. Returns what fn returns of
-  each block, [blocks, ...], an array or a tree of them.
+  The last block is filled up with further indices.
   """
   if block_size is None:
     return jax.tree.map(lambda x: x[None], fn(jnp.arange(n)))
@@ -475,20 +427,13 @@ def _middle(
 ) -> jax.Array:
   """Returns two neighbours by rank from 0 among all n * n squared distances.
 
+  The rank of the upper one is that of the lower or the next.
+
   By counting, which takes a fraction of the time of a sort: non-negative floats
   are ordered as their bits are, so each pass over the distances finds the next
   bit of the lower one, and a last pass the upper one. Blocks compute the
   distances anew in each pass. All passes are one piece of compiled code: two
   may round the same distance differently, and a neighbour then gets lost.
-
-  Args:
-    particles: [n, d].
-    lower: rank of the lower one.
-    upper: rank of the upper one, the same or the next.
-    block_size: rows of distances in memory at a time; all of them if None.
-
-  Returns:
-    Both, [2].
   """
   chex.assert_rank(particles, 2)
   x = jax.lax.stop_gradient(_centred(particles)).astype(jnp.float32)

@@ -15,6 +15,8 @@ by the embeddings are of the whole batch; and the backward pass embeds each
 micro-batch again, to carry its part of that gradient to the parameters. Peak
 memory is that of one micro-batch, for one more forward pass.
 
+To reverse mode both are functions like any other, and exact.
+
 Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited
 Setup, 2021. https://arxiv.org/abs/2101.06983
 """
@@ -55,19 +57,18 @@ def chunked_bound(
   """Computes `bound(*split_pairs(score(anchors, local)))` in chunks of anchors.
 
   Scores of `chunk` anchors exist at a time, chunk * N * L numbers, in the
-  forward and in the backward pass. To reverse mode it is a function like any
-  other, and exact.
+  forward and in the backward pass.
 
   Args:
-    bound: of `bounds.py` or of `f_divergences.py`. A function of
-      one's own must be a mean of what each anchor's scores give, or the result
-      is something else.
+    bound: of `bounds.py` or of `f_divergences.py`. A function of one's own must
+      be a mean of what each anchor's scores give, or the result is something
+      else.
     anchors: embeddings of the globals, one a row, as `bounds.split_pairs` has
       them: [A, K], or any tree of arrays [A, ...].
     local: embeddings of the locals, [N, L, K], or any tree that `score` takes.
-    chunk: the most anchors to score at a time. The last chunk has what is left.
-      Each reads all of `local` and adds to its gradient, so with few anchors
-      that is what takes the time: rather 256 than 16.
+    chunk: the most anchors to score at a time. Each chunk reads all of `local`
+      and adds to its gradient, so with few anchors that is what takes the time:
+      rather 256 than 16.
     score: `(anchors [C, ...], local) -> scores [C, N, L]`, of which each row
       depends on its own anchor alone. It runs twice.
 
@@ -122,13 +123,8 @@ def chunked_bound(
 def split(batch: PyTree, count: int) -> PyTree:
   """Splits a batch into micro-batches, each with its share of every device.
 
-  Args:
-    batch: a tree of arrays [N, ...].
-    count: k, a divisor of N.
-
-  Returns:
-    A tree of arrays [k, N / k, ...], of which the i-th has the rows i, i + k,
-    i + 2k, ...
+  Of arrays [N, ...] it makes arrays [k, N / k, ...] for a count of k, a divisor
+  of N; the i-th micro-batch has the rows i, i + k, i + 2k, ...
   """
   return jax.tree.map(
     lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch
@@ -137,9 +133,6 @@ def split(batch: PyTree, count: int) -> PyTree:
 
 def micro_batched(embed_fn: EmbedFn, *, size: int) -> EmbedFn:
   """Makes `embed_fn` take micro-batches in turn, forgetting activations.
-
-  To reverse mode the result is a function like any other: what is made of the
-  embeddings, with `chunked_bound` or a critic's parameters too, may follow.
 
   Args:
     embed_fn: `(params, batch, rng) -> embeddings`, of which row i depends on
@@ -150,10 +143,9 @@ def micro_batched(embed_fn: EmbedFn, *, size: int) -> EmbedFn:
 
   Returns:
     `(params, batch, rng) -> embeddings`, a tree of arrays [N, ...] for a batch
-    of arrays [N, ...]. Of k micro-batches, the i-th has the rows i, i + k,
-    i + 2k, ..., so that each has its share of every device that the batch is
-    sharded over; it draws from `fold_in(rng, i)`, the same in both passes. It
-    raises ValueError where the batch does not divide.
+    of arrays [N, ...]. Micro-batches are those of `split`; the i-th draws from
+    `fold_in(rng, i)`, the same in both passes. It raises ValueError where the
+    batch does not divide.
   """
 
   def embed(params: PyTree, batch: PyTree, rng: jax.Array) -> PyTree:

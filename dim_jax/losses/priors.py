@@ -25,10 +25,7 @@ def sample_prior(
     rng: a key.
     prior: 'uniform' on [0, 1]^D (codes then pass through a sigmoid), 'gaussian'
       N(0, I), 'ball' uniform in the unit ball, 'sphere' uniform on its surface.
-    shape: (N, D).
-
-  Returns:
-    Samples, float32, shape [N, D].
+    shape: (N, D), of the float32 samples.
 
   Raises:
     ValueError: if the prior is unknown.
@@ -90,8 +87,7 @@ def mmd(
 
   .. math:: k(a, b) = \sum_s \exp(-\|a - b\|^2 / (2 s^2))
 
-  Unbiased, so it fluctuates around 0 for equal distributions and may be
-  negative.
+  It fluctuates around 0 for equal distributions and may be negative.
 
   Args:
     x: a sample, shape [N, D], N >= 2.
@@ -104,7 +100,7 @@ def mmd(
 
   Raises:
     ValueError: if a sample has fewer than two rows, or a bandwidth is not
-      positive, or there is none.
+      positive.
 
   References:
     Gretton et al., A Kernel Two-Sample Test, 2012, eq. 3.
@@ -149,13 +145,10 @@ def stein_prior(
   """Pulls codes to a prior along the Stein direction; needs no adversary.
 
   The encoder is a sampler as in SteinGAN, and the prior's score is known: -z
-  for N(0, I).
-  The direction leaves out each code's own term (the U-form): with it the
-  codes' variance collapses in more than a few dimensions. Without it the
-  direction is unbiased, at a fixed bandwidth, for codes of a fresh batch in
-  every step. It is not for one set of points moved again and again, which
-  spreads too far: 100 points of 20 dimensions had a variance of 2.4
-  (`experiments.studies.particles`).
+  for N(0, I). The direction leaves out each code's own term, for codes of a
+  fresh batch in every step, see `kernel_stein.svgd_direction`. It is not for
+  one set of points moved again and again, which spreads too far: 100 points of
+  20 dimensions had a variance of 2.4 (`experiments.studies.particles`).
 
   Args:
     codes: shape [N, D], N >= 2.

@@ -10,16 +10,8 @@ import jax.numpy as jnp
 def spectral_vectors(rng: jax.Array, params: Any) -> tuple[jax.Array, ...]:
   """Draws random starts of the power iterations of `spectral_penalty`.
 
-  Args:
-    rng: a key.
-    params: a network's parameters.
-
-  Returns:
-    For each weight of two or more axes, in the order of `jax.tree.leaves`, a
-    vector of its last axis.
-
-  Raises:
-    ValueError: there is no such weight.
+  For each weight of two or more axes, in the order of `jax.tree.leaves`, a
+  vector of its last axis; without such a weight it raises ValueError.
   """
   weights = _matrices(params)
   if not weights:

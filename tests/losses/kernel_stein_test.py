@@ -90,14 +90,6 @@ def test_squared_distances_far_from_the_origin():
   )
 
 
-def test_kernel_has_no_factor_of_two():
-  # 3-4-5: the squared distance is 25.
-  x, y = as_float32([[0.0, 0.0]], [[3.0, 4.0]])
-  np.testing.assert_allclose(
-    kernel_stein.rbf_kernel(x, y, 50.0), [[math.exp(-0.5)]], rtol=1e-6
-  )
-
-
 # Four points on a line, 0 1 3 7: distances of the six pairs are 1 2 3 4 6 7,
 # and their squares 1 4 9 16 36 49. The full matrix has 0 x 4 and each square
 # twice, sixteen entries of which the 8th and 9th are 4 and 9.
@@ -236,8 +228,6 @@ def test_refuses_a_bandwidth_that_is_not_positive(bandwidth):
   for function in (kernel_stein.svgd_direction, kernel_stein.ksd):
     with pytest.raises(ValueError, match='bandwidth is'):
       function(x, x, bandwidth)
-  with pytest.raises(ValueError, match='bandwidth is'):
-    kernel_stein.rbf_kernel(x, x, bandwidth)
 
 
 def test_a_bandwidth_in_an_array_that_is_not_positive_is_nan():
@@ -245,9 +235,6 @@ def test_a_bandwidth_in_an_array_that_is_not_positive_is_nan():
   for bandwidth in (0.0, -1.0):
     for function in (kernel_stein.svgd_direction, kernel_stein.ksd):
       assert jnp.isnan(function(x, x, jnp.asarray(bandwidth))).all()
-    assert jnp.isnan(
-      kernel_stein.rbf_kernel(x, x, jnp.asarray(bandwidth))
-    ).all()
 
 
 def test_refuses_one_particle_without_partner():
