@@ -136,7 +136,7 @@ class GRU(nn.Module):
     u = self.param('state_kernel', init, (self.features, gates), jnp.float32)
     d = self.param('state_bias', init, (gates,), jnp.float32)
     z, w, u = (a.astype(self.dtype) for a in (z, w, u))
-    inputs = layers.add_bias((z @ w).astype(jnp.float32), b)
+    inputs = layers.add_bias(layers.product(z, w).astype(jnp.float32), b)
 
     def step(state, frame):
       if self.detach:

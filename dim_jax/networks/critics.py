@@ -188,7 +188,12 @@ class FactoredCritic(nn.Module):
     )
     # The weights meet a device's own globals, before the gathering.
     hidden, local, from_hidden, from_local, offset = _gather(
-      self, hidden, local, glob @ output.T, glob @ skip.T, glob @ bias
+      self,
+      hidden,
+      local,
+      layers.product(glob, output.T),
+      layers.product(glob, skip.T),
+      layers.product(glob, bias[:, None]),
     )
     anchors = (_flatten(from_hidden), _flatten(from_local), offset.reshape(-1))
     return anchors, (hidden, local)
@@ -245,8 +250,8 @@ class ConcatCritic(nn.Module):
       'kernel', layers.torch_uniform(), (inputs, self.units)
     ).astype(self.dtype)
     bias = self.param('bias', layers.torch_bias(inputs), (self.units,))
-    glob = glob.astype(self.dtype) @ kernel[:split]
-    local = local.astype(self.dtype) @ kernel[split:]
+    glob = layers.product(glob.astype(self.dtype), kernel[:split])
+    local = layers.product(local.astype(self.dtype), kernel[split:])
     local = layers.add_bias(local, bias.astype(self.dtype))
     local, glob = _gather(self, local, glob)
     x = nn.relu(_flatten(glob)[:, None, None, :] + local[None])
@@ -306,8 +311,8 @@ class CoordinateHead(nn.Module):
       'kernel', layers.torch_uniform(), (sum(sizes), self.units)
     ).astype(self.dtype)
     ends = list(itertools.accumulate(sizes))
-    x = sum(
-      part.astype(self.dtype) @ kernel[end - size : end]
+    x: Any = sum(
+      layers.product(part.astype(self.dtype), kernel[end - size : end])
       for part, size, end in zip(parts, sizes, ends, strict=True)
     )
 
@@ -391,10 +396,8 @@ class _Score(nn.Module):
     size = x.shape[-1]
     kernel = self.param('kernel', layers.torch_uniform(), (size, 1))
     bias = self.param('bias', layers.torch_bias(size), (1,))
-    kernel = kernel.astype(self.dtype)[:, 0]
-    scores = jnp.matmul(
-      x.astype(self.dtype), kernel, preferred_element_type=jnp.float32
-    )
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    scores = layers.product(x, kernel, jnp.float32)[..., 0]
     return scores + bias.reshape((1,) * scores.ndim)
 
 

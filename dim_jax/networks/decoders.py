@@ -26,7 +26,9 @@ class Classifier(nn.Module):
   def __call__(self, z: jax.Array) -> jax.Array:
     """Returns logits [..., C], float32, for codes `z` [..., K]."""
     init = nn.initializers.glorot_uniform()
-    z = z.astype(jnp.float32)
+    # As rows, for the reason that `layers.product` gives.
+    lead, z = z.shape[:-1], z.astype(jnp.float32).reshape(-1, z.shape[-1])
     for i, units in enumerate(self.units):
       z = nn.relu(nn.Dense(units, kernel_init=init, name=f'hidden_{i}')(z))
-    return nn.Dense(self.num_classes, kernel_init=init, name='logits')(z)
+    logits = nn.Dense(self.num_classes, kernel_init=init, name='logits')(z)
+    return logits.reshape(*lead, self.num_classes)

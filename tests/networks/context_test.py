@@ -250,7 +250,8 @@ def test_gru_multiplies_the_frames_once_outside_the_loop():
   variables = _variables(module, 2, 6, 5)
   jaxpr = jax.make_jaxpr(module.apply)(variables, _normal(2, 6, 5)).jaxpr
   products = [e for e in jaxpr.eqns if e.primitive.name == 'dot_general']
-  assert [e.outvars[0].aval.shape for e in products] == [(2, 6, 12)]
+  # Two sequences of six frames, as rows.
+  assert [e.outvars[0].aval.shape for e in products] == [(12, 12)]
   (loop,) = [e for e in jaxpr.eqns if e.primitive.name == 'scan']
   inner = [
     e.outvars[0].aval.shape

@@ -1,4 +1,5 @@
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -399,3 +400,40 @@ def test_errors_name_what_came_and_what_is_accepted(shape, settings, match):
 def test_conv_names_itself_on_a_wrong_rank():
   with pytest.raises(ValueError, match=r'Conv1D takes.*\[N, T, C\].*\(8, 2\)'):
     layers.Conv1D(3).init(jax.random.key(0), jnp.zeros((8, 2)))
+
+
+def test_product_is_one_of_rows():
+  x, kernel = _normal(3, 5, 7), _normal(7, 2)
+  weight = _normal(3, 5, 2)
+
+  def loss(x, kernel):
+    return jnp.sum(jnp.tanh(layers.product(x, kernel)) * weight)
+
+  value, gradients = jax.value_and_grad(loss, (0, 1))(x, kernel)
+  # The same sums by hand, in float64.
+  y = np.einsum('nlc,ck->nlk', np.float64(x), np.float64(kernel))
+  slope = weight / np.cosh(y) ** 2
+  np.testing.assert_allclose(value, (np.tanh(y) * weight).sum(), rtol=1e-5)
+  np.testing.assert_allclose(
+    gradients[0], np.einsum('nlk,ck->nlc', slope, kernel), atol=1e-5
+  )
+  np.testing.assert_allclose(
+    gradients[1], np.einsum('nlc,nlk->ck', x, slope), atol=1e-5
+  )
+  half = layers.product(
+    x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), jnp.float32
+  )
+  assert half.dtype == jnp.float32
+
+
+def test_gradient_of_a_product_transposes_no_rows():
+  def transposed(multiply):
+    gradient = jax.grad(lambda w, x: jnp.sum(jnp.sin(multiply(x, w))))
+    shapes = jnp.zeros((16, 32)), jnp.zeros((8, 5, 16))
+    text = jax.jit(gradient).lower(*shapes).compile().as_text()
+    return re.findall(r'f32\[(.*)\]\S* (?:transpose|copy)\(', text)
+
+  # The compiled program's copies before the product: of 8 x 5 rows, a moved
+  # axis before them; and of the result at most.
+  assert any('8,5' in shape for shape in transposed(jnp.matmul))
+  assert not any('8,5' in x or '40' in x for x in transposed(layers.product))
