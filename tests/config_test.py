@@ -35,7 +35,7 @@ OLD = json.loads(
 def make_config():
   return ExperimentConfig(
     objective=dim.Config(
-      encoder=encoders.small32(code=16, dtype='float32'), bound='jsd'
+      encoder=encoders.make('small32', code=16, dtype='float32'), bound='jsd'
     ),
     data=DataConfig(name='mnist', image_size=None),
     groups={'probe': OptimizerConfig(clip=1.0)},

@@ -11,7 +11,7 @@ which R can exceed many times. H(Y) - distortion is a lower bound on I(Z; Y).
 Per-example terms come unreduced, [N], summed over dimensions: average them over
 examples, never over dimensions. Everything is in nats; the unit cancels in
 beta. Codes have K dimensions, labels C classes, and each code S samples; shapes
-that do not fit raise ValueError.
+that do not fit raise an error.
 
 Alemi et al., Deep Variational Information Bottleneck, ICLR 2017.
 https://arxiv.org/abs/1612.00410

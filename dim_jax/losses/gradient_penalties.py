@@ -3,7 +3,7 @@
 `score_fn` is the adversary, from rows [N, D] to scores [N], each of its own row
 alone, so without batch statistics. `prior` [N, D] holds samples of the prior,
 `codes` [M, D] the encoder's, detached. Each penalty is a scalar, to be added to
-the adversary's loss. All but `zero_centred_penalty` compare row i of one batch
+the adversary's loss. All but the zero-centred ones compare row i of one batch
 with row i of the other, and raise ValueError where the two differ in size.
 """
 

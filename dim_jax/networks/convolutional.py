@@ -1,10 +1,10 @@
 """An encoder of convolutions: whole images, or crops of them one by one.
 
 Every hidden layer is a linear operation without bias, a normalisation and ReLU,
-then perhaps max-pooling; or a residual block. The code Y is a plain
-linear map with bias; a sigmoid, where the prior asks for one, belongs to the
-objective. Maps are flattened in the order C, H, W, as PyTorch does, so that
-weights compare.
+then perhaps max-pooling; or a residual block. The code Y is a plain linear map
+with bias; a sigmoid, where the prior asks for one, belongs to the objective.
+Maps are flattened in the order C, H, W, as PyTorch does, so that weights
+compare.
 
 Hjelm et al., Learning deep representations by mutual information estimation and
 maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
@@ -55,12 +55,7 @@ class ConvLayer:
 
 @dataclasses.dataclass(frozen=True)
 class ResidualLayer:
-  """One bottleneck block, see `ResidualBlock`.
-
-  Attributes:
-    width: a quarter of its output channels.
-    strides: step of its 3x3 convolution.
-  """
+  """One bottleneck block, with the fields of `ResidualBlock`."""
 
   width: int
   strides: int = 1
@@ -79,10 +74,8 @@ class ResidualBlock(nn.Module):
   Attributes:
     width: channels of the first two convolutions; the output has 4 * width.
     strides: step of the 3x3 convolution.
-    norm: the normalisation, see `layers.normalise`.
-    dtype: compute dtype; parameters and batch statistics are float32.
-    axis_name: the `pmap` axis over which batch statistics are averaged.
-    lowering: of the convolutions, see `layers.Conv`.
+
+  The others are those of `ConvEncoder`.
   """
 
   width: int
@@ -193,12 +186,11 @@ class ConvEncoder(nn.Module):
 
     Returns:
       Features by name: 'local' [N, H', W', C'], the map of the layer `local`;
-      'conv' [N, H'', W'', C''], the last map, or with `crop` that of the crops,
-      as 'local'; 'fc' [N, D], the last hidden layer; 'y' [N, code], a
-      stochastic code's mean; and 'log_variance' [N, code] if it is stochastic.
-      Without a code there are no 'fc' and 'y' but 'globals' [N, H'', W'', C''],
-      the last map, of several globals an image. Features are taken after ReLU
-      and pooling.
+      'conv' [N, H'', W'', C''], the last map, or with `crop` 'local' again;
+      'fc' [N, D], the last hidden layer; 'y' [N, code], a stochastic code's
+      mean; and 'log_variance' [N, code] if it is stochastic. Without a code
+      there are no 'fc' and 'y' but 'globals' [N, H'', W'', C''], the last map,
+      of several globals an image. Features are taken after ReLU and pooling.
 
     Raises:
       ValueError: on images of another shape or dtype, or fields that do not
@@ -278,8 +270,7 @@ class ConvEncoder(nn.Module):
     if self.dropout and after:
       # Of a map whole channels, at all locations.
       axes = tuple(range(1, x.ndim - 1))
-      drop = nn.Dropout(self.dropout, axes, deterministic=not train)
-      x = drop(x)
+      x = nn.Dropout(self.dropout, axes, deterministic=not train)(x)
     x = layers.normalise(
       x,
       self.norm,

@@ -6,17 +6,14 @@ features [n, L, C] of n images (a map's L locations), M globals an image
 global m of image i with local l of image j. Pairs of one image (i == j) are the
 positives. Critics are not losses: see `dim_jax.losses.bounds`.
 
-Where a score is of two embeddings, a critic has its two halves apart, for who
-cannot hold all scores (`losses.large_batches`): `embed`, called as the critic
-is, returns (anchors, local), trees of arrays [N*M, ...] and [N, ...]; `score`,
-which has no parameters and needs no `apply`, makes scores [A, N, L] of them, or
-of some of the anchors.
-
 Without `axis_name`, N = n. With it, under `pmap`, each device embeds its own n
 images, batch statistics are averaged and the embeddings gathered, so that
 N = n * devices and every device holds all scores. The loss of those scores is
 the loss of the whole batch on every device; the mean over devices of its
 gradients is the gradient.
+
+Of every network, `dtype` is the compute dtype; parameters, statistics, scores
+and logits are float32.
 
 Hjelm et al., Learning deep representations by mutual information estimation and
 maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
@@ -62,8 +59,6 @@ class Projection(nn.Module):
 
   Attributes:
     units: size K of the hidden layer and of the embedding.
-    dtype: compute dtype; parameters and statistics are float32.
-    axis_name: the `pmap` axis over which batch statistics are averaged.
   """
 
   units: int = 2048
@@ -87,22 +82,16 @@ class Projection(nn.Module):
     )
 
 
-class ProjectionCritic(nn.Module):
-  """The paper's encode-and-dot critic, as its released code has it.
+class EmbeddingCritic(nn.Module):
+  """A critic in two halves, for who cannot hold all scores.
 
-  Both sides pass through a `Projection`; a score is the plain dot product, not
-  scaled. Layer normalisation gives each embedding a norm near sqrt(units), so
-  at 2048 units the first scores have a standard deviation of about 44 nats.
-  Use it for parity with the paper; `FactoredCritic` is several times cheaper.
-  The released code skips the global projection if D == units; here it is kept.
+  `embed`, called as the critic is, returns (anchors, local), trees of arrays
+  [N*M, ...] and [N, ...]. `score`, which has no parameters and needs no
+  `apply`, makes scores [A, N, L] of them, or of some of the anchors; see
+  `losses.large_batches`.
 
   Attributes:
-    units: size of the embeddings.
-    dtype: compute dtype; scores are float32.
-    axis_name: the `pmap` axis to gather over, or None.
-
-  References:
-    https://github.com/rdevon/DIM, cortex_DIM/nn_modules/mi_networks.py
+    units: size of the embeddings, and of hidden layers.
   """
 
   units: int = 2048
@@ -114,6 +103,20 @@ class ProjectionCritic(nn.Module):
   ) -> jax.Array:
     """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
     return self.score(*self.embed(local, glob, train=train))
+
+
+class ProjectionCritic(EmbeddingCritic):
+  """The paper's encode-and-dot critic, as its released code has it.
+
+  Both sides pass through a `Projection`; a score is the plain dot product, not
+  scaled. Layer normalisation gives each embedding a norm near sqrt(units), so
+  at 2048 units the first scores have a standard deviation of about 44 nats.
+  Use it for parity with the paper; `FactoredCritic` is several times cheaper.
+  The released code skips the global projection if D == units; here it is kept.
+
+  References:
+    https://github.com/rdevon/DIM, cortex_DIM/nn_modules/mi_networks.py
+  """
 
   @nn.compact
   def embed(
@@ -138,7 +141,7 @@ class ProjectionCritic(nn.Module):
     return large_batches.dot(anchors, local)
 
 
-class FactoredCritic(nn.Module):
+class FactoredCritic(EmbeddingCritic):
   """Encode-and-dot without the large product, by associativity.
 
   With h(l) = ReLU(BN(W1 l)) and g the `Projection` of the global, a score is
@@ -151,22 +154,7 @@ class FactoredCritic(nn.Module):
   the local side is normalised before W2, by the batch normalisation of the
   hidden layer, and the global side by the layer normalisation of its
   projection; the scale makes first scores of order 1.
-
-  Attributes:
-    units: size of the hidden layer and of the embeddings.
-    dtype: compute dtype; scores are float32.
-    axis_name: the `pmap` axis to gather over, or None.
   """
-
-  units: int = 2048
-  dtype: Any = jnp.float32
-  axis_name: str | None = None
-
-  def __call__(
-    self, local: jax.Array, glob: jax.Array, *, train: bool = False
-  ) -> jax.Array:
-    """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
-    return self.score(*self.embed(local, glob, train=train))
 
   @nn.compact
   def embed(
@@ -222,8 +210,6 @@ class ConcatCritic(nn.Module):
   Attributes:
     units: size of the hidden layers.
     depth: number of hidden layers, the paper's being 2.
-    dtype: compute dtype; scores are float32.
-    axis_name: the `pmap` axis to gather over, or None.
   """
 
   units: int = 512
@@ -269,8 +255,6 @@ class CoordinateHead(nn.Module):
 
   Attributes:
     units: size of the two hidden layers, from memory 512 in the paper.
-    dtype: compute dtype; logits are float32.
-    axis_name: the `pmap` axis over which batch statistics are averaged.
   """
 
   units: int = 512
@@ -340,9 +324,8 @@ class Adversary(nn.Module):
     units: sizes of the hidden layers.
     spectral_norm: divide each weight by its spectral norm, which makes the
       slope about 1 at most everywhere (exactly so once the power iteration has
-      converged). One step of power iteration a call, from the
-      vectors in the collection 'batch_stats'.
-    dtype: compute dtype; scores are float32.
+      converged). One step of power iteration a call, from the vectors in the
+      collection 'batch_stats'.
 
   References:
     Miyato et al., Spectral Normalization for Generative Adversarial Networks,
@@ -357,13 +340,8 @@ class Adversary(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Returns scores [N] of vectors `x` [N, D].
 
-    Args:
-      x: the vectors.
-      train: whether to keep the power iteration's step. Not where the adversary
-        scores for another parameter group.
-
-    Raises:
-      ValueError: if `x` is not a batch of vectors.
+    To train is to keep the power iteration's step: not where the adversary
+    scores for another parameter group.
     """
     if x.ndim != 2:
       raise ValueError(f'Adversary takes vectors [N, D]; got shape {x.shape}.')

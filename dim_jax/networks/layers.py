@@ -48,12 +48,8 @@ def torch_uniform() -> Initializer:
 def torch_bias(fan_in: int) -> Initializer:
   """Returns PyTorch's default initialiser of biases.
 
-  Args:
-    fan_in: inputs of one output unit of the weight that the bias belongs to. A
-      bias's own shape does not tell it.
-
-  Returns:
-    An initialiser that draws from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+  It draws from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the fan-in being that of one
+  output unit of the weight, which a bias's own shape does not tell.
   """
   bound = 1 / math.sqrt(fan_in)
 
@@ -65,17 +61,9 @@ def torch_bias(fan_in: int) -> Initializer:
 
 
 def normalise_images(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-  """Maps uint8 images to [-1, 1]; floats pass, cast to `dtype`.
+  """Maps uint8 images to [-1, 1]; floats, already there, are cast to `dtype`.
 
-  Args:
-    images: [N, H, W, C], uint8 in 0..255 or floats already in [-1, 1].
-    dtype: the dtype of the result.
-
-  Returns:
-    [N, H, W, C] in [-1, 1].
-
-  Raises:
-    ValueError: if the images are neither uint8 nor floats.
+  Of any shape; another dtype raises ValueError.
   """
   if images.dtype == jnp.uint8:
     return scale.to_unit(images).astype(dtype)
@@ -171,12 +159,6 @@ def normalise(
     dtype: dtype of the result, or None to promote.
     axis_name: the `pmap` axis to average the batch's statistics over, or None.
     name: the submodule's name.
-
-  Returns:
-    Of the shape of `x`.
-
-  Raises:
-    ValueError: on an unknown norm.
 
   References:
     Ioffe and Szegedy, 2015: https://arxiv.org/abs/1502.03167
@@ -328,13 +310,10 @@ def _convolve_patches(
 def _group_size(
   count: int, positions: int, window: int, features: int
 ) -> int | None:
-  """Returns how many maps to convolve at a time, or None for all at once.
+  """Returns how many of `count` maps to convolve at a time; None for all.
 
-  Args:
-    count: of maps.
-    positions: outputs of a map, each a row of the product.
-    window: numbers in a window.
-    features: of an output.
+  A map has so many positions, each a row of the product, with a window of so
+  many numbers and so many features.
   """
   rows = max(256, WINDOWS // window)
   # Each group reads the kernel and adds to its gradient, which costs more than
@@ -416,11 +395,8 @@ def _space_to_depth(
 ) -> jax.Array:
   """Moves blocks of the spatial axes into the channels: [N, H/b, W/b, bbC].
 
-  Args:
-    x: [N, H, W, C] or [N, T, C], spatial sizes multiples of `block`. With
-      `kernel`, one more axis follows the channels and stays.
-    block: the size of a block.
-    kernel: whether x is a kernel, [1, K, K', C, D] or [1, K, C, D].
+  Of [N, H, W, C] or [N, T, C], spatial sizes multiples of `block`; or of a
+  kernel [1, K, K', C, D] or [1, K, C, D], whose last axis stays.
   """
   tail = x.shape[-1:] if kernel else ()
   n, *spatial, c = x.shape[:-1] if kernel else x.shape

@@ -28,6 +28,10 @@ empty by chance. The patches of one image are then not independent; the means
 above need only each patch's own probability, (visible patches) / (all patches),
 which `visible_share` gives.
 
+Images are [N, H, W, C], grids (rows, cols) of patches, and masks bool
+[N, rows, cols], True where a patch is visible. A token is one patch
+[H / rows, W / cols, C] or one colour [C].
+
 Hjelm et al., Learning deep representations by mutual information estimation and
 maximization, ICLR 2019. https://arxiv.org/abs/1808.06670
 Su, MLM and MAE from the viewpoint of dropout, 2021 (in Chinese).
@@ -47,11 +51,7 @@ Grid = tuple[int, ...]  # (rows, cols)
 
 
 def grid_of(images: jax.Array, patch: int) -> Grid:
-  """Returns how many patches an image has, (rows, cols).
-
-  Args:
-    images: [N, H, W, C].
-    patch: height and width of a patch.
+  """Returns the grid of an image's patches, `patch` pixels high and wide.
 
   Raises:
     ValueError: if the patches do not cover the images exactly.
@@ -105,15 +105,9 @@ def visible_share(grid: Grid, hidden: int) -> float:
 def draw_visible(
   rng: jax.Array, shape: tuple[int, ...], hidden: int
 ) -> jax.Array:
-  """Draws masks that hide an exact number of patches, uniformly.
+  """Draws masks of `shape` that hide so many patches of each image, uniformly.
 
-  Args:
-    rng: the key; the only source of randomness.
-    shape: (N, rows, cols).
-    hidden: how many patches of each image are hidden.
-
-  Returns:
-    Which patches are visible, bool of `shape`, images independent.
+  Images are independent.
   """
   chex.assert_scalar_in(hidden, 0, shape[1] * shape[2])
   order = jax.random.uniform(rng, (shape[0], shape[1] * shape[2]))
@@ -129,16 +123,13 @@ def draw_occlusion(
 
   One axis, either at random where both are long enough, keeps `block` visible
   pixels at one end. Along it, and along the other, each interval that qualifies
-  is equally likely.
+  is equally likely. Images are independent.
 
   Args:
-    rng: the key; the only source of randomness.
-    shape: (N, H, W) of the images.
+    rng: a key.
+    shape: (N, H, W), of the images and of the mask of their pixels.
     block: least height and width of the rectangle, and side of a square that
       stays visible, in pixels; the paper's is 10.
-
-  Returns:
-    Which pixels are visible, bool of `shape`, images independent.
 
   Raises:
     ValueError: the images hold no two such blocks side by side.
@@ -180,16 +171,7 @@ def _intervals(size: int, least: int) -> tuple[jax.Array, jax.Array]:
 def with_token(
   images: jax.Array, visible: jax.Array, token: jax.Array
 ) -> jax.Array:
-  """Replaces hidden patches by the token: e x + (1 - e) m.
-
-  Args:
-    images: [N, H, W, C].
-    visible: bool, [N, rows, cols], any mask.
-    token: one patch [H / rows, W / cols, C], or one colour [C].
-
-  Returns:
-    The masked images, [N, H, W, C].
-  """
+  """Replaces hidden patches by the token: e x + (1 - e) m."""
   tokens = _tiled(token, images, visible.shape[1:])
   return jnp.where(_pixels(visible, images), images, tokens)
 
@@ -199,14 +181,7 @@ def mean_token(
 ) -> jax.Array:
   """Computes the mean of `with_token` over masks, p x + (1 - p) m.
 
-  Args:
-    images: [N, H, W, C].
-    token: one patch [H / rows, W / cols, C], or one colour [C].
-    grid: (rows, cols).
-    keep: p, see `visible_share`.
-
-  Returns:
-    What to show at evaluation, [N, H, W, C].
+  It is what to show at evaluation; `keep` is p, see `visible_share`.
   """
   return keep * images + (1 - keep) * _tiled(token, images, grid)
 
@@ -216,29 +191,15 @@ def rescaled(
 ) -> jax.Array:
   """Moves visible patches away from the fill, hidden ones to it; the mean is x.
 
-  Args:
-    images: [N, H, W, C].
-    visible: bool, [N, rows, cols].
-    keep: p, the probability of each patch to be visible.
-    fill: m, such as the mean pixel of the data.
-
-  Returns:
-    m + (x - m) e / p, [N, H, W, C].
+  That is m + (x - m) e / p, with `keep` for p, see `visible_share`, and `fill`
+  for m, such as the mean pixel of the data.
   """
   moved = fill + (images - fill) / keep
   return jnp.where(_pixels(visible, images), moved, fill)
 
 
 def dropped(images: jax.Array, visible: jax.Array) -> jax.Array:
-  """Replaces hidden patches by zeros, as convolutions pad.
-
-  Args:
-    images: [N, H, W, C].
-    visible: bool, [N, rows, cols].
-
-  Returns:
-    The masked images, [N, H, W, C].
-  """
+  """Replaces hidden patches by zeros, as convolutions pad."""
   return jnp.where(_pixels(visible, images), images, 0)
 
 
@@ -273,7 +234,7 @@ def hidden_locations(
   if not hidden:
     raise ValueError('no patch is hidden, so there is no location to select.')
   high, wide = map_shape[0] // rows, map_shape[1] // cols
-  seen = jnp.repeat(jnp.repeat(visible, high, axis=1), wide, axis=2)
+  seen = _grown(visible, high, wide)
   # The sort is stable, and False comes first.
   order = jnp.argsort(seen.reshape(seen.shape[0], -1), axis=1)
   return order[:, : hidden * high * wide]
@@ -283,9 +244,12 @@ def _pixels(visible: jax.Array, images: jax.Array) -> jax.Array:
   """Returns patches as pixels, bool [N, H, W, 1]."""
   chex.assert_rank([images, visible], [4, 3])
   chex.assert_equal_shape_prefix([images, visible], 1)
-  high, wide = _patch(images, visible.shape[1:])
-  grown = jnp.repeat(jnp.repeat(visible, high, axis=1), wide, axis=2)
-  return grown[..., None]
+  return _grown(visible, *_patch(images, visible.shape[1:]))[..., None]
+
+
+def _grown(visible: jax.Array, high: int, wide: int) -> jax.Array:
+  """Returns a mask with each patch as so many rows and columns."""
+  return jnp.repeat(jnp.repeat(visible, high, axis=1), wide, axis=2)
 
 
 def _tiled(token: jax.Array, images: jax.Array, grid: Grid) -> jax.Array:

@@ -47,15 +47,7 @@ class Posterior(NamedTuple):
     return self.mean[None] + jnp.einsum('nij,snj->sni', self.scale, noise)
 
   def sample(self, rng: jax.Array, samples: int = 1) -> jax.Array:
-    """Draws independent codes, shape [S, N, K].
-
-    Args:
-      rng: a key.
-      samples: S, at least 1.
-
-    Raises:
-      ValueError: S < 1.
-    """
+    """Draws S = `samples` independent codes, at least 1, shape [S, N, K]."""
     if samples < 1:
       raise ValueError(f'samples must be >= 1, got {samples}.')
     shape = (samples, *self.mean.shape)

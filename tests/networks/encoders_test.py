@@ -251,7 +251,7 @@ def test_every_encoder_has_a_count_here():
 
 
 def test_maps_of_alex64():
-  encoder = encoders.alex64()
+  encoder = encoders.make('alex64')
 
   def convolutions(images):
     _, variables = encoder.init_with_output(
@@ -291,7 +291,7 @@ def _conv(x, weight, strides, padding):
 
 def test_basic32_equals_an_independent_forward_pass():
   """PyTorch's layouts and order of flattening, in NumPy, float64."""
-  encoder = encoders.basic32(stochastic=True)
+  encoder = encoders.make('basic32', stochastic=True)
   images = _images(32, n=2)
   variables = _variables(encoder, images)
   endpoints = jax.jit(encoder.apply)(variables, images)
@@ -430,7 +430,7 @@ def test_bfloat16_keeps_parameters_statistics_and_code_in_float32():
   ],
 )
 def test_wrong_images(shape, dtype, match):
-  encoder = encoders.basic32()
+  encoder = encoders.make('basic32')
   with pytest.raises(ValueError, match=match):
     jax.eval_shape(
       encoder.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, dtype)
@@ -485,4 +485,4 @@ def test_make_overrides_fields_and_names_what_it_accepts():
   with pytest.raises(ValueError, match=r"'codes'.*code"):
     encoders.make('basic32', codes=10)
   with pytest.raises(ValueError, match=r'local=3.*0\.\.2'):
-    _shapes(encoders.basic32(local=3), 3)
+    _shapes(encoders.make('basic32', local=3), 3)
