@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -26,16 +27,22 @@ from torch.nn import functional as F
 class Encoder(nn.Module):
   """basic32: images [N, 3, 32, 32] to a map [N, 128, 8, 8], codes [N, 64]."""
 
-  def __init__(self) -> None:
+  def __init__(
+    self,
+    inputs: int = 3,
+    channels: Sequence[int] = (64, 128, 256),
+    hidden: int = 1024,
+  ) -> None:
     super().__init__()
-    self.local = nn.Sequential(*_conv(3, 64), *_conv(64, 128))
+    a, b, c = channels
+    self.local = nn.Sequential(*_conv(inputs, a), *_conv(a, b))
     self.rest = nn.Sequential(
-      *_conv(128, 256),
+      *_conv(b, c),
       nn.Flatten(),
-      nn.Linear(256 * 4 * 4, 1024, bias=False),
-      nn.BatchNorm1d(1024),
+      nn.Linear(c * 4 * 4, hidden, bias=False),
+      nn.BatchNorm1d(hidden),
       nn.ReLU(),
-      nn.Linear(1024, 64),
+      nn.Linear(hidden, 64),
     )
 
   def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,6 +82,19 @@ class Projection(nn.Module):
     return self.norm(y.flatten(2).transpose(1, 2))
 
 
+class Critic(nn.Module):
+  """Projections of both sides, and the loss of their dot products."""
+
+  def __init__(self, channels: int, units: int) -> None:
+    super().__init__()
+    self.local, self.code = Projection(channels, units), Projection(64, units)
+
+  def forward(self, local: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+    """Returns the loss of a map [N, C, H, W] and codes [N, 64]."""
+    local, code = self.local(local), self.code(code[:, :, None, None])
+    return infonce(torch.einsum('ik,jlk->ijl', code[:, 0], local))
+
+
 def infonce(scores: torch.Tensor) -> torch.Tensor:
   """The loss of scores [N, N, L]: image i's code with image j's locals."""
   n = scores.shape[0]
@@ -92,9 +112,8 @@ def main() -> None:
   args = parser.parse_args()
   torch.set_num_threads(args.threads)
   torch.manual_seed(0)
-  encoder = Encoder()
-  local_net, code_net = Projection(128, args.units), Projection(64, args.units)
-  groups = [encoder, nn.ModuleList([local_net, code_net])]
+  encoder, critic = Encoder(), Critic(128, args.units)
+  groups: list[nn.Module] = [encoder, critic]
   # The released code has one Adam a network.
   optimizers = [
     torch.optim.Adam(group.parameters(), lr=1e-4, betas=(0.5, 0.999))
@@ -105,10 +124,7 @@ def main() -> None:
   def step() -> float:
     for optimizer in optimizers:
       optimizer.zero_grad()
-    local, code = encoder(images)
-    local, code = local_net(local), code_net(code[:, :, None, None])
-    scores = torch.einsum('ik,jlk->ijl', code[:, 0], local)
-    loss = infonce(scores)
+    loss = critic(*encoder(images))
     loss.backward()
     for optimizer in optimizers:
       optimizer.step()
