@@ -8,19 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dim_jax.losses import (
-  adversarial,
-)
+from dim_jax.losses import adversarial
+from tests.losses.reference import as_float32, softplus
 
 LOG_2 = math.log(2)
-
-
-def softplus(x):
-  return np.logaddexp(0, x)
-
-
-def as_float32(*arrays):
-  return [jnp.asarray(array, jnp.float32) for array in arrays]
 
 
 def test_adversary_loss():

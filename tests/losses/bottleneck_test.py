@@ -11,11 +11,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from dim_jax.losses import bottleneck
-
-
-def as_float32(*arrays):
-  return [jnp.asarray(array, jnp.float32) for array in arrays]
-
+from tests.losses.reference import as_float32
 
 # Compiled: op by op, XLA would compile each of their operations by itself.
 rate_by_dimension = jax.jit(bottleneck.rate_by_dimension)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dim_jax.losses import bounds, cpc
+from tests.losses.reference import as_float32, numerical_gradient
 
 NUM_IMAGES, HEIGHT, WIDTH = 2, 5, 2
 NUM_SEQUENCES, NUM_FRAMES = 2, 6
@@ -120,10 +121,6 @@ def arrays_of(seed, axes):
   )
 
 
-def as_float32(*arrays):
-  return [jnp.asarray(array, jnp.float32) for array in arrays]
-
-
 def grid_indices(seed, skip=1):
   """Any patches, drawn without the functions under test."""
   rng = np.random.default_rng(seed)
@@ -154,17 +151,6 @@ def all_others(anchored, to_row):
   size = math.prod(anchored)
   others = [[to_row(j) for j in range(size) if j != i] for i in range(size)]
   return np.array(others).reshape(*anchored, size - 1)
-
-
-def numerical_gradient(function, array, step=1e-5):
-  """Central differences, in float64."""
-  gradient = np.zeros_like(array)
-  for index in np.ndindex(array.shape):
-    shift = np.zeros_like(array)
-    shift[index] = step
-    rise = function(array + shift) - function(array - shift)
-    gradient[index] = rise / (2 * step)
-  return gradient
 
 
 def check_gradients(loss, reference, arrays):

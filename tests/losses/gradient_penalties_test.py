@@ -8,14 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dim_jax.losses import (
-  adversarial,
-  gradient_penalties,
-)
-
-
-def as_float32(*arrays):
-  return [jnp.asarray(array, jnp.float32) for array in arrays]
+from dim_jax.losses import adversarial, gradient_penalties
+from tests.losses.reference import as_float32
 
 
 def test_gradient_penalty_of_a_linear_score():

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from dim_jax.losses import kernel_stein
+from tests.losses.reference import as_float32
 
 # Compiled: op by op, XLA would compile each of their operations by itself.
 svgd_direction = jax.jit(
@@ -29,10 +30,6 @@ feature_direction = jax.jit(
 
 def points(n, d, seed=0):
   return np.random.default_rng(seed).normal(size=(n, d))
-
-
-def as_float32(*arrays):
-  return [jnp.asarray(array, jnp.float32) for array in arrays]
 
 
 def gaussian_score(x):

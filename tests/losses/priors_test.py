@@ -10,23 +10,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from dim_jax.losses import (
-  priors,
-)
-
-
-def as_float32(*arrays):
-  return [jnp.asarray(array, jnp.float32) for array in arrays]
-
-
-def numerical_gradient(function, array, step=1e-5):
-  gradient = np.zeros_like(array)
-  for index in np.ndindex(array.shape):
-    shift = np.zeros_like(array)
-    shift[index] = step
-    rise = function(array + shift) - function(array - shift)
-    gradient[index] = rise / (2 * step)
-  return gradient
+from dim_jax.losses import priors
+from tests.losses.reference import as_float32, numerical_gradient
 
 
 def test_stein_prior_against_loops():

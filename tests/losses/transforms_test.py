@@ -13,7 +13,6 @@ from dim_jax.losses import (
   bottleneck,
   bounds,
   cpc,
-  f_divergences,
   gradient_penalties,
   kernel_stein,
   large_batches,
@@ -21,6 +20,7 @@ from dim_jax.losses import (
   spectral,
   structure,
 )
+from dim_jax.objectives.dim_terms import mutual_information
 
 KEY = jax.random.key(0)
 X, SCORES = jnp.ones((6, 3)), jnp.ones(6)
@@ -42,19 +42,9 @@ def log_density(x):
 
 def of_bounds():
   pair = (jnp.ones((4, 2)), jnp.ones((4, 3)))
-  for bound in (
-    bounds.infonce,
-    bounds.jsd,
-    bounds.donsker_varadhan,
-    bounds.nwj,
-    f_divergences.gan,
-    f_divergences.kl,
-    f_divergences.reverse_kl,
-    f_divergences.squared_hellinger,
-    f_divergences.chi_squared,
-  ):
+  for name, bound in mutual_information.BOUNDS.items():
     masked = functools.partial(bound, where=jnp.ones((4, 3), bool))
-    yield bound.__name__, masked, pair
+    yield name, masked, pair
   for bound in (bounds.infonce, bounds.donsker_varadhan):
     chunks = functools.partial(large_batches.chunked_bound, bound, chunk=2)
     embeddings = (jnp.ones((4, 5)), jnp.ones((4, 9, 5)))

@@ -6,36 +6,12 @@ import numpy as np
 import pytest
 
 from dim_jax.networks import context
-
-
-@pytest.fixture(autouse=True)
-def _exact_products():
-  # Accelerators multiply float32 at a lower precision by default.
-  with jax.default_matmul_precision('highest'):
-    yield
-
-
-def _normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def _shapes(module, *shape):
-  """Shapes of a module's output and variables, without computing them."""
-  x = jax.ShapeDtypeStruct(shape, jnp.float32)
-  return jax.eval_shape(
-    lambda x: module.init_with_output(jax.random.key(0), x), x
-  )
-
-
-def _count(variables):
-  return sum(leaf.size for leaf in jax.tree.leaves(variables))
-
-
-def _variables(module, *shape):
-  """Fixed random variables for inputs of a shape."""
-  leaves, tree = jax.tree.flatten(_shapes(module, *shape)[1])
-  values = [_normal(*leaf.shape, seed=i) / 2 for i, leaf in enumerate(leaves)]
-  return jax.tree.unflatten(tree, values)
+from tests.networks.reference import (
+  normal,
+  num_parameters,
+  shapes_of,
+  variables_of,
+)
 
 
 def _sigmoid(x):
@@ -65,8 +41,8 @@ def _convolve(x, layer, above):
 def test_pixelcnn_equals_its_equations():
   features = 3
   module = context.PixelCNN(features, layers=3)
-  z = _normal(2, 4, 3, 2)
-  variables = _variables(module, *z.shape)
+  z = normal(2, 4, 3, 2)
+  variables = variables_of(module, *z.shape)
   contexts = jax.jit(module.apply)(variables, z)
   params = variables['params']
 
@@ -100,8 +76,8 @@ def test_pixelcnn_equals_its_equations():
 def test_pixelcnn_sees_its_own_row_and_those_above():
   module = context.PixelCNN(2)
   # Four layers reach everything within 4 rows and 4 columns.
-  z = _normal(1, 5, 5, 2)
-  variables = _variables(module, *z.shape)
+  z = normal(1, 5, 5, 2)
+  variables = variables_of(module, *z.shape)
   jacobian = jax.jit(jax.jacrev(lambda z: module.apply(variables, z)[0]))(z)
   # [row, column, D, 0, row', column', C]
   depends = (np.asarray(jacobian)[:, :, :, 0] != 0).any((2, 5))
@@ -112,10 +88,10 @@ def test_pixelcnn_sees_its_own_row_and_those_above():
 
 
 def test_pixelcnn_reaches_one_row_and_column_further_per_layer():
-  z = _normal(1, 7, 11, 1)
+  z = normal(1, 7, 11, 1)
   for layers in (1, 4):
     module = context.PixelCNN(1, layers=layers)
-    variables = _variables(module, *z.shape)
+    variables = variables_of(module, *z.shape)
     gradient = jax.jit(
       jax.grad(lambda z, m=module, v=variables: m.apply(v, z)[0, 5, 5, 0])
     )(z)
@@ -140,8 +116,8 @@ def test_pixelcnn_omits_only_what_the_published_one_does_not_use():
   assert published == 127_961_088 + 1_049_600
   masked = layers * 3 * 2 * c**2  # The row below the centre.
   unread = 2 * c**2 + 2 * c  # The last layer's vertical residual.
-  contexts, variables = _shapes(context.PixelCNN(c), 1, 7, 7, c)
-  assert _count(variables) == published - masked - unread
+  contexts, variables = shapes_of(context.PixelCNN(c), 1, 7, 7, c)
+  assert num_parameters(variables) == published - masked - unread
   assert contexts.shape == (1, 7, 7, c)
 
 
@@ -175,8 +151,8 @@ def _gru_step(params, state, frame):
 @pytest.mark.parametrize('detach', [False, True])
 def test_gru_equals_its_equations(detach):
   module = context.GRU(4, detach=detach)
-  z = _normal(3, 6, 5)
-  variables = _variables(module, *z.shape)
+  z = normal(3, 6, 5)
+  variables = variables_of(module, *z.shape)
   contexts = jax.jit(module.apply)(variables, z)
   state = np.zeros((3, 4))
   for t in range(6):
@@ -185,11 +161,11 @@ def test_gru_equals_its_equations(detach):
 
 
 def test_detached_states_pass_no_gradient():
-  z = _normal(1, 4, 2)
+  z = normal(1, 4, 2)
   depends = []
   for detach in (False, True):
     module = context.GRU(3, detach=detach)
-    variables = _variables(module, *z.shape)
+    variables = variables_of(module, *z.shape)
     jacobian = jax.jit(
       jax.jacrev(lambda z, m=module, v=variables: m.apply(v, z)[0])
     )(z)
@@ -202,9 +178,9 @@ def test_detached_states_pass_no_gradient():
 
 def test_detached_gradients_hold_the_states_fixed():
   module = context.GRU(3, detach=True)
-  z = _normal(2, 5, 2)
-  variables = _variables(module, *z.shape)
-  weights = _normal(2, 5, 3, seed=7)
+  z = normal(2, 5, 2)
+  variables = variables_of(module, *z.shape)
+  weights = normal(2, 5, 3, seed=7)
   gradients = jax.jit(jax.grad(lambda v: (module.apply(v, z) * weights).sum()))(
     variables
   )['params']
@@ -214,7 +190,7 @@ def test_detached_gradients_hold_the_states_fixed():
   for t in range(5):
     states.append(_gru_step(exact, states[-1], z[:, t]))
   direction = {
-    k: _normal(*v.shape, seed=i) for i, (k, v) in enumerate(exact.items())
+    k: normal(*v.shape, seed=i) for i, (k, v) in enumerate(exact.items())
   }
 
   def loss(size):
@@ -247,8 +223,8 @@ def test_gru_starts_as_pytorch_does():
 
 def test_gru_multiplies_the_frames_once_outside_the_loop():
   module = context.GRU(4)
-  variables = _variables(module, 2, 6, 5)
-  jaxpr = jax.make_jaxpr(module.apply)(variables, _normal(2, 6, 5)).jaxpr
+  variables = variables_of(module, 2, 6, 5)
+  jaxpr = jax.make_jaxpr(module.apply)(variables, normal(2, 6, 5)).jaxpr
   products = [e for e in jaxpr.eqns if e.primitive.name == 'dot_general']
   # Two sequences of six frames, as rows.
   assert [e.outvars[0].aval.shape for e in products] == [(12, 12)]
@@ -265,7 +241,7 @@ def test_gru_refuses_grids():
   with pytest.raises(
     ValueError, match=r'\[N, L, C\]; got shape \(1, 2, 2, 3\)'
   ):
-    _shapes(context.GRU(4), 1, 2, 2, 3)
+    shapes_of(context.GRU(4), 1, 2, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -273,14 +249,14 @@ def test_gru_refuses_grids():
   [(context.PixelCNN, (2, 4, 4, 8)), (context.GRU, (2, 6, 8))],
 )
 def test_bfloat16_is_close_to_float32(make, shape):
-  z = _normal(*shape)
+  z = normal(*shape)
   module, low = make(8), make(8, dtype=jnp.bfloat16)
-  variables = _variables(module, *shape)
+  variables = variables_of(module, *shape)
   exact, rounded = jax.jit(lambda v, z: (module.apply(v, z), low.apply(v, z)))(
     variables, z
   )
   assert rounded.dtype == jnp.bfloat16
-  assert _shapes(low, *shape)[1] == _shapes(module, *shape)[1]
+  assert shapes_of(low, *shape)[1] == shapes_of(module, *shape)[1]
   scale = float(jnp.abs(exact).max())
   # A rounding is 2^-9 of a value; some twenty of them lie on a path.
   np.testing.assert_allclose(

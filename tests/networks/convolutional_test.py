@@ -9,6 +9,7 @@ import pytest
 
 from dim_jax.networks import convolutional, layers
 from dim_jax.networks.convolutional import ConvLayer, ResidualLayer
+from tests.networks.reference import draw_images, draw_variables
 
 # Of 8x8 pixels to one location: 8, pooled to 3, to 2, to 1.
 ON_CROPS = (
@@ -16,12 +17,6 @@ ON_CROPS = (
   ResidualLayer(1, 2),
   ConvLayer(5, 2, 1, 0),
 )
-
-
-@pytest.fixture(autouse=True)
-def _exact_products():
-  with jax.default_matmul_precision('highest'):
-    yield
 
 
 def folded(**overrides):
@@ -39,27 +34,9 @@ def folded(**overrides):
   )
 
 
-def draw_images(n=2, size=16):
-  rng = np.random.default_rng(0)
-  return jnp.asarray(rng.uniform(-1, 1, (n, size, size, 3)), jnp.float32)
-
-
-def draw_variables(encoder, images):
-  rng = np.random.default_rng(1)
-
-  def draw(x):
-    if x.ndim == 1:
-      return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), jnp.float32)
-    scale = 1 / math.sqrt(math.prod(x.shape[:-1]))
-    return jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32)
-
-  shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)
-  return jax.tree.map(draw, shapes)
-
-
 @pytest.mark.parametrize('train', [False, True])
 def test_locations_are_the_crops_encoded_one_by_one(train):
-  images = draw_images()
+  images = draw_images(16, n=2)
   encoder = folded()
   variables = draw_variables(encoder, images)
   # The same layers, on images of the crops' size.
@@ -109,7 +86,7 @@ def test_locations_are_the_crops_encoded_one_by_one(train):
 
 
 def test_a_pixel_moves_the_crops_that_hold_it_alone():
-  images = draw_images(1)
+  images = draw_images(16, n=1)
   encoder = folded()
   variables = draw_variables(encoder, images)
   encode = jax.jit(lambda x: encoder.apply(variables, x)['local'][0])
@@ -122,7 +99,7 @@ def test_a_pixel_moves_the_crops_that_hold_it_alone():
 
 
 def test_without_a_code_the_last_map_is_the_globals():
-  images = draw_images()
+  images = draw_images(16, n=2)
   encoder = folded(fcs=(), code=0)
   variables = draw_variables(encoder, images)
   endpoints = jax.jit(encoder.apply)(variables, images)
@@ -147,7 +124,7 @@ def test_without_a_code_the_last_map_is_the_globals():
 
 
 def test_dropout_is_before_normalisation_and_after_the_local_features():
-  images = draw_images(64)
+  images = draw_images(16, n=64)
   encoder = folded(dropout=0.5, fcs=(50,))
   variables = draw_variables(encoder, images)
 
@@ -200,7 +177,9 @@ def test_init_std_is_of_hidden_weights():
     fcs=(32,),
     init_std=0.02,
   )
-  params = jax.jit(encoder.init)(jax.random.key(0), draw_images())['params']
+  params = jax.jit(encoder.init)(jax.random.key(0), draw_images(16, n=2))[
+    'params'
+  ]
   for name in ('conv_0', 'conv_1', 'fc_0'):
     kernel = params[name]['kernel']
     # A standard deviation of n normal numbers is off by 1 / sqrt(2 n).
@@ -246,19 +225,6 @@ def test_fields_that_do_not_go_together(fields, match):
     jax.eval_shape(encoder.init, jax.random.key(0), shape)
 
 
-def fill(shapes):
-  """Variables in which every scale, shift and average counts."""
-  rng = np.random.default_rng(1)
-
-  def draw(x):
-    if x.ndim == 1:
-      return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), jnp.float32)
-    scale = 1 / math.sqrt(math.prod(x.shape[:-1]))
-    return jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32)
-
-  return jax.tree.map(draw, shapes)
-
-
 def batch_norm(x, params, stats, train):
   """Of [N, H, W, C], by the batch's statistics or the running ones."""
   mean, var = stats['mean'], stats['var']
@@ -301,8 +267,7 @@ def test_a_block_equals_an_independent_forward_pass(
   rng = np.random.default_rng(0)
   images = rng.normal(size=(2, 6, 6, channels))
   x = jnp.asarray(images, jnp.float32)
-  shapes = jax.eval_shape(lambda x: block.init(jax.random.key(0), x, False), x)
-  variables = fill(shapes)
+  variables = draw_variables(block, x, False)
   assert ('shortcut' in variables['params']) == changes
   out, _ = jax.jit(
     lambda v, x: block.apply(v, x, train, mutable=['batch_stats'])
@@ -328,9 +293,7 @@ def test_a_block_equals_an_independent_forward_pass(
 
 
 def test_recomputed_blocks_have_the_same_gradients_and_keep_their_inputs():
-  images = jnp.asarray(
-    np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 3)), jnp.float32
-  )
+  images = draw_images(8, n=4)
 
   def build(remat):
     return convolutional.ConvEncoder(
@@ -345,7 +308,7 @@ def test_recomputed_blocks_have_the_same_gradients_and_keep_their_inputs():
       remat=remat,
     )
 
-  variables = fill(jax.eval_shape(build(False).init, jax.random.key(0), images))
+  variables = draw_variables(build(False), images)
 
   def loss_of(remat):
     def loss(params):

@@ -11,13 +11,6 @@ from dim_jax.networks import critics
 N, M, L, C, D = 4, 2, 3, 6, 5
 
 
-@pytest.fixture(autouse=True)
-def _exact_products():
-  # Accelerators multiply float32 at a lower precision by default.
-  with jax.default_matmul_precision('highest'):
-    yield
-
-
 def _normal(rng, *shape):
   return jnp.asarray(rng.normal(size=shape), jnp.float32)
 

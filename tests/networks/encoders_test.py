@@ -1,18 +1,10 @@
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dim_jax.networks import convolutional, encoders, layers
-
-
-@pytest.fixture(autouse=True)
-def _exact_products():
-  # Accelerators multiply float32 at a lower precision by default.
-  with jax.default_matmul_precision('highest'):
-    yield
+from tests.networks.reference import draw_images, draw_variables, num_parameters
 
 
 def _tiny(**overrides):
@@ -30,28 +22,6 @@ def _tiny(**overrides):
       **overrides,
     }
   )
-
-
-def _images(size, channels=3, n=4):
-  rng = np.random.default_rng(0)
-  return jnp.asarray(rng.uniform(-1, 1, (n, size, size, channels)), jnp.float32)
-
-
-def _variables(encoder, images):
-  """Variables in which every scale, shift and average counts.
-
-  From NumPy: XLA takes longer to compile the samplers than all else here.
-  """
-  rng = np.random.default_rng(1)
-
-  def fill(x):
-    if x.ndim == 1:
-      return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), jnp.float32)
-    scale = 1 / math.sqrt(math.prod(x.shape[:-1]))
-    return jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32)
-
-  shapes = jax.eval_shape(encoder.init, jax.random.key(0), images)
-  return jax.tree.map(fill, shapes)
 
 
 def _apply(encoder, variables, images, train=True):
@@ -211,7 +181,7 @@ def test_architectures_are_the_papers(
   name, channels, count, millions, local, conv, fc
 ):
   endpoints, variables = _shapes(encoders.make(name), channels)
-  assert sum(p.size for p in jax.tree.leaves(variables['params'])) == count
+  assert num_parameters(variables['params']) == count
   assert round(count / 1e6, 2) == millions
   assert {name: value.shape for name, value in endpoints.items()} == {
     'local': (2, *local),
@@ -230,7 +200,7 @@ def test_architectures_are_the_papers(
 )
 def test_several_globals_instead_of_a_code(name, count, channels):
   endpoints, variables = _shapes(encoders.make(name, code=64), 3)
-  assert sum(p.size for p in jax.tree.leaves(variables['params'])) == count
+  assert num_parameters(variables['params']) == count
   assert {name: value.shape for name, value in endpoints.items()} == {
     'local': (2, 7, 7, channels),
     'conv': (2, 7, 7, channels),
@@ -292,8 +262,8 @@ def _conv(x, weight, strides, padding):
 def test_basic32_equals_an_independent_forward_pass():
   """PyTorch's layouts and order of flattening, in NumPy, float64."""
   encoder = encoders.make('basic32', stochastic=True)
-  images = _images(32, n=2)
-  variables = _variables(encoder, images)
+  images = draw_images(32, n=2)
+  variables = draw_variables(encoder, images)
   endpoints = jax.jit(encoder.apply)(variables, images)
 
   params, stats = jax.tree.map(
@@ -328,8 +298,8 @@ def test_basic32_equals_an_independent_forward_pass():
 
 def test_max_pooling_precedes_the_local_feature():
   encoder = _tiny()
-  images = _images(8)
-  variables = _variables(encoder, images)
+  images = draw_images(8, n=4)
+  variables = draw_variables(encoder, images)
   endpoints = jax.jit(encoder.apply)(variables, images)
   params, stats = (variables[k] for k in ('params', 'batch_stats'))
   weight = np.asarray(params['conv_0']['kernel']).transpose(3, 2, 0, 1)
@@ -342,8 +312,8 @@ def test_max_pooling_precedes_the_local_feature():
 
 
 def test_the_lowering_does_not_change_the_features():
-  images = _images(8)
-  variables = _variables(_tiny(), images)
+  images = draw_images(8, n=4)
+  variables = draw_variables(_tiny(), images)
   patches, native = (
     _apply(_tiny(lowering=lowering), variables, images)
     for lowering in layers.LOWERINGS
@@ -357,8 +327,8 @@ def test_the_lowering_does_not_change_the_features():
 
 def test_an_image_is_encoded_alone_as_in_a_batch():
   encoder = _tiny()
-  images = _images(8)
-  variables = _variables(encoder, images)
+  images = draw_images(8, n=4)
+  variables = draw_variables(encoder, images)
   for train in (False, True):
     together, alone = (
       _apply(encoder, variables, x, train=train) for x in (images, images[:2])
@@ -376,8 +346,8 @@ def test_an_image_is_encoded_alone_as_in_a_batch():
 
 def test_log_variance_is_bounded_and_keeps_its_gradient():
   encoder = _tiny(stochastic=True)
-  images = _images(8)
-  params = _variables(encoder, images)
+  images = draw_images(8, n=4)
+  params = draw_variables(encoder, images)
 
   def rate(shift):
     bias = params['params']['log_variance']['bias'] + shift
@@ -397,8 +367,8 @@ def test_log_variance_is_bounded_and_keeps_its_gradient():
 
 
 def test_bfloat16_keeps_parameters_statistics_and_code_in_float32():
-  images = _images(8)
-  variables = _variables(_tiny(stochastic=True), images)
+  images = draw_images(8, n=4)
+  variables = draw_variables(_tiny(stochastic=True), images)
   exact, _ = _apply(_tiny(stochastic=True), variables, images)
   encoder = _tiny(stochastic=True, dtype=jnp.bfloat16)
   initial = jax.eval_shape(encoder.init, jax.random.key(0), images)
@@ -463,7 +433,7 @@ def _normalised(x, norm):
 def test_norms_without_a_state(norm):
   # 6 channels: 2 groups, the greatest common divisor with 32.
   encoder = _tiny(norm=norm, convs=(encoders.ConvLayer(6, 3, 1, 1),), local=0)
-  images = _images(8)
+  images = draw_images(8, n=4)
   variables = encoder.init(jax.random.key(0), images)
   endpoints = jax.jit(lambda *x: encoder.apply(*x, train=True))(
     variables, images

@@ -16,13 +16,6 @@ jit = functools.partial(
 )
 
 
-@pytest.fixture(autouse=True)
-def _exact_products():
-  # Accelerators multiply float32 at a lower precision by default.
-  with jax.default_matmul_precision('highest'):
-    yield
-
-
 def rbm_params(size=5, hidden=3, seed=0):
   rng = np.random.default_rng(seed)
   return {

@@ -4,36 +4,12 @@ import numpy as np
 import pytest
 
 from dim_jax.networks import greedy_modules
-
-
-@pytest.fixture(autouse=True)
-def _exact_products():
-  # Accelerators multiply float32 at a lower precision by default.
-  with jax.default_matmul_precision('highest'):
-    yield
-
-
-def _shapes(module, *shape, dtype=jnp.float32):
-  """Shapes of a module's output and variables, without computing them."""
-  x = jax.ShapeDtypeStruct(shape, dtype)
-  return jax.eval_shape(
-    lambda x: module.init_with_output(jax.random.key(0), x), x
-  )
-
-
-def _count(variables):
-  return sum(leaf.size for leaf in jax.tree.leaves(variables))
-
-
-def _normal(*shape, seed=0):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def _variables(module, *shape):
-  """Fixed random variables for inputs of a shape."""
-  leaves, tree = jax.tree.flatten(_shapes(module, *shape)[1])
-  values = [_normal(*leaf.shape, seed=i) / 2 for i, leaf in enumerate(leaves)]
-  return jax.tree.unflatten(tree, values)
+from tests.networks.reference import (
+  normal,
+  num_parameters,
+  shapes_of,
+  variables_of,
+)
 
 
 def _convolve(x, layer, strides, padding):
@@ -99,8 +75,8 @@ def test_patches_refuse_images_that_they_do_not_cover(shape, match):
 @pytest.mark.parametrize('bottleneck', [True, False])
 def test_residual_module_equals_its_equations(bottleneck):
   module = greedy_modules.ResNetModule(2, 3, 2, bottleneck, stem=(2, 4, 2, 1))
-  x = _normal(2, 10, 10, 1)
-  variables = _variables(module, *x.shape)
+  x = normal(2, 10, 10, 1)
+  variables = variables_of(module, *x.shape)
   maps = jax.jit(module.apply)(variables, x)
 
   params = variables['params']
@@ -166,8 +142,8 @@ def test_resnet50_has_the_published_sizes():
   for module, count, shape in zip(
     greedy_modules.MODULES['resnet50'](), counts, maps, strict=True
   ):
-    y, variables = _shapes(module, *x)
-    assert _count(variables) == count
+    y, variables = shapes_of(module, *x)
+    assert num_parameters(variables) == count
     assert y.shape == shape
     x = shape
 
@@ -189,8 +165,8 @@ def test_resnet34_has_the_published_sizes():
   for module, count, shape in zip(
     greedy_modules.MODULES['resnet34'](), counts, maps, strict=True
   ):
-    y, variables = _shapes(module, *x)
-    assert _count(variables) == count
+    y, variables = shapes_of(module, *x)
+    assert num_parameters(variables) == count
     assert y.shape == shape
     x = shape
 
@@ -203,7 +179,7 @@ def test_small_resnet_halves_patches_of_8_pixels_to_one():
     [(5, 4, 4, 32), (5, 2, 2, 64), (5, 1, 1, 128)],
     strict=True,
   ):
-    x = _shapes(module, *x)[0].shape
+    x = shapes_of(module, *x)[0].shape
     assert x == shape
 
 
@@ -215,8 +191,8 @@ def _normalised(x, layer):
 
 def test_patch_module_equals_its_equations():
   module = greedy_modules.PatchModule(3, kernel_size=4, strides=2, padding=1)
-  x = _normal(2, 6, 4, 5)
-  variables = _variables(module, *x.shape)
+  x = normal(2, 6, 4, 5)
+  variables = variables_of(module, *x.shape)
   maps = jax.jit(module.apply)(variables, x)
   # floor((6 + 2 - 4) / 2) + 1 = 3, and 2 of 4.
   assert maps.shape == (2, 3, 2, 3)
@@ -238,7 +214,7 @@ def test_small_patch_modules_shrink_patches_of_16_pixels_to_one():
     [(5, 4, 4, 64), (5, 2, 2, 128), (5, 1, 1, 512)],
     strict=True,
   ):
-    x = _shapes(module, *x)[0].shape
+    x = shapes_of(module, *x)[0].shape
     assert x == shape
 
 
@@ -251,14 +227,14 @@ def test_cpc_appends_an_autoregressor_as_wide_as_the_features(name):
   assert not any(getattr(module, 'context', False) for module in encoder)
   assert autoregressor.context
   assert autoregressor.dtype == jnp.bfloat16
-  features = _shapes(encoder[-1], 1, 4, 4, 8)[0].shape[-1]
+  features = shapes_of(encoder[-1], 1, 4, 4, 8)[0].shape[-1]
   assert autoregressor.features == features
 
 
 def test_sound_module_equals_its_equation():
   module = greedy_modules.ConvModule(3, kernel_size=4, strides=2, padding=1)
-  x = _normal(2, 9, 2)
-  variables = _variables(module, *x.shape)
+  x = normal(2, 9, 2)
+  variables = variables_of(module, *x.shape)
   frames = jax.jit(module.apply)(variables, x)
   # floor((9 + 2 - 4) / 2) + 1 = 4.
   assert frames.shape == (2, 4, 3)
@@ -281,15 +257,15 @@ def test_sound_has_the_published_sizes():
   *convs, gru = greedy_modules.MODULES['sound']()
   x = (2, 20_480, 1)
   for module, length, count in zip(convs, frames, counts, strict=True):
-    y, variables = _shapes(module, *x)
+    y, variables = shapes_of(module, *x)
     assert y.shape == (2, length, 512)
-    assert _count(variables) == count
+    assert num_parameters(variables) == count
     x = y.shape
   assert gru.context
-  y, variables = _shapes(gru, *x)
+  y, variables = shapes_of(gru, *x)
   assert y.shape == (2, 128, 256)
   # Three gates from 512 inputs and from 256 states, with two biases.
-  assert _count(variables) == 3 * 256 * (512 + 256 + 2) == 591_360
+  assert num_parameters(variables) == 3 * 256 * (512 + 256 + 2) == 591_360
 
 
 def test_small_sound_gives_a_frame_every_80_samples():
@@ -298,17 +274,17 @@ def test_small_sound_gives_a_frame_every_80_samples():
   # (10240 + 4 - 10) // 5 + 1, then (L + 4 - 4) // 2 + 1 three times, and
   # (L + 2 - 4) // 2 + 1.
   for module, length in zip(convs, [2047, 1024, 513, 257, 128], strict=True):
-    x = _shapes(module, *x)[0].shape
+    x = shapes_of(module, *x)[0].shape
     assert x == (2, length, 128)
   assert np.prod([module.strides for module in convs]) == 80
-  assert _shapes(gru, *x)[0].shape == (2, 128, 128)
+  assert shapes_of(gru, *x)[0].shape == (2, 128, 128)
 
 
 @pytest.mark.parametrize('name', list(greedy_modules.MODULES))
 def test_modules_compute_in_bfloat16_with_float32_parameters(name):
   for module in greedy_modules.MODULES[name](dtype=jnp.bfloat16):
     grid = (1, 32, 4) if 'sound' in name else (1, 8, 8, 4)
-    y, variables = _shapes(module, *grid)
+    y, variables = shapes_of(module, *grid)
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {
       jnp.dtype('float32')
@@ -318,8 +294,8 @@ def test_modules_compute_in_bfloat16_with_float32_parameters(name):
 def test_bfloat16_is_close_to_float32():
   settings = {'blocks': 2, 'width': 4, 'stem': (4, 3, 1, 1)}
   module = greedy_modules.ResNetModule(**settings)
-  x = _normal(2, 6, 6, 1)
-  variables = _variables(module, *x.shape)
+  x = normal(2, 6, 6, 1)
+  variables = variables_of(module, *x.shape)
   low = greedy_modules.ResNetModule(**settings, dtype=jnp.bfloat16)
   exact, rounded = jax.jit(
     lambda v, x: (module.apply(v, x), low.apply(v, x).astype(jnp.float32))

@@ -10,13 +10,6 @@ from flax import linen as nn
 from dim_jax.networks import layers
 
 
-@pytest.fixture(autouse=True)
-def _exact_products():
-  # Accelerators multiply float32 at a lower precision by default.
-  with jax.default_matmul_precision('highest'):
-    yield
-
-
 def _normal(*shape):
   """Fixed random numbers, from NumPy: sampling is slow for XLA to compile."""
   return np.random.default_rng(0).normal(size=shape).astype(np.float32)

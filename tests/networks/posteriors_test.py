@@ -17,13 +17,6 @@ from dim_jax.networks import decoders, encoders
 from dim_jax.networks.posteriors import Bottleneck, Posterior
 
 
-@pytest.fixture(autouse=True)
-def _exact_products():
-  # Accelerators multiply float32 at a lower precision by default.
-  with jax.default_matmul_precision('highest'):
-    yield
-
-
 def normal(seed, *shape):
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
