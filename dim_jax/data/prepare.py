@@ -1,6 +1,6 @@
 r"""Prepares a data set for `dim_jax.data.load`, with stock TFDS.
 
-    pip install 'dim_jax[prepare]'
+    pip install tensorflow pydub  # From Python 3.13 on audioop-lts too.
     python -m dim_jax.data.prepare cifar10 --data_dir=~/tensorflow_datasets
 
 Downloads the original files and writes them as array_record. This is the only
@@ -67,7 +67,7 @@ def prepare(name: str, data_dir: str | None = None) -> pathlib.Path:
   if missing:
     raise ModuleNotFoundError(
       f'Preparing {name} needs {" and ".join(missing)}, which training does '
-      "not: pip install 'dim_jax[prepare]' (a separate environment will do; "
+      f'not: pip install {" ".join(missing)} (a separate environment will do; '
       'only the prepared folder matters).'
     )
   run = subprocess.run(

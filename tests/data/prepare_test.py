@@ -39,7 +39,7 @@ def test_without_tensorflow_it_says_what_to_install(tmp_path, monkeypatch):
   with pytest.raises(ModuleNotFoundError) as error:
     prepare.prepare('mnist', os.fspath(tmp_path))
   assert 'tensorflow' in _message(error)
-  assert "pip install 'dim_jax[prepare]'" in _message(error)
+  assert 'pip install tensorflow' in _message(error)
 
 
 def test_unknown_names_are_refused(tmp_path):
