@@ -114,14 +114,12 @@ def load(
     name: spoken_digit, librispeech or the path of a folder.
     split: train, validation or test.
     window: samples in a row.
-    hop: samples from the start of a window to that of the next; None takes
-      `window`, so that windows neither overlap nor leave gaps.
+    hop: samples between the starts of windows; None takes `window`.
     rate: samples a second that are expected; None takes the data set's, or
       that of a folder's first file. Nothing is resampled.
     data_dir: the folder of prepared TFDS data sets; None takes
       $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-    validation: the part of the training set kept for validation, in [0, 1);
-      0 gives all of it to 'train'.
+    validation: the part of the training set held out, in [0, 1).
     phones: a text file with a line 'name label label ...' a recording, one
       whole number at least 0 for each hundredth of a second, such as the CPC
       authors' converted_aligned_phones.txt. Frame f of a window that begins
@@ -157,14 +155,9 @@ def load(
   recordings = [source.recordings[i] for i in members.tolist()]
   labels, class_names = _labels(name, source.recordings, recordings, counts)
   if phones is not None:
-    labels['phone'], class_names['phone'], note = _phone_labels(
-      pathlib.Path(phones).expanduser(),
-      recordings,
-      counts,
-      window,
-      hop,
-      source,
-    )
+    path = pathlib.Path(phones).expanduser()
+    found = _phone_labels(path, recordings, counts, window, hop, source)
+    labels['phone'], class_names['phone'], note = found
     notes.append(note)
   with progress_lib.Progress(progress) as bar:
     with bar.task(f'reading {name} {split}', len(recordings)) as task:
