@@ -7,12 +7,15 @@ I(Z;X) and can be a loose one: it is never called I(Z;X) itself.
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from dim_jax.evaluation import calibration
 from dim_jax.report import figures
+from dim_jax.report.figures import Rows
+from dim_jax.report.parts import span
 
 _LN2 = math.log(2)
 
@@ -45,9 +48,14 @@ def sample_errors(row: Mapping[str, Any]) -> dict[int, str]:
   return dict(sorted((int(m[1]), m[0]) for m in matches if m))
 
 
+def samples(count: int) -> str:
+  """Formats a number of posterior samples."""
+  return f'{count} sample{"" if count == 1 else "s"}'
+
+
 def over_seeds(
   rows: Sequence[Mapping[str, Any]], fields: Sequence[str]
-) -> list[tuple[str, str, float, float, float, int]]:
+) -> Rows:
   """Computes means and standard deviations of a sweep's rows over its seeds.
 
   Args:
@@ -59,22 +67,26 @@ def over_seeds(
     and beta. The deviation divides by n - 1 and is NaN for one seed. Values
     that are not finite make a mean that is not.
   """
-  result = []
-  splits = dict.fromkeys(row['split'] for row in rows)
-  betas = sorted({float(row['beta']) for row in rows})
-  for field in fields:
-    for split in splits:
-      for beta in betas:
-        values = [
-          figures.real(row.get(field))
-          for row in rows
-          if row['split'] == split and float(row['beta']) == beta
-        ]
-        if values:
-          std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
-          mean = float(np.mean(values))
-          result.append((field, split, beta, mean, std, len(values)))
+  result: Rows = []
+  numbers = [
+    (row['split'], float(row['beta']), *(row.get(key) for key in fields))
+    for row in rows
+  ]
+  for i, field in enumerate(fields, 2):
+    for split, mine in figures.grouped(numbers, 0).items():
+      for beta, same in sorted(figures.grouped(mine, 1).items()):
+        values = [figures.real(row[i]) for row in same]
+        std = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+        mean = float(np.mean(values))
+        result.append((field, split, beta, mean, std, len(values)))
   return result
+
+
+def least_error(numbers: Rows, field: str) -> tuple[Any, ...] | None:
+  """Returns the row of `over_seeds` with the field's least mean on test."""
+  test = [row for row in numbers if row[:2] == (field, 'test')]
+  test = [row for row in test if math.isfinite(row[3])]
+  return min(test, key=lambda row: row[3], default=None)
 
 
 def beta_sweep(
@@ -92,9 +104,6 @@ def beta_sweep(
     label_entropy_bits: H(Y), drawn where `classes` is not given.
     log2_examples: of the training examples; draws log2 N beside the rate.
 
-  Returns:
-    The picture; its rows are quantity, split, beta, mean, std and n.
-
   Raises:
     ValueError: there are no rows.
   """
@@ -102,35 +111,24 @@ def beta_sweep(
     raise ValueError('A sweep needs at least one row, got none.')
   counts = sample_errors(rows[0])
   numbers = over_seeds(rows, [*counts.values(), 'rate_bits'])
-  levels = []
-  if classes:
-    levels.append((math.log2(classes), f'log₂ C = {math.log2(classes):.1f}'))
-  elif label_entropy_bits is not None:
-    levels.append((label_entropy_bits, f'H(Y) = {label_entropy_bits:.1f}'))
-  if log2_examples is not None:
-    levels.append((log2_examples, f'log₂ N = {log2_examples:.1f}'))
+  levels = {
+    'log₂ C' if classes else 'H(Y)': (
+      math.log2(classes) if classes else label_entropy_bits
+    ),
+    'log₂ N': log2_examples,
+  }
   seeds = {row[5] for row in numbers}
   several = max(seeds) > 1
-  least = [
-    min(mine, key=lambda row: row[3])
-    for field in counts.values()
-    if (
-      mine := [
-        row
-        for row in numbers
-        if row[:2] == (field, 'test') and math.isfinite(row[3])
-      ]
-    )
-  ]
   ends = ', '.join(
-    f'{figures.number(row[3])} % at beta {figures.power(row[2])} with '
-    f'{_samples(row[0])}'
-    for row in least
+    f'{figures.number(least[3])} % at beta {figures.power(least[2])} with '
+    f'{samples(count)}'
+    for count, field in counts.items()
+    if (least := least_error(numbers, field))
   )
   return figures.Picture(
     'beta_sweep',
     'Error and rate against beta',
-    f'{"Mean of" if several else "From"} {_span(seeds)} '
+    f'{"Mean of" if several else "From"} {span(seeds)} '
     f'seed{"s; bars: one standard deviation" if several else ""}. Predictions '
     'average the probabilities of the stated number of samples of the code. '
     'Axes with a 0 are linear from it to their next tick, and logarithmic '
@@ -138,45 +136,46 @@ def beta_sweep(
     'examples I(Z;X) is at most log₂ N.',
     f'Error and rate over beta. Least test error: {ends or "none"}.',
     ('quantity', 'split', 'beta', 'mean', 'std', 'n'),
-    [tuple(row) for row in numbers],
-    lambda: _draw_beta_sweep(numbers, levels),
+    numbers,
+    lambda: _draw_beta_sweep(numbers, counts, levels),
   )
 
 
 def _draw_beta_sweep(
-  rows: list[tuple[str, str, float, float, float, int]],
-  levels: list[tuple[float, str]],
+  rows: Rows,
+  counts: Mapping[int, str],
+  levels: Mapping[str, float | None],
 ) -> Any:
   figure, (errors, rates) = figures.blank(
     figures.WIDTH, 5.0, rows=2, sharex=True
   )
-  fields = list(dict.fromkeys(r[0] for r in rows if r[0] != 'rate_bits'))
-  for axes, shown in ((errors, fields), (rates, ['rate_bits'])):
-    heights = [level for level, _ in levels] if axes is rates else []
-    for field in shown:
-      for split in dict.fromkeys(row[1] for row in rows):
-        mine = [row for row in rows if row[:2] == (field, split)]
-        _, _, x, y, std, _ = zip(*mine, strict=True)
-        # One sample is dashed and hollow where several are drawn too.
-        hollow = len(shown) > 1 and field == shown[0]
-        look: dict[str, Any] = {'lw': 2.2, 'marker': 'o', 'ms': 4.5}
-        if hollow:
-          look |= {'lw': 1.6, 'ls': figures.DASHED, 'mfc': 'none'}
-        look |= {'color': _split_colour(split), 'yerr': np.nan_to_num(std)}
-        label = f'{split}, {_samples(field)}' if axes is errors else ''
-        axes.errorbar(x, y, **figures.BARS, **look, label=label)
-        heights += [*y, *(np.array(y) + np.nan_to_num(std))]
-    least = _LEAST_RATE if axes is rates else 0.0
-    figures.log_with_zero(axes.yaxis, heights, least)
-  for (value, text), dashes in zip(
-    levels, (figures.DASHED, figures.DOTTED), strict=False
-  ):
-    rates.axhline(value, **figures.LEVEL | {'ls': dashes}, label=text)
+  lines = figures.grouped(rows, 0, 1)
+  heights: dict[Any, list[float]] = {errors: [], rates: []}
+  names = {field: samples(count) for count, field in counts.items()}
+  for (field, split), mine in lines.items():
+    x, y, std = np.array([row[2:5] for row in mine]).T
+    bars = np.nan_to_num(std)
+    look: dict[str, Any] = {'lw': 2.2, 'marker': 'o', 'ms': 4.5}
+    # One sample is dashed and hollow where several are drawn too.
+    if len(counts) > 1 and field == next(iter(names)):
+      look |= {'lw': 1.6, 'ls': figures.DASHED, 'mfc': 'none'}
+    look |= {'color': _split_colour(split), 'yerr': bars}
+    if field in names:
+      look['label'] = f'{split}, {names[field]}'
+    axes = errors if field in names else rates
+    axes.errorbar(x, y, **figures.BARS, **look)
+    heights[axes] += np.concatenate([y, y + bars]).tolist()
+  styles = (figures.DASHED, figures.DOTTED)
+  for (name, level), dashes in zip(levels.items(), styles, strict=True):
+    if level is not None:
+      look = figures.LEVEL | {'ls': dashes, 'label': f'{name} = {level:.1f}'}
+      rates.axhline(level, **look)
+      heights[rates].append(level)
+  figures.log_with_zero(errors.yaxis, heights[errors])
+  figures.log_with_zero(rates.yaxis, heights[rates], _LEAST_RATE)
   figures.log_with_zero(rates.xaxis, [row[2] for row in rows])
   errors.set_ylabel('error, %')
-  rates.set_ylabel('bits')
-  rates.set_title(RATE)
-  rates.set_xlabel('beta')
+  rates.set(xlabel='beta', ylabel='bits', title=RATE)
   figure.align_ylabels()
   figures.legend(figure)
   return figure
@@ -184,16 +183,6 @@ def _draw_beta_sweep(
 
 def _split_colour(split: str) -> str:
   return figures.COLOURS[{'test': 0, 'train': 1}.get(split, 2)]
-
-
-def _samples(field: str) -> str:
-  count = int(field.removeprefix('error_'))
-  return f'{count} sample{"" if count == 1 else "s"}'
-
-
-def _span(values: Iterable[int]) -> str:
-  low, high = min(values), max(values)
-  return str(low) if low == high else f'{low} to {high}'
 
 
 def information_plane(
@@ -208,21 +197,14 @@ def information_plane(
     label_entropy_bits: H(Y), the ceiling of I(Z;Y).
     log2_examples: log2 N of the training examples, or None.
 
-  Returns:
-    The picture; its rows are split, beta, the rate's mean and std, the mean and
-    std of the bound on I(Z;Y), and n.
-
   Raises:
     ValueError: there are no rows.
   """
   if not rows:
     raise ValueError('A sweep needs at least one row, got none.')
-  means = over_seeds(rows, ['rate_bits', 'izy_bits'])
-  numbers: list[tuple[Any, ...]] = [
-    (*a[1:3], *a[3:5], *b[3:5], a[5])
-    for a in means
-    for b in means
-    if a[0] == 'rate_bits' and b[0] == 'izy_bits' and a[1:3] == b[1:3]
+  rates, bounds = (over_seeds(rows, [key]) for key in ('rate_bits', 'izy_bits'))
+  numbers: Rows = [
+    (*rate[1:5], *bound[3:]) for rate, bound in zip(rates, bounds, strict=True)
   ]
   test = [r for r in numbers if r[0] == 'test' and math.isfinite(r[4])]
   best = max(test, key=lambda row: row[4], default=None)
@@ -233,7 +215,10 @@ def information_plane(
       f'bits at beta {figures.power(best[1])}, rate '
       f'{figures.number(best[2])} bits.'
     )
-  near = _near(numbers, label_entropy_bits)
+  # Those that crowd below the ceiling: of two betas or more, but not all.
+  near = [row for row in numbers if row[4] > label_entropy_bits - 0.5]
+  if len(figures.grouped(near, 1)) < 2 or len(near) == len(numbers):
+    near = []
   return figures.Picture(
     'information_plane',
     'Information plane',
@@ -254,59 +239,43 @@ def information_plane(
   )
 
 
-def _near(rows: list[tuple[Any, ...]], ceiling: float) -> list[tuple[Any, ...]]:
-  """Rows that crowd below the ceiling: of two betas or more, but not all."""
-  near = [row for row in rows if row[4] > ceiling - 0.5]
-  crowded = len({row[1] for row in near}) > 1 and len(near) < len(rows)
-  return near if crowded else []
-
-
 def _draw_plane(
-  rows: list[tuple[Any, ...]],
-  near: list[tuple[Any, ...]],
-  ceiling: float,
-  log2_examples: float | None,
+  rows: Rows, near: Rows, ceiling: float, log2_examples: float | None
 ) -> Any:
   from matplotlib import colors
 
-  figure, panels = figures.blank(
-    figures.WIDTH, 6.2 if near else 4.0, rows=2 if near else 1, squeeze=False
+  frames = [near, rows] if near else [rows]
+  figure, grid = figures.blank(
+    figures.WIDTH, 6.2 if near else 4.0, rows=len(frames), squeeze=False
   )
+  panels = list(grid[:, 0])
   betas = [row[1] for row in rows]
   ticks = figures.zero_ticks(betas)
   low, high = min(b for b in betas + ticks if b > 0), max(*betas, *ticks)
   norm = colors.SymLogNorm(low, 0.3, 0 if ticks[0] == 0 else low, high)
-  for axes, framed in zip(
-    panels[:, 0], [near, rows][-len(panels) :], strict=True
-  ):
+  for axes, framed in zip(panels, frames, strict=True):
     points = _draw_plane_panel(axes, rows, framed, ceiling, norm)
     left, right = axes.get_xlim()
     if log2_examples is not None and left < log2_examples < right:
       look = figures.LEVEL | {'ls': (0, (3, 1, 1, 1))}
       text = f'log₂ N = {log2_examples:.1f}'
       axes.axvline(log2_examples, **look, label=text)
-  panels[-1, 0].set_xlabel(f'{RATE}, bits')
+  panels[-1].set_xlabel(f'{RATE}, bits')
   figure.supylabel('lower bound on I(Z;Y), bits', fontsize=11)
-  bar = figure.colorbar(points, ax=list(panels[:, 0]), aspect=40)
+  bar = figure.colorbar(points, ax=panels, aspect=40, label='beta')
   bar.set_ticks(ticks, labels=[figures.power(tick) for tick in ticks])
   bar.ax.minorticks_off()
-  bar.set_label('beta')
   bar.outline.set_visible(False)
   figures.legend(figure)
   return figure
 
 
 def _draw_plane_panel(
-  axes: Any,
-  rows: list[tuple[Any, ...]],
-  framed: list[tuple[Any, ...]],
-  ceiling: float,
-  norm: Any,
+  axes: Any, rows: Rows, framed: Rows, ceiling: float, norm: Any
 ) -> Any:
   """Draws all rows, in a frame around those `framed`; returns the points."""
-  for split in dict.fromkeys(row[0] for row in rows):
-    mine = sorted((row for row in rows if row[0] == split), key=lambda r: r[1])
-    _, beta, x, x_std, y, y_std, _ = zip(*mine, strict=True)
+  for split, mine in figures.grouped(rows, 0).items():
+    beta, x, x_std, y, y_std = np.array([row[1:6] for row in mine]).T
     bars = {'xerr': np.nan_to_num(x_std), 'yerr': np.nan_to_num(y_std)}
     colour = _split_colour(split)
     axes.errorbar(x, y, **bars, color=colour, lw=1.6, zorder=2, label=split)
@@ -315,8 +284,8 @@ def _draw_plane_panel(
   rates = [row[2] for row in framed]
   figures.log_with_zero(axes.xaxis, rates, _LEAST_RATE)
   low = min((r[4] for r in framed if math.isfinite(r[4])), default=0.0)
-  span = max(ceiling - low, 1e-3)
-  axes.set_ylim(low - 0.1 * span, ceiling + 0.1 * span)
+  margin = 0.1 * max(ceiling - low, 1e-3)
+  axes.set_ylim(low - margin, ceiling + margin)
   axes.axhline(ceiling, **figures.LEVEL, label=f'H(Y) = {ceiling:.2f}')
   left, right = axes.get_xlim()
   if left < ceiling:
@@ -372,7 +341,6 @@ def ellipses(
   class_names: Sequence[str],
   entropy: np.ndarray,
   extent: Sequence[float],
-  level: float = 0.95,
 ) -> figures.Picture:
   """Draws posteriors of a two-dimensional code over the decoder's entropy.
 
@@ -384,87 +352,69 @@ def ellipses(
     entropy: of q(y|z) in nats on a grid, shape [G, G]; rows ascend in the
       second coordinate.
     extent: the grid's x0, x1, y0, y1.
-    level: the fraction of each posterior within its ellipse.
-
-  Returns:
-    The picture; its rows are index, label, class, mean and the factor's four
-    entries.
-
-  Raises:
-    ValueError: level is not between 0 and 1.
   """
-  area = math.pi * radius(level) ** 2 * np.abs(np.linalg.det(chols))
-  rows: list[tuple[Any, ...]] = [
-    (
-      i,
-      int(label),
-      figures.printable(class_names[label]),
-      *(float(v) for v in (*mean, *chol.ravel())),
-    )
-    for i, (label, mean, chol) in enumerate(
-      zip(labels, means, chols, strict=True)
+  area = math.pi * radius(0.95) ** 2 * np.abs(np.linalg.det(chols))
+  factors = np.reshape(chols, (-1, 4)).astype(float).tolist()
+  names = [figures.printable(class_names[label]) for label in labels]
+  rows: Rows = [
+    (i, int(label), name, *map(float, mean), *factor)
+    for i, (label, name, mean, factor) in enumerate(
+      zip(labels, names, means, factors, strict=True)
     )
   ]
   x0, x1, y0, y1 = (float(v) for v in extent)
   outside = sum(not (x0 <= row[3] <= x1 and y0 <= row[4] <= y1) for row in rows)
+  colours = figures.class_colours(len(class_names))
   return figures.Picture(
     'ellipses',
     'The code, two dimensions',
     figures.sentences(
-      f'Ellipses: {100 * level:g} % of the posterior p(z|x) of each of '
-      f'{len(rows)} test images, coloured by class. Background: entropy of the '
-      f'decoder q(y|z), from 0 to log₂ {len(class_names)} = '
-      f'{math.log2(len(class_names)):.2f} bits.',
+      f'Ellipses: 95 % of the posterior p(z|x) of each of {len(rows)} test '
+      f'images, coloured by class. Background: entropy of the decoder q(y|z), '
+      f'from 0 to log₂ {len(class_names)} = {math.log2(len(class_names)):.2f} '
+      f'bits.',
       f'Means outside the frame: {outside}.' if outside else '',
     ),
     f'Posterior ellipses of {len(rows)} images in '
-    f'{len(set(np.asarray(labels).tolist()))} classes; median area '
+    f'{len(figures.grouped(rows, 1))} classes; median area '
     f'{figures.number(float(np.median(area)))}.',
     ('index', 'label', 'class', 'x', 'y', 'l11', 'l12', 'l21', 'l22'),
     rows,
-    lambda: _draw_ellipses(
-      rows, len(class_names), entropy / _LN2, (x0, x1, y0, y1), level
-    ),
+    lambda: _draw_ellipses(rows, colours, entropy / _LN2, (x0, x1, y0, y1)),
   )
 
 
 def _draw_ellipses(
-  rows: list[tuple[Any, ...]],
-  classes: int,
+  rows: Rows,
+  colours: Sequence[Any],
   entropy: np.ndarray,
   extent: tuple[float, float, float, float],
-  level: float,
 ) -> Any:
   from matplotlib import collections
 
   x0, x1, y0, y1 = extent
   tall = min(max((y1 - y0) / (x1 - x0), 0.4), 1.3)
   figure, axes = figures.blank(figures.WIDTH, 0.65 + 3.7 * tall)
-  look = {'origin': 'lower', 'vmin': 0, 'vmax': math.log2(classes)}
-  shade = figures.ramp(figures.INK, 0.7)
-  image = axes.imshow(
-    entropy, extent=extent, interpolation='bilinear', cmap=shade, **look
-  )
+  look: dict[str, Any] = {
+    'origin': 'lower',
+    'vmin': 0,
+    'vmax': math.log2(len(colours)),
+  }
+  look |= {'interpolation': 'bilinear', 'cmap': figures.ramp(figures.INK, 0.7)}
+  image = axes.imshow(entropy, extent=extent, **look)
   numbers = np.array([row[3:] for row in rows], float).reshape(-1, 6)
-  table = figures.class_colours(classes)
-  colours = [table[row[1]] for row in rows]
-  curves = outlines(numbers[:, :2], numbers[:, 2:].reshape(-1, 2, 2), level)
-  axes.add_collection(
-    collections.LineCollection(
-      list(curves), colors=colours, linewidths=0.7, alpha=0.75
-    )
-  )
+  own = [colours[row[1]] for row in rows]
+  curves = outlines(numbers[:, :2], numbers[:, 2:].reshape(-1, 2, 2))
+  look = {'colors': own, 'linewidths': 0.7, 'alpha': 0.75}
+  axes.add_collection(collections.LineCollection(list(curves), **look))
   # A posterior may be too narrow for its ellipse to be seen.
-  axes.scatter(numbers[:, 0], numbers[:, 1], s=2, c=colours, linewidths=0)
-  axes.set_xlim(x0, x1)
-  axes.set_ylim(y0, y1)
-  axes.set_xlabel('z₁')
-  axes.set_ylabel('z₂')
+  axes.scatter(numbers[:, 0], numbers[:, 1], s=2, c=own, linewidths=0)
+  axes.set(xlim=(x0, x1), ylim=(y0, y1), xlabel='z₁', ylabel='z₂')
   # In the axes' own frame, so that it is as high as they are.
   bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.03, 1)))
   bar.set_label('entropy of q(y|z), bits')
   bar.outline.set_visible(False)
-  figures.class_legend(figure, {row[1]: row[2] for row in rows}, table)
+  figures.class_legend(figure, {row[1]: row[2] for row in rows}, colours)
   return figure
 
 
@@ -485,10 +435,6 @@ def rates(
       covariance does not part it into dimensions, which leaves them out.
     labels: shape [n].
     class_names: the classes' names.
-
-  Returns:
-    The picture; its rows are part ('example': a bin of the histogram,
-    'dimension', 'class'), name, left and right edge, bits, std and count.
   """
   bits = np.asarray(rate, float) / _LN2
   split = () if rate_by_dimension is None else rate_by_dimension
@@ -496,23 +442,29 @@ def rates(
   labels = np.asarray(labels)
   bins = min(50, max(10, round(math.sqrt(len(bits)))))
   count, edges = np.histogram(bits, bins=bins)
-  rows: list[tuple[Any, ...]] = [
-    ('example', '', float(a), float(b), None, None, int(c))
-    for a, b, c in zip(edges[:-1], edges[1:], count, strict=True)
+  rows: Rows = [
+    ('example', '', left, right, None, None, int(c))
+    for left, right, c in figures.bins(edges, count)
   ]
   rows += [
     ('dimension', str(k), None, None, float(widths[k]), None, None)
     for k in np.argsort(-widths, kind='stable')
   ]
+  classes: Rows = []
   for k in sorted(set(labels.tolist())):
     mine = bits[labels == k]
     std = float(np.std(mine, ddof=1)) if len(mine) > 1 else math.nan
-    text = figures.printable(class_names[k])
-    rows.append(('class', text, None, None, float(mine.mean()), std, len(mine)))
+    start = ('class', figures.printable(class_names[k]), None, None)
+    classes.append((*start, float(mine.mean()), std, len(mine)))
+  rows += classes
   used = f'{int((widths > 0.1).sum())} of {len(widths)} above 0.1 bit'
-  classes = [row for row in rows if row[0] == 'class']
-  most = max(classes, key=lambda row: row[4])
-  least = min(classes, key=lambda row: row[4])
+  mean, low, high = (
+    figures.number(float(v)) for v in (bits.mean(), bits.min(), bits.max())
+  )
+  most, least = (
+    f'{row[1]} ({figures.number(row[4])})'
+    for row in (find(classes, key=lambda row: row[4]) for find in (max, min))
+  )
   return figures.Picture(
     'rates',
     f'Rate by image{", dimension" if len(widths) else ""} and class',
@@ -524,75 +476,58 @@ def rates(
       else '',
       'Bottom: mean by class, bars one standard deviation over its images.',
     ),
-    f'Rate: mean {figures.number(float(bits.mean()))}, from '
-    f'{figures.number(float(bits.min()))} to '
-    f'{figures.number(float(bits.max()))} bits an image'
-    f'{f"; dimensions: {used}" if len(widths) else ""}; most for '
-    f'{most[1]} ({figures.number(most[4])}), least for {least[1]} '
-    f'({figures.number(least[4])}).',
+    f'Rate: mean {mean}, from {low} to {high} bits an image'
+    f'{f"; dimensions: {used}" if len(widths) else ""}; most for {most}, '
+    f'least for {least}.',
     ('part', 'name', 'left', 'right', 'bits', 'std', 'count'),
     rows,
     lambda: _draw_rates(rows, float(bits.mean())),
   )
 
 
-def _draw_rates(rows: list[tuple[Any, ...]], mean: float) -> Any:
-  by = {
-    part: [row for row in rows if row[0] == part]
-    for part in ('example', 'dimension', 'class')
-  }
+def _draw_rates(rows: Rows, mean: float) -> Any:
+  by = figures.grouped(rows, 0)
   # Many classes get thinner lines, and past fifty no names.
   many = len(by['class'])
-  heights = [2.1] * (1 + bool(by['dimension'])) + [0.8 + min(0.2 * many, 6)]
-  figure, panels = figures.blank(
+  heights = [2.1] * (len(by) - 1) + [0.8 + min(0.2 * many, 6)]
+  figure, (first, *middle, last) = figures.blank(
     figures.WIDTH, sum(heights), rows=len(heights), height_ratios=heights
   )
-  first, *middle, last = panels
-  figures.stairs(
-    first, [(*r[2:4], r[6]) for r in by['example']], figures.COLOURS[0]
-  )
+  bins = [(*row[2:4], row[6]) for row in by['example']]
+  figures.stairs(first, bins, figures.COLOURS[0])
   first.axvline(mean, color=figures.INK, linewidth=1.4)
-  first.set_title(f'mean {figures.number(mean)}')
-  first.set_xlabel('rate of an image, bits')
-  first.set_ylabel('images')
+  names = {'xlabel': 'rate of an image, bits', 'ylabel': 'images'}
+  first.set(title=f'mean {figures.number(mean)}', **names)
   first.set_ylim(bottom=0)
   for axes in middle:
     _draw_dimensions(axes, [row[4] for row in by['dimension']])
-  last.errorbar(
-    [row[4] for row in by['class']],
-    range(many),
-    xerr=[np.nan_to_num(row[5]) for row in by['class']],
-    linestyle='none',
-    color=figures.COLOURS[1],
-    marker='o',
-    markersize=6 if many <= 20 else 3,
-    capsize=3 if many <= 20 else 0,
-  )
-  names = [figures.shorten(row[1], 14) for row in by['class']]
-  last.set_yticks(range(many), names, fontsize=11 if many <= 20 else 6)
+  few = many <= 20
+  look: dict[str, Any] = {'ls': 'none', 'marker': 'o'}
+  look |= {'ms': 6 if few else 3, 'capsize': 3 if few else 0}
+  look['color'] = figures.COLOURS[1]
+  values = [row[4] for row in by['class']]
+  bars = [np.nan_to_num(row[5]) for row in by['class']]
+  last.errorbar(values, range(many), xerr=bars, **look)
+  shown = [figures.shorten(row[1], 14) for row in by['class']]
+  last.set_yticks(range(many), shown, fontsize=11 if few else 6)
   if many > 50:
     last.set_yticks([])
   last.tick_params(axis='y', length=0)
-  last.set_ylim(many - 0.5, -0.5)
-  last.set_xlabel('rate by class, bits')
+  last.set(ylim=(many - 0.5, -0.5), xlabel='rate by class, bits')
   return figure
 
 
 def _draw_dimensions(axes: Any, values: list[float]) -> None:
   used = sum(value > 0.1 for value in values)
-  edges = np.arange(len(values) + 1) + 0.5
-  figures.stairs(
-    axes,
-    list(zip(edges[:-1], edges[1:], values, strict=True)),
-    figures.COLOURS[2],
-    alpha=0.6,
-  )
+  bins = figures.bins(np.arange(len(values) + 1) + 0.5, np.array(values))
+  figures.stairs(axes, bins, figures.COLOURS[2], alpha=0.6)
   axes.axhline(0.1, **figures.LEVEL)
-  axes.set_title(f'{used} of {len(values)} above 0.1 bit')
-  axes.set_xlim(0.5, len(values) + 0.5)
+  axes.set(title=f'{used} of {len(values)} above 0.1 bit')
+  axes.set(
+    xlim=(0.5, len(values) + 0.5), xlabel='dimension of the code, sorted'
+  )
   axes.set_ylim(bottom=min(0.0, *values))
   axes.xaxis.get_major_locator().set_params(integer=True)
-  axes.set_xlabel('dimension of the code, sorted')
   axes.set_ylabel('rate, bits')
 
 
@@ -617,47 +552,36 @@ def highest_loss(
       leaves out those of highest and lowest rate.
     class_names: the classes' names.
     count: how many of the highest loss; half as many of the others.
-
-  Returns:
-    The picture; its rows are group, rank, index, true and predicted class, the
-    prediction's probability, and cross-entropy and rate in bits.
   """
   predictions = np.asarray(probabilities).argmax(1)
   loss = np.asarray(cross_entropy, float)
-  chosen = {'highest cross-entropy': (-loss).argsort(kind='stable')[:count]}
+  keys = {'highest cross-entropy': -loss}
   if rate is not None:
     rate = np.asarray(rate, float)
-    few = max(1, count // 2)
-    chosen['highest rate'] = (-rate).argsort(kind='stable')[:few]
-    chosen['lowest rate'] = rate.argsort(kind='stable')[:few]
-  class_names = [figures.printable(text) for text in class_names]
-  rows: list[tuple[Any, ...]] = [
-    (
-      group,
-      rank + 1,
-      int(i),
-      class_names[labels[i]],
-      class_names[predictions[i]],
-      float(probabilities[i, predictions[i]]),
-      float(loss[i]) / _LN2,
-      None if rate is None else float(rate[i]) / _LN2,
-    )
-    for group, order in chosen.items()
-    for rank, i in enumerate(order)
-  ]
-  first = chosen['highest cross-entropy']
-  wrong = sum(predictions[i] != labels[i] for i in first)
+    keys |= {'highest rate': -rate, 'lowest rate': rate}
+  names = [figures.printable(text) for text in class_names]
+  rows: Rows = []
+  for group, key in keys.items():
+    most = max(1, count // 2) if 'rate' in group else count
+    for rank, i in enumerate(key.argsort(kind='stable')[:most].tolist(), 1):
+      k = predictions[i]
+      texts = (group, rank, i, names[labels[i]], names[k])
+      bits = None if rate is None else float(rate[i]) / _LN2
+      numbers = (float(probabilities[i, k]), float(loss[i]) / _LN2, bits)
+      rows.append((*texts, *numbers))
+  first = figures.grouped(rows, 0)['highest cross-entropy']
+  wrong = sum(predictions[row[2]] != labels[row[2]] for row in first)
+  also = '' if rate is None else ', and of highest and lowest rate'
   return figures.Picture(
     'highest_loss',
-    'Images of highest loss'
-    + ('' if rate is None else ', and of highest and lowest rate'),
+    f'Images of highest loss{also}',
     figures.sentences(
       f'Of {len(labels)} test images those with the highest cross-entropy: '
       f'true class, predicted class (red: wrong) and cross-entropy.',
-      ''
-      if rate is None
-      else 'Below: those with the highest and the lowest rate, labelled with '
-      'their class and rate.',
+      'Below: those with the highest and the lowest rate, labelled with their '
+      'class and rate.'
+      if also
+      else '',
     ),
     f'Grid of {len(first)} images of highest loss; {wrong} of them are '
     f'predicted wrongly. First: {rows[0][3]}, predicted {rows[0][4]}.',
@@ -667,12 +591,11 @@ def highest_loss(
   )
 
 
-def _draw_highest_loss(rows: list[tuple[Any, ...]], images: np.ndarray) -> Any:
+def _draw_highest_loss(rows: Rows, images: np.ndarray) -> Any:
   # In units of an image: a line of text, the gap between columns.
   columns, line, step = 5, 0.2, 1.13
   titles, spots, y = [], [], 0.0
-  for group in dict.fromkeys(row[0] for row in rows):
-    mine = [row for row in rows if row[0] == group]
+  for group, mine in figures.grouped(rows, 0).items():
     block = 1.15 + (2 if 'rate' in group else 3) * line
     titles.append((y, group))
     y += 0.3
@@ -738,10 +661,9 @@ def attack_curve(
     chance: accuracy at chance level, percent.
 
   Returns:
-    The picture; its rows are model, norm, attack (with its loss), mode,
-    targeted, epsilon, accuracy and examples. None if no attack has a strength.
+    The picture; None if no attack has a strength.
   """
-  rows: list[tuple[Any, ...]] = [
+  rows: Rows = [
     (
       model,
       str(row['norm']),
@@ -760,14 +682,14 @@ def attack_curve(
   if not rows:
     return None
   counts = {row[7] for row in rows if row[7]}
-  modes = [_MODES[m] for m in _MODES if any(row[3] == m for row in rows)]
+  modes = [_MODES[m] for m in _MODES if m in figures.grouped(rows, 3)]
   low = min(rows, key=lambda row: row[6] if math.isfinite(row[6]) else 101)
   return figures.Picture(
     'attacks',
     'Accuracy under attack',
     figures.sentences(
       'Accuracy on attacked test images'
-      + (f', {_span(counts)} of them.' if counts else '.'),
+      + (f', {span(counts)} of them.' if counts else '.'),
       f'{"; ".join(modes)}.' if modes else '',
       'The lowest line is the one that counts.',
     ),
@@ -779,23 +701,22 @@ def attack_curve(
   )
 
 
-def _draw_attacks(rows: list[tuple[Any, ...]], chance: float | None) -> Any:
-  norms = list(dict.fromkeys(row[1] for row in rows))
+def _draw_attacks(rows: Rows, chance: float | None) -> Any:
+  norms = figures.grouped(rows, 1)
   figure, panels = figures.blank(
     figures.WIDTH, 2.8 * len(norms), rows=len(norms), squeeze=False
   )
   # A name says only what tells lines apart; so do colours.
-  vary = [len({row[i] for row in rows}) > 1 for i in range(5)]
+  vary = [len(figures.grouped(rows, i)) > 1 for i in range(5)]
   hue = (0,) if vary[0] else (2, 4)
   hues = list(dict.fromkeys(tuple(row[i] for i in hue) for row in rows))
-  marks = list(dict.fromkeys(row[2] for row in rows))
+  marks = list(figures.grouped(rows, 2))
   dashes = {'samples': '-', 'mean': (0, (4, 2)), 'transfer': figures.DOTTED}
-  for axes, norm in zip(panels[:, 0], norms, strict=True):
+  for axes, (norm, on_panel) in zip(panels[:, 0], norms.items(), strict=True):
     if chance is not None:
       text = f'chance level {chance:.3g} %'
       axes.axhline(chance, **figures.LEVEL, label=text)
-    for key in dict.fromkeys(row[:5] for row in rows if row[1] == norm):
-      mine = [row for row in rows if row[:5] == key]
+    for key, mine in figures.grouped(on_panel, *range(5)).items():
       k = hues.index(tuple(key[i] for i in hue))
       words = [
         key[0] if vary[0] else '',
@@ -813,12 +734,11 @@ def _draw_attacks(rows: list[tuple[Any, ...]], chance: float | None) -> Any:
         markersize=4.5,
         label=', '.join(word for word in words if word) or key[2],
       )
-    strengths = sorted({row[5] for row in rows if row[1] == norm})
+    strengths = sorted(figures.grouped(on_panel, 5))
     if len(strengths) < 7:
       axes.set_xticks(strengths, [f'{x:g}' for x in strengths])
-    axes.set_ylim(-2, 102)
-    axes.set_xlabel(f'{norm_name(norm)} norm of the attack, pixels from 0 to 1')
-    axes.set_ylabel('accuracy, %')
+    xlabel = f'{norm_name(norm)} norm of the attack, pixels from 0 to 1'
+    axes.set(xlabel=xlabel, ylabel='accuracy, %', ylim=(-2, 102))
   figures.legend(figure)
   return figure
 
@@ -836,25 +756,15 @@ def reliability(
   Args:
     probabilities: of the averaged prediction, shape [n, classes].
     labels: shape [n].
-    bins: how many bins of equal width.
-
-  Returns:
-    The picture; its rows are left and right edge, count, mean confidence and
-    accuracy of each bin; the last two are NaN where it is empty.
+    bins: how many bins of equal width. An empty one's mean confidence and
+      accuracy are NaN.
   """
-  from dim_jax.evaluation import calibration
-
   measured = calibration.reliability(probabilities, labels, bins)
-  rows: list[tuple[Any, ...]] = [
-    (
-      float(left),
-      float(right),
-      int(count),
-      *((float(x), float(y)) if count else (math.nan, math.nan)),
-    )
-    for left, right, count, x, y in zip(
-      measured.edges[:-1], measured.edges[1:], *measured[2:], strict=True
-    )
+  numbers = (measured.confidence.tolist(), measured.accuracy.tolist())
+  counts = figures.bins(measured.edges, measured.examples)
+  rows = [
+    (left, right, int(count), x, y)
+    for (left, right, count), x, y in zip(counts, *numbers, strict=True)
   ]
   error = figures.number(100 * measured.ece)
   return figures.Picture(
@@ -871,7 +781,7 @@ def reliability(
   )
 
 
-def _draw_reliability(rows: list[tuple[Any, ...]]) -> Any:
+def _draw_reliability(rows: Rows) -> Any:
   figure, (axes, below) = figures.blank(
     figures.WIDTH, 4.4, rows=2, sharex=True, height_ratios=[3, 1]
   )
@@ -882,15 +792,13 @@ def _draw_reliability(rows: list[tuple[Any, ...]]) -> Any:
   look = {'color': figures.COLOURS[0], 'lw': 1.8, 'marker': 'o', 'ms': 5}
   error = np.sqrt(estimate * (1 - estimate) / count)
   axes.errorbar(x, y, yerr=error, **look, **figures.BARS)
-  axes.set_ylim(-0.03, 1.03)
-  axes.set_ylabel('accuracy')
+  axes.set(ylim=(-0.03, 1.03), ylabel='accuracy')
   below.set_yscale('log')
   look = {'align': 'edge', 'color': figures.COLOURS[0], 'alpha': 0.5}
   below.bar(left, count - 0.5, right - left, 0.5, **look)
   below.set_ylim(bottom=0.5)
   decades = [10**k for k in range(8) if 10**k <= count.max()]
   below.set_yticks(decades, [figures.power(tick) for tick in decades])
-  below.set_ylabel('images')
-  below.set_xlabel('confidence')
+  below.set(xlabel='confidence', ylabel='images')
   below.set_xlim(left.min() - 0.02, 1.02)
   return figure

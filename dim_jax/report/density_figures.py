@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dim_jax.report import figures
+from dim_jax.report.figures import Rows
 
 # Nats below the peak down to which contours are drawn.
 DEPTH = 8
@@ -57,24 +58,22 @@ def contours(
     caption: what the points are.
 
   Returns:
-    The picture; its rows are panel, kind ('point' or 'score'), x, y, and of a
-    score its two parts. The grids are not among them.
+    The picture; its rows are of a point, or of a score with its two parts. The
+    grids are not among them.
 
   Raises:
     ValueError: there is no panel, or a grid of another shape.
   """
   peak = top(panels, (len(y), len(x)))
-  rows: list[tuple[Any, ...]] = []
+  rows: Rows = []
   lengths = []
   for panel in panels:
     rows += [
-      (panel.label, 'point', *_floats(p), None, None) for p in panel.points
+      (panel.label, 'point', *map(float, p), None, None) for p in panel.points
     ]
     if panel.at is not None and panel.scores is not None:
-      rows += [
-        (panel.label, 'score', *_floats(p), *_floats(s))
-        for p, s in zip(panel.at, panel.scores, strict=True)
-      ]
+      arrows = np.hstack([panel.at, panel.scores]).astype(float)
+      rows += [(panel.label, 'score', *arrow) for arrow in arrows.tolist()]
       lengths += np.linalg.norm(panel.scores, axis=1).tolist()
   good = [v for v in lengths if math.isfinite(v) and v]
   middle = float(np.median(good)) if good else 1.0
@@ -103,7 +102,7 @@ def contours(
 
 
 def _draw_contours(
-  rows: list[tuple[Any, ...]],
+  rows: Rows,
   panels: Sequence[Panel],
   x: np.ndarray,
   y: np.ndarray,
@@ -159,20 +158,22 @@ def curves(
     ValueError: there is no panel, or a grid of another shape.
   """
   _check_panels(panels, (len(x),))
-  rows: list[tuple[Any, ...]] = []
+  rows: Rows = []
   for panel in panels:
-    for kind, values in (('truth', truth), ('model', panel.log_density)):
-      if values is None:
-        rows += [
-          (panel.label, 'point', float(p), float(p), None)
-          for p in np.ravel(panel.points)
-        ]
-        continue
-      rows += [
-        (panel.label, kind, float(a), float(a), float(d))
-        for a, d in zip(x, np.exp(np.asarray(values, float)), strict=True)
-      ]
-    rows += [(panel.label, 'bin', *row) for row in _bins(panel.points, x)]
+    points = np.ravel(np.asarray(panel.points, float))
+    lines = {'truth': truth, 'model': panel.log_density}
+    for kind, values in lines.items():
+      if values is not None:
+        density = np.exp(np.asarray(values, float)).tolist()
+        pairs = zip(np.asarray(x, float).tolist(), density, strict=True)
+        rows += [(panel.label, kind, at, at, value) for at, value in pairs]
+    if panel.log_density is None:
+      rows += [(panel.label, 'point', p, p, None) for p in points.tolist()]
+    edges = np.linspace(x[0], x[-1], 41)
+    counts, _ = np.histogram(points[np.isfinite(points)], edges)
+    # By all points: those outside take their part.
+    heights = counts / max(len(points), 1) / (edges[1] - edges[0])
+    rows += [(panel.label, 'bin', *bin) for bin in figures.bins(edges, heights)]
   modelled = any(row[1] == 'model' for row in rows)
   return figures.Picture(
     name,
@@ -192,35 +193,29 @@ def curves(
   )
 
 
-def _draw_curves(
-  rows: list[tuple[Any, ...]], truth_name: str, points_name: str
-) -> Any:
-  labels = list(dict.fromkeys(row[0] for row in rows))
+def _draw_curves(rows: Rows, truth_name: str, points_name: str) -> Any:
+  groups = figures.grouped(rows, 0)
   figure, grid = figures.panels(
-    len(labels), min(len(labels), 2), 0.6, 'x', 'density'
+    len(groups), min(len(groups), 2), 0.6, 'x', 'density'
   )
-  for axes, label in zip(grid, labels, strict=True):
-    mine = [row for row in rows if row[0] == label]
+  first, second = figures.COLOURS[:2]
+  for axes, (label, mine) in zip(grid, groups.items(), strict=True):
     if len(bins := part(mine, 'bin', 2, 5)):
-      figures.stairs(axes, bins, figures.COLOURS[1], points_name)
+      figures.stairs(axes, bins, second, points_name)
     if len(model := part(mine, 'model', 2, 5)):
-      axes.plot(
-        model[:, 0], model[:, 2], figures.COLOURS[0], lw=2.2, label='model'
-      )
+      axes.plot(model[:, 0], model[:, 2], first, lw=2.2, label='model')
     truth = part(mine, 'truth', 2, 5)
     look = figures.LEVEL | {'zorder': 3}
     axes.plot(truth[:, 0], truth[:, 2], **look, label=truth_name)
     ticks = part(mine, 'point', 2, 3)[:, 0]
-    look = {'color': figures.COLOURS[1], 'ms': 6}
-    look['transform'] = axes.get_xaxis_transform()
+    look = {'color': second, 'ms': 6, 'transform': axes.get_xaxis_transform()}
     axes.plot(ticks, np.full(len(ticks), 0.03), '|', **look)
     axes.set_title(label, fontsize=10)
-  heights = [row[4] for row in rows if row[4] is not None]
-  heights = [height for height in heights if math.isfinite(height)]
+  heights = np.array([row[4] for row in rows], float)
+  highest = max(heights[np.isfinite(heights)], default=1)
   # One sharp peak must not press all else to the ground.
-  most = 2.5 * truth[:, 2].max()
-  grid[0].set_xlim(truth[0, 0], truth[-1, 0])
-  grid[0].set_ylim(0, min(1.08 * max(heights, default=1), most))
+  most = min(1.08 * highest, 2.5 * truth[:, 2].max())
+  grid[0].set(xlim=(truth[0, 0], truth[-1, 0]), ylim=(0, most))
   figures.legend(figure)
   return figure
 
@@ -244,30 +239,28 @@ def image_grid(
     caption: whose images they are.
 
   Returns:
-    The picture; its rows are block, index, and the least, mean and greatest of
-    the pixels as they came.
+    The picture; its rows have the least, mean and greatest of the pixels as
+    they came.
 
   Raises:
     ValueError: there is no block, or one of another rank or without images.
   """
   if not blocks:
     raise ValueError('A grid needs at least one block of images, got none.')
+  rows: Rows = []
+  broken = []
   for label, images in blocks.items():
-    if np.ndim(images) != 4 or not len(images):
+    images = np.asarray(images)
+    if images.ndim != 4 or not len(images):
       raise ValueError(
         f'{label!r} must be images [n, H, W, C], got shape '
-        f'{list(np.shape(images))}.'
+        f'{list(images.shape)}.'
       )
-  rows: list[tuple[Any, ...]] = [
-    (label, i, float(m.min()), float(m.mean()), float(m.max()))
-    for label, images in blocks.items()
-    for i, m in enumerate(np.asarray(images))
-  ]
-  broken = [
-    label
-    for label, images in blocks.items()
-    if not np.isfinite(np.asarray(images, float)).all()
-  ]
+    for i, pixels in enumerate(images):
+      numbers = (pixels.min(), pixels.mean(), pixels.max())
+      rows.append((label, i, *map(float, numbers)))
+    if not np.isfinite(images.astype(float)).all():
+      broken.append(label)
   return figures.Picture(
     name,
     title,
@@ -297,8 +290,7 @@ def _draw_images(blocks: Mapping[str, np.ndarray], columns: int) -> Any:
     if shown.dtype != np.uint8:
       shown = np.clip((np.nan_to_num(shown.astype(float)) + 1) / 2, 0, 1)
     axes.set_axis_off()
-    axes.set_xlim(-0.06, columns * step)
-    axes.set_ylim(most * step, -0.06)
+    axes.set(xlim=(-0.06, columns * step), ylim=(most * step, -0.06))
     for i, image in enumerate(shown):
       row, column = divmod(i, columns)
       figures.tile(axes, image, column * step, row * step)
@@ -324,18 +316,15 @@ def shaded(
   if values.count() and values.min() < top - 2 and values.max() > top - DEPTH:
     look = {'colors': colour, 'linewidths': 0.6, 'linestyles': 'solid'}
     axes.contour(x, y, values, levels[:-1:2], alpha=0.7, **look)
-  axes.set_aspect('equal')
-  axes.set_xlim(x[0], x[-1])
-  axes.set_ylim(y[0], y[-1])
+  axes.set(aspect='equal', xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
   return shade
 
 
 def bar(figure: Any, shade: Any, grid: Sequence[Any], label: str) -> None:
   """Draws the bar of colours below the panels, which keep their size."""
   figure.set_figheight(figure.get_figheight() + 0.75)
-  bar = figure.colorbar(
-    shade, ax=list(grid), location='bottom', aspect=40, label=label
-  )
+  place = {'ax': list(grid), 'location': 'bottom', 'aspect': 40}
+  bar = figure.colorbar(shade, label=label, **place)
   marks = shade.levels[::2]
   bar.set_ticks(marks, labels=[f'{v:g}'.replace('-', '−') for v in marks])
   bar.outline.set_visible(False)
@@ -346,19 +335,11 @@ def quiver(
 ) -> None:
   """Draws those arrows [n, 4] (x, y, dx, dy) that are finite, scaled [n]."""
   good = np.isfinite(arrows).all(1)
-  axes.quiver(
-    *arrows[good, :2].T,
-    *(arrows[good, 2:] * scale[good, None]).T,
-    angles='xy',
-    scale_units='xy',
-    scale=1,
-    color=figures.INK,
-    width=width,
-    headwidth=3.6,
-    headlength=4,
-    headaxislength=3.6,
-    zorder=2.5,
-  )
+  look = {'color': figures.INK, 'width': width, 'zorder': 2.5}
+  look |= {'headwidth': 3.6, 'headlength': 4, 'headaxislength': 3.6}
+  look |= {'angles': 'xy', 'scale_units': 'xy', 'scale': 1}
+  shown = arrows[good, 2:] * scale[good, None]
+  axes.quiver(*arrows[good, :2].T, *shown.T, **look)
 
 
 def top(panels: Sequence[Panel], shape: tuple[int, ...]) -> float:
@@ -372,9 +353,7 @@ def top(panels: Sequence[Panel], shape: tuple[int, ...]) -> float:
   return float(math.ceil(peak - 0.05)) if math.isfinite(peak) else 0.0
 
 
-def part(
-  rows: Sequence[tuple[Any, ...]], kind: str, first: int, last: int
-) -> np.ndarray:
+def part(rows: Rows, kind: str, first: int, last: int) -> np.ndarray:
   """Returns columns `first` to `last` of the rows of one kind."""
   chosen = [row[first:last] for row in rows if row[1] == kind]
   return np.array(chosen, float).reshape(-1, last - first)
@@ -411,25 +390,6 @@ def _left_out(
     f'Points outside the frame: {counts}.' if counts else '',
     f'Not finite in places: {", ".join(broken)}.' if broken else '',
   ]
-
-
-def _bins(
-  points: np.ndarray, x: np.ndarray
-) -> list[tuple[float, float, float]]:
-  """Left, right and density of bins over the grid, of the points in them."""
-  flat = np.asarray(points, float).ravel()
-  edges = np.linspace(x[0], x[-1], 41)
-  counts, _ = np.histogram(flat[np.isfinite(flat)], edges)
-  # By all points: those outside take their part.
-  density = counts / max(len(flat), 1) / (edges[1] - edges[0])
-  return [
-    (float(a), float(b), float(d))
-    for a, b, d in zip(edges[:-1], edges[1:], density, strict=True)
-  ]
-
-
-def _floats(values: Any) -> list[float]:
-  return [float(v) for v in values]
 
 
 def _peak(log_density: Any) -> float:

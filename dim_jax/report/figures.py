@@ -5,6 +5,9 @@ has no ground of its own: its grays and colours (Okabe and Ito's, told apart by
 colour-blind readers, at a middle lightness) are read on white and on black
 alike. Matplotlib and scikit-learn are imported when a picture is made, not
 before.
+
+A function that makes a picture says with `columns` what its rows are. It may
+take the `name` that is the stem of the files, and the `title` above.
 """
 
 import colorsys
@@ -13,6 +16,7 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import math
 import os
 import re
@@ -24,6 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dim_jax.evaluation import representations
+
+Rows = list[tuple[Any, ...]]
 
 # Inches. Narrow enough that 11 points are still read on a phone.
 WIDTH = 5.0
@@ -90,7 +96,7 @@ class Picture:
   caption: str
   alt: str
   columns: tuple[str, ...]
-  rows: list[tuple[Any, ...]]
+  rows: Rows
   draw: Callable[[], Any]
 
   def figure(self) -> Any:
@@ -204,8 +210,8 @@ def blank(
   Args:
     width: in inches.
     height: in inches.
-    rows: how many axes, one above another.
-    columns: how many axes, one beside another.
+    rows: of axes.
+    columns: of axes.
     **grid: more for `Figure.subplots`, such as height_ratios.
 
   Returns:
@@ -235,8 +241,8 @@ def panels(
     count: how many panels.
     columns: how many side by side.
     tall: height over width of a panel.
-    xlabel: of the horizontal axis.
-    ylabel: of the vertical axis.
+    xlabel: below the lowest.
+    ylabel: beside the leftmost.
     head: inches for the title of each.
     width: of the figure, in inches.
 
@@ -261,9 +267,7 @@ def panels(
 def legend(figure: Any, handles: Sequence[Any] = ()) -> None:
   """Names what is drawn, once each, below the panels, which keep their size.
 
-  Args:
-    figure: whose artists have labels.
-    handles: the artists to name; by default those of all axes.
+  The handles are the artists to name; by default those of all axes.
   """
   named: dict[str, Any] = {}
   for axes in figure.axes:
@@ -283,20 +287,13 @@ def legend(figure: Any, handles: Sequence[Any] = ()) -> None:
 
 
 def canvas(width: float, height: float, inches: float = WIDTH) -> Any:
-  """Makes axes without ticks for `tile`, ordinates downwards.
+  """Makes a figure and its axes for `tile`: no ticks, ordinates downwards.
 
-  Args:
-    width: of the axes, in units of an image's side.
-    height: likewise.
-    inches: width of the figure.
-
-  Returns:
-    The figure, and its axes.
+  Width and height of the axes are in units of an image's side.
   """
   figure, axes = blank(inches, inches * height / width)
   axes.set_axis_off()
-  axes.set_xlim(-0.05, width)
-  axes.set_ylim(height, -0.05)
+  axes.set(xlim=(-0.05, width), ylim=(height, -0.05))
   figure.get_layout_engine().set(w_pad=0.03, h_pad=0.02)
   return figure, axes
 
@@ -429,6 +426,30 @@ def real(value: float | None) -> float:
   return math.nan if value is None else float(value)
 
 
+def last(values: np.ndarray) -> str:
+  """Formats the last number that is finite."""
+  good = values[np.isfinite(values)]
+  return number(good[-1]) if len(good) else '(no number)'
+
+
+# Rows.
+
+
+def grouped(rows: Rows, *columns: int) -> dict[Any, Rows]:
+  """Parts rows by the value in a column, or by the values in several."""
+  groups: dict[Any, Rows] = {}
+  for row in rows:
+    key = tuple(row[i] for i in columns)
+    groups.setdefault(key if len(columns) > 1 else key[0], []).append(row)
+  return groups
+
+
+def bins(edges: np.ndarray, heights: np.ndarray) -> Rows:
+  """Returns the left edge, the right edge and the height of each bin."""
+  numbers = (edges[:-1].tolist(), edges[1:].tolist(), heights.tolist())
+  return list(zip(*numbers, strict=True))
+
+
 # Curves over steps.
 
 
@@ -513,37 +534,26 @@ def curves(
     dashed: what the lines' ceilings are called, and what they mean.
     palette: labels in the order of the colours, where the lines are some of
       those that other pictures show.
-
-  Returns:
-    The picture; its rows are line, step, value, average and ceiling.
   """
-  rows: list[tuple[Any, ...]] = []
-  spans, gaps, ends = [], [], []
+  rows: Rows = []
+  spans, gaps, ends = [1], [], []
   for line in lines:
-    values = [value * scale for value in line.values]
-    span = smoothing(len(values))
-    average = ema(values, span)
-    tops: Sequence[float | None] = line.ceiling or [None] * len(values)
-    rows += [
-      (line.label, step, v, float(mean), top if top is None else top * scale)
-      for step, v, mean, top in zip(
-        line.steps, values, average, tops, strict=True
-      )
-    ]
-    spans.append(span)
-    pairs = zip(line.steps, values, strict=True)
-    bad = [step for step, v in pairs if not math.isfinite(v)]
-    if bad:
+    values = scale * np.array(line.values, float)
+    count = len(values)
+    spans.append(smoothing(count))
+    average = ema(values, spans[-1])
+    tops = scale * np.array(line.ceiling or [math.nan] * count)
+    top = tops.tolist() if line.ceiling else [None] * count
+    columns = (line.steps, values.tolist(), average.tolist(), top)
+    rows += [(line.label, *row) for row in zip(*columns, strict=True)]
+    if len(bad := np.flatnonzero(~np.isfinite(values))):
       gaps.append(
-        f'{line.label} was not finite at {len(bad)} of {len(values)} logged '
-        f'steps, first at {bad[0]} (crosses).'
+        f'{line.label} was not finite at {len(bad)} of {count} logged steps, '
+        f'first at {line.steps[bad[0]]} (crosses).'
       )
-    good = average[np.isfinite(average)]
-    ends.append(
-      f'{line.label} {number(good[-1]) if len(good) else "no number"}'
-    )
+    ends.append(f'{line.label} {last(average)}')
   drawn = 'As logged.'
-  if max(spans, default=1) > 1:
+  if max(spans) > 1:
     drawn = f'Faint: as logged; bold: moving average over {max(spans)} values.'
   if any(line.ceiling for line in lines):
     drawn += f' Dashed: {dashed[1]}.'
@@ -559,49 +569,41 @@ def curves(
 
 
 def _draw_curves(
-  rows: list[tuple[Any, ...]],
-  unit: str,
-  xlabel: str,
-  dashed: str,
-  palette: Sequence[str],
+  rows: Rows, unit: str, xlabel: str, dashed: str, palette: Sequence[str]
 ) -> Any:
   figure, axes = blank(WIDTH, 3.0)
-  names = list(dict.fromkeys(row[0] for row in rows))
-  order = {name: k for k, name in enumerate(dict.fromkeys([*palette, *names]))}
-  ceilings: dict[float, list[tuple[str, np.ndarray, np.ndarray]]] = {}
-  for name in names:
-    mine = np.array([row[1:] for row in rows if row[0] == name], float)
-    x, y, mean, top = mine.T
+  lines = grouped(rows, 0)
+  names = dict.fromkeys([*palette, *lines])
+  colours = dict(zip(names, itertools.cycle(COLOURS), strict=False))
+  ceilings: dict[float, tuple[str, np.ndarray, np.ndarray]] = {}
+  for name, mine in lines.items():
+    x, y, mean, top = np.array([row[1:] for row in mine], float).T
     y = np.where(np.isfinite(y), y, np.nan)
-    colour = COLOURS[order[name] % len(COLOURS)]
+    look: dict[str, Any] = {'color': colours[name]}
     if np.nanmax(np.abs(y - mean), initial=0) > 0:
-      axes.plot(x, y, color=colour, alpha=0.35, linewidth=1)
+      axes.plot(x, y, alpha=0.35, lw=1, **look)
     # A gap on both sides of a point would hide it, so it gets a dot.
     lone = len(x) == 1 or np.isnan(y).any()
-    good = mean[np.isfinite(mean)]
-    label = f'{name} {number(good[-1]) if len(good) else "(no number)"}'
-    look = {'color': colour, 'lw': 2.2, 'marker': '.' if lone else None}
-    axes.plot(x, mean, label=label, **look)
+    look |= {'lw': 2.2, 'marker': '.' if lone else None}
+    axes.plot(x, mean, label=f'{name} {last(mean)}', **look)
     if len(bad := x[np.isnan(y)]):
       look = {'color': BAD, 'clip_on': False, 'ls': '', 'marker': 'x'}
       bottom = axes.get_xaxis_transform()
       axes.plot(bad, np.full(len(bad), 0.02), transform=bottom, **look)
     if len(known := top[np.isfinite(top)]):
-      ceilings.setdefault(round(known[-1], 9), []).append((name, x, top))
+      ceilings.setdefault(round(known[-1], 9), (name, x, top))
   # Equal ceilings are one line, in nobody's colour.
-  for value, owners in sorted(ceilings.items()):
-    name, x, top = owners[0]
+  for value, (name, x, top) in sorted(ceilings.items()):
     shared = len(ceilings) == 1
     label = f'{dashed}{"" if shared else f" of {name}"} {number(value)}'
-    colour = INK if shared else COLOURS[order[name] % len(COLOURS)]
+    colour = INK if shared else colours[name]
     axes.plot(x, top, **LEVEL | {'color': colour}, label=label)
   if max(row[1] for row in rows) >= 10_000:
     # Five digits at every tick would touch.
     axes.xaxis.set_major_formatter(
       lambda step, _: f'{step / 1000:g}k' if step else '0'
     )
-  axes.set_xlabel(xlabel)
-  axes.set_ylabel(unit)
+  axes.set(xlabel=xlabel, ylabel=unit)
   axes.margins(x=0.01, y=0.08)
   legend(figure)
   return figure
@@ -622,25 +624,12 @@ def probes(
 ) -> Picture:
   """Draws the accuracy of every probe, beside untrained and raw data.
 
-  Args:
-    results: the 'results' of a probes.json.
-    name: stem of the files.
-
-  Returns:
-    The picture; its rows are probe, feature, encoder ('trained', 'untrained' or
-    'raw'), mean, std (percent) and n.
+  The results are those of a probes.json.
   """
-  rows: list[tuple[Any, ...]] = [
-    (
-      r['probe'],
-      r['feature'],
-      r['encoder'],
-      100 * real(r['mean']),
-      100 * real(r['std']),
-      len(r['values']),
-    )
-    for r in results
-  ]
+  rows: Rows = []
+  for r in results:
+    numbers = (100 * real(r['mean']), 100 * real(r['std']), len(r['values']))
+    rows.append((r['probe'], r['feature'], r['encoder'], *numbers))
   best = [
     f'{row[2]} {row[1]}, {probe_name(row[0])}: {number(row[3])} %'
     for row in rows
@@ -658,12 +647,11 @@ def probes(
   )
 
 
-def _draw_probes(rows: list[tuple[Any, ...]]) -> Any:
-  features: dict[str, list[str]] = {}
-  for probe, feature, encoder, *_ in rows:
-    names = features.setdefault(probe, [])
-    if encoder != 'raw' and feature not in names:
-      names.append(feature)
+def _draw_probes(rows: Rows) -> Any:
+  features = {
+    probe: list(dict.fromkeys(row[1] for row in mine if row[2] != 'raw'))
+    for probe, mine in grouped(rows, 0).items()
+  }
   sizes = [len(names) or 1 for names in features.values()]
   height = 1 + 0.3 * sum(sizes) + 0.25 * len(sizes)
   look: dict[str, Any] = {'squeeze': False, 'sharex': True}
@@ -675,24 +663,18 @@ def _draw_probes(rows: list[tuple[Any, ...]]) -> Any:
     'untrained': {'color': COLOURS[1], 'marker': 's'},
   }
   for axes, (probe, names) in zip(panels, features.items(), strict=True):
-    for _, feature, encoder, mean, std, _ in (r for r in rows if r[0] == probe):
+    for _, feature, encoder, mean, std, _ in grouped(rows, 0)[probe]:
       if encoder == 'raw':
         axes.axvline(mean, **LEVEL, label=f'raw {feature}')
         continue
-      axes.errorbar(
-        mean,
-        names.index(feature),
-        xerr=std if math.isfinite(std) else None,
-        label=encoder,
-        **BARS | {'ls': '', 'ms': 7, 'zorder': 3} | looks.get(encoder, {}),
-      )
+      look = BARS | {'ls': '', 'ms': 7, 'zorder': 3} | looks.get(encoder, {})
+      bar = std if math.isfinite(std) else None
+      axes.errorbar(mean, names.index(feature), xerr=bar, label=encoder, **look)
     axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_title(probe_name(probe))
+    axes.set(ylim=(len(names) - 0.4, -0.6), title=probe_name(probe))
     axes.tick_params(axis='y', length=0)
-  panels[-1].set_xlabel('test accuracy, %')
   low, high = panels[0].get_xlim()
-  panels[0].set_xlim(low, min(high, 100.5))
+  panels[-1].set(xlabel='test accuracy, %', xlim=(low, min(high, 100.5)))
   legend(figure)
   return figure
 
@@ -718,9 +700,6 @@ def principal_components(
     name: stem of the files.
     title: whose features these are.
     noun: what the examples are.
-
-  Returns:
-    The picture; its rows are index, label, class, x and y.
   """
   points, fractions = representations.pca(features)
   if points.shape[1] == 1:
@@ -729,16 +708,12 @@ def principal_components(
     f'component {i + 1}: {100 * v:.1f} % of the variance'
     for i, v in enumerate(fractions)
   ]
-  return _map(
-    name,
-    f'PCA, {title}',
+  caption = (
     f'The first two principal components of {len(labels)} test {noun}; they '
-    f'hold {100 * fractions.sum():.1f} % of the variance.',
-    points,
-    labels,
-    class_names,
-    (*axes, '')[:2],
+    f'hold {100 * fractions.sum():.1f} % of the variance.'
   )
+  texts = (name, f'PCA, {title}', caption)
+  return _map(texts, points, labels, class_names, [*axes, ''][:2])
 
 
 def tsne(
@@ -749,70 +724,60 @@ def tsne(
   name: str,
   title: str,
   noun: str = 'images',
-  perplexity: float = 30.0,
-  seed: int = 0,
 ) -> Picture:
   """Draws a t-SNE map, coloured by class.
 
-  Args:
-    features: shape [n, D]; this and others as of `principal_components`.
-    labels: shape [n].
-    class_names: the classes' names.
-    name: stem of the files.
-    title: whose features these are.
-    noun: what the examples are.
-    perplexity: about how many neighbours count; lowered for few images.
-    seed: of the optimisation.
-
-  Returns:
-    The picture; its rows are index, label, class, x and y.
+  Its perplexity, about how many neighbours count, is 30 or less, where there
+  are few examples. The arguments are those of `principal_components`.
   """
   # scikit-learn depends on it; it has no type hints.
   import threadpoolctl  # type: ignore[import-untyped]
   from sklearn import manifold
 
-  perplexity = min(perplexity, (len(labels) - 1) / 3)
+  perplexity = min(30.0, (len(labels) - 1) / 3)
   model = manifold.TSNE(
-    perplexity=perplexity, random_state=seed, init='pca', learning_rate='auto'
+    perplexity=perplexity, random_state=0, init='pca', learning_rate='auto'
   )
   # Its threads wait by spinning: on a busy machine eight times the work.
   with threadpoolctl.threadpool_limits(1):
     points = model.fit_transform(np.asarray(features, np.float32))
-  return _map(
-    name,
-    f't-SNE, {title}',
-    f't-SNE of {len(labels)} test {noun}: perplexity {perplexity:g}, seed '
-    f'{seed}, PCA start. Distances between groups, and their sizes, mean '
-    f'nothing.',
-    points,
-    labels,
-    class_names,
-    None,
+  caption = (
+    f't-SNE of {len(labels)} test {noun}: perplexity {perplexity:g}, seed 0, '
+    f'PCA start. Distances between groups, and their sizes, mean nothing.'
   )
+  return _map((name, f't-SNE, {title}', caption), points, labels, class_names)
 
 
 def _map(
-  name: str,
-  title: str,
-  caption: str,
+  texts: tuple[str, str, str],
   points: np.ndarray,
   labels: np.ndarray,
   class_names: Sequence[str],
-  axes: tuple[str, ...] | None,
+  axes_names: Sequence[str] = (),
 ) -> Picture:
-  rows: list[tuple[Any, ...]] = [
+  """Draws points by class; the texts are name, title and caption."""
+  rows: Rows = [
     (i, int(label), printable(class_names[label]), float(x), float(y))
     for i, (label, (x, y)) in enumerate(zip(labels, points, strict=True))
   ]
-  return Picture(
-    name,
-    title,
-    caption,
-    f'Scatter plot, {title}; {len(set(labels.tolist()))} classes in colours.',
-    ('index', 'label', 'class', 'x', 'y'),
-    rows,
-    lambda: _draw_map(rows, len(class_names), axes),
-  )
+  colours = class_colours(len(class_names))
+
+  def draw() -> Any:
+    figure, axes = blank(WIDTH, WIDTH - 0.6)
+    x, y = ([row[i] for row in rows] for i in (3, 4))
+    table = [colours[row[1]] for row in rows]
+    axes.scatter(x, y, s=10, c=table, linewidths=0, alpha=0.8)
+    axes.set(xticks=[], yticks=[])
+    if axes_names:
+      axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
+    else:
+      axes.spines[['left', 'bottom']].set_visible(False)
+    class_legend(figure, {row[1]: row[2] for row in rows}, colours)
+    return figure
+
+  count = len(set(labels.tolist()))
+  alt = f'Scatter plot, {texts[1]}; {count} classes in colours.'
+  return Picture(*texts, alt, ('index', 'label', 'class', 'x', 'y'), rows, draw)
 
 
 def class_colours(count: int) -> list[tuple[float, float, float]]:
@@ -835,33 +800,9 @@ def class_legend(
   from matplotlib import lines
 
   if len(names) <= 20:
-    look: dict[str, Any] = {'linestyle': '', 'marker': 'o'}
-    legend(
-      figure,
-      [
-        lines.Line2D([], [], color=colours[k], label=shorten(names[k]), **look)
-        for k in sorted(names)
-      ],
-    )
-
-
-def _draw_map(
-  rows: list[tuple[Any, ...]], classes: int, axes_names: tuple[str, ...] | None
-) -> Any:
-  figure, axes = blank(WIDTH, WIDTH - 0.6)
-  colours = class_colours(classes)
-  x, y = ([row[i] for row in rows] for i in (3, 4))
-  table = [colours[row[1]] for row in rows]
-  axes.scatter(x, y, s=10, c=table, linewidths=0, alpha=0.8)
-  if axes_names:
-    axes.set_xlabel(axes_names[0])
-    axes.set_ylabel(axes_names[1])
-  else:
-    axes.spines[['left', 'bottom']].set_visible(False)
-  axes.set_xticks([])
-  axes.set_yticks([])
-  class_legend(figure, {row[1]: row[2] for row in rows}, colours)
-  return figure
+    mark = functools.partial(lines.Line2D, [], [], ls='', marker='o')
+    shown = ((colours[k], shorten(names[k])) for k in sorted(names))
+    legend(figure, [mark(color=colour, label=name) for colour, name in shown])
 
 
 # Retrieval.
@@ -878,14 +819,13 @@ def retrieval(
   class_names: Sequence[str],
   features: Mapping[str, np.ndarray],
   *,
-  queries: int = 6,
   count: int = 8,
   title: str = 'Nearest neighbours',
 ) -> Picture:
   """Draws test images with their nearest neighbours in several features.
 
-  The queries are the first image of each class in order, until there are
-  enough: nobody chose them for their looks.
+  The queries are the first images of six classes in order: nobody chose them
+  for their looks.
 
   Args:
     images: uint8, shape [n, H, W, C].
@@ -893,65 +833,49 @@ def retrieval(
     class_names: the classes' names.
     features: shape [n, D] by the name of their row; compared by cosine. A last
       row, the control, compares the pixels by Euclidean distance.
-    queries: how many images.
     count: how many neighbours.
     title: a few words.
-
-  Returns:
-    The picture; its rows are query, features, rank, neighbour, distance, the
-    two labels, and whether they agree.
   """
-  nearest = {
-    key: representations.nearest_neighbours(x, count)
-    for key, x in features.items()
-  }
-  nearest['pixels'] = representations.nearest_neighbours(
-    images, count, 'euclidean'
-  )
+  find = representations.nearest_neighbours
+  nearest = {key: find(x, count) for key, x in features.items()}
+  nearest['pixels'] = find(images, count, 'euclidean')
   _, first = np.unique(labels, return_index=True)
-  chosen = sorted(first.tolist())[:queries]
-  class_names = [printable(text) for text in class_names]
-  rows: list[tuple[Any, ...]] = [
-    (
-      query,
-      key,
-      rank + 1,
-      int(index[query, rank]),
-      float(distance[query, rank]),
-      class_names[labels[query]],
-      class_names[labels[index[query, rank]]],
-      int(labels[query] == labels[index[query, rank]]),
-    )
-    for query in chosen
-    for key, (index, distance) in nearest.items()
-    for rank in range(count)
-  ]
+  names = [printable(class_names[label]) for label in labels]
+  rows: Rows = []
+  for query in sorted(first.tolist())[:6]:
+    for key, (indices, distances) in nearest.items():
+      found = zip(indices[query].tolist(), distances[query], strict=True)
+      for rank, (i, distance) in enumerate(found, 1):
+        same = int(labels[query] == labels[i])
+        classes = (names[query], names[i], same)
+        rows.append((query, key, rank, i, float(distance), *classes))
   return Picture(
     'neighbours',
     title,
     f'Left: the query, the first test image of its class. Right: its {count} '
     f'nearest among the {len(labels) - 1} others, by cosine (pixels: '
     f'Euclidean). Solid green frame: same class; dashed red: another.',
-    f'Grid of {len(chosen)} query images with {count} neighbours each; '
-    f'{sum(row[-1] for row in rows)} of {len(rows)} are of the same class.',
+    f'Grid of {len(grouped(rows, 0))} query images with {count} neighbours '
+    f'each; {sum(row[-1] for row in rows)} of {len(rows)} are of the same '
+    f'class.',
     _NEIGHBOUR_COLUMNS,
     rows,
     lambda: _draw_retrieval(rows, images),
   )
 
 
-def _draw_retrieval(rows: list[tuple[Any, ...]], images: np.ndarray) -> Any:
+def _draw_retrieval(rows: Rows, images: np.ndarray) -> Any:
   from matplotlib import patches
 
-  queries = {row[0]: row[5] for row in rows}
-  keys = list(dict.fromkeys(row[1] for row in rows))
+  queries = grouped(rows, 0, 5)
+  keys = list(grouped(rows, 1))
   count = max(row[2] for row in rows)
   # In units of an image: the query, a margin for the rows' names, the
   # neighbours; and a gap between queries.
   size, start, step, gap = 1.7, 3.95, 1.14, 0.45
   block = max(len(keys) * step, size + 0.5) + gap
   figure, axes = canvas(start + count * step, len(queries) * block - gap)
-  for q, (query, class_name) in enumerate(queries.items()):
+  for q, ((query, class_name), mine) in enumerate(queries.items()):
     top = q * block
     tile(axes, images[query], 0, top, size)
     look = {'ha': 'center', 'va': 'top', 'fontsize': 9}
@@ -959,17 +883,12 @@ def _draw_retrieval(rows: list[tuple[Any, ...]], images: np.ndarray) -> Any:
     for k, key in enumerate(keys):
       look = {'ha': 'right', 'va': 'center', 'fontsize': 9}
       axes.text(start - 0.12, top + k * step + 0.5, key, **look)
-    for row in (row for row in rows if row[0] == query):
-      x = start + (row[2] - 1) * step
-      y = top + keys.index(row[1]) * step
-      tile(axes, images[row[3]], x, y)
-      colour, line = (GOOD, '-') if row[7] else (BAD, (0, (2, 1)))
-      frame: dict[str, Any] = {
-        'edgecolor': colour,
-        'linestyle': line,
-        'linewidth': 2,
-      }
-      axes.add_patch(patches.Rectangle((x, y), 1, 1, fill=False, **frame))
+    for _, key, rank, index, *_, same in mine:
+      x, y = start + (rank - 1) * step, top + keys.index(key) * step
+      tile(axes, images[index], x, y)
+      frame: dict[str, Any] = {'fill': False, 'lw': 2}
+      frame |= {'ec': GOOD if same else BAD, 'ls': '-' if same else (0, (2, 1))}
+      axes.add_patch(patches.Rectangle((x, y), 1, 1, **frame))
   return figure
 
 
@@ -1028,9 +947,6 @@ def scores(
     name: stem of the files.
     title: whose critic this is.
 
-  Returns:
-    The picture; its rows are kind, left and right edge of a bin, and density.
-
   Raises:
     ValueError: there is no finite score of one kind.
   """
@@ -1042,13 +958,10 @@ def scores(
   dropped = len(positive) + len(negative) - sum(map(len, groups.values()))
   both = np.concatenate(list(groups.values()))
   edges = np.histogram_bin_edges(both, bins=60)
-  rows: list[tuple[Any, ...]] = []
-  for kind, values in groups.items():
-    density, _ = np.histogram(values, edges, density=True)
-    rows += [
-      (kind, float(a), float(b), float(d))
-      for a, b, d in zip(edges[:-1], edges[1:], density, strict=True)
-    ]
+  densities = {
+    kind: bins(edges, np.histogram(values, edges, density=True)[0])
+    for kind, values in groups.items()
+  }
   area = representations.auroc(groups['positive'], groups['negative'])
   means = {kind: number(float(v.mean())) for kind, v in groups.items()}
   caption = (
@@ -1058,6 +971,17 @@ def scores(
   )
   if dropped:
     caption += f' {dropped} scores were not finite.'
+
+  def draw() -> Any:
+    figure, axes = blank(WIDTH, 2.8)
+    for (kind, mean), colour in zip(means.items(), COLOURS, strict=False):
+      stairs(axes, densities[kind], colour, f'{kind}, mean {mean}')
+    axes.set(xlabel='score', ylabel='density')
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0.01)
+    legend(figure)
+    return figure
+
   return Picture(
     name,
     f'Critic scores, {title}',
@@ -1065,32 +989,19 @@ def scores(
     f'Histograms of critic scores, {title}: mean {means["positive"]} for '
     f'positive and {means["negative"]} for negative pairs.',
     ('kind', 'left', 'right', 'density'),
-    rows,
-    lambda: _draw_scores(rows, means),
+    [(kind, *row) for kind, mine in densities.items() for row in mine],
+    draw,
   )
 
 
 def stairs(
-  axes: Any, bins: Any, colour: str, label: str = '', alpha: float = 0.35
+  axes: Any, rows: Any, colour: str, label: str = '', alpha: float = 0.35
 ) -> None:
   """Draws a histogram of rows (left, right, height), filled and outlined."""
-  left, right, height = np.array(bins, float).T
+  left, right, height = np.array(rows, float).T
   edges = (*left, right[-1])
   axes.stairs(height, edges, fill=True, color=colour, alpha=alpha, label=label)
   axes.stairs(height, edges, color=colour, linewidth=1.6)
-
-
-def _draw_scores(rows: list[tuple[Any, ...]], means: Mapping[str, str]) -> Any:
-  figure, axes = blank(WIDTH, 2.8)
-  for (kind, mean), colour in zip(means.items(), COLOURS, strict=False):
-    mine = [row[1:] for row in rows if row[0] == kind]
-    stairs(axes, mine, colour, f'{kind}, mean {mean}')
-  axes.set_xlabel('score')
-  axes.set_ylabel('density')
-  axes.set_ylim(bottom=0)
-  axes.margins(x=0.01)
-  legend(figure)
-  return figure
 
 
 def spectrum(
@@ -1102,22 +1013,17 @@ def spectrum(
     features: shape [n, D] by the label of the line.
     name: stem of the files.
     title: a few words.
-
-  Returns:
-    The picture; its rows are line, index, singular value, and its ratio to the
-    largest.
   """
-  rows: list[tuple[Any, ...]] = []
-  ranks = {}
+  rows: Rows = []
+  ranks, words = {}, []
   for label, x in features.items():
     values = representations.singular_values(np.asarray(x))
-    largest = values.max() if values.max() > 0 else 1.0
-    rows += [
-      (label, i + 1, float(v), float(v / largest)) for i, v in enumerate(values)
-    ]
+    relative = (values / (values.max() or 1.0)).tolist()
+    numbers = enumerate(zip(values.tolist(), relative, strict=True), 1)
+    rows += [(label, i, *pair) for i, pair in numbers]
     ranks[label] = float(representations.effective_rank_of_spectrum(values))
-  counts = {label: sum(row[0] == label for row in rows) for label in ranks}
-  text = ', '.join(f'{k} {r:.1f} of {counts[k]}' for k, r in ranks.items())
+    words.append(f'{label} {ranks[label]:.1f} of {len(values)}')
+  text = ', '.join(words)
   return Picture(
     name,
     title,
@@ -1130,21 +1036,17 @@ def spectrum(
   )
 
 
-def _draw_spectrum(
-  rows: list[tuple[Any, ...]], ranks: Mapping[str, float]
-) -> Any:
+def _draw_spectrum(rows: Rows, ranks: Mapping[str, float]) -> Any:
   figure, axes = blank(WIDTH, 3.0)
   # Rounding noise and dead units would stretch the axis to nothing.
   rows = [row for row in rows if row[3] > 1e-6]
-  for k, (label, rank) in enumerate(ranks.items()):
-    mine = [(row[1], row[3]) for row in rows if row[0] == label]
-    text = f'{label}, effective rank {rank:.1f}'
-    axes.plot(
-      *zip(*mine, strict=True), COLOURS[k % len(COLOURS)], lw=2.2, label=text
-    )
+  for k, (label, mine) in enumerate(grouped(rows, 0).items()):
+    _, x, _, y = zip(*mine, strict=True)
+    text = f'{label}, effective rank {ranks[label]:.1f}'
+    axes.plot(x, y, COLOURS[k % len(COLOURS)], lw=2.2, label=text)
   log_with_zero(axes.yaxis, [row[3] for row in rows])
-  axes.set_xlabel('index of the singular value')
-  axes.set_ylabel('relative to the largest')
+  names = ('index of the singular value', 'relative to the largest')
+  axes.set(xlabel=names[0], ylabel=names[1])
   axes.margins(x=0.01)
   legend(figure)
   return figure

@@ -211,7 +211,7 @@ def test_curves_of_nothing_but_nan(tmp_path):
   line = figures.Line('a', [1, 2], [math.nan, math.nan])
   picture = figures.curves('x', 'X', [line], unit='nats')
   _draw(picture, tmp_path)
-  assert picture.alt.endswith('at the end: a no number.')
+  assert picture.alt.endswith('at the end: a (no number).')
 
 
 def test_probes_csv(tmp_path):
