@@ -344,7 +344,10 @@ class Group(NamedTuple):
 # tables, the type is today's. Each line stays for as long as runs have it.
 TYPES: dict[str, str] = {
   'dim_jax.objectives.stein:Config': 'dim_jax.objectives.energy_model:Config',
-  'experiments.priors:ToyConfig': 'experiments.studies.priors:ToyConfig',
+  **{
+    f'experiments.{module}:ToyConfig': 'experiments.studies.priors:PointsConfig'
+    for module in ('priors', 'studies.priors')
+  },
   **{
     f'dim_jax.networks.modules:{name}': (
       f'dim_jax.networks.greedy_modules:{name}'

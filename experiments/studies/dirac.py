@@ -1,9 +1,9 @@
-r"""Adversarial games of one number each, as dynamics, drawn with eigenvalues.
+r"""Adversarial losses of one number each, as dynamics, drawn with eigenvalues.
 
   python -m experiments.studies.dirac --out=runs/dirac
 
 The prior is a point at 0, the encoder's code a point at theta, and the critic
-linear, T(x) = psi x: the solution is theta = psi = 0. Each game of
+linear, T(x) = psi x: the solution is theta = psi = 0. Each loss of
 `dim_jax.losses.adversarial` moves (theta, psi) along its own gradients at once,
 and the eigenvalues of that velocity's Jacobian at the solution say what happens
 near it: a negative real part draws in, a real part of 0 leaves it to terms of
@@ -35,8 +35,8 @@ _STEP = 0.02
 _GRID = np.linspace(-2, 2, 11)
 
 
-class Game(NamedTuple):
-  """A game of the registry, as it is drawn.
+class AdversarialLoss(NamedTuple):
+  """A loss of the registry, as it is drawn.
 
   Attributes:
     label: in print.
@@ -51,34 +51,34 @@ class Game(NamedTuple):
   clip: float | None = None
 
 
-def games(weight: float = 0.3) -> list[Game]:
-  """All games of the registry; the first without its penalty, too.
+def losses(weight: float = 0.3) -> list[AdversarialLoss]:
+  """All losses of the registry; the first without its penalty, too.
 
   Args:
     weight: of the zero-centred penalty of 'jsd'.
   """
-  found = [Game('jsd, no penalty', 'jsd', 0.0)]
-  for name, game in adversarial.ADVERSARIAL.items():
+  found = [AdversarialLoss('jsd, no penalty', 'jsd', 0.0)]
+  for name, rules in adversarial.ADVERSARIAL.items():
     if name == 'jsd':
-      found.append(Game(f'jsd, penalty {weight:g}', name, weight))
+      found.append(AdversarialLoss(f'jsd, penalty {weight:g}', name, weight))
     elif name == 'wgan':
-      found.append(Game('wgan, |ψ| clipped to 1', name, clip=1.0))
+      found.append(AdversarialLoss('wgan, |ψ| clipped to 1', name, clip=1.0))
     else:
-      found.append(Game(name, name, 1.0 if game.penalty else 0.0))
+      found.append(AdversarialLoss(name, name, 1.0 if rules.penalty else 0.0))
   return found
 
 
-def velocity(game: Game) -> Callable[[jax.Array], jax.Array]:
-  """Where both players' gradients send (theta, psi) at once.
+def velocity(case: AdversarialLoss) -> Callable[[jax.Array], jax.Array]:
+  """Computes where the gradients of both send (theta, psi) at once.
 
   Args:
-    game: whose losses.
+    case: whose losses.
 
   Returns:
     A function from [2] to [2]: minus the encoder's gradient by theta, and minus
     the critic's by psi.
   """
-  rules = adversarial.ADVERSARIAL[game.name]
+  rules = adversarial.ADVERSARIAL[case.name]
   prior = jnp.zeros((1, 1))
 
   def critic(psi: jax.Array) -> Callable[[jax.Array], jax.Array]:
@@ -91,10 +91,10 @@ def velocity(game: Game) -> Callable[[jax.Array], jax.Array]:
   def critic_loss(psi: jax.Array, theta: jax.Array) -> jax.Array:
     scores, code = critic(psi), theta.reshape(1, 1)
     loss = rules.critic_loss(scores(prior), scores(code))
-    if game.weight and rules.penalty:
+    if case.weight and rules.penalty:
       # A linear critic has one gradient wherever the key puts the penalty.
       key = jax.random.key(0)
-      loss += game.weight * rules.penalty(key, scores, prior, code)
+      loss += case.weight * rules.penalty(key, scores, prior, code)
     return loss
 
   def move(state: jax.Array) -> jax.Array:
@@ -106,16 +106,16 @@ def velocity(game: Game) -> Callable[[jax.Array], jax.Array]:
   return jax.jit(move)
 
 
-def eigenvalues(game: Game) -> np.ndarray | None:
+def eigenvalues(case: AdversarialLoss) -> np.ndarray | None:
   """Of the velocity's Jacobian at theta = psi = 0.
 
   Args:
-    game: which.
+    case: which.
 
   Returns:
     Complex, [2]; None where the velocity jumps there and has no Jacobian.
   """
-  move = velocity(game)
+  move = velocity(case)
   # A hair beside it: at 0 the root of a squared distance has no derivative.
   beside = jnp.array([1e-5, 0.0])
   near = jax.vmap(move)(jnp.array([[0, 1e-3], [0, -1e-3]]))
@@ -126,16 +126,16 @@ def eigenvalues(game: Game) -> np.ndarray | None:
   )
 
 
-def trajectory(game: Game) -> np.ndarray:
+def trajectory(case: AdversarialLoss) -> np.ndarray:
   """(theta, psi) over time, by the fourth-order method of Runge and Kutta.
 
   Args:
-    game: which.
+    case: which.
 
   Returns:
     Shape [T, 2], from the start on.
   """
-  move = velocity(game)
+  move = velocity(case)
 
   def step(state: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
     a = move(state)
@@ -143,8 +143,8 @@ def trajectory(game: Game) -> np.ndarray:
     c = move(state + 0.5 * _STEP * b)
     d = move(state + _STEP * c)
     state += _STEP / 6 * (a + 2 * b + 2 * c + d)
-    if game.clip is not None:
-      state = state.at[1].set(jnp.clip(state[1], -game.clip, game.clip))
+    if case.clip is not None:
+      state = state.at[1].set(jnp.clip(state[1], -case.clip, case.clip))
     return state, state
 
   start = jnp.array(_START)
@@ -152,29 +152,29 @@ def trajectory(game: Game) -> np.ndarray:
   return np.concatenate([np.array([_START]), np.asarray(path)[4::5]])
 
 
-def field(game: Game) -> pictures.Field:
-  """What is drawn of a game.
+def field(case: AdversarialLoss) -> pictures.Field:
+  """What is drawn of a loss.
 
   Args:
-    game: which.
+    case: which.
   """
   theta, psi = np.meshgrid(_GRID, _GRID)
   states = np.stack([theta, psi], -1).reshape(-1, 2)
-  directions = np.array(jax.vmap(velocity(game))(jnp.asarray(states)))
-  if game.clip is not None:
-    directions[np.abs(states[:, 1]) > game.clip + 1e-6] = np.nan
-  found = eigenvalues(game)
+  directions = np.array(jax.vmap(velocity(case))(jnp.asarray(states)))
+  if case.clip is not None:
+    directions[np.abs(states[:, 1]) > case.clip + 1e-6] = np.nan
+  found = eigenvalues(case)
   return pictures.Field(
-    game.label,
+    case.label,
     directions.reshape(*theta.shape, 2),
-    trajectory(game),
+    trajectory(case),
     found,
     'velocity jumps at ψ = 0' if found is None else '',
   )
 
 
 def run(out: str, *, weight: float = 0.3) -> dict[str, Any]:
-  """Computes all games; writes OUT/dirac.json and the picture's files.
+  """Computes all losses; writes OUT/dirac.json and the picture's files.
 
   Args:
     out: the folder.
@@ -184,11 +184,11 @@ def run(out: str, *, weight: float = 0.3) -> dict[str, Any]:
     The contents of the JSON file: by label, 'eigenvalues' ([real, imaginary]
     each, or None) and 'end' (theta, psi).
   """
-  fields = [field(game) for game in games(weight)]
+  fields = [field(case) for case in losses(weight)]
   report = {
     'start': list(_START),
     'time': _TIME,
-    'games': {
+    'losses': {
       f.label: {
         'eigenvalues': None
         if f.eigenvalues is None
@@ -226,7 +226,7 @@ def main(argv: list[str] | None = None) -> None:
 def _run() -> None:
   checks.check_range('--penalty', _PENALTY.value, '[0, inf)')
   report = run(_OUT.value, weight=_PENALTY.value)
-  for label, result in report['games'].items():
+  for label, result in report['losses'].items():
     values = result['eigenvalues']
     shown = 'none'
     if values is not None:

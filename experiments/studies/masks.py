@@ -2,11 +2,11 @@
 
   python -m experiments.studies.masks --workdir=runs/masks --seeds=0,1,2
 
-Cells are no mask, and each of `networks.masking.MODES` with the code scored
-against all locations or the hidden ones alone, for each seed. Each cell is a
+The conditions are no mask, and each of `networks.masking.MODES` with the code
+scored against all locations or the hidden ones alone. Each with each seed is a
 run of `experiments.train` in WORKDIR/MASK_TARGETS_SEED, whose features are
 probed with the mask-consistent input and, for 'token', where it differs, with
-the naive one too. WORKDIR/masks.json holds all cells; the same command
+the naive one too. WORKDIR/masks.json holds all conditions; the same command
 continues where it was interrupted.
 """
 
@@ -34,12 +34,12 @@ from dim_jax.runs import provenance, train
 from dim_jax.training import metrics
 from experiments.command import Command, show
 
-CELLS = (
+CONDITIONS = (
   (None, 'all'),
   *((mode, t) for mode in masking.MODES for t in ('all', 'hidden')),
 )
 EVALUATIONS = ('consistent', 'naive')
-_TAPS = ('fc', 'y')
+_FEATURES = ('fc', 'y')
 
 
 def masks(
@@ -50,19 +50,20 @@ def masks(
   probes: Sequence[str] = ('linear', 'linear_few'),
   show_progress: bool = True,
 ) -> dict[str, Any]:
-  """Trains and probes every cell that is not finished.
+  """Trains and probes every condition that is not finished.
 
   Args:
     config: a run of Deep InfoMax with the features 'fc' and 'y'; of its masks,
-      the sizes are every cell's, the kind and the targets are not used.
+      the sizes are those of every condition; the kind and the targets are not
+      used.
     workdir: folder of the runs.
     seeds: of the runs.
     probes: names in `dim_jax.evaluation.probes.PROBES`.
     show_progress: show bars, or lines.
 
   Returns:
-    The contents of masks.json; 'rows' has one a cell, seed, evaluation, tap and
-    probe.
+    The contents of masks.json; 'rows' has one a condition, seed, evaluation,
+    feature and probe.
 
   Raises:
     ValueError: no config of Deep InfoMax, or `workdir` holds other runs.
@@ -95,15 +96,15 @@ def masks(
   )
   rows = []
   for seed in seeds:
-    for mask, targets in CELLS:
+    for mask, targets in CONDITIONS:
       objective = dataclasses.replace(
         config.objective,
         mask=mask and dataclasses.replace(sizes, kind=mask, targets=targets),
       )
-      cell = dataclasses.replace(config, objective=objective, seed=seed)
+      run_config = dataclasses.replace(config, objective=objective, seed=seed)
       run_dir = os.path.join(workdir, f'{mask or "whole"}_{targets}_{seed}')
-      rows += _cell(
-        cell, run_dir, parts, probes, protocol, summary, show_progress
+      rows += _condition(
+        run_config, run_dir, parts, probes, protocol, summary, show_progress
       )
   report = {
     'dataset': test.name,
@@ -123,7 +124,7 @@ def masks(
   return report
 
 
-def _cell(
+def _condition(
   config: config_lib.ExperimentConfig,
   run_dir: str,
   parts: Mapping[str, Any],
@@ -133,7 +134,8 @@ def _cell(
   show_progress: bool,
 ) -> list[dict[str, Any]]:
   """The rows of one run, from its folder if they are there."""
-  path = os.path.join(run_dir, 'cell.json')
+  path = os.path.join(run_dir, 'condition.json')
+  _adopt(run_dir, path)
   made_by = {
     'config': config_lib.to_json(config),
     'protocols': [protocol.hash(name, summary) for name in probes],
@@ -144,8 +146,8 @@ def _cell(
     old['config'] = config_lib.migrate(old['config'])
     if any(old[name] != value for name, value in made_by.items()):
       raise ValueError(
-        f'{run_dir!r} holds a cell of another config or other probes: choose '
-        'another folder, or delete that one.'
+        f'{run_dir!r} holds a condition of another config or other probes: '
+        'choose another folder, or delete that one.'
       )
     return old['rows']
   started = time.time()
@@ -161,10 +163,12 @@ def _cell(
       split: _features(config, evaluation, variables, part.inputs)
       for split, part in parts.items()
     }
-    for tap in _TAPS:
+    for feature in _FEATURES:
       for name in probes:
         fitted, tested = (
-          probes_lib.Examples(found[split][tap], parts[split].labels['class'])
+          probes_lib.Examples(
+            found[split][feature], parts[split].labels['class']
+          )
           for split in ('train', 'test')
         )
         probe = probes_lib.PROBES[name]
@@ -175,7 +179,7 @@ def _cell(
             'targets': mask.targets if mask else 'all',
             'seed': config.seed,
             'evaluation': evaluation,
-            'tap': tap,
+            'feature': feature,
             'probe': name,
             'mean': float(np.mean(accuracies)),
             'values': [float(value) for value in accuracies],
@@ -186,6 +190,19 @@ def _cell(
         )
   files.write_json(path, made_by | {'rows': rows})
   return rows
+
+
+def _adopt(run_dir: str, path: str) -> None:
+  """Gives what an earlier version measured its name and words of today."""
+  old = os.path.join(run_dir, 'cell.json')
+  if not os.path.exists(old):
+    return
+  with open(old, encoding='utf-8') as file:
+    result = json.load(file)
+  for row in result['rows']:
+    row['feature'] = row.pop('tap')
+  files.write_json(path, result)
+  os.remove(old)
 
 
 def _features(
@@ -210,11 +227,11 @@ def _features(
     params, model_state = variables
     return objective.encode(params, model_state, batch)
 
-  return features_lib.extract(encode, variables, images, names=_TAPS)
+  return features_lib.extract(encode, variables, images, names=_FEATURES)
 
 
 def table(report: Mapping[str, Any]) -> rich.table.Table:
-  """Means and standard deviations over seeds, a row a cell and tap.
+  """Means and standard deviations over seeds, a row a condition and feature.
 
   Args:
     report: what `masks` returned.
@@ -230,28 +247,28 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
     caption_justify='left',
     box=rich.box.SIMPLE,
   )
-  for name in ('mask', 'targets', 'tap'):
+  for name in ('mask', 'targets', 'feature'):
     shown.add_column(name)
   for name in probes:
     for evaluation in EVALUATIONS:
       shown.add_column(f'{name}\n{evaluation}', justify='right')
-  for mask, targets in CELLS:
-    for tap in _TAPS:
+  for mask, targets in CONDITIONS:
+    for feature in _FEATURES:
       texts = []
       for name in probes:
         for evaluation in EVALUATIONS:
-          key = (mask, targets, tap, name, evaluation)
+          key = (mask, targets, feature, name, evaluation)
           values = [100 * row['mean'] for row in rows if _key(row) == key]
           text = f'{np.mean(values):.1f}' if values else 'same'
           if len(values) > 1:
             text += f' ± {np.std(values, ddof=1):.1f}'
           texts.append(text)
-      shown.add_row(mask or 'none', targets, tap, *texts)
+      shown.add_row(mask or 'none', targets, feature, *texts)
   return shown
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-  names = ('mask', 'targets', 'tap', 'probe', 'evaluation')
+  names = ('mask', 'targets', 'feature', 'probe', 'evaluation')
   return tuple(row[name] for name in names)
 
 

@@ -1,9 +1,9 @@
 """Moves particles to densities whose answers are known, and prints the errors.
 
-  python -m experiments.studies.particles --toys=mixture_1d --out=runs/particles
+  python -m experiments.studies.particles --targets=mixture_1d
   python -m experiments.studies.particles
 
-The second command runs all of TOYS. Each writes OUT/NAME.json, its table,
+The second command runs all of TARGETS. Each writes OUT/NAME.json, its table,
 OUT/NAME.npz, the particles at the recorded iterations, and pictures of them.
 
 Stein variational gradient descent with the particle's own term in the mean over
@@ -42,7 +42,7 @@ _GRID = 101
 
 
 class Result(NamedTuple):
-  """What a toy found.
+  """What a target found.
 
   Attributes:
     note: how it was made, a sentence or two.
@@ -485,7 +485,7 @@ def _values(name: str, x: np.ndarray) -> np.ndarray:
   return np.asarray(points.log_density(name, x))
 
 
-TOYS: dict[str, Callable[..., Result]] = {
+TARGETS: dict[str, Callable[..., Result]] = {
   'mixture_1d': mixture_1d,
   'mixture_2d': lambda **options: plane('mixture_2d', **options),
   'gaussian': lambda **options: plane('gaussian', **options),
@@ -496,10 +496,10 @@ TOYS: dict[str, Callable[..., Result]] = {
 
 
 def run(name: str, out: str, *, seed: int = 0) -> dict[str, Any]:
-  """Runs a toy and writes OUT/NAME.json and .npz, and its pictures.
+  """Runs a target and writes OUT/NAME.json and .npz, and its pictures.
 
   Args:
-    name: in TOYS.
+    name: in TARGETS.
     out: the folder.
     seed: of the start, and of the chains.
 
@@ -507,9 +507,9 @@ def run(name: str, out: str, *, seed: int = 0) -> dict[str, Any]:
     The contents of the JSON file.
   """
   started = time.time()
-  result = TOYS[name](seed=seed)
+  result = TARGETS[name](seed=seed)
   report = {
-    'toy': name,
+    'target': name,
     'note': result.note,
     'seed': seed,
     'rows': [
@@ -533,7 +533,7 @@ def run(name: str, out: str, *, seed: int = 0) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> rich.table.Table:
   """What `run` returned, as a table."""
   shown = rich.table.Table(
-    title=report['toy'],
+    title=report['target'],
     caption=report['note'],
     caption_justify='left',
     box=rich.box.SIMPLE_HEAD,
@@ -550,8 +550,8 @@ def table(report: dict[str, Any]) -> rich.table.Table:
   return shown
 
 
-_COMMAND = Command('studies.particles', __doc__)
-_TOYS = _COMMAND.items('toys', tuple(TOYS), 'Which.')
+_COMMAND = Command('studies.particles', __doc__, old={'toys': '--targets'})
+_TARGETS = _COMMAND.items('targets', tuple(TARGETS), 'Which.')
 _OUT = _COMMAND.path('out', 'runs/particles', 'The folder to write into.')
 _SEED = _COMMAND.integer('seed', 0, 'Of the particles.')
 
@@ -562,9 +562,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run() -> None:
-  for name in _TOYS.value:
-    checks.check_choice('--toys', name, TOYS)
-  for name in _TOYS.value:
+  for name in _TARGETS.value:
+    checks.check_choice('--targets', name, TARGETS)
+  for name in _TARGETS.value:
     report = run(name, _OUT.value, seed=_SEED.value)
     show(table(report), os.path.join(_OUT.value, f'{name}.json'))
 

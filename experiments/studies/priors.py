@@ -6,13 +6,13 @@ trains global Deep InfoMax with each way of matching N(0, I), on small images
 with a small MLP, and prints how near the codes came, how dependent their
 dimensions are, and what a linear probe reads from them.
 
-  python -m experiments.studies.priors --workdir=runs/priors_toy --toy
+  python -m experiments.studies.priors --workdir=runs/priors_points --points
 
-lets a generator of points play the same games on a ring of eight Gaussians.
+lets a generator of points meet the same losses on a ring of eight Gaussians.
 
 The same command on the same folder trains only what is not there yet. Nothing
-was tuned: the tables show what each game does with its paper's penalty, Adam
-at one rate, and the steps and weights of CELLS.
+was tuned: the tables show what each loss does with its paper's penalty, Adam
+at one rate, and the steps and weights of CONDITIONS.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ import rich.table
 from dim_jax import checks, files, progress
 from dim_jax import config as config_lib
 from dim_jax.data import load as data_lib
-from dim_jax.data import points
+from dim_jax.data import points as points_lib
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.losses import adversarial
 from dim_jax.losses import priors as prior_losses
@@ -47,14 +47,14 @@ from dim_jax.training import step as step_lib
 from experiments.command import Command, show
 
 
-class Cell(NamedTuple):
+class Condition(NamedTuple):
   """One way of matching the prior.
 
   Attributes:
     objective: what differs in the objective's config.
     adversary: what differs in the adversary's optimizer.
     moves: steps of the adversary to one of the encoder. The encoder takes the
-      same number of steps in every cell.
+      same number of steps in every condition.
   """
 
   objective: dict[str, Any]
@@ -62,23 +62,27 @@ class Cell(NamedTuple):
   moves: int = 1
 
 
-CELLS: dict[str, Cell] = {
-  'none': Cell({'weight': 0.0}),
-  'jsd_unpenalised': Cell({'gradient_penalty': 0.0}),
-  'jsd': Cell({}),
-  'wgan': Cell({'divergence': 'wgan'}, {'clip_weights': 0.01, 'b1': 0.0}, 5),
-  'wgan_gp': Cell({'divergence': 'wgan_gp'}, {'b1': 0.0}, 5),
-  'wgan_div': Cell({'divergence': 'wgan_div'}, {'clip': 1.0}),
+CONDITIONS: dict[str, Condition] = {
+  'none': Condition({'weight': 0.0}),
+  'jsd_unpenalised': Condition({'gradient_penalty': 0.0}),
+  'jsd': Condition({}),
+  'wgan': Condition(
+    {'divergence': 'wgan'}, {'clip_weights': 0.01, 'b1': 0.0}, 5
+  ),
+  'wgan_gp': Condition({'divergence': 'wgan_gp'}, {'b1': 0.0}, 5),
+  'wgan_div': Condition({'divergence': 'wgan_div'}, {'clip': 1.0}),
   # The pull of GAN-QP scales with its lambda, 10.
-  'gan_qp_l1': Cell({'divergence': 'gan_qp_l1', 'weight': 0.01}, {}, 2),
-  'gan_qp_l2': Cell({'divergence': 'gan_qp_l2', 'weight': 0.01}, {}, 2),
-  'hinge': Cell({'divergence': 'hinge'}, {'b1': 0.0}),
-  'rsgan': Cell({'divergence': 'rsgan'}),
-  'kl': Cell({'distribution': 'kl'}),
-  'mmd': Cell({'divergence': 'mmd', 'weight': 10.0}),
-  'stein': Cell({'divergence': 'stein'}),
+  'gan_qp_l1': Condition({'divergence': 'gan_qp_l1', 'weight': 0.01}, {}, 2),
+  'gan_qp_l2': Condition({'divergence': 'gan_qp_l2', 'weight': 0.01}, {}, 2),
+  'hinge': Condition({'divergence': 'hinge'}, {'b1': 0.0}),
+  'rsgan': Condition({'divergence': 'rsgan'}),
+  'kl': Condition({'distribution': 'kl'}),
+  'mmd': Condition({'divergence': 'mmd', 'weight': 10.0}),
+  'stein': Condition({'divergence': 'stein'}),
 }
-TOY_CELLS = tuple(name for name in CELLS if name not in ('none', 'kl'))
+POINT_CONDITIONS = tuple(
+  name for name in CONDITIONS if name not in ('none', 'kl')
+)
 
 _CODE = 16
 # Of a larger set so many codes are compared with the prior, and so many images
@@ -88,7 +92,7 @@ _PROBED = 10_000
 
 
 @dataclasses.dataclass(kw_only=True)
-class ToyConfig:
+class PointsConfig:
   """A generator of points against a known density."""
 
   density: str = 'ring'
@@ -105,35 +109,35 @@ class ToyConfig:
 
 
 # Scales of a ring of radius 2, and of its modes.
-_TOY_BANDWIDTHS = (0.25, 0.5, 1.0, 2.0)
+_POINT_BANDWIDTHS = (0.25, 0.5, 1.0, 2.0)
 
 
-def make(config: ToyConfig, *, axis_name: str | None = None) -> Objective:
-  """The toy as an objective over 'generator' and 'adversary'.
+def make(config: PointsConfig, *, axis_name: str | None = None) -> Objective:
+  """Makes an objective of the groups 'generator' and 'adversary'.
 
   Metrics: 'prior/adversary', its 'prior/gradient_penalty' or 'prior/penalty',
   and 'prior/encoder', the generator's term.
 
   Args:
     config: what it plays.
-    axis_name: must be None; the toy is for one device.
+    axis_name: must be None; it is for one device.
 
   Raises:
     ValueError: the divergence is unknown.
   """
   if axis_name is not None:
-    raise ValueError('the toy runs on one device.')
+    raise ValueError('a generator of points runs on one device.')
   checks.check_choice(
     'divergence', config.divergence, prior_matching.DIVERGENCES
   )
-  points.find(config.density)  # It names what there is, if this is not.
+  points_lib.find(config.density)  # It names what there is, if this is not.
   adversary = critics.Adversary(
     units=tuple(config.adversary_units),
     spectral_norm=prior_matching.normalises(
       config.divergence, config.spectral_norm
     ),
   )
-  game = adversarial.ADVERSARIAL.get(config.divergence)
+  rules = adversarial.ADVERSARIAL.get(config.divergence)
 
   def generator(batch: Batch) -> generators.MLPGenerator:
     return generators.MLPGenerator(shape=batch['point'].shape[1:])
@@ -143,7 +147,7 @@ def make(config: ToyConfig, *, axis_name: str | None = None) -> Objective:
     noise = jnp.zeros((2, config.noise))
     variables = generator(batch).init(rngs[0], noise)
     params, state = {'generator': variables['params']}, {}
-    if game is not None:
+    if rules is not None:
       state = dict(adversary.init(rngs[1], batch['point']))
       params['adversary'] = state.pop('params')
     return params, {'adversary': state}
@@ -155,9 +159,9 @@ def make(config: ToyConfig, *, axis_name: str | None = None) -> Objective:
     real = batch['point']
     noise = jax.random.normal(noise_rng, (len(real), config.noise))
     fake = generator(batch).apply({'params': params['generator']}, noise)
-    if game is not None:
+    if rules is not None:
       terms = prior_matching.adversarial_terms(
-        game,
+        rules,
         adversary,
         {'params': params['adversary'], **model_state['adversary']},
         penalty_rng,
@@ -168,9 +172,11 @@ def make(config: ToyConfig, *, axis_name: str | None = None) -> Objective:
       total = terms.total(1.0, config.gradient_penalty)
       return total, (terms.metrics(), {'adversary': terms.state})
     if config.divergence == 'mmd':
-      term = prior_losses.mmd(fake, real, bandwidths=_TOY_BANDWIDTHS)
+      term = prior_losses.mmd(fake, real, bandwidths=_POINT_BANDWIDTHS)
     else:
-      score = jax.grad(lambda x: points.log_density(config.density, x).sum())
+      score = jax.grad(
+        lambda x: points_lib.log_density(config.density, x).sum()
+      )
       term = prior_losses.stein_prior(fake, score_fn=score)
     return term, ({'prior/encoder': term}, model_state)
 
@@ -227,37 +233,37 @@ def mode_coverage(
   return int((near.mean(0) >= 0.01).sum()), float(near.any(1).mean())
 
 
-def cell_config(
-  name: str, *, toy: bool, dataset: str, steps: int, batch_size: int
+def condition_config(
+  name: str, *, points: bool, dataset: str, steps: int, batch_size: int
 ) -> config_lib.ExperimentConfig:
-  """The run of a cell; its seed is not used.
+  """Returns the run of a condition; its seed is not used.
 
   Args:
-    name: of `CELLS`.
-    toy: whether it is the generator of points.
+    name: of `CONDITIONS`.
+    points: whether it is the generator of points.
     dataset: of images, 'digits' or 'mnist'; of points, a density.
     steps: that the encoder takes.
     batch_size: examples a step.
 
   Raises:
-    ValueError: there is no such cell.
+    ValueError: there is no such condition.
   """
-  accepted = TOY_CELLS if toy else tuple(CELLS)
+  accepted = POINT_CONDITIONS if points else tuple(CONDITIONS)
   if name not in accepted:
-    raise ValueError(f'no cell {name!r}: there are {accepted}.')
-  cell = CELLS[name]
+    raise ValueError(f'no condition {name!r}: there are {accepted}.')
+  condition = CONDITIONS[name]
   objective: Any
   groups: tuple[str, ...]
   data: config_lib.DataConfig | config_lib.PointConfig
-  if toy:
-    changes = {k: v for k, v in cell.objective.items() if k != 'weight'}
-    objective = ToyConfig(density=dataset, **changes)
+  if points:
+    changes = {k: v for k, v in condition.objective.items() if k != 'weight'}
+    objective = PointsConfig(density=dataset, **changes)
     data = config_lib.PointConfig(name=dataset)
     groups = ('generator',)
   else:
     fields: dict[str, Any] = {
       'encoder': encoders.MLPCode(
-        code=_CODE, stochastic=cell.objective.get('distribution') == 'kl'
+        code=_CODE, stochastic=condition.objective.get('distribution') == 'kl'
       ),
       # The mutual information of the code with the pixels, all of them.
       'local_feature': 'input',
@@ -267,21 +273,23 @@ def cell_config(
       'num_classes': 0,
     }
     prior = {'distribution': 'gaussian', 'adversary_units': (128, 128)}
-    objective = dim.Config(prior=dim.Prior(**prior | cell.objective), **fields)
+    objective = dim.Config(
+      prior=dim.Prior(**prior | condition.objective), **fields
+    )
     data = config_lib.DataConfig(
       name=dataset, image_size=8 if dataset == 'digits' else None, validation=0
     )
     groups = ('encoder', 'critic')
-  slow = config_lib.OptimizerConfig(learning_rate=1e-3, every=cell.moves)
+  slow = config_lib.OptimizerConfig(learning_rate=1e-3, every=condition.moves)
   adversary = config_lib.OptimizerConfig(learning_rate=1e-3)
   return config_lib.ExperimentConfig(
     objective=objective,
     data=data,
     optimizer=dataclasses.replace(adversary),
     groups=dict.fromkeys(groups, slow)
-    | {'adversary': dataclasses.replace(adversary, **cell.adversary)},
+    | {'adversary': dataclasses.replace(adversary, **condition.adversary)},
     batch_size=batch_size,
-    steps=steps * cell.moves,
+    steps=steps * condition.moves,
   )
 
 
@@ -294,7 +302,7 @@ def train(
   *,
   show_progress: bool = True,
 ) -> step_lib.TrainState:
-  """Trains all seeds of a cell in one compiled program, or continues them.
+  """Trains all seeds of a condition in one compiled program, or continues them.
 
   Args:
     config: the run, but for its seed.
@@ -373,7 +381,8 @@ def measure_codes(
     params: PyTree, model_state: PyTree, parts: jax.Array
   ) -> jax.Array:
     def bound(part: jax.Array) -> jax.Array:
-      # As in training: running statistics lag behind codes that a game chases.
+      # As in training: running statistics lag behind codes that an adversary
+      # chases.
       _, (terms, _) = objective.loss(
         params, model_state, {'image': part}, jax.random.key(0)
       )
@@ -431,7 +440,7 @@ def measure_points(
   """What became of the generator, for each seed.
 
   Args:
-    objective: of the toy.
+    objective: of the generator.
     states: of R runs.
     density: that it imitates.
     count: points to generate, and to compare with.
@@ -440,7 +449,7 @@ def measure_points(
     'mmd' to held-out points, and of round modes 'modes' and 'near', see
     `mode_coverage`.
   """
-  truth = points.load(density, 'test', count)
+  truth = points_lib.load(density, 'test', count)
   encode = jax.jit(jax.vmap(objective.encode, in_axes=(0, 0, None)))
   batch = {'point': jnp.asarray(truth)}
   samples = np.asarray(
@@ -450,10 +459,10 @@ def measure_points(
 
 
 def _near(x: np.ndarray, truth: np.ndarray, density: str) -> dict[str, float]:
-  mmd = _mmd(jnp.asarray(x), jnp.asarray(truth), bandwidths=_TOY_BANDWIDTHS)
+  mmd = _mmd(jnp.asarray(x), jnp.asarray(truth), bandwidths=_POINT_BANDWIDTHS)
   row = {'mmd': float(mmd)}
-  target = points.find(density)
-  if not isinstance(target, points.Mixture):
+  target = points_lib.find(density)
+  if not isinstance(target, points_lib.Mixture):
     return row
   first = target.covariances[0, 0, 0]
   if np.allclose(target.covariances, first * np.eye(x.shape[1])):
@@ -465,21 +474,21 @@ def _near(x: np.ndarray, truth: np.ndarray, density: str) -> dict[str, float]:
 def priors(
   workdir: str,
   *,
-  cells: Sequence[str] | None = None,
-  toy: bool = False,
+  conditions: Sequence[str] | None = None,
+  points: bool = False,
   dataset: str | None = None,
   seeds: Sequence[int] = (0, 1, 2),
   steps: int | None = None,
   batch_size: int | None = None,
   show_progress: bool = True,
 ) -> dict[str, Any]:
-  """Trains and measures every cell that `workdir` does not hold yet.
+  """Trains and measures every condition that `workdir` does not hold yet.
 
   Args:
-    workdir: the folder of the results, one file a cell.
-    cells: which; all of them if None.
-    toy: generate points, rather than encode images.
-    dataset: 'digits' or another set of images; with `toy`, a density. None
+    workdir: the folder of the results, one file a condition.
+    conditions: which; all of them if None.
+    points: generate points, rather than encode images.
+    dataset: 'digits' or another set of images; with `points`, a density. None
       takes 'digits' and 'ring'.
     seeds: repetitions.
     steps: that the encoder takes; None for 500, and 2,000 of the generator.
@@ -487,8 +496,8 @@ def priors(
     show_progress: show it.
 
   Returns:
-    What priors.json holds; 'rows' has one a cell and seed, 'floor' what samples
-    of the prior itself get.
+    What priors.json holds; 'rows' has one a condition and seed, 'floor' what
+    samples of the prior itself get.
 
   Raises:
     ValueError: an argument is not accepted, or `workdir` holds other runs.
@@ -496,26 +505,26 @@ def priors(
   """
   if not seeds:
     raise ValueError('priors needs at least one seed.')
-  cells = tuple(cells or (TOY_CELLS if toy else CELLS))
-  dataset = dataset or ('ring' if toy else 'digits')
+  conditions = tuple(conditions or (POINT_CONDITIONS if points else CONDITIONS))
+  dataset = dataset or ('ring' if points else 'digits')
   settings: dict[str, Any] = {
-    'toy': toy,
+    'points': points,
     'dataset': dataset,
-    'steps': (2000 if toy else 500) if steps is None else steps,
-    'batch_size': (256 if toy else 96) if batch_size is None else batch_size,
+    'steps': (2000 if points else 500) if steps is None else steps,
+    'batch_size': (256 if points else 96) if batch_size is None else batch_size,
   }
-  configs = {name: cell_config(name, **settings) for name in cells}
+  configs = {name: condition_config(name, **settings) for name in conditions}
   for config in configs.values():
     config_lib.check(config)
-  data = _load(next(iter(configs.values())), toy, dataset, show_progress)
-  os.makedirs(os.path.join(workdir, 'cells'), exist_ok=True)
+  data = _load(next(iter(configs.values())), points, dataset, show_progress)
+  _adopt(workdir)
   rows, seconds = [], 0.0
   for number, (name, config) in enumerate(configs.items(), 1):
     with progress.Progress(show_progress, stderr=False) as shown:
       shown.say(f'{name} ({number} of {len(configs)})')
-    cell = _cell(name, config, data, seeds, workdir, show_progress)
-    rows += cell['rows']
-    seconds += cell['seconds']
+    result = _condition(name, config, data, seeds, workdir, show_progress)
+    rows += result['rows']
+    seconds += result['seconds']
   report = settings | {
     'note': data.note,
     'seeds': list(seeds),
@@ -527,14 +536,14 @@ def priors(
     'rows': rows,
     'configs': {name: _plain(config) for name, config in configs.items()},
   }
-  if toy:
+  if points:
     del report['total_correlation']
   files.write_json(os.path.join(workdir, 'priors.json'), report)
   return report
 
 
 class _Data(NamedTuple):
-  """What all cells train on and are measured on.
+  """What all conditions train on and are measured on.
 
   Attributes:
     arrays: to train on.
@@ -553,15 +562,15 @@ class _Data(NamedTuple):
 
 def _load(
   config: config_lib.ExperimentConfig,
-  toy: bool,
+  points: bool,
   dataset: str,
   show_progress: bool,
 ) -> _Data:
-  if toy:
+  if points:
     count = config_lib.PointConfig().count
-    arrays = {'point': points.load(dataset, 'train', count)}
-    fresh = points.load(dataset, 'train', 2000, seed=1)
-    truth = points.load(dataset, 'test', 2000)
+    arrays = {'point': points_lib.load(dataset, 'train', count)}
+    fresh = points_lib.load(dataset, 'train', 2000, seed=1)
+    truth = points_lib.load(dataset, 'test', 2000)
     return _Data(arrays, (), dataset, _near(fresh, truth, dataset), '')
   train_set, test_set = (
     data_lib.load(config.data, split, progress=show_progress)
@@ -574,7 +583,7 @@ def _load(
   return _Data(arrays, (train_set, test_set), '', floor, test_set.note)
 
 
-def _cell(
+def _condition(
   name: str,
   config: config_lib.ExperimentConfig,
   data: _Data,
@@ -582,19 +591,19 @@ def _cell(
   workdir: str,
   show_progress: bool,
 ) -> dict[str, Any]:
-  """Trains and measures a cell, unless its file is there."""
-  path = os.path.join(workdir, 'cells', f'{name}.json')
+  """Trains and measures a condition, unless its file is there."""
+  path = os.path.join(workdir, 'conditions', f'{name}.json')
   settings = {'seeds': list(seeds), 'config': _plain(config)}
-  cell = _finished(path, settings)
-  if cell is not None:
-    return cell
+  result = _finished(path, settings)
+  if result is not None:
+    return result
   started = time.monotonic()
   objective = (
     make(config.objective)
     if data.density
     else config_lib.make_objective(config)
   )
-  run_dir = os.path.join(workdir, 'cells', name)
+  run_dir = os.path.join(workdir, 'conditions', name)
   _claim(run_dir, settings)
   states = train(
     config, objective, data.arrays, seeds, run_dir, show_progress=show_progress
@@ -605,15 +614,23 @@ def _cell(
     rows = measure_codes(
       objective, states, data.parts[0], data.parts[1], config.batch_size
     )
-  cell = settings | {
+  result = settings | {
     'seconds': time.monotonic() - started,
     'rows': [
-      {'cell': name, 'seed': seed} | row
+      {'condition': name, 'seed': seed} | row
       for seed, row in zip(seeds, rows, strict=True)
     ],
   }
-  files.write_json(path, cell)
-  return cell
+  files.write_json(path, result)
+  return result
+
+
+def _adopt(workdir: str) -> None:
+  """Makes the folder of conditions, from that of earlier versions if there."""
+  old, new = (os.path.join(workdir, name) for name in ('cells', 'conditions'))
+  if os.path.isdir(old) and not os.path.exists(new):
+    os.rename(old, new)
+  os.makedirs(new, exist_ok=True)
 
 
 def _plain(config: config_lib.ExperimentConfig) -> Any:
@@ -622,7 +639,7 @@ def _plain(config: config_lib.ExperimentConfig) -> Any:
 
 
 def _claim(run_dir: str, settings: dict[str, Any]) -> None:
-  """Writes what a cell's runs are, or raises where others were begun."""
+  """Writes what a condition's runs are, or raises where others were begun."""
   path = os.path.join(run_dir, 'runs.json')
   if _finished(path, settings) is None:
     files.make_folder(run_dir)
@@ -630,26 +647,30 @@ def _claim(run_dir: str, settings: dict[str, Any]) -> None:
 
 
 def _finished(path: str, settings: dict[str, Any]) -> dict[str, Any] | None:
-  """A cell's file; None if there is none, ValueError if it is of another."""
+  """Reads a condition's file, if there is one; raises if it is of another."""
   if not os.path.exists(path):
     return None
   with open(path, encoding='utf-8') as file:
-    cell = json.load(file)
-  cell['config'] = config_lib.migrate(cell['config'])
-  if any(cell[key] != value for key, value in settings.items()):
+    result = json.load(file)
+  result['config'] = config_lib.migrate(result['config'])
+  for row in result.get('rows', ()):
+    # What earlier versions call it.
+    if 'cell' in row:
+      row['condition'] = row.pop('cell')
+  if any(result[key] != value for key, value in settings.items()):
     raise ValueError(
-      f'{path!r} holds a cell of other settings or seeds: choose another '
+      f'{path!r} holds a condition of other settings or seeds: choose another '
       'folder, or delete that file.'
     )
-  return cell
+  return result
 
 
 def _summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
   """Mean and standard deviation over seeds of every measure."""
-  own = [row for row in rows if row['cell'] == name]
+  own = [row for row in rows if row['condition'] == name]
   found = {}
   for key in own[0]:
-    if key not in ('cell', 'seed'):
+    if key not in ('condition', 'seed'):
       values = [row[key] for row in own]
       deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
       found[key] = {'mean': float(np.mean(values)), 'std': deviation}
@@ -668,7 +689,7 @@ _COLUMNS = {
 
 
 def table(report: Mapping[str, Any]) -> rich.table.Table:
-  """Means and standard deviations over seeds, a row a cell.
+  """Means and standard deviations over seeds, a row a condition.
 
   Args:
     report: what `priors` returned.
@@ -676,7 +697,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
   shown = rich.table.Table(
     title=f'{report["dataset"]}, {len(report["seeds"])} seeds, '
     f'{report["steps"]:,} steps of the '
-    + ('generator' if report['toy'] else 'encoder'),
+    + ('generator' if report['points'] else 'encoder'),
     title_justify='left',
     box=rich.box.SIMPLE,
   )
@@ -690,8 +711,8 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
     _, scale, digits = _COLUMNS[key]
     if mean is None:
       return ''
-    cell = f'{scale * mean:.{digits}f}'
-    return cell if std is None else f'{cell} ± {scale * std:.{digits}f}'
+    value = f'{scale * mean:.{digits}f}'
+    return value if std is None else f'{value} ± {scale * std:.{digits}f}'
 
   for name, found in summary.items():
     shown.add_row(
@@ -704,13 +725,19 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
   return shown
 
 
-_COMMAND = Command('studies.priors', __doc__)
+_COMMAND = Command(
+  'studies.priors',
+  __doc__,
+  old={'cells': '--conditions', 'toy': '--points'},
+)
 _WORKDIR = _COMMAND.path('workdir', None, 'The folder of the results.')
 _ARGUMENTS = {
-  'cells': _COMMAND.items('cells', None, f'Some of {", ".join(CELLS)}.'),
-  'toy': _COMMAND.boolean('toy', False, 'Generate points in the plane.'),
+  'conditions': _COMMAND.items(
+    'conditions', None, f'Some of {", ".join(CONDITIONS)}.'
+  ),
+  'points': _COMMAND.boolean('points', False, 'Generate points in the plane.'),
   'dataset': _COMMAND.string(
-    'dataset', None, 'digits or mnist; with --toy, ring or mixture_2d.'
+    'dataset', None, 'digits or mnist; with --points, ring or mixture_2d.'
   ),
   'seeds': _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int),
   'steps': _COMMAND.integer('steps', None, 'Of the encoder or generator.'),

@@ -35,7 +35,7 @@ def make_config():
 
 
 def run(workdir, config, monkeypatch):
-  monkeypatch.setattr(masks, 'CELLS', (('token', 'hidden'),))
+  monkeypatch.setattr(masks, 'CONDITIONS', (('token', 'hidden'),))
   return masks.masks(
     config,
     str(workdir),
@@ -45,11 +45,11 @@ def run(workdir, config, monkeypatch):
   )
 
 
-def test_finished_cells_are_kept_and_not_made_again(tmp_path, monkeypatch):
+def test_finished_conditions_are_kept_and_not_made_again(tmp_path, monkeypatch):
   on_one = functools.partial(train.train, devices=1)
   monkeypatch.setattr(train, 'train', on_one)
   report = run(tmp_path, make_config(), monkeypatch)
-  made = [(row['evaluation'], row['tap']) for row in report['rows']]
+  made = [(row['evaluation'], row['feature']) for row in report['rows']]
   assert made == [
     ('consistent', 'fc'),
     ('consistent', 'y'),
@@ -62,9 +62,14 @@ def test_finished_cells_are_kept_and_not_made_again(tmp_path, monkeypatch):
     assert json.load(file) == report
   monkeypatch.setattr(train, 'train', None)
   assert run(tmp_path, make_config(), monkeypatch)['rows'] == report['rows']
+  # As earlier versions wrote it.
+  result = tmp_path / 'token_hidden_0' / 'condition.json'
+  older = result.read_text().replace('"feature"', '"tap"')
+  result.rename(result.with_name('cell.json')).write_text(older)
+  assert run(tmp_path, make_config(), monkeypatch)['rows'] == report['rows']
   other = make_config()
   other.objective.mask.keep = 0.25
-  with pytest.raises(ValueError, match='a cell of another config'):
+  with pytest.raises(ValueError, match='a condition of another config'):
     run(tmp_path, other, monkeypatch)
 
 
@@ -75,14 +80,14 @@ def test_table_averages_over_seeds():
       'targets': targets,
       'seed': seed,
       'evaluation': evaluation,
-      'tap': tap,
+      'feature': feature,
       'probe': 'linear',
       'mean': 0.9 + 0.02 * seed,
     }
-    for mask, targets in masks.CELLS
+    for mask, targets in masks.CONDITIONS
     for seed in (0, 1)
     for evaluation in masks.EVALUATIONS[: 2 if mask == 'token' else 1]
-    for tap in ('fc', 'y')
+    for feature in ('fc', 'y')
   ]
   report = {'dataset': 'digits', 'steps': 1, 'seeds': [0, 1], 'rows': rows}
   table = masks.table(report | {'keep': 0.5, 'patch': 8})

@@ -115,17 +115,17 @@ def test_chains_find_a_gaussian_and_their_step():
   assert 1 <= found.rhat + 0.02 < 1.1
 
 
-def test_a_toy_is_written_and_printed(tmp_path, monkeypatch, capsys):
-  def toy(*, seed):
+def test_a_target_is_written_and_printed(tmp_path, monkeypatch, capsys):
+  def target(*, seed):
     rows = [{'d': 1, 'error': np.float32(0.25)}, {'d': 2, 'error': seed}]
     return particles.Result('made up', rows, {'x': np.arange(3)})
 
-  monkeypatch.setitem(particles.TOYS, 'toy', toy)
-  particles.main(['--toys=toy', f'--out={tmp_path}', '--seed=7'])
+  monkeypatch.setitem(particles.TARGETS, 'target', target)
+  particles.main(['--targets=target', f'--out={tmp_path}', '--seed=7'])
   assert '0.250' in capsys.readouterr().out
-  report = json.loads((tmp_path / 'toy.json').read_text())
+  report = json.loads((tmp_path / 'target.json').read_text())
   assert report['rows'] == [{'d': 1, 'error': 0.25}, {'d': 2, 'error': 7}]
-  with np.load(tmp_path / 'toy.npz') as arrays:
+  with np.load(tmp_path / 'target.npz') as arrays:
     np.testing.assert_array_equal(arrays['x'], [0, 1, 2])
-  with pytest.raises(SystemExit, match=r"one of 'mixture_1d', .* got 'toys'"):
-    particles.main(['--toys=toys'])
+  with pytest.raises(SystemExit, match=r"one of 'mixture_1d', .* got 'none'"):
+    particles.main(['--targets=none'])

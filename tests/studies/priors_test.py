@@ -1,4 +1,4 @@
-"""The comparison of priors' divergences: its measures, cells and command."""
+"""The comparison of priors' divergences: its measures and command."""
 
 import json
 import math
@@ -42,21 +42,23 @@ def test_mode_coverage_counts_samples_at_their_nearest_mode():
   np.testing.assert_allclose(near, (1000 - 20) / 1000)
 
 
-def test_every_cell_is_a_run_that_can_be_used():
-  for toy, dataset, cells in (
-    (False, 'digits', priors.CELLS),
-    (True, 'ring', priors.TOY_CELLS),
+def test_every_condition_is_a_run_that_can_be_used():
+  for points, dataset, conditions in (
+    (False, 'digits', priors.CONDITIONS),
+    (True, 'ring', priors.POINT_CONDITIONS),
   ):
-    for name in cells:
-      config = priors.cell_config(
-        name, toy=toy, dataset=dataset, steps=10, batch_size=8
+    for name in conditions:
+      config = priors.condition_config(
+        name, points=points, dataset=dataset, steps=10, batch_size=8
       )
       config_lib.check(config)
-      group = 'generator' if toy else 'encoder'
+      group = 'generator' if points else 'encoder'
       # All encoders take as many steps, whatever their adversaries do.
       assert config.steps // config.groups[group].every == 10
-  with pytest.raises(ValueError, match=r"no cell 'kl'.*'stein'"):
-    priors.cell_config('kl', toy=True, dataset='ring', steps=1, batch_size=8)
+  with pytest.raises(ValueError, match=r"no condition 'kl'.*'stein'"):
+    priors.condition_config(
+      'kl', points=True, dataset='ring', steps=1, batch_size=8
+    )
 
 
 def test_encoder_of_the_comparison_has_the_taps_of_its_objective():
@@ -76,22 +78,22 @@ def test_encoder_of_the_comparison_has_the_taps_of_its_objective():
   )
 
 
-def test_command_measures_codes_and_redoes_no_cell(tmp_path, capsys):
+def test_command_measures_codes_and_redoes_no_condition(tmp_path, capsys):
   command = [
     f'--workdir={tmp_path}',
     '--steps=2',
     '--seeds=0,1',
     '--batch_size=32',
   ]
-  priors.main([*command, '--cells=kl'])
+  priors.main([*command, '--conditions=kl'])
   report = json.loads((tmp_path / 'priors.json').read_text())
-  assert [(r['cell'], r['seed']) for r in report['rows']] == [
+  assert [(r['condition'], r['seed']) for r in report['rows']] == [
     ('kl', 0),
     ('kl', 1),
   ]
   for row in report['rows']:
     assert 0 < row['probe'] <= 1
-    assert all(np.isfinite(v) for k, v in row.items() if k != 'cell')
+    assert all(np.isfinite(v) for k, v in row.items() if k != 'condition')
   assert report['rows'][0]['mmd'] != report['rows'][1]['mmd']
   mean = np.mean([row['mmd'] for row in report['rows']])
   np.testing.assert_allclose(report['summary']['kl']['mmd']['mean'], mean)
@@ -99,26 +101,36 @@ def test_command_measures_codes_and_redoes_no_cell(tmp_path, capsys):
   assert abs(report['floor']['mmd']) < 0.02
   assert 0.1 < report['floor']['total_correlation'] < 0.25
   assert 'kl' in capsys.readouterr().out
-  cell = tmp_path / 'cells' / 'kl.json'
-  before = cell.stat().st_mtime_ns
-  priors.main([*command, '--cells=kl'])
-  assert cell.stat().st_mtime_ns == before
+  condition = tmp_path / 'conditions' / 'kl.json'
+  before = condition.stat().st_mtime_ns
+  priors.main([*command, '--conditions=kl'])
+  assert condition.stat().st_mtime_ns == before
+  # As earlier versions wrote it.
+  condition.write_text(condition.read_text().replace('"condition"', '"cell"'))
+  condition.parent.rename(tmp_path / 'cells')
+  priors.main([*command, '--conditions=kl'])
+  assert (
+    json.loads((tmp_path / 'priors.json').read_text())['rows']
+    == (report['rows'])
+  )
+  with pytest.raises(SystemExit, match='--cells is no more: give --conditions'):
+    priors.main([*command, '--cells=kl'])
   command[1] = '--steps=3'
   with pytest.raises(SystemExit, match='other settings'):
-    priors.main([*command, '--cells=kl'])
-  with pytest.raises(SystemExit, match="no cell 'gan'"):
-    priors.main([*command, '--cells=gan'])
+    priors.main([*command, '--conditions=kl'])
+  with pytest.raises(SystemExit, match="no condition 'gan'"):
+    priors.main([*command, '--conditions=gan'])
 
 
 def test_command_generates_points(tmp_path, capsys):
   command = [
     f'--workdir={tmp_path}',
-    '--toy',
+    '--points',
     '--steps=3',
     '--seeds=0',
     '--batch_size=16',
   ]
-  priors.main([*command, '--cells=hinge,stein'])
+  priors.main([*command, '--conditions=hinge,stein'])
   report = json.loads((tmp_path / 'priors.json').read_text())
   assert list(report['summary']) == ['hinge', 'stein']
   for row in report['rows']:
