@@ -299,18 +299,11 @@ class CoordinateHead(nn.Module):
       layers.product(part.astype(self.dtype), kernel[end - size : end])
       for part, size, end in zip(parts, sizes, ends, strict=True)
     )
-
-    def activate(x: jax.Array, name: str) -> jax.Array:
-      x = layers.normalise(
-        x, train=train, dtype=self.dtype, axis_name=self.axis_name, name=name
-      )
-      return nn.relu(x)
-
-    x = activate(x, 'norm_0')
-    dense = layers.Dense(
-      self.units, use_bias=False, dtype=self.dtype, name='fc_1'
+    x = _activate(self, x, train, 'norm_0')
+    x = layers.Dense(self.units, use_bias=False, dtype=self.dtype, name='fc_1')(
+      x
     )
-    x = activate(dense(x), 'norm_1').astype(jnp.float32)
+    x = _activate(self, x, train, 'norm_1').astype(jnp.float32)
     return (
       layers.Dense(rows, name='row')(x),
       layers.Dense(columns, name='column')(x),
@@ -384,12 +377,17 @@ def _hidden(module: Any, x: jax.Array, train: bool) -> jax.Array:
   x = layers.Dense(
     module.units, use_bias=False, dtype=module.dtype, name='hidden'
   )(x)
+  return _activate(module, x, train, 'hidden_norm')
+
+
+def _activate(module: Any, x: jax.Array, train: bool, name: str) -> jax.Array:
+  """Returns ReLU(BN(x)), within a module's compact call."""
   x = layers.normalise(
     x,
     train=train,
     dtype=module.dtype,
     axis_name=module.axis_name,
-    name='hidden_norm',
+    name=name,
   )
   return nn.relu(x)
 

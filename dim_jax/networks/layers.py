@@ -106,14 +106,12 @@ class Dense(nn.Module):
     features: size of the output.
     use_bias: whether to add a bias.
     dtype: compute dtype, or None to promote inputs and parameters.
-    param_dtype: dtype of the parameters.
     kernel_init: initialiser of the kernel [D, features].
   """
 
   features: int
   use_bias: bool = True
   dtype: Any = None
-  param_dtype: Any = jnp.float32
   kernel_init: Initializer = torch_uniform()
 
   @nn.compact
@@ -121,12 +119,12 @@ class Dense(nn.Module):
     """Returns [..., features] for `x` [..., D]."""
     fan_in = x.shape[-1]
     kernel = self.param(
-      'kernel', self.kernel_init, (fan_in, self.features), self.param_dtype
+      'kernel', self.kernel_init, (fan_in, self.features), jnp.float32
     )
     bias = None
     if self.use_bias:
       bias = self.param(
-        'bias', torch_bias(fan_in), (self.features,), self.param_dtype
+        'bias', torch_bias(fan_in), (self.features,), jnp.float32
       )
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     y = product(x, kernel)
@@ -420,25 +418,19 @@ class _ConvND(nn.Module):
   padding: int | Sequence[tuple[int, int]] = 0
   use_bias: bool = False
   dtype: Any = None
-  param_dtype: Any = jnp.float32
   kernel_init: Initializer = torch_uniform()
   bias_init: Initializer | None = None
   lowering: str | None = None
 
   def _apply(self, x: jax.Array, spatial: int) -> jax.Array:
-    if x.ndim != spatial + 2:
-      axes = '[N, H, W, C]' if spatial == 2 else '[N, T, C]'
-      raise ValueError(
-        f'{type(self).__name__} takes inputs {axes}; got shape {x.shape}.'
-      )
     size = self.kernel_size
     sizes = (size,) * spatial if isinstance(size, int) else tuple(size)
     shape = (*sizes, x.shape[-1], self.features)
-    kernel = self.param('kernel', self.kernel_init, shape, self.param_dtype)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     bias = None
     if self.use_bias:
       init = self.bias_init or torch_bias(math.prod(shape[:-1]))
-      bias = self.param('bias', init, (self.features,), self.param_dtype)
+      bias = self.param('bias', init, (self.features,), jnp.float32)
     x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     y = convolve(
       x,
@@ -461,7 +453,6 @@ class Conv(_ConvND):
       right)).
     use_bias: whether to add a bias.
     dtype: compute dtype, or None to promote inputs and parameters.
-    param_dtype: dtype of the parameters.
     kernel_init: initialiser of 'kernel', laid out HWIO.
     bias_init: initialiser of 'bias', or None for PyTorch's default.
     lowering: 'patches', 'native', or None for patches on CPU and native

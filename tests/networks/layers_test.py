@@ -390,8 +390,8 @@ def test_errors_name_what_came_and_what_is_accepted(shape, settings, match):
     layers.convolve(jnp.zeros(shape), jnp.zeros((3, 3, 2, 4)), **settings)
 
 
-def test_conv_names_itself_on_a_wrong_rank():
-  with pytest.raises(ValueError, match=r'Conv1D takes.*\[N, T, C\].*\(8, 2\)'):
+def test_conv_refuses_a_wrong_rank():
+  with pytest.raises(ValueError, match=r'1-D .* takes.*\[N, T, C\].*\(8, 2\)'):
     layers.Conv1D(3).init(jax.random.key(0), jnp.zeros((8, 2)))
 
 
