@@ -107,6 +107,14 @@ def replacing(
       os.fsync(file.fileno())
 
 
+def read_json(path: str | os.PathLike) -> Any:
+  """Reads JSON; {} where there is no such file."""
+  if not os.path.exists(path):
+    return {}
+  with open(path, encoding='utf-8') as file:
+    return json.load(file)
+
+
 def write(path: str | os.PathLike, text: str, *, sync: bool = False) -> None:
   """Replaces a file, whole or not at all; see `replacing`."""
   with replacing(path, sync=sync) as file:

@@ -218,13 +218,7 @@ def load(
   kind = config.data.kind
   template = as_batch(np.zeros((2, *input_shape), _STORED[kind]), kind)
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), template)
-  optimizer = step_lib.make_optimizer(
-    config.optimizer,
-    config.groups,
-    params,
-    config.average,
-    objective.optional_groups,
-  )
+  optimizer = step_lib.optimizer_of(config, objective, params)
   init = functools.partial(step_lib.init_state, objective, optimizer)
   with checkpoint.Checkpoints(run_dir, config.keep) as checkpoints:
     # A run keeps the kind of random numbers that it was begun with.

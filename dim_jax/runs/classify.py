@@ -1,16 +1,6 @@
-"""Measures a run that classifies: errors, information, attacks, calibration.
-
-  python -m experiments.classify runs/vib_mnist
-  python -m experiments.classify runs/vib_mnist --attacks=fgsm,pgd,cw \
-      --attacked=200 --surrogate=runs/deterministic --ood=noise,inverted
-
-Prints the error of one posterior sample beside that of their averaged
-prediction, of the averaged weights and of the last ones, and writes
-RUN/evaluation/classification.json and .npz, which `experiments.report` shows.
-"""
+"""Measures a run that classifies: errors, information, attacks, calibration."""
 
 import functools
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,38 +37,49 @@ class Functions(NamedTuple):
   rate: Callable[..., Any] | None
 
 
-def measures(objective: Objective, samples: int) -> Functions:
+def measures(
+  objective: Objective, samples: int, name: str = 'the objective'
+) -> Functions:
   """Returns a classifier as functions of arrays.
 
   Args:
     objective: has `logits`.
     samples: posterior samples a prediction.
+    name: what has none, for the message.
 
   Raises:
     ValueError: it has none.
   """
-  logits, rate = objective.logits, objective.rate
+  logits, rate_of_batch = objective.logits, objective.rate
   if logits is None:
     raise ValueError(
-      'the objective has no classifier: measure it with experiments.evaluate.'
+      f'{name} has no classifier: measure it with experiments.evaluate.'
     )
 
-  def draw(variables: Any, images: jax.Array, rng: jax.Array) -> jax.Array:
-    return logits(variables, {'image': images}, rng, samples)
+  def draw(
+    count: int, variables: Any, images: jax.Array, rng: jax.Array
+  ) -> jax.Array:
+    return logits(variables, {'image': images}, rng, count)
 
-  def at_mean(variables: Any, images: jax.Array, rng: jax.Array) -> jax.Array:
-    return logits(variables, {'image': images}, rng, 0)
-
-  if rate is None:
-    return Functions(draw, at_mean, None)
-
-  def nats(
+  def rate(
     variables: Any, images: jax.Array, labels: jax.Array, rng: jax.Array
   ) -> jax.Array:
     batch = {'image': images, 'label': labels}
-    return rate(variables, batch, rng, samples)
+    return rate_of_batch(variables, batch, rng, samples)
 
-  return Functions(draw, at_mean, nats)
+  return Functions(
+    functools.partial(draw, samples),
+    functools.partial(draw, 0),
+    rate if rate_of_batch else None,
+  )
+
+
+def _functions(
+  encoder: dim_jax.Encoder, run_dir: str, samples: int
+) -> Functions:
+  """Returns `measures` of a run, or raises ValueError with its name."""
+  title = provenance.title(encoder.config.objective)
+  return measures(encoder.objective, samples, f'{run_dir!r}, a run of {title},')
 
 
 def classify(
@@ -134,15 +135,19 @@ def classify(
   checks.check_range('samples', samples, 'int [1, inf)')
   started = time.time()
   trained = dim_jax.load(run_dir, step)
-  objective = of_run(trained, run_dir)
-  data = _load(trained, show_progress)
-  functions = measures(objective, samples)
+  objective = trained.objective
+  functions = _functions(trained, run_dir, samples)
+  data = load(trained.config.data, objective, show_progress)
   rng = jax.random.key(seed)
   path = os.path.join(run_dir, 'evaluation', 'classification')
   files.make_folder(os.path.dirname(path))
+  weights = {'raw': trained.variables}
+  if trained.config.average is not None:
+    last = dim_jax.load(run_dir, trained.step, average=False)
+    weights = {'average': trained.variables, 'raw': last.variables}
   with progress.Progress(show_progress) as bar:
     results, predictions = _predictions(
-      functions, _weights(trained, run_dir), data, samples, rng, bar
+      functions, weights, data, samples, rng, bar
     )
     arrays = _arrays(
       objective, trained.variables, predictions['test'], data['test']
@@ -164,15 +169,27 @@ def classify(
     return save()
 
 
-def _load(trained: dim_jax.Encoder, show_progress: bool) -> dict[str, Any]:
-  """Loads the images that a run is measured on, by split."""
-  config = data_lib.of_images(trained.config.data)
+def load(
+  config: Any, objective: Objective, show_progress: bool
+) -> dict[str, data_lib.Examples]:
+  """Loads the images that a classifier is trained and tested on, by split.
+
+  Args:
+    config: of the data.
+    objective: the method.
+    show_progress: show that of a first load.
+
+  Raises:
+    ValueError: the objective has too few classes for the data.
+  """
   data = {
-    split: data_lib.load(config, split, progress=show_progress)
+    split: data_lib.load(
+      data_lib.of_images(config), split, progress=show_progress
+    )
     for split in ('train', 'test')
   }
   for part in data.values():
-    check_labels(trained.objective, part.name, part.labels['class'])
+    check_labels(objective, part.name, part.labels['class'])
   return data
 
 
@@ -180,10 +197,7 @@ def _save(
   path: str, report: dict[str, Any], note: str, started: float
 ) -> dict[str, Any]:
   """Writes what was measured so far; what was not measured again stays."""
-  old: dict[str, Any] = {}
-  if os.path.exists(path):
-    with open(path, encoding='utf-8') as file:
-      old = json.load(file)
+  old = files.read_json(path)
   same = ('step', 'dataset', 'samples')
   if any(old.get(key) != report[key] for key in same):
     old = {}
@@ -195,14 +209,6 @@ def _save(
   )
   files.write_json(path, merged)
   return merged
-
-
-def _weights(trained: dim_jax.Encoder, run_dir: str) -> dict[str, Any]:
-  """Loads the averaged variables and the last ones, as far as they differ."""
-  if trained.config.average is None:
-    return {'raw': trained.variables}
-  last = dim_jax.load(run_dir, trained.step, average=False)
-  return {'average': trained.variables, 'raw': last.variables}
 
 
 def _predictions(
@@ -218,26 +224,41 @@ def _predictions(
   first: dict[str, classification.Predictions] = {}
   for name, variables in weights.items():
     for split, part in data.items():
-      with bar.task(
-        f'{name} weights, {split}', len(part.labels['class'])
-      ) as task:
+      labels = part.labels['class']
+      with bar.task(f'{name} weights, {split}', len(labels)) as task:
         predictions = classification.predict(
-          *functions,
-          variables,
-          part.inputs,
-          part.labels['class'],
-          rng,
-          progress=task.update,
+          *functions, variables, part.inputs, labels, rng, progress=task.update
         )
       first.setdefault(split, predictions)
-      row = {'weights': name, 'split': split}
       rows.append(
-        row
-        | classification.summary(
-          predictions, part.labels['class'], samples=samples
-        )
+        {'weights': name, 'split': split}
+        | classification.summary(predictions, labels, samples=samples)
       )
   return rows, first
+
+
+def limits(
+  data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+  """Returns the most bits that a code can hold, by split.
+
+  Args:
+    data: has labels by split.
+    rows: measurements of each split.
+
+  Returns:
+    'label_entropy_bits' bounds I(Z; Y), and 'log2_examples' I(Z; X) of a
+    uniformly drawn example.
+  """
+  return {
+    'label_entropy_bits': {
+      row['split']: row['label_entropy_bits'] for row in rows
+    },
+    'log2_examples': {
+      split: float(np.log2(len(part.labels['class'])))
+      for split, part in data.items()
+    },
+  }
 
 
 def _report(
@@ -248,7 +269,6 @@ def _report(
 ) -> dict[str, Any]:
   """Collects what classification.json says of the run and its predictions."""
   config = trained.config.objective
-  by_split = {r['split']: r for r in reversed(results)}
   return {
     'run_seed': trained.config.seed,
     'samples': samples,
@@ -257,13 +277,7 @@ def _report(
     'code': getattr(config, 'code', None),
     'beta': getattr(config, 'beta', None),
     'marginal': getattr(config, 'marginal', None),
-    'label_entropy_bits': {
-      split: by_split[split]['label_entropy_bits'] for split in data
-    },
-    'log2_examples': {
-      split: float(np.log2(len(part.labels['class'])))
-      for split, part in data.items()
-    },
+    **limits(data, results),
     'results': results,
     'attacks': [],
     'ood': [],
@@ -273,28 +287,10 @@ def _report(
   }
 
 
-def of_run(encoder: dim_jax.Encoder, run_dir: str) -> Objective:
-  """Returns a run's objective.
-
-  Args:
-    encoder: the run.
-    run_dir: its folder, for the message.
-
-  Raises:
-    ValueError: it does not classify.
-  """
-  if encoder.objective.logits is None:
-    raise ValueError(
-      f'{run_dir!r} is a run of {provenance.title(encoder.config.objective)}, '
-      'which has no classifier: measure it with experiments.evaluate.'
-    )
-  return encoder.objective
-
-
 def _load_surrogate(run_dir: str) -> tuple[Any, Any]:
   """Loads another run: its logits at the mean, and its variables."""
   other = dim_jax.load(run_dir)
-  return measures(of_run(other, run_dir), 1).at_mean, other.variables
+  return _functions(other, run_dir, 1).at_mean, other.variables
 
 
 def check_labels(objective: Objective, name: str, labels: np.ndarray) -> None:
@@ -314,27 +310,13 @@ def check_labels(objective: Objective, name: str, labels: np.ndarray) -> None:
     )
 
 
-def check_supervised(
-  objective: Objective, name: str, labels: np.ndarray
-) -> None:
-  """Raises ValueError where supervised learning has no two classes to learn.
-
-  Args:
-    objective: the method; one that learns from no labels takes any.
-    name: of the data set.
-    labels: of the training examples, -1 where unknown.
-  """
-  if objective.supervised:
-    data_lib.check_classes(name, labels, objective.supervised)
-
-
 def _arrays(
   objective: Objective,
   variables: Any,
   predictions: classification.Predictions,
   test: Any,
 ) -> dict[str, np.ndarray]:
-  """What the pictures need, of the first test images."""
+  """Collects what the pictures need, of the first test images."""
   kept = slice(_SAVED_IMAGES)
   labels = test.labels['class'][kept]
   average = classification.probabilities(predictions).mean(0)
@@ -366,7 +348,7 @@ def _arrays(
 def plane(
   objective: Objective, variables: Any, images: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """Posteriors of a two-dimensional code, over what the decoder says there.
+  """Draws posteriors of a two-dimensional code over the decoder's entropy.
 
   Args:
     objective: has `posterior`, of K = 2, and `decode`.
@@ -440,5 +422,4 @@ def summary(report: Mapping[str, Any]) -> list[Any]:
   parts: list[Any] = [table(report)]
   parts += [attack.table(report['attacks'])] if report['attacks'] else []
   parts += [attack.detection_table(report['ood'])] if report['ood'] else []
-  parts += [f'Skipped: {x["what"]}: {x["reason"]}' for x in report['skipped']]
-  return parts + ([report['note']] if report['note'] else [])
+  return parts + tables.notes(report)

@@ -129,13 +129,7 @@ def measure(
     pipeline.check(objective)
   example = _batch(config, found, found.seen, 2)
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
-  optimizer = step_lib.make_optimizer(
-    config.optimizer,
-    config.groups,
-    variables[0],
-    config.average,
-    objective.optional_groups,
-  )
+  optimizer = step_lib.optimizer_of(config, objective, variables[0])
   init = functools.partial(step_lib.init_state, objective, optimizer)
   state = jax.eval_shape(init, example, jax.random.key(0))
   streams = found.examples is None or getattr(config.data, 'stream', False)

@@ -1,30 +1,26 @@
-"""A bottleneck at many betas and seeds, trained in one compiled program.
+"""A classifier's code at many betas and seeds, trained in one program.
 
 What `experiments.train` does with a `SweepConfig`. It writes
 WORKDIR/sweep.json, both errors and both informations of every run, which
 `experiments.report` draws.
 """
 
-import json
 import os
 import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import rich.table
 
 from dim_jax import config as config_lib
 from dim_jax import files
 from dim_jax import progress as progress_lib
 from dim_jax.data import augment
-from dim_jax.data import load as data_lib
 from dim_jax.evaluation import classification
 from dim_jax.objective import Objective
 from dim_jax.runs import classify, provenance, tables, train
-from dim_jax.training import grid, loop, metrics, parallel
+from dim_jax.training import grid, loop, metrics
 from dim_jax.training import step as step_lib
 
 
@@ -52,87 +48,61 @@ def sweep(
   """
   run, workdir = config.run, os.path.expanduser(workdir)
   _check(config)
-  data = {
-    split: data_lib.load(
-      data_lib.of_images(run.data), split, progress=show_progress
-    )
-    for split in ('train', 'test')
-  }
   objective = config_lib.make_objective(run)
+  data = classify.load(run.data, objective, show_progress)
   part = data['train']
-  classify.check_labels(objective, part.name, part.labels['class'])
   arrays = {'image': part.inputs, 'label': part.labels['class']}
-  betas, seeds = zip(
-    *((b, s) for b in config.betas for s in config.seeds), strict=True
-  )
   example = {name: values[:2] for name, values in arrays.items()}
   params, model_state = jax.eval_shape(
     objective.init, jax.random.key(0), example
   )
-  if 'beta' not in model_state or objective.logits is None:
+  if 'beta' not in model_state or None in (objective.logits, objective.rate):
     raise ValueError(
-      'a sweep over beta needs a classifier whose rate it weighs: an objective '
-      "with 'beta' in its model state, such as a vib.Config whose covariance "
-      "is 'diagonal' or 'full'."
+      'a sweep over beta needs a classifier whose rate it weighs (logits and '
+      "rate of an Objective, and 'beta' in its model state); with these "
+      f'settings, {provenance.title(run.objective)} is none.'
     )
-  optimizer = step_lib.make_optimizer(
-    run.optimizer,
-    run.groups,
-    params,
-    run.average,
-    objective.optional_groups,
+  betas, seeds = zip(
+    *((b, s) for b in config.betas for s in config.seeds), strict=True
   )
   runs = grid.Runs(seeds, {'beta': betas})
-  settings = loop.Settings.of(run, show_progress=show_progress)
-  memory_bytes = _memory(objective, optimizer, arrays, runs, settings)
+  path = os.path.join(workdir, 'sweep.json')
+  # A sweep whose steps are all taken compiles nothing.
+  memory_bytes = [files.read_json(path).get('memory_bytes') or 0]
   started = time.time()
   with train.claim(workdir):
     _save(config, workdir)
     states = loop.fit(
-      objective, optimizer, arrays, workdir, settings, runs=runs
+      objective,
+      step_lib.optimizer_of(run, objective, params),
+      arrays,
+      workdir,
+      loop.Settings.of(run, show_progress=show_progress),
+      runs=runs,
+      compiled=lambda program: memory_bytes.append(peak_bytes(program)),
     )
   lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
   with progress_lib.Progress(show_progress, stderr=False) as progress:
-    rows = _measure(
-      config, objective, states, betas, seeds, data, samples, progress
-    )
-  report = provenance.header(
-    run.data.name, data['test'].note, run.steps, started
-  ) | _report(config, objective, data, samples, rows)
-  report['memory_bytes'] = memory_bytes
-  report['training_seconds'] = lines[-1]['seconds']
-  files.write_json(os.path.join(workdir, 'sweep.json'), report)
-  return report
-
-
-def _report(
-  config: config_lib.SweepConfig,
-  objective: Objective,
-  data: dict[str, Any],
-  samples: int,
-  rows: list[dict[str, Any]],
-) -> dict[str, Any]:
-  """Collects what sweep.json says of the runs and their measurements."""
-  run = config.run
-  return {
+    rows = _measure(objective, run, runs, states, data, samples, progress)
+  note = data['test'].note
+  report = provenance.header(run.data.name, note, run.steps, started) | {
     'classes': objective.classes,
     'code': getattr(run.objective, 'code', None),
     'steps': run.steps,
     'betas': list(config.betas),
     'seeds': list(config.seeds),
     'samples': samples,
-    'label_entropy_bits': {
-      row['split']: row['label_entropy_bits'] for row in rows
-    },
-    'log2_examples': {
-      split: float(np.log2(len(part.labels['class'])))
-      for split, part in data.items()
-    },
+    **classify.limits(data, rows),
     'rows': rows,
+    'memory_bytes': max(memory_bytes) or None,
+    'training_seconds': lines[-1]['seconds'],
   }
+  files.write_json(path, report)
+  return report
 
 
 def _check(config: config_lib.SweepConfig) -> None:
+  """Raises ValueError where the runs of a sweep cannot be trained together."""
   config_lib.check(config)
   data = config.run.data
   if not isinstance(data, config_lib.DataConfig):
@@ -166,12 +136,9 @@ def _save(config: config_lib.SweepConfig, workdir: str) -> None:
   """Writes the sweep's config, or raises where another one's is there."""
   path = os.path.join(workdir, 'sweep_config.json')
   data = config_lib.to_json(config)
-  if os.path.exists(path):
-    with open(path, encoding='utf-8') as file:
-      old = config_lib.migrate(json.load(file))
-    if {**old['run'], 'steps': 0} != {**data['run'], 'steps': 0} or any(
-      old[key] != data[key] for key in ('betas', 'seeds')
-    ):
+  if old := config_lib.migrate(files.read_json(path)):
+    # More steps continue the same sweep.
+    if old | {'run': old['run'] | {'steps': config.run.steps}} != data:
       raise ValueError(
         f'{workdir!r} holds another sweep: choose another --workdir, or delete '
         'that folder.'
@@ -179,32 +146,8 @@ def _save(config: config_lib.SweepConfig, workdir: str) -> None:
   files.write_json(path, data)
 
 
-def _memory(
-  objective: Objective,
-  optimizer: optax.GradientTransformation,
-  arrays: dict[str, Any],
-  runs: grid.Runs,
-  settings: loop.Settings,
-) -> int:
-  """What the compiled program of an interval allocates at most, in bytes."""
-  chunk: Any = loop.make_chunk(
-    objective,
-    optimizer,
-    parallel.make_mesh(1),
-    form='grid',
-    accumulate=settings.accumulate,
-  )
-  states = jax.eval_shape(
-    lambda: grid.init_states(objective, optimizer, arrays, runs)
-  )
-  count = min(settings.log_every, settings.steps)
-  shape = (len(runs.seeds), count, settings.batch_size)
-  indices = jax.ShapeDtypeStruct(shape, jnp.int32)
-  return peak_bytes(chunk.lower(states, arrays, indices).compile())
-
-
 def peak_bytes(compiled: Any) -> int:
-  """What a compiled program allocates at most, its arguments included."""
+  """Returns what a compiled program allocates at most, with its arguments."""
   memory = compiled.memory_analysis()
   return int(
     memory.argument_size_in_bytes
@@ -215,36 +158,36 @@ def peak_bytes(compiled: Any) -> int:
 
 
 def _measure(
-  config: config_lib.SweepConfig,
   objective: Objective,
+  run: config_lib.ExperimentConfig,
+  runs: grid.Runs,
   states: step_lib.TrainState,
-  betas: tuple[float, ...],
-  seeds: tuple[int, ...],
   data: dict[str, Any],
   samples: int,
   progress: progress_lib.Progress,
 ) -> list[dict[str, Any]]:
-  run = config.run
+  """Returns a row for each run and split, and says the test's of each run."""
   functions = classify.measures(objective, samples)
   rows = []
-  for r, (beta, seed) in enumerate(zip(betas, seeds, strict=True)):
+  for r, seed in enumerate(runs.seeds):
     state = jax.tree.map(lambda x, r=r: x[r], states)
-    params = step_lib.averaged_params(state, run.average)
+    variables = step_lib.averaged_params(state, run.average), state.model_state
     for split, part in data.items():
+      labels = part.labels['class']
       predictions = classification.predict(
-        *functions,
-        (params, state.model_state),
-        part.inputs,
-        part.labels['class'],
-        jax.random.key(0),
+        *functions, variables, part.inputs, labels, jax.random.key(0)
       )
       rows.append(
-        {'beta': beta, 'seed': seed, 'split': split, 'weights': 'average'}
-        | classification.summary(predictions, part.labels['class'])
+        {
+          'beta': runs.model_state['beta'][r],
+          'seed': seed,
+          'split': split,
+          'weights': 'average',
+        }
+        | classification.summary(predictions, labels)
       )
     progress.say(
-      f'beta {beta:g}, seed {seed}: test error '
-      f'{rows[-1]["error_1"]:.2f} % (1 sample), '
+      f'{runs.name(r)}: test error {rows[-1]["error_1"]:.2f} % (1 sample), '
       f'{rows[-1][f"error_{samples}"]:.2f} % ({samples}), '
       f'rate {rows[-1]["rate_bits"]:.2f} bits'
     )
@@ -252,7 +195,7 @@ def _measure(
 
 
 def table(report: dict[str, Any]) -> rich.table.Table:
-  """Means and standard deviations over seeds on the test set.
+  """Tabulates means and standard deviations over seeds on the test set.
 
   Args:
     report: what `sweep` returned.
@@ -264,19 +207,14 @@ def table(report: dict[str, Any]) -> rich.table.Table:
     'rate, bits': 'rate_bits',
     'I(Z;Y) >=, bits': 'izy_bits',
   }
+  test = [row for row in report['rows'] if row['split'] == 'test']
   rows = []
   for beta in report['betas']:
     cells = []
     for key in keys.values():
-      values = [
-        row[key]
-        for row in report['rows']
-        if row['beta'] == beta and row['split'] == 'test'
-      ]
-      cell = f'{np.mean(values):.2f}'
-      if len(values) > 1:
-        cell += f' ± {np.std(values, ddof=1):.2f}'
-      cells.append(cell)
+      values = [row[key] for row in test if row['beta'] == beta]
+      std = f' ± {np.std(values, ddof=1):.2f}' if len(values) > 1 else ''
+      cells.append(f'{np.mean(values):.2f}{std}')
     rows.append((f'{beta:g}', *cells))
   return tables.table(
     ('beta', *keys),

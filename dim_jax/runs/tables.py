@@ -1,6 +1,6 @@
 """Tables for a terminal, in which names are data and no markup."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import rich.box
@@ -42,3 +42,14 @@ def table(
   for row in rows:
     shown.add_row(*(rich.text.Text(str(cell)) for cell in row))
   return shown
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+  """Lists what a report says below its tables: what was skipped, and its note.
+
+  Args:
+    report: what `evaluate` or `classify` returned.
+  """
+  skipped = report.get('skipped', ())
+  lines = [f'Skipped: {x["what"]}: {x["reason"]}' for x in skipped]
+  return [*lines, *filter(None, [report['note']])]

@@ -80,13 +80,7 @@ def train(
   example = {name: x[:2] for name, x in data.batch(watched).items()}
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   features = jax.eval_shape(objective.encode, *variables, example)
-  optimizer = step_lib.make_optimizer(
-    config.optimizer,
-    config.groups,
-    variables[0],
-    config.average,
-    objective.optional_groups,
-  )
+  optimizer = step_lib.optimizer_of(config, objective, variables[0])
   change = augment.make(config.data, watched.inputs.shape[-1])
   start = start_from(config.init_from, variables)
   _check_loss(config, variables, example)
@@ -184,7 +178,8 @@ def _load(
     if 'label' in part:
       classify.check_labels(objective, watched.name, part['label'])
   if 'label' in seen:
-    classify.check_supervised(objective, watched.name, seen['label'])
+    if objective.supervised:
+      data.check_classes(watched.name, seen['label'], objective.supervised)
     if np.max(seen['label']) < 0:
       train_set = _without_labels(train_set, config)
   return train_set, watched

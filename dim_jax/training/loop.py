@@ -203,6 +203,7 @@ def fit(
   example: Mapping[str, Any] | None = None,
   start: Callable[[step_lib.TrainState], step_lib.TrainState] | None = None,
   runs: grid.Runs | None = None,
+  compiled: Callable[[Any], None] | None = None,
 ) -> step_lib.TrainState:
   """Trains, or continues a run that was interrupted.
 
@@ -226,6 +227,7 @@ def fit(
     start: changes the state before the first step of all.
     runs: train these in one program, on one device; their seeds take the place
       of the settings', and every metric is a list over them.
+    compiled: of several runs, gets each compiled program before it runs.
 
   Returns:
     The final state; of several runs, with a leading axis.
@@ -246,6 +248,8 @@ def fit(
   chunk = make_chunk(
     objective, optimizer, mesh, form=form, augment=augment, accumulate=parts
   )
+  if runs and compiled:
+    chunk = _compiled_first(chunk, compiled)
   run_dir = os.path.expanduser(run_dir)
   files.make_folder(run_dir)
   with (
@@ -409,6 +413,20 @@ class _Session(NamedTuple):
       f'{", ".join(bad) or broken[0]} became non-finite{where} ({parameters}). '
       f'Nothing of it was saved. {advice}'
     )
+
+
+def _compiled_first(chunk: Any, compiled: Callable[[Any], None]) -> feed.Chunk:
+  """`chunk`, whose programs `compiled` gets: the very ones that run."""
+  programs: dict[int, Any] = {}
+
+  def run(state: step_lib.TrainState, data: Batch, indices: Any) -> Any:
+    steps = indices.shape[1]
+    if steps not in programs:
+      programs[steps] = chunk.lower(state, data, indices).compile()
+      compiled(programs[steps])
+    return programs[steps](state, data, indices)
+
+  return run
 
 
 def _guarded(chunk: Callable[..., Any]) -> Callable[..., Any]:

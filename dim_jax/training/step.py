@@ -160,6 +160,23 @@ def make_optimizer(
   return optax.chain(adam, polyak_average(average))
 
 
+def optimizer_of(config: Any, objective: Objective, names: Any) -> Any:
+  """Makes the optimizer of a run.
+
+  Args:
+    config: its ExperimentConfig.
+    objective: that of the config.
+    names: the parameter groups, as `make_optimizer` takes them.
+  """
+  return make_optimizer(
+    config.optimizer,
+    config.groups,
+    names,
+    config.average,
+    objective.optional_groups,
+  )
+
+
 def _adam(config: Any) -> optax.GradientTransformation:
   learning_rate = config.learning_rate
   if config.decay != 1:

@@ -214,12 +214,28 @@ def test_outliers_are_made_from_the_images():
   assert attack.outliers('noise', images).shape == images.shape
 
 
-def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path):
+@pytest.fixture
+def lowered():
+  """Names of the programs that are lowered, to be compiled."""
+  names = []
+
+  def listen(event, seconds, *, fun_name='', **_):
+    if event == '/jax/core/compile/jaxpr_to_mlir_module_duration':
+      names.append(fun_name)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  yield names
+  jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path, lowered):
   def config(steps):
     return SweepConfig(run=make_config(steps), betas=(1e-3, 10.0), seeds=(0, 1))
 
   whole, parts = str(tmp_path / 'whole'), str(tmp_path / 'parts')
   expected = sweep.sweep(config(40), whole, samples=3, show_progress=False)
+  # Its memory is that of the very program that trains, compiled once.
+  assert [name for name in lowered if 'chunk' in name] == ['jit(chunk)']
   sweep.sweep(config(20), parts, samples=3, show_progress=False)
   found = sweep.sweep(config(40), parts, samples=3, show_progress=False)
   assert found['rows'] == expected['rows']
@@ -240,6 +256,7 @@ def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path):
     json.dump(told, file)
   again = sweep.sweep(config(40), parts, samples=3, show_progress=False)
   assert again['rows'] == expected['rows']
+  assert again['memory_bytes'] == found['memory_bytes']
   other = config(40)
   other.betas = (1e-3, 1.0)
   with pytest.raises(ValueError, match='holds another sweep'):
