@@ -100,8 +100,9 @@ class Objective(NamedTuple):
       Gaussians: [N, K] each, or a Cholesky factor [N, K, K] as scale.
     decode: `(variables, codes) -> logits`, [..., K] to [..., C].
     density: of an energy model.
-    module_configs: `() -> configs`, the objective configs that train each
-      module of an encoder on the frozen ones before it.
+    module_configs: `(depth) -> configs`, the objective configs that train each
+      of the first `depth` modules of an encoder, or of all that it has if None,
+      on the frozen ones before it.
     module_outputs: `(variables, batch) -> features`, what a module behind the
       last would take in as the batch's 'features'.
   """
@@ -129,7 +130,7 @@ class Objective(NamedTuple):
   ) = None
   decode: Callable[[PyTree, jax.Array], jax.Array] | None = None
   density: Density | None = None
-  module_configs: Callable[[], tuple[Any, ...]] | None = None
+  module_configs: Callable[[int | None], tuple[Any, ...]] | None = None
   module_outputs: Callable[[PyTree, Batch], jax.Array] | None = None
 
 

@@ -810,17 +810,21 @@ def _init_loss(
   return {'score': jax.random.uniform(rng, sizes, float, -bound, bound)}
 
 
-def _module_configs(config: Config) -> tuple[Config, ...]:
-  """Of each module, those beyond `depth` too, on the frozen ones before it."""
+def _module_configs(config: Config, depth: int | None) -> tuple[Config, ...]:
+  """Of each of `depth` modules, trained on the frozen ones before it."""
   if config.stop_gradient_after is not None:
     raise ValueError(
       'Modules that are trained one after another are isolated from each '
       'other: set objective.stop_gradient_after to None, got '
       f'{config.stop_gradient_after}.'
     )
+  count = len(all_modules(config))
+  if depth is None:
+    depth = config.depth or count
+  if not 1 <= depth <= count:
+    raise ValueError(f'--depth must be in 1..{count}, got {depth}.')
   return tuple(
-    dataclasses.replace(config, depth=i + 1, frozen=i)
-    for i in range(len(all_modules(config)))
+    dataclasses.replace(config, depth=i + 1, frozen=i) for i in range(depth)
   )
 
 

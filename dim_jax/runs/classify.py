@@ -50,7 +50,8 @@ def measures(
   Raises:
     ValueError: it has none.
   """
-  logits, rate_of_batch = objective.logits, objective.rate
+  logits = objective.logits
+  rate: Any = objective.rate
   if logits is None:
     raise ValueError(
       f'{name} has no classifier: measure it with experiments.evaluate.'
@@ -61,16 +62,16 @@ def measures(
   ) -> jax.Array:
     return logits(variables, {'image': images}, rng, count)
 
-  def rate(
+  def nats(
     variables: Any, images: jax.Array, labels: jax.Array, rng: jax.Array
   ) -> jax.Array:
     batch = {'image': images, 'label': labels}
-    return rate_of_batch(variables, batch, rng, samples)
+    return rate(variables, batch, rng, samples)
 
   return Functions(
     functools.partial(draw, samples),
     functools.partial(draw, 0),
-    rate if rate_of_batch else None,
+    nats if rate else None,
   )
 
 
@@ -141,22 +142,16 @@ def classify(
   rng = jax.random.key(seed)
   path = os.path.join(run_dir, 'evaluation', 'classification')
   files.make_folder(os.path.dirname(path))
-  weights = {'raw': trained.variables}
-  if trained.config.average is not None:
-    last = dim_jax.load(run_dir, trained.step, average=False)
-    weights = {'average': trained.variables, 'raw': last.variables}
   with progress.Progress(show_progress) as bar:
     results, predictions = _predictions(
-      functions, weights, data, samples, rng, bar
+      functions, _weights(trained, run_dir), data, samples, rng, bar
     )
     arrays = _arrays(
       objective, trained.variables, predictions['test'], data['test']
     )
     files.write_arrays(f'{path}.npz', arrays)
     report = _report(trained, data, samples, results)
-    save = functools.partial(
-      _save, f'{path}.json', report, data['test'].note, started
-    )
+    save = functools.partial(_save, f'{path}.json', report, started)
     save()
     victim = attack.Victim(objective.classes, functions, trained.variables)
     report['attacks'], report['skipped'] = attack.attack(
@@ -193,22 +188,27 @@ def load(
   return data
 
 
-def _save(
-  path: str, report: dict[str, Any], note: str, started: float
-) -> dict[str, Any]:
+def _save(path: str, report: dict[str, Any], started: float) -> dict[str, Any]:
   """Writes what was measured so far; what was not measured again stays."""
   old = files.read_json(path)
   same = ('step', 'dataset', 'samples')
   if any(old.get(key) != report[key] for key in same):
     old = {}
   kept = {k: report[k] or old.get(k, []) for k in ('attacks', 'ood', 'skipped')}
-  merged = (
-    provenance.header(report['dataset'], note, report['step'], started)
-    | report
-    | kept
+  header = provenance.header(
+    report['dataset'], report['note'], report['step'], started
   )
+  merged = header | report | kept
   files.write_json(path, merged)
   return merged
+
+
+def _weights(trained: dim_jax.Encoder, run_dir: str) -> dict[str, Any]:
+  """Loads the averaged variables and the last ones, as far as they differ."""
+  if trained.config.average is None:
+    return {'raw': trained.variables}
+  last = dim_jax.load(run_dir, trained.step, average=False)
+  return {'average': trained.variables, 'raw': last.variables}
 
 
 def _predictions(
@@ -284,6 +284,7 @@ def _report(
     'skipped': [],
     'step': int(trained.step),
     'dataset': data['test'].name,
+    'note': data['test'].note,
   }
 
 

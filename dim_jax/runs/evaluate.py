@@ -1,14 +1,7 @@
-"""Probes a run's frozen encoder beside the untrained one and the raw data.
+"""Probes a run's frozen encoder beside the untrained one and the raw data."""
 
-  python -m experiments.evaluate runs/digits
-  python -m experiments.evaluate runs/cifar10 --probes=linear,knn \
-      --features=fc,y --max_train=20000
-
-Results go to RUN/evaluation/probes.json, where a later call with other probes
-or features adds to them; RUN/evaluation/features.npz has those for figures.
-"""
-
-import json
+import functools
+import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -48,8 +41,9 @@ def evaluate(
 ) -> dict[str, Any]:
   """Runs the probes and writes their results into the run's folder.
 
-  The results of one encoder are written before the next one's. A
-  probe that fails, or a label of one class, is left out and named in 'skipped'.
+  Those of an earlier call stay, and those of one encoder are written before the
+  next one's. A probe that fails, or a label of one class, is left out and named
+  in 'skipped'.
 
   Args:
     run_dir: the run.
@@ -83,27 +77,22 @@ def evaluate(
   setup, skipped = _load(
     trained, probes, features, labels, protocol, progress=show_progress
   )
-  report = _first_report(trained, setup)
+  report: dict[str, Any] = setup.describe() | {
+    'paper': trained.config.paper,
+    'chance': setup.chance(),
+    'results': [],
+  }
   folder = os.path.join(run_dir, 'evaluation')
   with progress.Progress(show_progress) as bar:
     # One encoder at a time: conv maps of a whole data set are big.
     for kind in encoders:
-      if kind == 'raw':
-        arrays: dict[str, np.ndarray] = {}
-        collapse, results, failed = _probe(kind, _raw(setup), setup, bar)
-      else:
-        encoder = trained if kind == 'trained' else dim_jax.load(run_dir, 0)
-        before = features_lib.fingerprint(encoder.variables)
-        values, arrays = _encode(encoder, kind, setup, bar)
-        collapse, results, failed = _probe(kind, values, setup, bar)
-        _check_unchanged(encoder, kind, before)
-      skipped += failed
-      if not results:
+      new, arrays = _measure(kind, trained, run_dir, setup, bar)
+      skipped += new['skipped']
+      if not new['results']:
         continue
       header = provenance.header(
         setup.train.name, setup.train.note, trained.step, started
       )
-      new = {'collapse': collapse, 'results': results, 'skipped': skipped}
       files.make_folder(folder)
       _merge_features(
         os.path.join(folder, 'features.npz'),
@@ -111,7 +100,8 @@ def evaluate(
         trained.step,
       )
       report = _merge_results(
-        os.path.join(folder, 'probes.json'), header | report | new
+        os.path.join(folder, 'probes.json'),
+        header | report | new | {'skipped': skipped},
       )
   if not report['results']:
     raise ValueError(skipped[0]['reason'] if skipped else 'nothing to probe.')
@@ -146,6 +136,26 @@ class _Setup(NamedTuple):
   def inputs(self) -> np.ndarray:
     """All examples, those for testing last."""
     return np.concatenate([self.train.inputs[self.rows], self.test.inputs])
+
+  def hash(self, probe: str | None = None) -> str:
+    """Returns the hash of the protocol, or of what a probe takes of it."""
+    return self.protocol.hash(probe, self.summary)
+
+  def describe(self) -> dict[str, Any]:
+    """Returns what probes.json says of the protocol."""
+    describe = functools.partial(self.protocol.describe, data=self.summary)
+    return {
+      'protocol': describe(),
+      'protocol_hash': self.hash(),
+      'protocols': {self.hash(name): describe(name) for name in self.probes},
+    }
+
+  def chance(self) -> dict[str, float]:
+    """Returns the accuracy of the most frequent test label, by label."""
+    known = {name: x[x >= 0] for name, (_, x) in self.labels.items()}
+    return {
+      name: float(np.max(np.bincount(x)) / len(x)) for name, x in known.items()
+    }
 
 
 def _load(
@@ -211,7 +221,8 @@ def _choose_labels(
       f'{train.name} has no labels to predict: measure the run with '
       'experiments.density.'
     )
-  chosen, skipped = [], []
+  chosen: list[str] = []
+  skipped: list[dict[str, str]] = []
   for name in labels or [k for k, x in train.labels.items() if x.ndim == 1]:
     checks.check_choice('labels', name, train.labels)
     try:
@@ -224,25 +235,6 @@ def _choose_labels(
   return chosen, skipped
 
 
-def _first_report(trained: dim_jax.Encoder, setup: _Setup) -> dict[str, Any]:
-  """Collects what probes.json says before there is a result."""
-  protocol, summary = setup.protocol, setup.summary
-  return {
-    'protocol': protocol.describe(data=summary),
-    'protocol_hash': protocol.hash(data=summary),
-    'protocols': {
-      protocol.hash(name, summary): protocol.describe(name, summary)
-      for name in setup.probes
-    },
-    'paper': trained.config.paper,
-    'chance': {
-      name: _chance(values[values >= 0])
-      for name, (_, values) in setup.labels.items()
-    },
-    'results': [],
-  }
-
-
 def _pictured(setup: _Setup) -> dict[str, np.ndarray]:
   """Collects what pictures need of the test examples."""
   test, kept = setup.test, slice(_SAVED_IMAGES)
@@ -253,14 +245,27 @@ def _pictured(setup: _Setup) -> dict[str, np.ndarray]:
   }
 
 
-def _check_unchanged(encoder: dim_jax.Encoder, kind: str, before: str) -> None:
-  """Raises RuntimeError where probing has changed the encoder."""
+def _measure(
+  kind: str,
+  trained: dim_jax.Encoder,
+  run_dir: str,
+  setup: _Setup,
+  bar: progress.Progress,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Returns what `_probe` says of an encoder, and its arrays for pictures."""
+  if kind == 'raw':
+    return _probe(kind, _raw(setup), setup, bar), {}
+  encoder = trained if kind == 'trained' else dim_jax.load(run_dir, 0)
+  before = features_lib.fingerprint(encoder.variables)
+  values, arrays = _encode(encoder, kind, setup, bar)
+  measured = _probe(kind, values, setup, bar)
   after = features_lib.fingerprint(encoder.variables)
   if after != before:
     raise RuntimeError(
       f'The {kind} encoder changed while it was probed (its variables hash to '
       f'{after[:12]}, before {before[:12]}): nothing of it was saved.'
     )
+  return measured, arrays
 
 
 def _raw(setup: _Setup) -> dict[str, np.ndarray]:
@@ -269,15 +274,10 @@ def _raw(setup: _Setup) -> dict[str, np.ndarray]:
   return {name: features_lib.raw(setup.inputs)}
 
 
-def _chance(labels: np.ndarray) -> float:
-  """Accuracy of the most frequent label."""
-  return float(np.max(np.bincount(labels)) / len(labels))
-
-
 def _framewise(
   frames: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Features [n, L, C] and labels [n, F] as rows: the frame at each label."""
+  """Turns features [n, L, C], labels [n, F] into rows: the frame at a label."""
   count = labels.shape[1]
   # The middle of a label's time falls into this frame.
   at = (2 * np.arange(count) + 1) * frames.shape[1] // (2 * count)
@@ -316,12 +316,12 @@ def _probe(
   values: dict[str, np.ndarray],
   setup: _Setup,
   bar: progress.Progress,
-) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, str]]]:
+) -> dict[str, Any]:
   """Runs all probes on the features of one encoder, which it uses up.
 
   Returns:
-    Signs of collapse by encoder and feature, a row for each probe, and what was
-    skipped for which reason.
+    'collapse', signs of it by encoder and feature; 'results', a row for each
+    probe; and 'skipped', what for which reason.
   """
   collapse: dict[str, Any] = {}
   results: list[dict[str, Any]] = []
@@ -344,13 +344,13 @@ def _probe(
         ]
       train, test = (probes_lib.Examples(*part) for part in parts)
       for name in setup.probes:
-        title = f'{kind} {feature} {label}: {name}'
         row = {
           'encoder': kind,
           'feature': feature,
           'label': label,
           'probe': name,
         }
+        title = _title(row)
         try:
           with bar.task(title, 100) as task:
             results.append(row | _fit(name, train, test, setup, task))
@@ -361,7 +361,7 @@ def _probe(
           continue
         mean, seconds = 100 * results[-1]['mean'], results[-1]['seconds']
         bar.say(f'{title}: {mean:.1f} %  {seconds:.0f} s')
-  return collapse, results, skipped
+  return {'collapse': collapse, 'results': results, 'skipped': skipped}
 
 
 def _fit(
@@ -371,7 +371,7 @@ def _fit(
   setup: _Setup,
   task: progress.Task,
 ) -> dict[str, Any]:
-  """Runs one probe; its accuracies and how they came about."""
+  """Runs one probe; returns its accuracies and how they came about."""
   started = time.time()
   found = probes_lib.PROBES[name](
     train,
@@ -384,7 +384,7 @@ def _fit(
     'mean': float(np.mean(found.accuracies)),
     'std': float(np.std(found.accuracies, ddof=1)) if several else 0.0,
     'values': [float(value) for value in found.accuracies],
-    'protocol_hash': setup.protocol.hash(name, setup.summary),
+    'protocol_hash': setup.hash(name),
     'seconds': time.time() - started,
   }
   if found.chosen is not None:
@@ -396,7 +396,7 @@ def _fit(
 def _scores(
   encoder: dim_jax.Encoder, images: np.ndarray
 ) -> dict[str, np.ndarray]:
-  """A sample of the critic's scores of true and false pairs, if it has any."""
+  """Samples a critic's scores of true and false pairs, if it has any."""
   scores_of = encoder.objective.scores
   if scores_of is None:
     return {}
@@ -409,14 +409,9 @@ def _scores(
   images_of = np.arange(scores.shape[0]) // (scores.shape[0] // scores.shape[1])
   true = images_of[:, None] == np.arange(scores.shape[1])[None, :]
   random = np.random.default_rng(0)
-
-  def sample(values: np.ndarray) -> np.ndarray:
-    flat = values.reshape(-1)
-    return random.permutation(flat)[:_SCORE_COUNT]
-
   return {
-    'scores_positive': sample(scores[true]),
-    'scores_negative': sample(scores[~true]),
+    key: random.permutation(scores[pairs].reshape(-1))[:_SCORE_COUNT]
+    for key, pairs in (('scores_positive', true), ('scores_negative', ~true))
   }
 
 
@@ -438,38 +433,32 @@ def _merge_results(path: str, new: dict[str, Any]) -> dict[str, Any]:
   step are dropped, as they belong to another encoder. Every number names its
   protocol's hash, and 'protocols' holds the text behind each.
   """
-  if os.path.exists(path):
-    with open(path, encoding='utf-8') as file:
-      old = json.load(file)
-    if old.get('step') == new['step'] and old['dataset'] == new['dataset']:
-      # Before there were several labels, none was named.
-      if not isinstance(old.get('chance', {}), dict):
-        old['chance'] = {'class': old['chance']}
-      old['results'] = probes_lib.migrate_rows(old['results'])
-      fresh = {_key(result) for result in new['results']}
-      kept = [r for r in old['results'] if _key(r) not in fresh]
-      new['results'] = kept + new['results']
-      new['chance'] = old.get('chance', {}) | new['chance']
-      new['collapse'] = old.get('collapse', {}) | new['collapse']
-      new['protocols'] = old.get('protocols', {}) | new['protocols']
-      measured = {_title(r) for r in new['results']}
-      new['skipped'] = [
-        *(x for x in old.get('skipped', ()) if x not in new['skipped']),
-        *new['skipped'],
-      ]
-      new['skipped'] = [x for x in new['skipped'] if x['what'] not in measured]
+  old = files.read_json(path)
+  if all(old.get(key) == new[key] for key in ('step', 'dataset')):
+    # Before there were several labels, none was named.
+    if not isinstance(old.get('chance', {}), dict):
+      old['chance'] = {'class': old['chance']}
+    fresh = {_title(row) for row in new['results']}
+    kept = [
+      row
+      for row in probes_lib.migrate_rows(old['results'])
+      if _title(row) not in fresh
+    ]
+    new['results'] = kept + new['results']
+    for key in ('chance', 'collapse', 'protocols'):
+      new[key] = old.get(key, {}) | new[key]
+    skipped = [x for x in old.get('skipped', ()) if x not in new['skipped']]
+    measured = fresh | {_title(row) for row in kept}
+    new['skipped'] = [
+      x for x in skipped + new['skipped'] if x['what'] not in measured
+    ]
   used = {result.get('protocol_hash') for result in new['results']}
   new['protocols'] = {k: v for k, v in new['protocols'].items() if k in used}
   files.write_json(path, new)
   return new
 
 
-def _key(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
-  return result['encoder'], result['feature'], result['label'], result['probe']
-
-
 def _title(result: Mapping[str, Any]) -> str:
-  """Names a result as 'skipped' does."""
   return '{encoder} {feature} {label}: {probe}'.format(**result)
 
 
@@ -483,38 +472,38 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
     A table of accuracies in percent.
   """
   results = report['results']
-  names = [
-    n for n in probes_lib.PROBES if any(r['probe'] == n for r in results)
-  ]
-  cells = {
-    _key(r): f'{100 * r["mean"]:.1f}±{100 * r["std"]:.1f}'
-    if len(r['values']) > 1
-    else f'{100 * r["mean"]:.1f}'
-    for r in results
-  }
-  rows = list(
-    dict.fromkeys((r['label'], r['feature'], r['encoder']) for r in results)
+  probes = {row['probe'] for row in results}
+  names = [name for name in probes_lib.PROBES if name in probes]
+  cells = {}
+  for row in results:
+    cell = f'{100 * row["mean"]:.1f}'
+    cells[_title(row)] = (
+      f'{cell}±{100 * row["std"]:.1f}' if len(row['values']) > 1 else cell
+    )
+  # Labels and features in the order in which they were measured.
+  labels, features = (
+    list(dict.fromkeys(row[key] for row in results))
+    for key in ('label', 'feature')
   )
-  labels = list(dict.fromkeys(label for label, _, _ in rows))
-  features = list(dict.fromkeys(feature for _, feature, _ in rows))
-  kinds = ['trained', 'untrained', 'raw']
-  rows.sort(
-    key=lambda r: (labels.index(r[0]), features.index(r[1]), kinds.index(r[2]))
-  )
-  chance = ', '.join(
-    f'{name} {100 * report["chance"][name]:.1f}' for name in labels
-  )
-  cells_of_rows = []
-  for label, feature, kind in rows:
+  measured = {(row['label'], row['feature'], row['encoder']) for row in results}
+  rows = []
+  for label, feature, kind in itertools.product(labels, features, ENCODERS):
+    if (label, feature, kind) not in measured:
+      continue
     found = report['collapse'].get(f'{kind}/{feature}')
     rank = (
       f'{found["effective_rank"]:.0f}/{found["dimensions"]}' if found else ''
     )
-    values = [cells.get((kind, feature, label, name), '') for name in names]
-    cells_of_rows.append((label, feature, kind, *values, rank))
+    values = [
+      cells.get(f'{kind} {feature} {label}: {name}', '') for name in names
+    ]
+    rows.append((label, feature, kind, *values, rank))
+  chance = ', '.join(
+    f'{name} {100 * report["chance"][name]:.1f}' for name in labels
+  )
   return tables.table(
     ('label', 'feature', 'encoder', *names, 'rank'),
-    cells_of_rows,
+    rows,
     words=3,
     title=(
       f'{report["dataset"]}, step {report["step"]}: '
@@ -533,6 +522,4 @@ def summary(report: Mapping[str, Any]) -> list[Any]:
   Args:
     report: what `evaluate` returned.
   """
-  skipped = report.get('skipped', ())
-  lines = [f'Skipped: {x["what"]}: {x["reason"]}' for x in skipped]
-  return [table(report), *lines, *filter(None, [report['note']])]
+  return [table(report), *tables.notes(report)]

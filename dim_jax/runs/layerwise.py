@@ -1,21 +1,4 @@
-"""Trains the modules of Greedy InfoMax one after another.
-
-  python -m experiments.layerwise \
-      --config=experiments/configs/gim_spoken_digits.py \
-      --workdir=runs/layerwise --store --half
-
-Each module is a run of its own in WORKDIR/module_0, WORKDIR/module_1, ..., of
-as many steps as the config says, with the modules below it frozen. The last
-holds the whole encoder. The same command continues where it was interrupted,
-and --depth leaves modules for later: they can be added to a finished run, of as
-many steps.
-
-Without --store the frozen modules run in every step, and nothing of them is
-kept. With it, what they pass on is computed once and stored on disk, --views
-times for each example with other augmentations, at --half precision if asked.
-The sizes are printed, and refused beyond --budget_gb, before anything is
-trained. Stored examples see no augmentation but that of their views.
-"""
+"""Trains the modules of an encoder one after another."""
 
 import dataclasses
 import hashlib
@@ -24,14 +7,14 @@ import os
 import pathlib
 import re
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import dim_jax
+from dim_jax import checks, files, progress, random
 from dim_jax import config as config_lib
-from dim_jax import files, progress, random
 from dim_jax.data import augment, batches, cache
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
@@ -60,7 +43,7 @@ def train_modules(
   Args:
     config: the run of all modules at once.
     workdir: folder of the runs.
-    depth: how many modules; all if None.
+    depth: how many modules; as many as the objective trains if None.
     store: train on stored features rather than run the frozen modules again.
     views: stored augmentations of each example.
     half: store float16 rather than float32.
@@ -77,286 +60,235 @@ def train_modules(
       features would pass the budget; nothing was trained.
   """
   workdir = os.path.expanduser(workdir)
-  objective = config_lib.make_objective(config)
-  if objective.module_configs is None:
-    raise ValueError(
-      'Only an encoder of isolated modules, such as that of Greedy InfoMax '
-      '(objectives.gim), is trained one module after another; the config has '
-      f'{type(config.objective).__module__}.'
-    )
-  modules = objective.module_configs()
-  count = len(modules)
-  if depth is None:
-    depth = config.objective.depth or count
-  if not 1 <= depth <= count:
-    raise ValueError(f'--depth must be in 1..{count}, got {depth}.')
-  if views < 1:
-    raise ValueError(f'--views must be >= 1, got {views}.')
-  if config.init_from is not None:
-    raise ValueError(
-      'Each module starts from the run of the one below it: set init_from to '
-      f'None, got {config.init_from!r}.'
-    )
+  modules = _modules(config, depth)
+  checks.check_range('--views', views, 'int [1, inf)')
   if store and getattr(config.data, 'stream', False):
     raise ValueError(
       '--store reads all examples at once, which data.stream=True does not: '
       'leave out one of them.'
     )
-  with train.claim(workdir), lock.hold(workdir):
-    return _train_all(
-      config,
-      modules,
-      workdir,
-      depth,
-      store=store,
-      views=views,
-      half=half,
-      budget=budget,
-      devices=devices,
-      show_progress=show_progress,
-    )
-
-
-def _train_all(
-  config: config_lib.ExperimentConfig,
-  modules: tuple[Any, ...],
-  workdir: str,
-  depth: int,
-  *,
-  store: bool,
-  views: int,
-  half: bool,
-  budget: int,
-  devices: int | None,
-  show_progress: bool,
-) -> str:
-  """`train_modules`, of arguments that were checked."""
   dtype = np.dtype(np.float16 if half else np.float32)
-  folders = [
-    os.path.join(workdir, f'module_{module}') for module in range(len(modules))
-  ]
-  for run_dir in folders[1:]:
-    _check_steps(run_dir, config.steps)
-  pending = [
-    i for i in range(1, depth) if not _finished(folders[i], config.steps)
-  ]
-  if store and pending:
-    _check_sizes(
-      config,
-      modules,
-      workdir,
-      pending,
-      views=views,
-      dtype=dtype,
-      budget=budget,
-      show_progress=show_progress,
-    )
-  before = ''
-  for module, run_dir in enumerate(folders[:depth]):
-    part = dataclasses.replace(
-      config,
-      objective=modules[module],
-      init_from=before or None,
-    )
-    stored = None
-    if store and module in pending:
-      stored = _store(
-        before,
-        os.path.join(workdir, f'features_{module}.npy'),
-        views=views,
-        dtype=dtype,
-        budget=budget,
+  storage = Storage(workdir, views, dtype, budget, show_progress)
+  with train.claim(workdir), lock.hold(workdir):
+    _check_steps(workdir, config.steps)
+    pending = [
+      i
+      for i in range(1, len(modules))
+      if not os.path.isdir(
+        os.path.join(_folder(workdir, i), 'checkpoints', str(config.steps))
+      )
+    ]
+    if store and pending:
+      storage.check(config, modules, pending)
+    before = ''
+    for i, objective in enumerate(modules):
+      run_dir = _folder(workdir, i)
+      part = dataclasses.replace(
+        config, objective=objective, init_from=before or None
+      )
+      stored = storage.write(before, i) if store and i in pending else None
+      if show_progress:
+        line = f'module_{i} of {len(modules)} in {run_dir}'
+        print(line, file=sys.stderr, flush=True)
+      train.train(
+        part,
+        run_dir,
+        stored=stored,
+        devices=devices,
         show_progress=show_progress,
       )
-    if show_progress:
-      print(
-        f'module_{module} of {depth} in {run_dir}', file=sys.stderr, flush=True
-      )
-    train.train(
-      part,
-      run_dir,
-      stored=stored,
-      devices=devices,
-      show_progress=show_progress,
-    )
-    before = run_dir
-  for name in os.listdir(workdir):
-    if re.match(r'features_\d+\.npy', name):
-      os.remove(os.path.join(workdir, name))
-  return run_dir
+      before = run_dir
+    for name in os.listdir(workdir):
+      if re.match(r'features_\d+\.npy', name):
+        os.remove(os.path.join(workdir, name))
+  return before
 
 
-def _finished(run_dir: str, steps: int) -> bool:
-  """Whether a run needs no more examples."""
-  path = os.path.join(run_dir, 'checkpoints', str(steps))
-  return os.path.isdir(path)
-
-
-def _check_steps(run_dir: str, steps: int) -> None:
-  """Raises ValueError where a module was trained on modules of other steps."""
-  checkpoints = pathlib.Path(run_dir, 'checkpoints').glob('*')
-  if not any(path.name.isdigit() for path in checkpoints):
-    return
-  # The modules below it had as many.
-  there = config_lib.load(run_dir)[0].steps
-  if there != steps:
+def _modules(
+  config: config_lib.ExperimentConfig, depth: int | None
+) -> tuple[Any, ...]:
+  """Returns the objective config of each module, or raises ValueError."""
+  module_configs = config_lib.make_objective(config).module_configs
+  if module_configs is None:
     raise ValueError(
-      f'{run_dir!r} was trained on frozen modules of {there} steps, which '
-      f'steps={steps} would change under it: choose another --workdir, or keep '
-      f'--config.steps={there}.'
+      'Only an encoder of isolated modules, such as that of Greedy InfoMax '
+      '(objectives.gim), is trained one module after another; the config has '
+      f'{type(config.objective).__module__}.'
     )
+  if config.init_from is not None:
+    raise ValueError(
+      'Each module starts from the run of the one below it: set init_from to '
+      f'None, got {config.init_from!r}.'
+    )
+  return module_configs(depth)
 
 
-def _check_sizes(
-  config: config_lib.ExperimentConfig,
-  modules: tuple[Any, ...],
-  workdir: str,
-  pending: list[int],
-  *,
-  views: int,
-  dtype: np.dtype,
-  budget: int,
-  show_progress: bool,
-) -> None:
-  """Prints how large the files of features will be.
+def _folder(workdir: str, module: int) -> str:
+  return os.path.join(workdir, f'module_{module}')
 
-  Args:
-    config: the run of all modules at once.
-    modules: the objective's config for each.
-    workdir: where the files will be.
-    pending: the modules that will train on them, none the first.
+
+def _check_steps(workdir: str, steps: int) -> None:
+  """Raises ValueError where a module was trained on modules of other steps."""
+  for run_dir in sorted(pathlib.Path(workdir).glob('module_[1-9]*')):
+    if not train.has_checkpoint(run_dir):
+      continue
+    # The modules below it had as many.
+    there = config_lib.load(run_dir)[0].steps
+    if there != steps:
+      raise ValueError(
+        f'{str(run_dir)!r} was trained on frozen modules of {there} steps, '
+        f'which steps={steps} would change under it: choose another --workdir, '
+        f'or keep --config.steps={there}.'
+      )
+
+
+class Storage(NamedTuple):
+  """What frozen modules pass on, in files of `workdir`.
+
+  Attributes:
+    workdir: their folder.
     views: of each example.
     dtype: of the files.
     budget: bytes that none must pass.
-    show_progress: print a line each.
-
-  Raises:
-    ValueError: one would pass the budget; or the config cannot be used.
+    show_progress: show bars, or lines.
   """
-  last = dataclasses.replace(config, objective=modules[pending[-1]])
-  config_lib.check(last)
-  examples = data.training(config.data, progress=show_progress)
-  rows = views * len(examples.inputs)
-  change = augment.make(config.data, examples.inputs.shape[-1])
 
-  def entered(rng, inputs, positions):
-    if change is not None:
-      inputs = change(rng, inputs, positions)
-    batch = as_batch(inputs, config.data.kind)
-    features = []
-    for i in pending:
-      objective: Any = config_lib.make_objective(
-        dataclasses.replace(config, objective=modules[i - 1])
+  workdir: str
+  views: int
+  dtype: np.dtype
+  budget: int
+  show_progress: bool = True
+
+  def path(self, module: int) -> str:
+    """Returns the file of what a module takes in."""
+    return os.path.join(self.workdir, f'features_{module}.npy')
+
+  def check(
+    self,
+    config: config_lib.ExperimentConfig,
+    modules: tuple[Any, ...],
+    pending: list[int],
+  ) -> None:
+    """Prints how large the files of features will be.
+
+    Args:
+      config: the run of all modules at once.
+      modules: the objective's config for each.
+      pending: the modules that will train on files, none the first.
+
+    Raises:
+      ValueError: a file would pass the budget; or the config cannot be used.
+    """
+    last = dataclasses.replace(config, objective=modules[pending[-1]])
+    config_lib.check(last)
+    examples = data.training(config.data, progress=self.show_progress)
+    rows = self.views * len(examples.inputs)
+    change = augment.make(config.data, examples.inputs.shape[-1])
+
+    def entered(rng, inputs, positions):
+      if change is not None:
+        inputs = change(rng, inputs, positions)
+      batch = as_batch(inputs, config.data.kind)
+      features = []
+      for i in pending:
+        objective: Any = config_lib.make_objective(
+          dataclasses.replace(config, objective=modules[i - 1])
+        )
+        variables = objective.init(rng, batch)
+        features.append(objective.module_outputs(variables, batch))
+      return features
+
+    found = jax.eval_shape(
+      entered, jax.random.key(0), examples.inputs[:1], np.arange(1)
+    )
+    lines, too_large = [], []
+    for module, features in zip(pending, found, strict=True):
+      path, shape = self.path(module), features.shape[1:]
+      size = cache.size(rows, shape, self.dtype)
+      lines.append(
+        f'{path}: {rows} rows of {shape} {self.dtype}, {size / 2**30:.3f} GiB'
       )
-      variables = objective.init(rng, batch)
-      features.append(objective.module_outputs(variables, batch))
-    return features
+      if size > self.budget:
+        too_large.append(f'{path} would take {size / 2**30:.3g} GiB')
+    if self.show_progress:
+      print('\n'.join(lines), file=sys.stderr, flush=True)
+    if too_large:
+      raise ValueError(
+        f'{", ".join(too_large)}; the budget is {self.budget / 2**30:.3g} GiB. '
+        'Leave --store out, store --half or fewer --views, or raise '
+        '--budget_gb; or let modules pass on less (Greedy InfoMax with '
+        '--config.objective.pool=2), in a new --workdir.'
+      )
 
-  found = jax.eval_shape(
-    entered, jax.random.key(0), examples.inputs[:1], np.arange(1)
-  )
-  lines, too_large = [], []
-  for module, features in zip(pending, found, strict=True):
-    path = os.path.join(workdir, f'features_{module}.npy')
-    size = cache.size(rows, shape := features.shape[1:], dtype)
-    lines.append(
-      f'{path}: {rows} rows of {shape} {dtype}, {size / 2**30:.3f} GiB'
+  def write(self, run_dir: str, module: int) -> dict[str, np.ndarray]:
+    """Stores what a module takes in, for each view of an example.
+
+    Args:
+      run_dir: the run of the module below.
+      module: the number of the module; a file of the one below spares running
+        those under it again.
+
+    Returns:
+      'features', left on disk, and 'label'.
+    """
+    path, below = self.path(module), self.path(module - 1)
+    encoder = dim_jax.load(run_dir)
+    config = encoder.config
+    examples = data.training(config.data, progress=self.show_progress)
+    count = len(examples.inputs)
+    labels = np.tile(examples.labels[examples.label], self.views)
+    form = [
+      config_lib.to_json(config.data),
+      count,
+      self.views,
+      str(self.dtype),
+      int(_VIEW_STREAM),
+    ]
+    if _origin(path) == (origin := _describe(encoder, form)):
+      return {'features': cache.read(path), 'label': labels}
+    stored = config.init_from is not None and _origin(below) == _describe(
+      dim_jax.load(config.init_from), form
     )
-    if size > budget:
-      too_large.append(f'{path} would take {size / 2**30:.3g} GiB')
-  if show_progress:
-    print('\n'.join(lines), file=sys.stderr, flush=True)
-  if too_large:
-    raise ValueError(
-      f'{", ".join(too_large)}; the budget is {budget / 2**30:.3g} GiB. Leave '
-      '--store out, store --half or fewer --views, or raise --budget_gb; or '
-      'pool (--config.objective.pool=2), in a new --workdir.'
-    )
+    source = cache.read(below) if stored else examples.inputs
+    advance = _forward(encoder, self.dtype, stored)
 
+    def produce(first: int, last: int) -> np.ndarray:
+      positions = np.arange(first, last)
+      inputs = source[first:last] if stored else source[positions % count]
+      # Padded, so that one compiled program serves the last rows too.
+      features = advance(
+        encoder.variables,
+        batches.pad(np.asarray(inputs), _ROWS),
+        batches.pad(positions, _ROWS),
+      )
+      return np.asarray(features)[: last - first]
 
-def _store(
-  run_dir: str,
-  path: str,
-  *,
-  views: int,
-  dtype: np.dtype,
-  budget: int,
-  show_progress: bool,
-) -> dict[str, np.ndarray]:
-  """Stores what the modules of a run pass on, for each view of an example.
-
-  Args:
-    run_dir: the run of the module below.
-    path: of the .npy file; features of the module below that lie beside it
-      spare running the modules under it again.
-    views: of each example.
-    dtype: of the file.
-    budget: bytes that it must not pass.
-    show_progress: show a bar.
-
-  Returns:
-    'features', left on disk, and 'label'.
-  """
-  encoder = dim_jax.load(run_dir)
-  config = encoder.config
-  examples = data.training(config.data, progress=show_progress)
-  count = len(examples.inputs)
-  labels = np.tile(examples.labels[examples.label], views)
-  form = [
-    config_lib.to_json(config.data),
-    count,
-    views,
-    str(dtype),
-    int(_VIEW_STREAM),
-  ]
-  if _origin(path) == (origin := _describe(encoder, form)):
-    return {'features': cache.read(path), 'label': labels}
-  below = os.path.join(
-    os.path.dirname(path), f'features_{config.objective.frozen}.npy'
-  )
-  stored = config.init_from is not None and _origin(below) == _describe(
-    dim_jax.load(config.init_from), form
-  )
-  source = cache.read(below) if stored else examples.inputs
-  advance = _forward(encoder, dtype, stored)
-
-  def produce(first: int, last: int) -> np.ndarray:
-    positions = np.arange(first, last)
-    inputs = source[first:last] if stored else source[positions % count]
-    # Padded, so that one compiled program serves the last rows too.
-    features = advance(
-      encoder.variables,
-      batches.pad(np.asarray(inputs), _ROWS),
-      batches.pad(positions, _ROWS),
-    )
-    return np.asarray(features)[: last - first]
-
-  shapes = jax.eval_shape(advance, encoder.variables, source[:1], np.arange(1))
-  with (
-    progress.Progress(show_progress) as bar,
-    bar.task(os.path.basename(path), views * count) as task,
-  ):
-    values = cache.write(
-      path,
-      views * count,
-      shapes.shape[1:],
-      dtype,
-      produce,
-      budget=budget,
-      batch_size=_ROWS,
-      progress=task.update,
-    )
-  files.write_json(f'{path}.json', {'origin': origin})
-  if stored:
-    os.remove(below)
-  return {'features': values, 'label': labels}
+    row = jax.eval_shape(advance, encoder.variables, source[:1], np.arange(1))
+    rows = self.views * count
+    with (
+      progress.Progress(self.show_progress) as bar,
+      bar.task(os.path.basename(path), rows) as task,
+    ):
+      values = cache.write(
+        path,
+        rows,
+        row.shape[1:],
+        self.dtype,
+        produce,
+        budget=self.budget,
+        batch_size=_ROWS,
+        progress=task.update,
+      )
+    files.write_json(f'{path}.json', {'origin': origin})
+    if stored:
+      os.remove(below)
+    return {'features': values, 'label': labels}
 
 
 def _forward(encoder: dim_jax.Encoder, dtype: np.dtype, stored: bool) -> Any:
   """Returns what an encoder passes on: of inputs or of stored features."""
-  config, outputs = encoder.config, encoder.objective.module_outputs
-  if outputs is None:
-    raise ValueError('the objective passes nothing on to a further module.')
+  config = encoder.config
+  outputs: Any = encoder.objective.module_outputs
   change = None if stored else augment.make(config.data)
 
   @jax.jit
@@ -381,7 +313,5 @@ def _describe(encoder: dim_jax.Encoder, form: list[Any]) -> str:
 
 def _origin(path: str) -> str | None:
   """Returns what `_describe` gave for a file; None without a file."""
-  if not (os.path.exists(path) and os.path.exists(f'{path}.json')):
-    return None
-  with open(f'{path}.json', encoding='utf-8') as file:
-    return json.load(file)['origin']
+  there = os.path.exists(path)
+  return files.read_json(f'{path}.json').get('origin') if there else None

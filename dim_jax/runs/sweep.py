@@ -65,10 +65,14 @@ def sweep(
   betas, seeds = zip(
     *((b, s) for b in config.betas for s in config.seeds), strict=True
   )
-  runs = grid.Runs(seeds, {'beta': betas})
   path = os.path.join(workdir, 'sweep.json')
   # A sweep whose steps are all taken compiles nothing.
   memory_bytes = [files.read_json(path).get('memory_bytes') or 0]
+  runs = grid.Runs(
+    seeds,
+    {'beta': betas},
+    lambda program: memory_bytes.append(peak_bytes(program)),
+  )
   started = time.time()
   with train.claim(workdir):
     _save(config, workdir)
@@ -79,7 +83,6 @@ def sweep(
       workdir,
       loop.Settings.of(run, show_progress=show_progress),
       runs=runs,
-      compiled=lambda program: memory_bytes.append(peak_bytes(program)),
     )
   lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
   with progress_lib.Progress(show_progress, stderr=False) as progress:

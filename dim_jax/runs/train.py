@@ -70,7 +70,7 @@ def train(
   workdir = os.path.expanduser(workdir)
   config_lib.check(config)
   lock.check(workdir)
-  if _has_checkpoint(workdir):
+  if has_checkpoint(workdir):
     _check_same(config, config_lib.load(workdir)[0], workdir)
   axis_name = 'data' if config.parallel == 'pmap' else None
   objective = config_lib.make_objective(config, axis_name)
@@ -132,7 +132,7 @@ def claim(workdir: str) -> Iterator[None]:
   try:
     yield
   except ValueError:
-    kept = any(_has_checkpoint(workdir, below) for below in ('', '*/'))
+    kept = any(has_checkpoint(workdir, below) for below in ('', '*/'))
     # Of two processes that start at once, one is refused: not its folder.
     if jax.process_index() == 0 and not kept and not lock.is_held(workdir):
       for name in set(os.listdir(workdir)) - before:
@@ -146,7 +146,7 @@ def claim(workdir: str) -> Iterator[None]:
     raise
 
 
-def _has_checkpoint(workdir: str, below: str = '') -> bool:
+def has_checkpoint(workdir: str | os.PathLike, below: str = '') -> bool:
   """Whether there is anything that a run could go on from."""
   checkpoints = pathlib.Path(workdir).glob(f'{below}checkpoints/*')
   return any(path.name.isdigit() for path in checkpoints)

@@ -6,8 +6,8 @@ a grid is the run that `loop.fit` makes of the same seed and value alone, but
 for rounding.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,12 @@ class Runs(NamedTuple):
   Attributes:
     seeds: of each run, R of them; equal seeds see the same order of examples.
     model_state: for names of the model state, the value of each run.
+    compiled: gets each compiled program before it runs.
   """
 
   seeds: Sequence[int]
   model_state: Mapping[str, Sequence[float]] = {}
+  compiled: Callable[[Any], None] | None = None
 
   def name(self, number: int) -> str:
     """Names a run in a message, such as 'beta 0.01, seed 2'."""

@@ -203,7 +203,6 @@ def fit(
   example: Mapping[str, Any] | None = None,
   start: Callable[[step_lib.TrainState], step_lib.TrainState] | None = None,
   runs: grid.Runs | None = None,
-  compiled: Callable[[Any], None] | None = None,
 ) -> step_lib.TrainState:
   """Trains, or continues a run that was interrupted.
 
@@ -227,7 +226,6 @@ def fit(
     start: changes the state before the first step of all.
     runs: train these in one program, on one device; their seeds take the place
       of the settings', and every metric is a list over them.
-    compiled: of several runs, gets each compiled program before it runs.
 
   Returns:
     The final state; of several runs, with a leading axis.
@@ -248,8 +246,6 @@ def fit(
   chunk = make_chunk(
     objective, optimizer, mesh, form=form, augment=augment, accumulate=parts
   )
-  if runs and compiled:
-    chunk = _compiled_first(chunk, compiled)
   run_dir = os.path.expanduser(run_dir)
   files.make_folder(run_dir)
   with (
@@ -327,6 +323,8 @@ class _Session(NamedTuple):
       self.run_dir if settings.profile and self.log.is_writer else None
     )
     in_one_place = settings.parallel != 'pipeline'
+    if self.runs and self.runs.compiled:
+      chunk = _compiled_first(chunk, self.runs.compiled)
     while step < settings.steps:
       # Chunks end at multiples of log_every wherever the run began, so that a
       # resumed run compiles and rounds as an uninterrupted one does.

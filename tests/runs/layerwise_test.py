@@ -243,9 +243,10 @@ def test_stored_features_train_the_same_module(
 
 def store(run_dir, path, **changes):
   settings = {'views': 1, 'dtype': np.dtype(np.float32), 'budget': 2**30}
-  return layerwise._store(
-    str(run_dir), str(path), show_progress=False, **(settings | changes)
+  storage = layerwise.Storage(
+    str(path.parent), show_progress=False, **(settings | changes)
   )
+  return storage.write(str(run_dir), int(path.stem.removeprefix('features_')))
 
 
 def test_features_of_features_are_those_of_the_images(workdir, tmp_path):
@@ -320,8 +321,8 @@ def test_features_beyond_the_budget_are_refused_before_any_training(
   assert str(refused.value) == (
     f'{tmp_path}/features_2.npy would take {large / 2**30:.3g} GiB; the budget '
     f'is {small / 2**30:.3g} GiB. Leave --store out, store --half or fewer '
-    '--views, or raise --budget_gb; or pool (--config.objective.pool=2), in a '
-    'new --workdir.'
+    '--views, or raise --budget_gb; or let modules pass on less (Greedy '
+    'InfoMax with --config.objective.pool=2), in a new --workdir.'
   )
   shown = ' '.join(capsys.readouterr().err.split())
   for module, width, size in ((1, 3, small), (2, 4, large)):
@@ -377,7 +378,7 @@ def test_files_of_another_stream_are_not_taken_for_these(
     ),
     ({}, {'depth': 4}, r'--depth must be in 1\.\.3, got 4'),
     ({}, {'depth': 0}, r'--depth must be in 1\.\.3, got 0'),
-    ({}, {'views': 0}, '--views must be >= 1, got 0'),
+    ({}, {'views': 0}, '--views must be a whole number >= 1, got 0'),
   ],
 )
 def test_what_cannot_be_trained_in_turn_is_refused(
