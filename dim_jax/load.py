@@ -136,7 +136,7 @@ class Encoder:
         'shape': self.input_shape,
         'dtype': np.dtype(_STORED[kind]).name,
       },
-      'taps': {name: x.shape[1:] for name, x in features.items()},
+      'features': {name: x.shape[1:] for name, x in features.items()},
       'step': int(self.step),
       'averaged': self.averaged,
       'versions': {

@@ -117,7 +117,7 @@ def _facts(header: dict[str, Any], sizes: Mapping[str, int]) -> dict[str, str]:
   return {
     'method': provenance.title(config_lib.from_json(config['objective'])),
     'input': f"'{kind}', N x {shape}, {given}",
-    'features': ', '.join(f'`{k}` {v}' for k, v in header['taps'].items()),
+    'features': ', '.join(f'`{k}` {v}' for k, v in header['features'].items()),
     'groups': f'{groups}: {sum(params.values()):,} parameters',
     'trained': f'{header["step"]:,} steps of {config["batch_size"]} examples, '
     f'seed {config["seed"]}',

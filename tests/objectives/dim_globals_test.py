@@ -110,7 +110,7 @@ def test_every_player_learns_from_some_of_the_globals(batch, variables):
   assert (np.asarray(kernel) != np.asarray(moved)).any()
 
 
-def test_encode_gives_taps_that_flatten_for_probes(batch, variables):
+def test_encode_gives_features_that_flatten_for_probes(batch, variables):
   objective = dim.make(make_config())
   found = features.extract(
     lambda variables, part: objective.encode(*variables, part),

@@ -61,20 +61,22 @@ def test_every_condition_is_a_run_that_can_be_used():
     )
 
 
-def test_encoder_of_the_comparison_has_the_taps_of_its_objective():
+def test_encoder_of_the_comparison_has_the_features_of_its_objective():
   encoder = encoders.MLPCode(units=(5,), code=3, stochastic=True)
   images = jnp.ones((2, 4, 4, 1)) / 2
-  taps, variables = encoder.init_with_output(jax.random.key(0), images)
-  assert {tap: x.shape for tap, x in taps.items()} == {
+  features, variables = encoder.init_with_output(jax.random.key(0), images)
+  assert {name: x.shape for name, x in features.items()} == {
     'input': (2, 16),
     'fc': (2, 5),
     'y': (2, 3),
     'log_variance': (2, 3),
   }
-  np.testing.assert_array_equal(taps['input'], 0.5)
+  np.testing.assert_array_equal(features['input'], 0.5)
   layer = variables['params']['y']
   np.testing.assert_allclose(
-    taps['y'], taps['fc'] @ layer['kernel'] + layer['bias'][None], rtol=1e-6
+    features['y'],
+    features['fc'] @ layer['kernel'] + layer['bias'][None],
+    rtol=1e-6,
   )
 
 

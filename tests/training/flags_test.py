@@ -141,5 +141,7 @@ def test_the_average_is_that_of_the_steps_and_what_is_evaluated(
   gap = jax.tree.map(lambda a, b: np.abs(a - b).max(), expected, history[-1])
   assert max(jax.tree.leaves(gap)) > 1e-3
   x = images()['image']
-  taps = encoder.encode((expected, encoder.variables[1]), {'image': x})
-  np.testing.assert_allclose(encoder(x)['y'], taps['y'], rtol=1e-4, atol=1e-5)
+  features = encoder.encode((expected, encoder.variables[1]), {'image': x})
+  np.testing.assert_allclose(
+    encoder(x)['y'], features['y'], rtol=1e-4, atol=1e-5
+  )
