@@ -124,7 +124,7 @@ def show(
   """
   columns: tuple[str, ...] = ('--config=experiments/configs/',)
   columns = (*columns, 'what it trains', 'published')
-  found: list[Any] = rows() if field == 'configs' else []
+  listed: list[Any] = rows() if field == 'configs' else []
   if field != 'configs':
     fields = values()
     name = field.rpartition('.')[2]
@@ -134,14 +134,14 @@ def show(
         f'--list={field}: there are lists of {", ".join(sorted(fields))}.'
       )
     columns = (plural.pop(), 'defined in')
-    found = [
+    listed = [
       (columns[0], names, where) for where, names in fields[columns[0]].items()
     ]
   console = console or rich.console.Console()
   if not console.is_terminal:
-    for row in found:
+    for row in listed:
       console.file.write('\t'.join(row) + '\n')
     return
-  for group in dict.fromkeys(row[0] for row in found):
-    of_group = [row[1:] for row in found if row[0] == group]
+  for group in dict.fromkeys(row[0] for row in listed):
+    of_group = [row[1:] for row in listed if row[0] == group]
     console.print(tables.table(columns, of_group, words=3, title=group))

@@ -226,11 +226,11 @@ def load_config(text: str) -> Any:
       else f'no file {path!r}; python -m experiments.train --list shows all '
       'configs.'
     )
-  found = runpy.run_path(path)
-  get_config = found.get('get_config')
+  namespace = runpy.run_path(path)
+  get_config = namespace.get('get_config')
   if get_config is None:
     raise ValueError(f'{path!r} has no get_config(): it is no config.')
-  if arguments and 'ROWS' not in found:
+  if arguments and 'ROWS' not in namespace:
     raise ValueError(f'{path!r} is one config, without rows: --config={path}')
   return get_config(*arguments)
 

@@ -153,10 +153,10 @@ def serve(ready: Mapping[str, Any], answer: Callable[[str], Any]) -> None:
 
 def versions() -> dict[str, str]:
   """Returns the versions of Python and of what computes."""
-  found = {
+  packages = {
     name: __import__(name).__version__ for name in ('jax', 'jaxlib', 'flax')
   }
-  return found | {'python': platform.python_version()}
+  return packages | {'python': platform.python_version()}
 
 
 class Scan:
@@ -299,21 +299,21 @@ def parser(
     turns: the default, and
     steps: that of steps a turn.
   """
-  found = argparse.ArgumentParser(
+  shared = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   if peer is not None:
-    found.add_argument(
+    shared.add_argument(
       '--peer_python',
       '--torch_python',  # As the commands of older results have it.
       default=sys.executable,
       help=f'an interpreter that imports {peer}',
     )
-  found.add_argument('--turns', type=int, default=turns)
-  found.add_argument('--steps', type=int, default=steps, help='steps a turn')
-  found.add_argument('--threads', type=int, default=2)
-  found.add_argument('--work', help=argparse.SUPPRESS)
-  return found
+  shared.add_argument('--turns', type=int, default=turns)
+  shared.add_argument('--steps', type=int, default=steps, help='steps a turn')
+  shared.add_argument('--threads', type=int, default=2)
+  shared.add_argument('--work', help=argparse.SUPPRESS)
+  return shared
 
 
 def run(

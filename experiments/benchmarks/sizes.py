@@ -163,9 +163,9 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
   for name in args.encoders:
     over = False
     for batch_size in sorted(args.batch_sizes):
-      found: dict[str, Any] = {'over_budget': args.budget_s, 'tried': False}
+      measured: dict[str, Any] = {'over_budget': args.budget_s, 'tried': False}
       if not over:
-        found = row(
+        measured = row(
           [
             *(sys.executable, '-m', 'experiments.benchmarks.sizes'),
             *('--work=row', f'--encoders={name}'),
@@ -174,11 +174,11 @@ def table(args: argparse.Namespace) -> dict[str, Any]:
           ],
           args.budget_s,
         )
-      over = 'over_budget' in found
+      over = 'over_budget' in measured
       for key in ('device', 'versions'):
-        if key in found:
-          shared[key] = found.pop(key)
-      rows.append({'encoder': name, 'batch_size': batch_size} | found)
+        if key in measured:
+          shared[key] = measured.pop(key)
+      rows.append({'encoder': name, 'batch_size': batch_size} | measured)
       print(line(rows[-1]), file=sys.stderr, flush=True)
   return {
     'name': 'sizes',

@@ -144,7 +144,7 @@ def accuracy(
       )
       for _ in range(DRAWS)
     ]
-  found = []
+  accuracies = []
   for rows in draws:
     mean = train[rows].mean(0)
     x = (train[rows] - mean[None]) / train[rows].std()
@@ -152,8 +152,8 @@ def accuracy(
     weights = np.linalg.solve(gram, x.T @ np.eye(10)[labels[rows]] / len(x))
     # The classes are as frequent in every draw, so their intercepts are equal.
     scores = (test - mean[None]) @ weights
-    found.append(np.mean(scores.argmax(1) == test_labels))
-  return float(np.mean(found))
+    accuracies.append(np.mean(scores.argmax(1) == test_labels))
+  return float(np.mean(accuracies))
 
 
 def work(args: argparse.Namespace) -> None:

@@ -57,15 +57,15 @@ def losses(weight: float = 0.3) -> list[AdversarialLoss]:
   Args:
     weight: of the zero-centred penalty of 'jsd'.
   """
-  found = [AdversarialLoss('jsd, no penalty', 'jsd', 0.0)]
+  cases = [AdversarialLoss('jsd, no penalty', 'jsd', 0.0)]
   for name, rules in adversarial.ADVERSARIAL.items():
     if name == 'jsd':
-      found.append(AdversarialLoss(f'jsd, penalty {weight:g}', name, weight))
+      cases.append(AdversarialLoss(f'jsd, penalty {weight:g}', name, weight))
     elif name == 'wgan':
-      found.append(AdversarialLoss('wgan, |ψ| clipped to 1', name, clip=1.0))
+      cases.append(AdversarialLoss('wgan, |ψ| clipped to 1', name, clip=1.0))
     else:
-      found.append(AdversarialLoss(name, name, 1.0 if rules.penalty else 0.0))
-  return found
+      cases.append(AdversarialLoss(name, name, 1.0 if rules.penalty else 0.0))
+  return cases
 
 
 def velocity(case: AdversarialLoss) -> Callable[[jax.Array], jax.Array]:
@@ -163,13 +163,13 @@ def field(case: AdversarialLoss) -> pictures.Field:
   directions = np.array(jax.vmap(velocity(case))(jnp.asarray(states)))
   if case.clip is not None:
     directions[np.abs(states[:, 1]) > case.clip + 1e-6] = np.nan
-  found = eigenvalues(case)
+  values = eigenvalues(case)
   return pictures.Field(
     case.label,
     directions.reshape(*theta.shape, 2),
     trajectory(case),
-    found,
-    'velocity jumps at ψ = 0' if found is None else '',
+    values,
+    'velocity jumps at ψ = 0' if values is None else '',
   )
 
 

@@ -159,7 +159,7 @@ def _condition(
   mask = config.objective.mask
   token = mask is not None and mask.kind == 'token'
   for evaluation in EVALUATIONS if token else EVALUATIONS[:1]:
-    found = {
+    features = {
       split: _features(config, evaluation, variables, part.inputs)
       for split, part in parts.items()
     }
@@ -167,7 +167,7 @@ def _condition(
       for name in probes:
         fitted, tested = (
           probes_lib.Examples(
-            found[split][feature], parts[split].labels['class']
+            features[split][feature], parts[split].labels['class']
           )
           for split in ('train', 'test')
         )

@@ -134,14 +134,14 @@ def mixture_1d(
   ).items():
     arrays[f'particles_{self_term}'] = paths
     for iteration, x in zip(iterations, paths[..., 0], strict=True):
-      found = np.cos(w * x[:, None] + b).mean(0)
+      features = np.cos(w * x[:, None] + b).mean(0)
       rows.append(
         {
           'self term': self_term,
           'iteration': iteration,
           'mean error': abs(x.mean() - mean),
           'square error': abs((x**2).mean() - square),
-          'cosine error': np.sqrt(np.mean((found - cosines(w, b)) ** 2)),
+          'cosine error': np.sqrt(np.mean((features - cosines(w, b)) ** 2)),
         }
       )
   # E x^4 of N(m, 1) is m^4 + 6 m^2 + 3 = 43; cos^2 u = (1 + cos 2u) / 2.
@@ -389,11 +389,11 @@ def chains(
     x = step.position
     kept.append(np.asarray(x))
     accepted.append(float(step.acceptance.mean()))
-  found = np.stack(kept)
-  within = found.var(0, ddof=1).mean(0)
-  between = found.mean(0).var(0, ddof=1)
+  samples = np.stack(kept)
+  within = samples.var(0, ddof=1).mean(0)
+  between = samples.mean(0).var(0, ddof=1)
   rhat = np.sqrt((draws - 1) / draws + between / within).max()
-  return Chains(found, float(np.mean(accepted)), step_size, float(rhat))
+  return Chains(samples, float(np.mean(accepted)), step_size, float(rhat))
 
 
 def logistic(

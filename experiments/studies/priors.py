@@ -392,7 +392,7 @@ def measure_codes(
 
   variables = (states.params, states.model_state)
   rngs = jax.random.split(jax.random.key(0), len(states.step))
-  found = jax.device_get(
+  codes = jax.device_get(
     encode(*variables, rngs, train_set.inputs[:_PROBED], test_set.inputs)
   )
   count = len(test_set.inputs) // batch_size
@@ -402,7 +402,7 @@ def measure_codes(
   mi = jax.device_get(information(*variables, parts))
   protocol = probes_lib.Protocol(seeds=1)
   rows = []
-  for train_codes, test_codes, sample, bound in zip(*found, mi, strict=True):
+  for train_codes, test_codes, sample, bound in zip(*codes, mi, strict=True):
     accuracy = probes_lib.linear_probe(
       probes_lib.Examples(train_codes, train_set.labels['class'][:_PROBED]),
       probes_lib.Examples(test_codes, test_set.labels['class']),
@@ -668,13 +668,13 @@ def _finished(path: str, settings: dict[str, Any]) -> dict[str, Any] | None:
 def _summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
   """Mean and standard deviation over seeds of every measure."""
   own = [row for row in rows if row['condition'] == name]
-  found = {}
+  summary = {}
   for key in own[0]:
     if key not in ('condition', 'seed'):
       values = [row[key] for row in own]
       deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-      found[key] = {'mean': float(np.mean(values)), 'std': deviation}
-  return found
+      summary[key] = {'mean': float(np.mean(values)), 'std': deviation}
+  return summary
 
 
 _COLUMNS = {
