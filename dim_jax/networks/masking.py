@@ -40,6 +40,8 @@ He et al., Masked autoencoders are scalable vision learners, 2022.
 https://arxiv.org/abs/2111.06377
 """
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -62,11 +64,8 @@ def grid_of(images: jax.Array, patch: int) -> Grid:
     )
   height, width = images.shape[1:3]
   if patch < 1 or height % patch or width % patch:
-    fits = [
-      n
-      for n in range(1, min(height, width) + 1)
-      if height % n == 0 and width % n == 0
-    ]
+    side = math.gcd(height, width)
+    fits = [n for n in range(1, side + 1) if side % n == 0]
     raise ValueError(
       f'patches of {patch} pixels do not cover images of {height}x{width}; '
       f'accepted sizes are {fits}.'
