@@ -13,7 +13,7 @@ matrix product everywhere.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -409,8 +409,22 @@ def _space_to_depth(
   return x.reshape(n, *(s // block for s in spatial), block**k * c, *tail)
 
 
-class _ConvND(nn.Module):
-  """What `Conv` and `Conv1D` share; see there."""
+class Conv(nn.Module):
+  """A 2-D convolution, lowered by backend.
+
+  Attributes:
+    features: output channels.
+    kernel_size: side of a square kernel, or its height and width.
+    strides: step of the window, along both axes.
+    padding: zeros added on all four sides, or pairs ((top, bottom), (left,
+      right)).
+    use_bias: whether to add a bias.
+    dtype: compute dtype, or None to promote inputs and parameters.
+    kernel_init: initialiser of 'kernel', laid out HWIO.
+    bias_init: initialiser of 'bias', or None for PyTorch's default.
+    lowering: 'patches', 'native', or None for patches on CPU and native
+      elsewhere. Parameters are the same under each.
+  """
 
   features: int
   kernel_size: int | Sequence[int] = 3
@@ -421,10 +435,13 @@ class _ConvND(nn.Module):
   kernel_init: Initializer = torch_uniform()
   bias_init: Initializer | None = None
   lowering: str | None = None
+  spatial: ClassVar[int] = 2
 
-  def _apply(self, x: jax.Array, spatial: int) -> jax.Array:
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns [N, H', W', features] for `x` [N, H, W, C]."""
     size = self.kernel_size
-    sizes = (size,) * spatial if isinstance(size, int) else tuple(size)
+    sizes = (size,) * self.spatial if isinstance(size, int) else tuple(size)
     shape = (*sizes, x.shape[-1], self.features)
     kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
     bias = None
@@ -442,36 +459,10 @@ class _ConvND(nn.Module):
     return y if bias is None else add_bias(y, bias)
 
 
-class Conv(_ConvND):
-  """A 2-D convolution, lowered by backend.
-
-  Attributes:
-    features: output channels.
-    kernel_size: side of a square kernel, or its height and width.
-    strides: step of the window, along both axes.
-    padding: zeros added on all four sides, or pairs ((top, bottom), (left,
-      right)).
-    use_bias: whether to add a bias.
-    dtype: compute dtype, or None to promote inputs and parameters.
-    kernel_init: initialiser of 'kernel', laid out HWIO.
-    bias_init: initialiser of 'bias', or None for PyTorch's default.
-    lowering: 'patches', 'native', or None for patches on CPU and native
-      elsewhere. Parameters are the same under each.
-  """
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns [N, H', W', features] for `x` [N, H, W, C]."""
-    return self._apply(x, 2)
-
-
-class Conv1D(_ConvND):
-  """A 1-D convolution, lowered by backend; attributes as in `Conv`.
+class Conv1D(Conv):
+  """A 1-D convolution: [N, T', features] for [N, T, C]; else as `Conv`.
 
   The kernel is laid out [K, C, features].
   """
 
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Returns [N, T', features] for `x` [N, T, C]."""
-    return self._apply(x, 1)
+  spatial: ClassVar[int] = 1
