@@ -23,7 +23,7 @@ MAY_IMPORT: dict = {
   'training': {'objective', 'losses', 'data', 'training'} | GROUND,
   'data': {'data'} | GROUND,
   'evaluation': {'data', 'losses', 'evaluation', 'samplers'} | GROUND,
-  'report': {'evaluation', 'training', 'report'} | GROUND,
+  'report': {'losses', 'evaluation', 'training', 'report'} | GROUND,
   'objective': {'checks'},
   **dict.fromkeys(GROUND, GROUND),
   # What a user runs stands on top: it may import any, and see the test below.

@@ -199,6 +199,12 @@ def labelled(
   return [(label, value) for label, value in pairs if value is not None]
 
 
+def class_names(arrays: Mapping[str, np.ndarray], count: int) -> list[str]:
+  """The classes' names as far as they are stored, then their numbers."""
+  known = [str(name) for name in arrays.get('class_names', [])]
+  return known + [str(k) for k in range(len(known), count)]
+
+
 def labels(probes: Mapping[str, Any]) -> list[str]:
   """What the probes of a probes.json predict, such as 'class' or 'speaker'."""
   return list(dict.fromkeys(r['label'] for r in probes['results']))

@@ -9,7 +9,7 @@ import numpy as np
 from dim_jax.report import classifier_figures as drawings
 from dim_jax.report import figures
 from dim_jax.report.parts import Missing, Pairs, Part, Table, Text, draw, fixed
-from dim_jax.report.runs import Run, labelled
+from dim_jax.report.runs import Run, class_names, labelled
 
 _NOTE = (
   'A prediction averages the probabilities of its samples of the code. The '
@@ -66,10 +66,10 @@ def error(result: Mapping[str, Any]) -> float:
 
 def _fields(results: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, int]]:
   """Columns: fields of the results, with their titles and decimals."""
-  errors = {k: v for r in results for k, v in drawings.sample_errors(r).items()}
+  known = {name: None for result in results for name in result}
+  errors = drawings.sample_errors(known)
   fields = {
-    errors[k]: (f'error %, {k} sample{"" if k == 1 else "s"}', 2)
-    for k in sorted(errors)
+    name: (f'error %, {drawings.samples(k)}', 2) for k, name in errors.items()
   } | {
     'error_mean': ('error %, z = mean', 2),
     'cross_entropy_bits': ('cross-entropy, bits', 3),
@@ -80,23 +80,19 @@ def _fields(results: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, int]]:
     'ece': ('ECE', 4),
     'ece_bins': ('bins', 0),
   }
-  known = {name for result in results for name in result}
   return {name: field for name, field in fields.items() if name in known}
 
 
 def table(done: Pairs) -> Table:
   """Tabulates results by weights and split, the paper's row below.
 
+  A run whose `paper` has a field of the results, such as 'error_12', gets the
+  paper's row and, in points or bits, what ours on test lies above it.
+
   Args:
     done: (label, classification.json) of each run.
-
-  Returns:
-    A row for each weights, split and run. A run whose `paper` has a field of
-    the results, such as 'error_12', gets the paper's row and, in points or
-    bits, what ours on test lies above it.
   """
-  results = [(label, r) for label, c in done for r in c['results']]
-  fields = _fields([r for _, r in results])
+  fields = _fields([r for _, c in done for r in c['results']])
 
   def who(label: str, r: Mapping[str, Any]) -> dict[str, str]:
     weights = str(r['weights']).replace('average', 'average (EMA)')
@@ -105,7 +101,8 @@ def table(done: Pairs) -> Table:
   rows = [
     who(label, r)
     | {title: fixed(r.get(k), digits) for k, (title, digits) in fields.items()}
-    for label, r in results
+    for label, c in done
+    for r in c['results']
   ]
   kinds = [(row['weights'], row['split']) for row in rows]
   rows.sort(key=lambda row: kinds.index((row['weights'], row['split'])))
@@ -114,9 +111,9 @@ def table(done: Pairs) -> Table:
     shared = [name for name in fields if name in paper]
     if ours is None or not shared:
       continue
-    own = who(label, ours)
-    row = own | {'weights': 'paper', 'split': str(paper.get('row', ''))}
-    gap = own | {'weights': 'gap', 'split': f'{own["weights"]} − paper'}
+    weights = who(label, ours)['weights']
+    row = who(label, {'weights': 'paper', 'split': paper.get('row', '')})
+    gap = who(label, {'weights': 'gap', 'split': f'{weights} − paper'})
     for name in shared:
       title, digits = fields[name]
       theirs = figures.real(paper[name])
@@ -173,8 +170,7 @@ def examples(runs: Sequence[Run]) -> list[Part]:
   if len(runs) > 1 or not needed <= arrays.keys():
     return []
   labels = arrays['labels']
-  names = [str(name) for name in arrays.get('class_names', [])]
-  names += [str(k) for k in range(len(names), arrays['probabilities'].shape[1])]
+  names = class_names(arrays, arrays['probabilities'].shape[1])
   kind = (runs[0].classification or {}).get('bottleneck')
   parts: list[Part] = []
   rate = arrays.get('rate') if kind != 'none' else None

@@ -1,12 +1,18 @@
-"""Training curves: a panel for each family of metrics that the runs have."""
+"""Training curves: a panel for each family of metrics that the runs have.
+
+What a curve is compared with comes from the run: the metric 'X_ceiling' beside
+'X', but for the names in _REFERENCES, and of an adversarial loss its value
+where all scores are equal.
+"""
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from dim_jax.losses import adversarial
 from dim_jax.report import figures
 from dim_jax.report import runs as runs_lib
 from dim_jax.report.parts import Missing, Part, draw
@@ -49,9 +55,9 @@ FAMILIES = (
   Family('module_infonce', 'Loss of the modules: InfoNCE', 'nats',
          r'module_\d+/infonce',
          'On training batches, mean over offsets; lower is better.',
-         dashed=('chance level', 'ln(K + 1), the loss of a guess between the '
-         'target and K negatives; what a loss lies below it bounds information '
-         'from below')),
+         dashed=('chance level', 'ln(K + 1), chance level between the target '
+         'and K negatives; what a loss lies below it bounds information from '
+         'below')),
   Family('module_cross_entropy', 'Loss of the modules: cross-entropy', 'nats',
          r'module_\d+/cross_entropy',
          'Of labels, on training batches; lower is better.'),
@@ -75,9 +81,9 @@ FAMILIES = (
          _PERCENT),
   Family('energy_penalty', 'Size of f', 'f², nats²', 'energy/penalty',
          'Mean square over data plus that over negatives; penalised.'),
-  Family('generator_std', 'Standard deviation of the generator', _STD,
-         'generator/(spread|std)',
-         'Of its samples, mean over dimensions; near 0, all are alike.'),
+  Family('generator_std', 'Standard deviation of the generator’s samples',
+         _STD, 'generator/(spread|std)',
+         'Over a batch, mean over dimensions; near 0, all are alike.'),
   Family('beta', 'Beta, the weight of the rate', 'beta', 'encoder/beta'),
   Family('kl', 'Prior: KL', 'nats', 'prior/kl'),
   Family('prior', 'Prior matching', 'nats', 'prior/.*', dashed=(
@@ -101,15 +107,11 @@ FAMILIES = (
 # nothing, and another temperature is among the warnings.
 _UNDRAWN = 'generator/surrogate|energy/temperature|probe/.*_loss'
 
-# Losses of adversarial divergences, adversary's and encoder's, where all scores
-# are equal.
-_MATCHED = {
-  'jsd': (0.0, math.log(2)),
-  'rsgan': (math.log(2), math.log(2)),
-  'hinge': (2.0, 0.0),
-} | dict.fromkeys(
-  ('wgan', 'wgan_gp', 'wgan_div', 'gan_qp_l1', 'gan_qp_l2'), (0.0, 0.0)
-)
+# Metrics that have another name than NAME_ceiling in their group for what to
+# compare them with, by the last part of their own.
+_REFERENCES = {'infonce': 'ceiling'}
+# What the last part of a metric's name is called, where not as it is.
+_TERMS = {'spread': _STD}
 
 
 def section(runs: Sequence[Run]) -> list[Part]:
@@ -140,12 +142,15 @@ def section(runs: Sequence[Run]) -> list[Part]:
   return parts
 
 
-def _keys(runs: Sequence[Run], accept: Callable[[str], Any]) -> list[str]:
+def _keys(runs: Sequence[Run], pattern: str = '.*') -> list[str]:
+  """The names of metrics that are curves, as far as they match."""
   keys = dict.fromkeys(k for run in runs for line in run.metrics for k in line)
   return [
     key
     for key in keys
-    if '/' in key and not re.search('[_/]ceiling$', key) and accept(key)
+    if '/' in key
+    and not re.search('[_/]ceiling$', key)
+    and re.fullmatch(pattern, key)
   ]
 
 
@@ -157,19 +162,18 @@ def _families(runs: Sequence[Run]) -> list[tuple[Family, list[str]]]:
   """The panels that the runs have metrics for, those of unknown names last."""
   bounds = {str(b) for run in runs if (b := run.objective.get('bound'))}
   words = {'noun': runs_lib.noun(runs), 'bound': ', '.join(sorted(bounds))}
-  groups = dict.fromkeys(key.split('/')[0] for key in _keys(runs, bool))
+  groups = dict.fromkeys(key.split('/')[0] for key in _keys(runs))
   unknown = [
     Family(re.sub(r'\W+', '_', name), name, 'value', f'{re.escape(name)}/.*')
     for name in groups
   ]
-  taken = set(_keys(runs, re.compile(_UNDRAWN).fullmatch))
+  taken = set(_keys(runs, _UNDRAWN))
   # A constant says less than the config does.
   if not any(len(set(_values(run, 'encoder/beta'))) > 1 for run in runs):
     taken.add('encoder/beta')
   panels = []
   for family in (*FAMILIES, *unknown):
-    keys = _keys(runs, re.compile(family.pattern).fullmatch)
-    keys = [key for key in keys if key not in taken]
+    keys = [key for key in _keys(runs, family.pattern) if key not in taken]
     taken.update(keys)
     caption = family.caption.format_map(words)
     if '{bound}' in family.caption and not bounds:
@@ -180,10 +184,23 @@ def _families(runs: Sequence[Run]) -> list[tuple[Family, list[str]]]:
 
 
 def _ceiling(key: str) -> str:
-  """The metric that bounds another."""
-  if key.endswith('/infonce') and (module := module_of(key)):
-    return f'{module}/ceiling'
-  return f'{key}_ceiling'
+  """The metric that another is compared with."""
+  group, _, name = key.rpartition('/')
+  return f'{group}/{_REFERENCES.get(name, f"{name}_ceiling")}'
+
+
+def _matched(run: Run) -> dict[str, float]:
+  """The adversarial losses of a prior by metric, all scores being equal."""
+  # The options of a prior are a group of their own in new configs.
+  prior = run.objective.get('prior')
+  options = prior if isinstance(prior, dict) else run.objective
+  losses = adversarial.ADVERSARIAL.get(str(options.get('divergence')))
+  if losses is None:
+    return {}
+  terms = {'adversary': losses.critic_loss, 'encoder': losses.encoder_loss}
+  equal = np.zeros((2, 1), np.float32)
+  # Zero is added for its sign.
+  return {f'prior/{name}': float(f(*equal)) + 0.0 for name, f in terms.items()}
 
 
 def _line(run: Run, key: str, label: str) -> list[figures.Line]:
@@ -192,21 +209,17 @@ def _line(run: Run, key: str, label: str) -> list[figures.Line]:
   if not lines:
     return []
   level = None
-  # The options of a prior are a group of their own in new configs.
-  prior = run.objective.get('prior')
-  options = prior if isinstance(prior, dict) else run.objective
-  matched = _MATCHED.get(str(options.get('divergence')))
   if _ceiling(key) in lines[-1]:
     level = [figures.real(line.get(_ceiling(key))) for line in lines]
-  elif matched and key in ('prior/adversary', 'prior/encoder'):
-    level = [matched[key == 'prior/encoder']] * len(lines)
+  elif key in (matched := _matched(run)):
+    level = [matched[key]] * len(lines)
   steps = [line['step'] for line in lines]
   return [figures.Line(label, steps, _values(run, key), level)]
 
 
 def _term(key: str) -> str:
-  term = key.split('/', 1)[1].removesuffix('_accuracy').replace('_', ' ')
-  return module_of(key) or term
+  term = key.split('/', 1)[1].removesuffix('_accuracy')
+  return module_of(key) or _TERMS.get(term, term.replace('_', ' '))
 
 
 def _panels(
@@ -247,16 +260,15 @@ def mean_line(lines: Sequence[figures.Line], label: str) -> figures.Line:
   """Averages curves at the steps that all of them have logged."""
   steps = sorted(set(lines[0].steps).intersection(*(ln.steps for ln in lines)))
 
-  def mean(values: Sequence[Sequence[float] | None]) -> list[float]:
-    rows = [
-      [dict(zip(line.steps, v, strict=True))[step] for step in steps]
-      for line, v in zip(lines, values, strict=True)
-      if v is not None
-    ]
-    return np.mean(rows, axis=0).tolist() if rows else []
+  def mean(values: Sequence[tuple[list[int], list[float]]]) -> list[float]:
+    known = [dict(zip(*pair, strict=True)) for pair in values]
+    return np.mean([[x[t] for t in steps] for x in known], axis=0).tolist()
 
-  ceiling = mean([line.ceiling for line in lines]) or None
-  return figures.Line(label, steps, mean([ln.values for ln in lines]), ceiling)
+  ceilings = [(line.steps, line.ceiling) for line in lines if line.ceiling]
+  values = mean([(line.steps, line.values) for line in lines])
+  return figures.Line(
+    label, steps, values, mean(ceilings) if ceilings else None
+  )
 
 
 def warnings(run: Run) -> list[str]:
@@ -267,7 +279,7 @@ def warnings(run: Run) -> list[str]:
     better than chance, a collapsed code, and chains at another temperature.
   """
   sentences = []
-  for key in _keys([run], bool):
+  for key in _keys([run]):
     values = np.array(_values(run, key))
     steps = [line['step'] for line in run.metrics if key in line]
     bad = np.flatnonzero(~np.isfinite(values))

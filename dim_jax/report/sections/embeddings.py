@@ -54,11 +54,11 @@ def _usable(run: Run, name: str) -> dict[str, np.ndarray]:
   return {k: x for k, x in _both(run, name).items() if not _defect(x)}
 
 
-def _class_names(run: Run) -> list[str]:
+def _classes(run: Run) -> tuple[np.ndarray, list[str]]:
+  """The examples' labels, and the names of the classes."""
   features = run.features or {}
-  count = int(features['labels'].max()) + 1
-  known = [str(name) for name in features.get('class_names', [])]
-  return known + [str(k) for k in range(len(known), count)]
+  labels = features['labels']
+  return labels, runs_lib.class_names(features, int(labels.max()) + 1)
 
 
 def maps(runs: Sequence[Run]) -> list[Part]:
@@ -76,15 +76,15 @@ def maps(runs: Sequence[Run]) -> list[Part]:
     for kind, x in _both(run, name).items()
     if (reason := _defect(x))
   ]
-  labels, noun = (run.features or {})['labels'], runs_lib.noun(runs)
+  labels, names = _classes(run)
   for stem, function, count in (
     ('pca', figures.principal_components, None),
     ('tsne', figures.tsne, _TSNE_EXAMPLES),
   ):
     for kind, x in _usable(run, name).items():
-      classes = (labels[:count], _class_names(run))
       named = {'name': f'{stem}_{kind}', 'title': f'{kind} {name}'}
-      parts.append(draw(function, x[:count], *classes, noun=noun, **named))
+      named['noun'] = runs_lib.noun(runs)
+      parts.append(draw(function, x[:count], labels[:count], names, **named))
   return parts
 
 
@@ -95,27 +95,26 @@ def neighbours(runs: Sequence[Run]) -> list[Part]:
     return []
   name = _representation(run)
   usable = {f'{kind} {name}': x for kind, x in _usable(run, name).items()}
-  images, labels = features['images'], features['labels']
+  images, (labels, names) = features['images'], _classes(run)
   if not usable:
     return []
   count = min(_NEIGHBOURS, len(labels) - 1)
-  rows = []
+  same = {}
   for key, x in {**usable, 'raw pixels': images}.items():
     metric = 'cosine' if key in usable else 'euclidean'
     index, _ = representations.nearest_neighbours(x, count, metric)
-    rows.append((key, float((labels[index] == labels[:, None]).mean())))
-  frequency = np.bincount(labels) / len(labels)
-  rows.append(('chance level', float((frequency**2).sum())))
+    same[key] = (labels[index] == labels[:, None]).mean()
+  same['chance level'] = ((np.bincount(labels) / len(labels)) ** 2).sum()
   note = (
     f'How many of the {count} nearest neighbours are of the query’s class, '
     f'over all {len(labels)} images as queries. Features are compared by '
     f'cosine, pixels, the control, by Euclidean distance.'
   )
-  shown = (images, labels, _class_names(run), usable)
+  shown = (images, labels, names, usable)
   picture = draw(figures.retrieval, *shown, count=count, title=f'By {name}')
   cells = [
     {'neighbours by': key, 'of the same class, %': fixed(100 * value, 1)}
-    for key, value in rows
+    for key, value in same.items()
   ]
   return [Table(cells), Text(note), picture]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dim_jax.report import classifier_figures as drawings
 from dim_jax.report import runs as runs_lib
-from dim_jax.report.parts import Table, Text, draw, duration, fixed, with_error
+from dim_jax.report.parts import Table, Text, draw, duration, with_error
 from dim_jax.report.sections import summary
 from dim_jax.report.sections.classification import of_split
 
@@ -59,12 +59,7 @@ def view(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def facts(path: str | os.PathLike, sweep: Mapping[str, Any]) -> dict[str, str]:
-  """Describes all that sweep.json says beside its rows, and the method.
-
-  Args:
-    path: of the sweep.
-    sweep: contents of sweep.json.
-  """
+  """Describes all that sweep.json says beside its rows, and the method."""
   file = os.path.join(path, 'sweep_config.json')
   config = runs_lib.read_json(file)['run'] if os.path.isfile(file) else {}
   objective = config.get('objective') or {}
@@ -88,11 +83,10 @@ def facts(path: str | os.PathLike, sweep: Mapping[str, Any]) -> dict[str, str]:
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
   """Tabulates means and standard deviations over seeds, by split and beta.
 
-  Args:
-    rows: the rows of a sweep.json, of one kind of weights.
+  The rows are those of a sweep.json, of one kind of weights.
   """
   fields = {
-    name: (f'error %, {k} sample{"" if k == 1 else "s"}', 2)
+    name: (f'error %, {drawings.samples(k)}', 2)
     for k, name in drawings.sample_errors(rows[0]).items()
   }
   fields['rate_bits'] = ('rate, bits', 2)
@@ -108,19 +102,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
   """Says how the least error is to be read."""
-  counts = drawings.sample_errors(rows[0])
-  field = counts[max(counts)] if counts else ''
-  errors = [
-    row
-    for row in drawings.over_seeds(rows, [field])
-    if row[1] == 'test' and math.isfinite(row[3])
-  ]
-  if not errors:
-    return []
-  _, _, beta, mean, std, _ = min(errors, key=lambda row: row[3])
-  error = f' ± {std:.2f}' if math.isfinite(std) else ''
-  return [
-    f'Least test error with {max(counts)} samples: {fixed(mean, 2)}{error} % '
-    f'at beta {beta:g}. This beta is chosen on the test set, so its error is a '
-    f'little too low.'
-  ]
+  for count, field in [*drawings.sample_errors(rows[0]).items()][-1:]:
+    numbers = drawings.over_seeds(rows, [field])
+    if least := drawings.least_error(numbers, field):
+      _, _, beta, mean, std, _ = least
+      error = with_error(mean, std, 2).replace('\u00a0', ' ')
+      return [
+        f'Least test error with {count} samples: {error} % at beta {beta:g}. '
+        f'This beta is chosen on the test set, so its error is a little too '
+        f'low.'
+      ]
+  return []
