@@ -1,8 +1,11 @@
 """Pictures of classifiers with a bottleneck: what they keep and how they err.
 
-Information is drawn in bits; arrays that hold nats say so. The rate, the mean
-KL divergence of the code's posterior from its marginal, is an upper bound on
-I(Z;X) and can be a loose one: it is never called I(Z;X) itself.
+Information is drawn in bits; arrays that hold nats say so. Of n test images
+`labels` has shape [n], `probabilities`, of the averaged prediction, [n,
+classes], and `class_names` are those of the labels 0, 1 and on.
+
+The rate, the mean KL divergence of the code's posterior from its marginal, is
+an upper bound on I(Z;X) and can be a loose one: it is never called I(Z;X).
 """
 
 import math
@@ -177,7 +180,6 @@ def _draw_beta_sweep(
   errors.set_ylabel('error, %')
   rates.set(xlabel='beta', ylabel='bits', title=RATE)
   figure.align_ylabels()
-  figures.legend(figure)
   return figure
 
 
@@ -266,7 +268,6 @@ def _draw_plane(
   bar.set_ticks(ticks, labels=[figures.power(tick) for tick in ticks])
   bar.ax.minorticks_off()
   bar.outline.set_visible(False)
-  figures.legend(figure)
   return figure
 
 
@@ -344,14 +345,9 @@ def ellipses(
 ) -> figures.Picture:
   """Draws posteriors of a two-dimensional code over the decoder's entropy.
 
-  Args:
-    means: shape [m, 2].
-    chols: factors L of the posteriors' covariances L L^T, shape [m, 2, 2].
-    labels: shape [m].
-    class_names: the classes' names.
-    entropy: of q(y|z) in nats on a grid, shape [G, G]; rows ascend in the
-      second coordinate.
-    extent: the grid's x0, x1, y0, y1.
+  The posteriors of m images have means [m, 2] and covariances L L^T of factors
+  L in `chols` [m, 2, 2]. The entropy of q(y|z) is in nats on a grid [G, G],
+  whose rows ascend in the second coordinate; its extent is x0, x1, y0, y1.
   """
   area = math.pi * radius(0.95) ** 2 * np.abs(np.linalg.det(chols))
   factors = np.reshape(chols, (-1, 4)).astype(float).tolist()
@@ -414,7 +410,7 @@ def _draw_ellipses(
   bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.03, 1)))
   bar.set_label('entropy of q(y|z), bits')
   bar.outline.set_visible(False)
-  figures.class_legend(figure, {row[1]: row[2] for row in rows}, colours)
+  figures.name_classes(axes, {row[1]: row[2] for row in rows}, colours)
   return figure
 
 
@@ -429,12 +425,8 @@ def rates(
 ) -> figures.Picture:
   """Draws the rate by image, by dimension of the code, and by class.
 
-  Args:
-    rate: of each image, nats, shape [n].
-    rate_by_dimension: mean over images, nats, shape [K]; None where a full
-      covariance does not part it into dimensions, which leaves them out.
-    labels: shape [n].
-    class_names: the classes' names.
+  The rate of each image, [n], and its mean by dimension, [K], are in nats. A
+  full covariance does not part it into dimensions: None leaves them out.
   """
   bits = np.asarray(rate, float) / _LN2
   split = () if rate_by_dimension is None else rate_by_dimension
@@ -543,15 +535,9 @@ def highest_loss(
 ) -> figures.Picture:
   """Draws the images of highest loss, and those of highest and lowest rate.
 
-  Args:
-    images: uint8, shape [n, H, W, C].
-    labels: shape [n].
-    probabilities: of the averaged prediction, shape [n, classes].
-    cross_entropy: nats, shape [n].
-    rate: nats, shape [n]; None for a classifier without a bottleneck, which
-      leaves out those of highest and lowest rate.
-    class_names: the classes' names.
-    count: how many of the highest loss; half as many of the others.
+  Cross-entropy and rate are in nats, [n]; a classifier without a bottleneck has
+  no rate, which leaves its images out. Of highest loss there are `count`, of
+  the others half as many.
   """
   predictions = np.asarray(probabilities).argmax(1)
   loss = np.asarray(cross_entropy, float)
@@ -739,7 +725,6 @@ def _draw_attacks(rows: Rows, chance: float | None) -> Any:
       axes.set_xticks(strengths, [f'{x:g}' for x in strengths])
     xlabel = f'{norm_name(norm)} norm of the attack, pixels from 0 to 1'
     axes.set(xlabel=xlabel, ylabel='accuracy, %', ylim=(-2, 102))
-  figures.legend(figure)
   return figure
 
 
@@ -747,17 +732,11 @@ def _draw_attacks(rows: Rows, chance: float | None) -> Any:
 
 
 def reliability(
-  probabilities: np.ndarray,
-  labels: np.ndarray,
-  bins: int = 15,
+  probabilities: np.ndarray, labels: np.ndarray, bins: int = 15
 ) -> figures.Picture:
   """Draws how often predictions of a confidence are right.
 
-  Args:
-    probabilities: of the averaged prediction, shape [n, classes].
-    labels: shape [n].
-    bins: how many bins of equal width. An empty one's mean confidence and
-      accuracy are NaN.
+  The mean confidence and the accuracy of an empty bin are NaN.
   """
   measured = calibration.reliability(probabilities, labels, bins)
   numbers = (measured.confidence.tolist(), measured.accuracy.tolist())

@@ -49,17 +49,9 @@ def contours(
 ) -> figures.Picture:
   """Draws densities of the plane: contours, points, arrows of the score.
 
-  Args:
-    panels: the truth first, as contours lie below its peak.
-    x: the grid's columns, ascending, shape [X].
-    y: the grid's rows, ascending, shape [Y].
-    name: stem of the files.
-    title: a few words.
-    caption: what the points are.
-
-  Returns:
-    The picture; its rows are of a point, or of a score with its two parts. The
-    grids are not among them.
+  The panels begin with the truth, as contours lie below its peak. The grid's
+  columns x [X] and rows y [Y] ascend. Rows are of points, or of scores with
+  their two parts; the grids are not among them.
 
   Raises:
     ValueError: there is no panel, or a grid of another shape.
@@ -140,19 +132,10 @@ def curves(
 ) -> figures.Picture:
   """Draws densities of the line: each with the truth and its points' histogram.
 
-  Args:
-    panels: whose densities; without one, each point is a tick at the bottom.
-    x: the grid, ascending, shape [X].
-    truth: the true log density on it, nats, shape [X].
-    name: stem of the files.
-    title: a few words.
-    caption: what the points are.
-    truth_name: of the true density in the legend.
-    points_name: of the histogram.
-
-  Returns:
-    The picture; its rows are panel, kind ('model', 'truth', 'point' or 'bin'),
-    left, right (equal but of bins) and density (None of points).
+  Points of a panel without a density are ticks at the bottom. The grid x [X]
+  ascends; `truth` is the true log density on it, in nats. Rows are of kind
+  'model', 'truth', 'point' or 'bin', with left and right (equal but of bins)
+  and the density (None of points).
 
   Raises:
     ValueError: there is no panel, or a grid of another shape.
@@ -216,7 +199,6 @@ def _draw_curves(rows: Rows, truth_name: str, points_name: str) -> Any:
   # One sharp peak must not press all else to the ground.
   most = min(1.08 * highest, 2.5 * truth[:, 2].max())
   grid[0].set(xlim=(truth[0, 0], truth[-1, 0]), ylim=(0, most))
-  figures.legend(figure)
   return figure
 
 
@@ -230,17 +212,9 @@ def image_grid(
 ) -> figures.Picture:
   """Draws images in blocks side by side, such as reals beside samples.
 
-  Args:
-    blocks: images by the name of their block, uint8 or float in [-1, 1], shape
-      [n, H, W, C] with C of 1 or 3.
-    columns: images in a row of a block.
-    name: stem of the files.
-    title: a few words.
-    caption: whose images they are.
-
-  Returns:
-    The picture; its rows have the least, mean and greatest of the pixels as
-    they came.
+  Images are by the name of their block, uint8 or float in [-1, 1], of shape
+  [n, H, W, C] with C of 1 or 3; rows have the least, mean and greatest of the
+  pixels as they came.
 
   Raises:
     ValueError: there is no block, or one of another rank or without images.

@@ -7,7 +7,9 @@ alike. Matplotlib and scikit-learn are imported when a picture is made, not
 before.
 
 A function that makes a picture says with `columns` what its rows are. It may
-take the `name` that is the stem of the files, and the `title` above.
+take the `name` that is the stem of the files, and the `title` above. Features
+have shape [n, D], labels [n], images [n, H, W, C] as uint8, and `class_names`
+the names of the labels 0, 1 and on.
 """
 
 import colorsys
@@ -88,7 +90,7 @@ class Picture:
     alt: what a reader who cannot see it should know.
     columns: names of the numbers.
     rows: the numbers; all that is drawn comes from here, but for images.
-    draw: makes the matplotlib figure, within `style`.
+    draw: makes the matplotlib figure, within `style`; the legend is added.
   """
 
   name: str
@@ -102,7 +104,9 @@ class Picture:
   def figure(self) -> Any:
     """Draws the matplotlib figure."""
     with style(self._text()):
-      return self.draw()
+      figure = self.draw()
+      _legend(figure)
+    return figure
 
   def _text(self) -> str:
     cells = [cell for row in self.rows for cell in row]
@@ -207,12 +211,8 @@ def blank(
 ) -> tuple[Any, Any]:
   """Makes a figure outside pyplot: no global state, nothing to close.
 
-  Args:
-    width: in inches.
-    height: in inches.
-    rows: of axes.
-    columns: of axes.
-    **grid: more for `Figure.subplots`, such as height_ratios.
+  Width and height are in inches, rows and columns of axes; `grid` is for
+  `Figure.subplots`, such as height_ratios.
 
   Returns:
     The figure, and its axes or array of axes.
@@ -245,9 +245,6 @@ def panels(
     ylabel: beside the leftmost.
     head: inches for the title of each.
     width: of the figure, in inches.
-
-  Returns:
-    The figure, and the panels' axes.
   """
   rows = -(-count // columns)
   height = rows * ((width - 0.7) / columns * tall + head) + 0.5
@@ -264,17 +261,12 @@ def panels(
   return figure, list(grid.flat[:count])
 
 
-def legend(figure: Any, handles: Sequence[Any] = ()) -> None:
-  """Names what is drawn, once each, below the panels, which keep their size.
-
-  The handles are the artists to name; by default those of all axes.
-  """
+def _legend(figure: Any) -> None:
+  """Names what is labelled, once, below the panels, which keep their size."""
   named: dict[str, Any] = {}
   for axes in figure.axes:
     for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
       named.setdefault(label, handle)
-  if handles:
-    named = {handle.get_label(): handle for handle in handles}
   if not named:
     return
   labels = [shorten(label, 58) for label in named]
@@ -333,11 +325,10 @@ def power(value: float) -> str:
   """Formats a tick of a logarithmic axis: 10⁻³, 3·10⁻⁴, 0.5."""
   if value == 0 or 0.01 <= abs(value) < 1e4:
     return f'{value:g}'.replace('-', '−')
-  mantissa, exponent = f'{value:.2e}'.split('e')
-  mantissa = f'{float(mantissa):g}'.replace('-', '−')
-  high = str(int(exponent)).translate(
-    str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
-  )
+  digits, exponent = f'{value:.2e}'.split('e')
+  mantissa = f'{float(digits):g}'.replace('-', '−')
+  raised = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
+  high = str(int(exponent)).translate(raised)
   return f'10{high}' if mantissa == '1' else f'{mantissa}·10{high}'
 
 
@@ -522,18 +513,10 @@ def curves(
 ) -> Picture:
   """Draws values over steps: raw faint, moving average bold, ceilings dashed.
 
-  Args:
-    name: stem of the files.
-    title: a few words.
-    lines: the curves, in the order of their colours.
-    unit: label of the vertical axis.
-    xlabel: label of the horizontal axis.
-    caption: what to say beside how it is drawn.
-    scale: what the values are multiplied with before anything else, such as 100
-      for percent.
-    dashed: what the lines' ceilings are called, and what they mean.
-    palette: labels in the order of the colours, where the lines are some of
-      those that other pictures show.
+  The values are multiplied with `scale` before anything else, such as 100 for
+  percent; `dashed` is what the lines' ceilings are called, and what they mean;
+  `palette` has labels in the order of the colours, where the lines are some of
+  those that other pictures show.
   """
   rows: Rows = []
   spans, gaps, ends = [1], [], []
@@ -605,7 +588,6 @@ def _draw_curves(
     )
   axes.set(xlabel=xlabel, ylabel=unit)
   axes.margins(x=0.01, y=0.08)
-  legend(figure)
   return figure
 
 
@@ -675,7 +657,6 @@ def _draw_probes(rows: Rows) -> Any:
     axes.tick_params(axis='y', length=0)
   low, high = panels[0].get_xlim()
   panels[-1].set(xlabel='test accuracy, %', xlim=(low, min(high, 100.5)))
-  legend(figure)
   return figure
 
 
@@ -693,13 +674,7 @@ def principal_components(
 ) -> Picture:
   """Draws the first two principal components, coloured by class.
 
-  Args:
-    features: shape [n, D].
-    labels: shape [n].
-    class_names: the classes' names.
-    name: stem of the files.
-    title: whose features these are.
-    noun: what the examples are.
+  The title says whose features these are, the noun what the examples are.
   """
   points, fractions = representations.pca(features)
   if points.shape[1] == 1:
@@ -728,7 +703,7 @@ def tsne(
   """Draws a t-SNE map, coloured by class.
 
   Its perplexity, about how many neighbours count, is 30 or less, where there
-  are few examples. The arguments are those of `principal_components`.
+  are few examples. Title and noun are as of `principal_components`.
   """
   # scikit-learn depends on it; it has no type hints.
   import threadpoolctl  # type: ignore[import-untyped]
@@ -772,7 +747,7 @@ def _map(
       axes.set(xlabel=axes_names[0], ylabel=axes_names[1])
     else:
       axes.spines[['left', 'bottom']].set_visible(False)
-    class_legend(figure, {row[1]: row[2] for row in rows}, colours)
+    name_classes(axes, {row[1]: row[2] for row in rows}, colours)
     return figure
 
   count = len(set(labels.tolist()))
@@ -793,16 +768,12 @@ def class_colours(count: int) -> list[tuple[float, float, float]]:
   ]
 
 
-def class_legend(
-  figure: Any, names: Mapping[int, str], colours: Sequence[Any]
+def name_classes(
+  axes: Any, names: Mapping[int, str], colours: Sequence[Any]
 ) -> None:
-  """Names up to twenty classes; more would fill the page."""
-  from matplotlib import lines
-
-  if len(names) <= 20:
-    mark = functools.partial(lines.Line2D, [], [], ls='', marker='o')
-    shown = ((colours[k], shorten(names[k])) for k in sorted(names))
-    legend(figure, [mark(color=colour, label=name) for colour, name in shown])
+  """Names up to twenty classes in the legend; more would fill the page."""
+  for k in sorted(names) if len(names) <= 20 else ():
+    axes.plot([], [], 'o', color=colours[k], label=shorten(names[k]))
 
 
 # Retrieval.
@@ -825,16 +796,8 @@ def retrieval(
   """Draws test images with their nearest neighbours in several features.
 
   The queries are the first images of six classes in order: nobody chose them
-  for their looks.
-
-  Args:
-    images: uint8, shape [n, H, W, C].
-    labels: shape [n].
-    class_names: the classes' names.
-    features: shape [n, D] by the name of their row; compared by cosine. A last
-      row, the control, compares the pixels by Euclidean distance.
-    count: how many neighbours.
-    title: a few words.
+  for their looks. Features, by the name of their row, are compared by cosine; a
+  last row, the control, compares the pixels by Euclidean distance.
   """
   find = representations.nearest_neighbours
   nearest = {key: find(x, count) for key, x in features.items()}
@@ -941,12 +904,6 @@ def scores(
 ) -> Picture:
   """Draws how the critic scores joint pairs and pairs of different images.
 
-  Args:
-    positive: scores of pairs from one image, shape [p].
-    negative: scores of pairs from two images, shape [k].
-    name: stem of the files.
-    title: whose critic this is.
-
   Raises:
     ValueError: there is no finite score of one kind.
   """
@@ -979,7 +936,6 @@ def scores(
     axes.set(xlabel='score', ylabel='density')
     axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
-    legend(figure)
     return figure
 
   return Picture(
@@ -1009,10 +965,7 @@ def spectrum(
 ) -> Picture:
   """Draws singular values of centred features: the directions they use.
 
-  Args:
-    features: shape [n, D] by the label of the line.
-    name: stem of the files.
-    title: a few words.
+  The features are by the label of their line.
   """
   rows: Rows = []
   ranks, words = {}, []
@@ -1023,6 +976,21 @@ def spectrum(
     rows += [(label, i, *pair) for i, pair in numbers]
     ranks[label] = float(representations.effective_rank_of_spectrum(values))
     words.append(f'{label} {ranks[label]:.1f} of {len(values)}')
+
+  def draw() -> Any:
+    figure, axes = blank(WIDTH, 3.0)
+    # Rounding noise and dead units would stretch the axis to nothing.
+    shown = [row for row in rows if row[3] > 1e-6]
+    for k, (label, mine) in enumerate(grouped(shown, 0).items()):
+      _, x, _, y = zip(*mine, strict=True)
+      name = f'{label}, effective rank {ranks[label]:.1f}'
+      axes.plot(x, y, COLOURS[k % len(COLOURS)], lw=2.2, label=name)
+    log_with_zero(axes.yaxis, [row[3] for row in shown])
+    axes.set_xlabel('index of the singular value')
+    axes.set_ylabel('relative to the largest')
+    axes.margins(x=0.01)
+    return figure
+
   text = ', '.join(words)
   return Picture(
     name,
@@ -1032,21 +1000,5 @@ def spectrum(
     f'{title}: falling singular values. Effective rank: {text}.',
     ('line', 'index', 'singular_value', 'relative'),
     rows,
-    lambda: _draw_spectrum(rows, ranks),
+    draw,
   )
-
-
-def _draw_spectrum(rows: Rows, ranks: Mapping[str, float]) -> Any:
-  figure, axes = blank(WIDTH, 3.0)
-  # Rounding noise and dead units would stretch the axis to nothing.
-  rows = [row for row in rows if row[3] > 1e-6]
-  for k, (label, mine) in enumerate(grouped(rows, 0).items()):
-    _, x, _, y = zip(*mine, strict=True)
-    text = f'{label}, effective rank {ranks[label]:.1f}'
-    axes.plot(x, y, COLOURS[k % len(COLOURS)], lw=2.2, label=text)
-  log_with_zero(axes.yaxis, [row[3] for row in rows])
-  names = ('index of the singular value', 'relative to the largest')
-  axes.set(xlabel=names[0], ylabel=names[1])
-  axes.margins(x=0.01)
-  legend(figure)
-  return figure

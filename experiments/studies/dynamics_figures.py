@@ -206,7 +206,6 @@ def _draw_collapse(rows: list[tuple[Any, ...]]) -> Any:
   axes.set_ylim(0, max([1.1, *(1.1 * r[2] for r in rows if r[2] == r[2])]))
   axes.set_xlabel('dimension d')
   axes.set_ylabel('mean marginal variance')
-  figures.legend(figure)
   return figure
 
 

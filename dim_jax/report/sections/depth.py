@@ -257,5 +257,4 @@ def _draw(rows: list[tuple[Any, ...]]) -> Any:
   axes.set_xlabel('' if last < 5 else 'module_…')
   axes.set_xlim(-0.4, last + 0.4)
   axes.set_ylabel('error, %')
-  figures.legend(figure)
   return figure
