@@ -60,9 +60,9 @@ def one_centred_penalty(
 ) -> jax.Array:
   """Computes WGAN-GP's penalty, weight E (||gradient|| - 1)^2 in between.
 
-  That is, at a point drawn on the line between row i of either batch. The
-  weight is the paper's lambda. A gradient of exactly 0 is penalised, but gets
-  no direction to grow in.
+  The gradient is that at a random point on the line between row i of the prior
+  and row i of the codes; the weight is the paper's lambda. A gradient of
+  exactly 0 is penalised, but gets no direction to grow in.
 
   References:
     Gulrajani et al., Improved Training of Wasserstein GANs, 2017, eq. 3.
@@ -113,9 +113,9 @@ def quadratic_penalty(
   d is the pair's distance: for norm 'l1' the mean over dimensions of
   |difference|, for 'l2' the root of its mean square. Below 1e-6 it counts as
   that. The best critic then has |D| <= scale d, an adaptive Lipschitz
-  constraint; for two points the divergence is scale d / 2. The paper calls the
-  scale lambda. It is the adversary's alone: the encoder would bring pairs
-  together in code space by it.
+  constraint (the paper's lambda is the scale); for two points the divergence is
+  scale d / 2. The potential is the adversary's alone: the encoder would bring
+  pairs together in code space by it.
 
   Raises:
     ValueError: the batches differ in size, the norm is unknown or the scale not

@@ -95,10 +95,8 @@ def pyro_bandwidth(
   """Computes Pyro's bandwidth, med(d^2) / log(n + 1) of distinct pairs.
 
   Pyro takes the median in each dimension by itself; this is over all of them
-  together, so the two agree for d = 1.
-
-  The median of an even number is the lower one of the two in the middle. 1
-  where it is 0, or n = 1.
+  together, so the two agree for d = 1. The median of an even number is the
+  lower one of the two in the middle. 1 where it is 0, or n = 1.
 
   References:
     https://docs.pyro.ai/en/stable/inference_algos.html, RBFSteinKernel
@@ -159,7 +157,8 @@ def svgd_direction(
     phi, [n, d].
 
   Raises:
-    ValueError: block_size is below 1, or one particle has no self term.
+    ValueError: block_size is below 1, or there is one particle and no self
+      term.
 
   References:
     Liu and Wang, Stein Variational Gradient Descent, 2016, eq. 8.
