@@ -86,6 +86,8 @@ class Objective(NamedTuple):
     classes: labels must be below it; 0 where the method takes any.
     supervised: what learns from labels, such as "objective.loss='supervised'",
       for messages; '' for nothing but online probes.
+    exact_batches: what takes all negatives of a batch too large for the memory,
+      such as 'objective.memory.micro_batch', for messages; '' for nothing.
     optional_groups: parameter groups that the method has under other settings,
       which a config may name an optimizer for.
     scores: `(variables, batch) -> {'local': [N*M, N, L], 'global': [N*M, N,
@@ -121,6 +123,7 @@ class Objective(NamedTuple):
   pictured: tuple[str, ...] = ()
   classes: int = 0
   supervised: str = ''
+  exact_batches: str = ''
   optional_groups: tuple[str, ...] = ()
   scores: Callable[[PyTree, Batch], dict[str, jax.Array]] | None = None
   logits: Callable[[PyTree, Batch, jax.Array, int], jax.Array] | None = None

@@ -472,6 +472,9 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     return features
 
   others = (name for name in _PROBED_FEATURES if name != config.global_feature)
+  exact = 'objective.memory.micro_batch'
+  if isinstance(config.encoder, str) and config.norm == 'batch':
+    exact += " with objective.norm='group'"
   return Objective(
     init,
     loss,
@@ -483,6 +486,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     supervised=f'objective.supervised.weight={supervised.weight}'
     if supervised
     else '',
+    exact_batches=exact,
     optional_groups=_GROUPS,
     scores=functools.partial(_scores, config),
     logits=functools.partial(_logits, encode) if supervised else None,

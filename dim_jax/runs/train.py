@@ -225,8 +225,8 @@ def _check_loss(
     objective, of_size(config.batch_size), config.accumulate
   )
   if note and jax.process_index() == 0:
-    if hasattr(config.objective, 'memory'):
-      note += ' For the gradient of all use objective.memory.micro_batch.'
+    if objective.exact_batches:
+      note += f' For the gradient of all use {objective.exact_batches}.'
     print(note, file=sys.stderr)
 
 

@@ -100,6 +100,11 @@ def test_what_micro_batches_cannot_have_is_said_in_a_line():
     dim.make(config).init, jax.random.key(0), images(4, 32)
   )
   assert 'encoder' in params and not state['encoder']
+  # And so does the advice to a run that accumulates gradients.
+  field = 'objective.memory.micro_batch'
+  assert dim.make(config).exact_batches == field
+  advice = dim.make(dim_config(encoder='small32')).exact_batches
+  assert advice == f"{field} with objective.norm='group'"
   objective = dim.make(mlp(memory__micro_batch=3))
   variables = start(objective, images())
   with pytest.raises(ValueError, match=r'micro-batches of 3 rows from .*\[8\]'):
