@@ -50,12 +50,13 @@ def check(settings: Settings, ood: Sequence[str]) -> None:
     settings: which attacks.
     ood: names of data sets of other images.
   """
-  for name in ood:
-    checks.check_choice('--ood', name, OOD)
-  for name in settings.attacks:
-    checks.check_choice('--attacks', name, ATTACKS)
-  for name in settings.losses:
-    checks.check_choice('--losses', name, LOSSES)
+  for flag, names, accepted in (
+    ('--ood', ood, OOD),
+    ('--attacks', settings.attacks, ATTACKS),
+    ('--losses', settings.losses, LOSSES),
+  ):
+    for name in names:
+      checks.check_choice(flag, name, accepted)
   for epsilon in settings.epsilons:
     checks.check_range('--epsilons', epsilon, '[0, inf)')
   checks.check_range('--attacked', settings.attacked, 'int [1, inf)')

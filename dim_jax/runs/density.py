@@ -1,16 +1,4 @@
-"""Measures the density that a run of an energy learned, in nats.
-
-  python -m experiments.density runs/mixture_2d
-  python -m experiments.density runs/rbm runs/gan --ais
-
-Points in one or two dimensions are normalised on a grid and compared with the
-density that they were drawn from; an RBM has an exact partition function, and
-annealed importance sampling (AIS) beside it. Other energies are normalised by
-AIS alone, and only where --ais asks for it: it is wrong where chains do not
-find all modes. Samples are compared with the test set.
-
-Writes RUN/evaluation/density.json and .npz.
-"""
+"""Measures the density that a run of an energy learned, in nats."""
 
 import functools
 import math
@@ -23,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.table
+from scipy import stats
 
 import dim_jax
 from dim_jax import config as config_lib
@@ -102,14 +91,15 @@ def density(
     'f_samples': f_samples,
   }
   config, examples = trained.config.objective, setup.examples
-  report = provenance.header(
+  header = provenance.header(
     examples.name, examples.note, trained.step, started
-  ) | {
+  )
+  report = header | {
     'energy': str(config_lib.to_json(getattr(config, 'energy', None))),
     'negatives': getattr(config, 'negatives', None),
     'test_examples': len(setup.test),
     'rows': rows,
-    'samples': _compared(_flat(x), _flat(setup.train), _flat(setup.test)),
+    'samples': _compare(*map(_flat, (x, setup.train, setup.test))),
     'seed': seed,
   }
   path = os.path.join(run_dir, 'evaluation', 'density')
@@ -154,6 +144,7 @@ class _Setup(NamedTuple):
 
 
 def _load(trained: dim_jax.Encoder, run_dir: str) -> _Setup:
+  """Loads the examples, and raises ValueError where there is no density."""
   config, density = trained.config, trained.objective.density
   if density is None:
     raise ValueError(
@@ -223,16 +214,16 @@ def _references(setup: _Setup, normalised: bool) -> list[dict[str, Any]]:
   """Measures what the model is compared with."""
   train, test = _flat(setup.train), _flat(setup.test)
   if setup.truth is not None:
-    gaussian = _gaussian(train, test)
+    gaussian = stats.multivariate_normal(
+      train.mean(0), np.cov(train, rowvar=False)
+    )
     return [
-      setup.row('N(mean, covariance)', 'exact', gaussian),
+      setup.row('N(mean, covariance)', 'exact', gaussian.logpdf(test)),
       setup.row('truth', 'exact', setup.truth),
     ]
   if not normalised:
     return []
-  off = test - train.mean(0)
-  constant = 0.5 * off.shape[1] * math.log(2 * math.pi)
-  log_p = -0.5 * (off**2).sum(1) - constant
+  log_p = stats.norm(train.mean(0)).logpdf(test).sum(1)
   return [setup.row('N(mean, I)', 'exact', log_p)]
 
 
@@ -259,37 +250,30 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 
 def _mean(name: str, values: np.ndarray) -> dict[str, float]:
-  error = values.std(ddof=1) / math.sqrt(len(values))
-  return {name: float(values.mean()), f'{name}_error': float(error)}
-
-
-def _gaussian(train: np.ndarray, x: np.ndarray) -> np.ndarray:
-  """Log density of the Gaussian with the moments of `train`, [n]."""
-  factor = np.linalg.cholesky(np.atleast_2d(np.cov(train, rowvar=False)))
-  white = np.linalg.solve(factor, (x - train.mean(0)).T)
-  constant = 0.5 * len(factor) * math.log(2 * math.pi)
-  return -0.5 * (white**2).sum(0) - np.log(np.diag(factor)).sum() - constant
+  """Returns the mean and its standard error."""
+  error = float(stats.sem(values))
+  return {name: float(values.mean()), f'{name}_error': error}
 
 
 def _on_a_box(
   energy: Callable[[jax.Array], jax.Array], x: np.ndarray
 ) -> tuple[float, float]:
-  """Log Z on a box far around the data, and what doubling it had added."""
+  """Returns log Z on a box around the data, and what doubling it had added."""
   reach = 3 * x.std(0) + 1
   low, high = x.min(0) - reach, x.max(0) + reach
   half = (high - low) / 2
-  cells = _CELLS[x.shape[1]]
-  narrow, wide = (
-    float(
+
+  def log_z(scale: int) -> float:
+    ends = low - scale * half, high + scale * half
+    return float(
       likelihood.grid_log_partition(
         energy,
-        tuple((low - scale * half).tolist()),
-        tuple((high + scale * half).tolist()),
-        (1 + scale) * cells,
+        *(tuple(end.tolist()) for end in ends),
+        (1 + scale) * _CELLS[x.shape[1]],
       )
     )
-    for scale in (0, 1)
-  )
+
+  narrow, wide = log_z(0), log_z(1)
   return wide, wide - narrow
 
 
@@ -299,7 +283,7 @@ def _picture(
   x: np.ndarray,
   log_z: float,
 ) -> dict[str, np.ndarray]:
-  """The log densities of model and truth on a grid, and the model's score."""
+  """Returns log densities of model and truth on a grid, and the score."""
   reach = 0.5 * x.std(0)
   low, high = x.min(0) - reach, x.max(0) + reach
 
@@ -322,26 +306,25 @@ def _picture(
   }
 
 
-def _compared(
-  made: np.ndarray, train: np.ndarray, test: np.ndarray
+def _compare(
+  samples: np.ndarray, train: np.ndarray, test: np.ndarray
 ) -> dict[str, Any]:
-  """How samples differ from the test set, beside as many training examples."""
-  count = min(len(made), len(train), len(test))
-  spread = math.sqrt(2 * train.var(0).sum())
-  widths = [float(width * spread) for width in _WIDTHS]
+  """Compares samples with the test set, beside as many training examples."""
+  count = min(len(samples), len(train), len(test))
+  distance = math.sqrt(2 * train.var(0).sum())
+  widths = [float(width * distance) for width in _WIDTHS]
+  mmd = jax.jit(functools.partial(priors.mmd, bandwidths=widths))
 
-  @jax.jit
-  def mmd(x, y):
-    return priors.mmd(x, y, bandwidths=widths)
+  def to_test(x: np.ndarray) -> float:
+    return float(mmd(*(jnp.asarray(y[:count], jnp.float32) for y in (x, test))))
 
-  part = jnp.asarray(test[:count], jnp.float32)
   return {
     'count': count,
-    'mmd': float(mmd(jnp.asarray(made[:count], jnp.float32), part)),
-    'mmd_of_data': float(mmd(jnp.asarray(train[:count], jnp.float32), part)),
+    'mmd': to_test(samples),
+    'mmd_of_data': to_test(train),
     'mmd_bandwidths': widths,
-    'mean_distance': float(np.linalg.norm(made.mean(0) - test.mean(0))),
-    'variance_ratio': float(made.var(0).sum() / test.var(0).sum()),
+    'mean_distance': float(np.linalg.norm(samples.mean(0) - test.mean(0))),
+    'variance_ratio': float(samples.var(0).sum() / test.var(0).sum()),
   }
 
 
@@ -372,22 +355,19 @@ def notes(report: dict[str, Any]) -> str:
 
 def table(report: dict[str, Any]) -> rich.table.Table:
   """Tabulates what `density` returned of densities."""
-  names = {
+  titles = {
     'log_z': 'log Z',
     'log_likelihood': 'log likelihood',
     'divergence': 'KL(data || it)',
   }
-  names = {
-    name: title
-    for name, title in names.items()
-    if any(name in row for row in report['rows'])
-  }
+  given = set().union(*report['rows'])
+  names = {name: title for name, title in titles.items() if name in given}
   rows = []
   for row in report['rows']:
     cells = []
     for name in names:
-      error = row.get(f'{name}_error')
       cell = f'{row[name]:.3f}' if name in row else ''
+      error = row.get(f'{name}_error')
       cells.append(cell if error is None else f'{cell} ± {error:.3f}')
     rows.append((row['density'], row['by'], *cells))
   return tables.table(
