@@ -1,15 +1,7 @@
-"""Writes a run's encoder as one file of arrays, with a card that describes it.
-
-  python -m experiments.export runs/digits
-  python -m experiments.export runs/digits --file=encoder.npz
-
-The file is read by `dim_jax.load`, or by NumPy alone; the card, encoder.md, has
-the config, the data and the numbers that were measured of this very step.
-"""
+"""Writes a run's encoder as a file of arrays, with a card that describes it."""
 
 import json
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import jinja2
@@ -78,138 +70,53 @@ def card(path: str, run_dir: str) -> str:
   with np.load(path, allow_pickle=False) as file:
     header = json.loads(str(file['json']))
     sizes = {name: file[name].size for name in file.files if name != 'json'}
-  measured, note = _measured(run_dir, header)
+  params = [name for name in sizes if name.startswith('params/')]
+  measured = _measured(run_dir)
+  notes = [
+    found['note']
+    for found in measured.values()
+    if found.get('step') == header['step'] and found.get('note')
+  ]
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('dim_jax.runs', '.'),
     # Markdown, not HTML.
     autoescape=False,
+    trim_blocks=True,
+    lstrip_blocks=True,
     keep_trailing_newline=True,
     undefined=jinja2.StrictUndefined,
   )
-  environment.filters['quoted'] = repr
-  environment.filters['cell'] = lambda text: str(text).replace('|', r'\|')
+  environment.filters |= {
+    'cell': lambda text: str(text).replace('|', r'\|'),
+    'json': json.dumps,
+    'quoted': repr,
+  }
   return environment.get_template('model_card.md.j2').render(
     name=os.path.splitext(os.path.basename(path))[0],
     file=os.path.basename(path),
     header=header,
-    data=header['config']['data']['name'],
-    facts=_facts(header, sizes),
-    note=note,
+    config=header['config'],
+    method=provenance.title(
+      config_lib.from_json(header['config']['objective'])
+    ),
+    groups=sorted({name.split('/')[1] for name in params}),
+    parameters=sum(sizes[name] for name in params),
+    commit=provenance.commit(),
+    note=notes[-1] if notes else '',
     measured=measured,
+    weights='average' if header['averaged'] else 'raw',
     first=min(sizes),
     command=provenance.read(run_dir).get('command'),
-    config=json.dumps(header['config'], indent=2),
   )
 
 
-def _facts(header: dict[str, Any], sizes: Mapping[str, int]) -> dict[str, str]:
-  """Lists what a file of arrays is, by term."""
-  config = header['config']
-  kind, shape = header['input']['kind'], header['input']['shape']
-  stored = header['input']['dtype']
-  given = stored if stored == 'float32' else f'{stored}, or float in [-1, 1]'
-  params = {k: size for k, size in sizes.items() if k.startswith('params/')}
-  groups = ', '.join(sorted({name.split('/')[1] for name in params}))
-  weights = 'the last of training'
-  if header['averaged']:
-    weights = f'a moving average, decay {config["average"]}'
-  versions = header['versions'].items()
-  return {
-    'method': provenance.title(config_lib.from_json(config['objective'])),
-    'input': f"'{kind}', N x {shape}, {given}",
-    'features': ', '.join(f'`{k}` {v}' for k, v in header['features'].items()),
-    'groups': f'{groups}: {sum(params.values()):,} parameters',
-    'trained': f'{header["step"]:,} steps of {config["batch_size"]} examples, '
-    f'seed {config["seed"]}',
-    'parameters': weights,
-    'exported with': ', '.join(f'{k} {v}' for k, v in versions),
-    'commit': provenance.commit()
-    or 'not known: the package is in no git checkout',
-    'checksum': f'`{header["checksum"]}`',
-  }
-
-
-def _measured(run_dir: str, header: dict[str, Any]) -> tuple[list[str], str]:
-  """Lines of what evaluation found of this step, and the note on the data."""
-  lines: list[str] = []
-  note = ''
-  for name, describe in (
-    ('probes', _probes),
-    ('classification', _classification),
-    ('density', _density),
-  ):
+def _measured(run_dir: str) -> dict[str, Any]:
+  """Reads what evaluation found, by the name of its file."""
+  measured = {}
+  for name in ('probes', 'classification', 'density'):
     path = os.path.join(run_dir, 'evaluation', f'{name}.json')
-    if not os.path.exists(path):
-      continue
-    with open(path, encoding='utf-8') as file:
-      found = json.load(file)
-    if (step := found.get('step')) != header['step']:
-      lines += [f'{name}.json is of step {step} and left out.', '']
-      continue
-    note = found.get('note') or note
-    lines += [*describe(found, header), '']
-    lines += [f'Hardware: {found["hardware"]}; {found.get("date", "")}.', '']
-  if not lines:
-    lines = ['Nothing yet: measure the run, delete this card, export again.']
-  return lines, note
-
-
-def _probes(found: dict[str, Any], header: dict[str, Any]) -> list[str]:
-  del header
-  rows = [
-    f'| {r["label"]} | {r["feature"]} | {r["encoder"]} | '
-    f'{r["probe"]} | {100 * r["mean"]:.1f} ± {100 * r["std"]:.1f} | '
-    f'{len(r["values"])} | {r.get("protocol_hash", "")} |'
-    for r in probes_lib.migrate_rows(found['results'])
-  ]
-  return [
-    f'Accuracy of probes in % on the test split of {found["dataset"]}, mean ± '
-    'standard deviation over seeds (or draws of labels):',
-    '',
-    '| label | feature | encoder | probe | % | seeds | protocol |',
-    '| --- | --- | --- | --- | --- | --- | --- |',
-    *rows,
-    '',
-    *(
-      f'Protocol {key}: `{json.dumps(value)}`'
-      for key, value in found.get('protocols', {}).items()
-    ),
-  ]
-
-
-def _classification(found: dict[str, Any], header: dict[str, Any]) -> list[str]:
-  weights = 'average' if header['averaged'] else 'raw'
-  rows = [
-    f'| {r["split"]} | {r["examples"]} | {name.removeprefix("error_")} | '
-    f'{value:.2f} |'
-    for r in probes_lib.migrate_rows(found['results'])
-    if r['weights'] == weights
-    for name, value in r.items()
-    if name.startswith('error_')
-  ]
-  return [
-    f'Errors of the classifier in % on {found["dataset"]}, by how many samples '
-    f'of the code, or its mean ({weights} weights):',
-    '',
-    '| split | examples | samples | % |',
-    '| --- | --- | --- | --- |',
-    *rows,
-  ]
-
-
-def _density(found: dict[str, Any], header: dict[str, Any]) -> list[str]:
-  del header
-  rows = [
-    f'| {r["density"]} | {r["by"]} | {r["log_likelihood"]:.3f} ± '
-    f'{r["log_likelihood_error"]:.3f} |'
-    for r in found['rows']
-    if 'log_likelihood' in r
-  ]
-  return [
-    f'Log likelihood in nats of {found["test_examples"]} test examples, ± '
-    'standard error:',
-    '',
-    '| density | by | nats |',
-    '| --- | --- | --- |',
-    *rows,
-  ]
+    if found := files.read_json(path):
+      if 'results' in found:
+        found['results'] = probes_lib.migrate_rows(found['results'])
+      measured[name] = found
+  return measured
