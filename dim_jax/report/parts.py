@@ -15,7 +15,6 @@ from dim_jax.report import figures
 
 _NUMBER = re.compile(r'[+−]?\d.*|–|not finite|')
 
-
 # (label, a file of the evaluation) of runs.
 Pairs = Sequence[tuple[str, Mapping[str, Any]]]
 
@@ -90,11 +89,7 @@ Part = Text | Table | Fold | figures.Picture
 def attempt(what: str, function: Callable[..., Any], *args: Any, **kw: Any):
   """Calls a function; its failure becomes a line of the page, and of the log.
 
-  Args:
-    what: what is left out then, such as 'The picture of the probes'.
-    function: called with the other arguments.
-    *args: passed on.
-    **kw: passed on.
+  The line says that `what` is left out, such as 'The picture of the probes'.
   """
   try:
     return function(*args, **kw)

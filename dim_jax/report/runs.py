@@ -66,13 +66,7 @@ class Run(NamedTuple):
 
 
 def read(path: str | os.PathLike) -> Run:
-  """Reads a run's folder.
-
-  Args:
-    path: the folder that training wrote.
-
-  Returns:
-    The run, labelled with the folder's name.
+  """Reads the folder that training wrote; its name labels the run.
 
   Raises:
     FileNotFoundError: the folder is not there, or is no run.
@@ -107,10 +101,7 @@ def read(path: str | os.PathLike) -> Run:
 
 
 def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
-  """Reads runs and gives each a label of its own.
-
-  Args:
-    paths: the folders.
+  """Reads the folders of runs and gives each run a label of its own.
 
   Raises:
     FileNotFoundError: a folder is no run.
@@ -144,15 +135,13 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
     raise ValueError(f'{path!r} cannot be read ({error}).') from error
 
 
-def flatten(
-  value: Any, path: tuple[str, ...] = ()
-) -> Iterable[tuple[str, Any]]:
+def flatten(value: Any, path: str = '') -> Iterable[tuple[str, Any]]:
   """Yields the leaves of a config with their paths, such as 'data.name'."""
   if isinstance(value, dict) and value:
     for key, part in value.items():
-      yield from flatten(part, (*path, key))
+      yield from flatten(part, f'{path}.{key}' if path else key)
   else:
-    yield '.'.join(path), value
+    yield path, value
 
 
 def plain(value: Any) -> str:
@@ -233,13 +222,8 @@ def has_modules(run: Run) -> bool:
 def methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
   """Groups runs by method; those of one differ in nothing but their seed.
 
-  Args:
-    runs: any.
-
-  Returns:
-    The runs of each method, in the order given. Where methods share a title,
-    their names go on with the one or two settings in which they differ, or else
-    with the first run's label.
+  Where methods share a title, their names go on with the one or two settings in
+  which they differ, or else with the first run's label.
   """
   groups: list[tuple[dict[str, Any], list[Run]]] = []
   for run in runs:
@@ -248,9 +232,10 @@ def methods(runs: Sequence[Run]) -> dict[str, list[Run]]:
       for path, value in flatten(run.config)
       if path.split('.')[0] not in _NO_SETTING
     }
-    same = [members for other, members in groups if other == settings]
-    if same:
-      same[0].append(run)
+    for other, members in groups:
+      if other == settings:
+        members.append(run)
+        break
     else:
       groups.append((settings, [run]))
   named: dict[str, list[Run]] = {}

@@ -60,28 +60,25 @@ def section(runs: Sequence[Run]) -> list[Part]:
 def likelihoods(runs: Sequence[Run]) -> Table:
   """Tabulates log likelihoods of the test set, by density and normaliser.
 
-  Args:
-    runs: runs with a density.json. What several are compared with stands once
-      where its numbers agree.
+  What several runs are compared with stands once where its numbers agree.
   """
   columns = {
     'log Z, nats': 'log_z',
     'log likelihood, nats': 'log_likelihood',
     'KL(data ‖ it), nats': 'divergence',
   }
-  done = runs_lib.labelled(runs, 'density')
-  results = [(label, row) for label, density in done for row in density['rows']]
   table: list[dict[str, str]] = []
   others: dict[tuple[tuple[str, str], ...], list[str]] = {}
-  for label, row in results:
-    cells = {'density': str(row['density']), 'normalised by': str(row['by'])}
-    for title, key in columns.items():
-      if key in row:
-        cells[title] = with_error(row[key], row.get(f'{key}_error'), 3)
-    if row['density'] == 'model':
-      table.append({'run': label} | cells)
-    else:
-      others.setdefault(tuple(cells.items()), []).append(label)
+  for label, density in runs_lib.labelled(runs, 'density'):
+    for row in density['rows']:
+      cells = {'density': str(row['density']), 'normalised by': str(row['by'])}
+      for title, key in columns.items():
+        if key in row:
+          cells[title] = with_error(row[key], row.get(f'{key}_error'), 3)
+      if row['density'] == 'model':
+        table.append({'run': label} | cells)
+      else:
+        others.setdefault(tuple(cells.items()), []).append(label)
   for shared, labels in others.items():
     owner = 'all' if len(labels) == len(runs) > 1 else ', '.join(labels)
     table.append({'run': owner} | dict(shared))

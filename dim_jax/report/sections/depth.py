@@ -53,25 +53,25 @@ class Point(NamedTuple):
 def points(
   runs: Sequence[Run], label: str, probe: str = 'linear'
 ) -> list[Point]:
-  """Collects errors by method and module, the untrained encoders' last.
+  """Collects a probe's errors by method and module, of untrained encoders last.
 
   Runs share an untrained encoder where they start from one seed; it counts
-  once. The standard deviation is the sample's, NaN for one run.
-
-  Args:
-    runs: runs of modules; those that are not evaluated have no part.
-    label: what is predicted, such as 'class' or 'speaker'.
-    probe: of which probe.
+  once. The standard deviation is the sample's, NaN for one run. Runs that are
+  not evaluated have no part.
   """
   trained: dict[str, dict[Any, float]] = {}
   untrained: dict[str, dict[Any, float]] = {}
   for name, members in methods(runs).items():
     start: dict[Any, float] = {}
     for run in members:
-      for feature, mean in _means(run, 'trained', label, probe):
-        trained.setdefault(name, {})[feature, run.label] = mean
-      for feature, mean in _means(run, 'untrained', label, probe):
-        start[feature, run.config.get('seed')] = mean
+      for r in _results(run, label):
+        if r['probe'] != probe or _number(r['feature']) < 0:
+          continue
+        feature, mean = r['feature'], figures.real(r['mean'])
+        if r['encoder'] == 'trained':
+          trained.setdefault(name, {})[feature, run.label] = mean
+        elif r['encoder'] == 'untrained':
+          start[feature, run.config.get('seed')] = mean
     # Encoders that agree where they share a feature and a seed are one.
     for other in untrained.values():
       shared = other.keys() & start.keys()
@@ -80,11 +80,11 @@ def points(
         break
     else:
       untrained[name] = start
-  untrained = {name: start for name, start in untrained.items() if start}
+  untrained = {
+    f'untrained, {name}': start for name, start in untrained.items() if start
+  }
   if len(untrained) == 1:
-    untrained = {'untrained': next(iter(untrained.values()))}
-  else:
-    untrained = {f'untrained, {k}': start for k, start in untrained.items()}
+    untrained = {'untrained': untrained.popitem()[1]}
   return [
     _point(name, feature, [v for (f, _), v in means.items() if f == feature])
     for name, means in (trained | untrained).items()
@@ -94,18 +94,6 @@ def points(
 
 def _results(run: Run, label: str) -> list[Mapping[str, Any]]:
   return runs_lib.of_label(run.probes, label)['results']
-
-
-def _means(
-  run: Run, encoder: str, label: str, probe: str
-) -> list[tuple[str, float]]:
-  """Features and mean accuracies of the results of one kind."""
-  return [
-    (r['feature'], figures.real(r['mean']))
-    for r in _results(run, label)
-    if (r['encoder'], r['probe']) == (encoder, probe)
-    and (encoder == 'raw' or _number(r['feature']) >= 0)
-  ]
 
 
 def _number(feature: str) -> int:
@@ -130,12 +118,7 @@ def probes(runs: Sequence[Run], label: str) -> list[str]:
 
 
 def table(runs: Sequence[Run], label: str) -> Table:
-  """Tabulates errors in percent: a row a probe and method, a column a module.
-
-  Args:
-    runs: runs of modules.
-    label: what is predicted.
-  """
+  """Tabulates errors in percent: rows of methods, columns of modules."""
   measured = {p: points(runs, label, p) for p in probes(runs, label)}
   everything = [p for mine in measured.values() for p in mine]
   digits = 2 if min((p.mean for p in everything), default=100) < 1 else 1
@@ -158,14 +141,8 @@ def depth(
 
   After the figure of Löwe et al. 2019, https://arxiv.org/abs/1905.11786.
 
-  Args:
-    runs: runs of modules, of one or more methods and seeds.
-    label: what is predicted, such as 'class' or 'speaker'.
-    probe: the name of the probe.
-
-  Returns:
-    The picture; its rows are those of `Point`. The methods 'commonest label'
-    and 'raw ...' are of no module.
+  The rows are those of `Point`, but for the methods 'commonest label' and 'raw
+  ...', which are of no module.
 
   Raises:
     ValueError: no run has such a result.
@@ -177,26 +154,22 @@ def depth(
       f'module; for it there are the probes {probes(runs, label)}. Run '
       f'experiments.evaluate on the runs.'
     )
-  rows: list[tuple[Any, ...]] = [tuple(p) for p in measured]
+  rows: figures.Rows = [tuple(p) for p in measured]
   rows += [(k, None, v, *[None] * 4) for k, v in _levels(runs, label, probe)]
-  caption = (
+  ends = '; '.join(
+    f'{name}: {figures.number(p.mean)} % at {p.feature}'
+    for name, p in {p.method: p for p in measured}.items()
+  )
+  linear = probe == 'linear'
+  return figures.Picture(
+    f'depth_{label}' + ('' if linear else f'_{probe}'),
+    f'Error by module: {label}' + ('' if linear else f', {probe} probe'),
     f'Test error of the {figures.probe_name(probe)} probe on the frozen '
     f'features of each module; the vertical axis is logarithmic, but for the '
     f'part that ends at 0. Bars: least and greatest of the runs. What is not '
-    f'finite is left out.'
-  )
-  ends = {p.method: p for p in measured}
-  listed = [
-    f'{name}: {figures.number(p.mean)} % at {p.feature}'
-    for name, p in ends.items()
-  ]
-  other = '' if probe == 'linear' else probe
-  return figures.Picture(
-    f'depth_{label}' + (f'_{other}' if other else ''),
-    f'Error by module: {label}' + (f', {other} probe' if other else ''),
-    caption,
+    f'finite is left out.',
     f'Probe error of {label} over modules, one line a method. At the end: '
-    f'{"; ".join(listed)}.',
+    f'{ends}.',
     Point._fields,
     rows,
     lambda: _draw(rows),
@@ -211,8 +184,10 @@ def _levels(
   for run in runs:
     chance = runs_lib.of_label(run.probes, label)['chance']
     known.setdefault('commonest label', set()).add(figures.real(chance))
-    for feature, mean in _means(run, 'raw', label, probe):
-      known.setdefault(f'raw {feature}', set()).add(mean)
+    for r in _results(run, label):
+      if (r['encoder'], r['probe']) == ('raw', probe):
+        mean = figures.real(r['mean'])
+        known.setdefault(f'raw {r["feature"]}', set()).add(mean)
   return [
     (name, round(100 * (1 - means.pop()), 9))
     for name, means in known.items()
@@ -220,30 +195,25 @@ def _levels(
   ]
 
 
-def _draw(rows: list[tuple[Any, ...]]) -> Any:
+def _draw(rows: figures.Rows) -> Any:
   figure, axes = figures.blank(figures.WIDTH, 3.4)
-  names = list(dict.fromkeys(row[0] for row in rows if row[1]))
-  for k, name in enumerate(names):
-    mine = [r for r in rows if r[0] == name and math.isfinite(r[2])]
+  lines = figures.grouped([row for row in rows if row[1]], 0)
+  for k, (name, mine) in enumerate(lines.items()):
     untrained = name.startswith('untrained')
     around, place = divmod(k, len(figures.COLOURS))
-    # A little apart, or bars would hide one another.
-    x = [_number(row[1]) + 0.06 * (k - (len(names) - 1) / 2) for row in mine]
-    values = np.array([row[2:5] for row in mine], float).reshape(-1, 3)
-    mean = values[:, 0]
-    end = figures.number(mean[-1]) if len(mean) else '(no number)'
-    axes.errorbar(
-      x,
-      mean,
-      yerr=np.abs(values[:, 1:] - mean[:, None]).T,
-      color=figures.INK if untrained else figures.COLOURS[place],
-      linestyle=figures.DOTTED if untrained else '-',
+    numbers = np.array([(_number(row[1]), *row[2:5]) for row in mine])
+    x, mean, least, greatest = numbers[np.isfinite(numbers[:, 1])].T
+    look = figures.BARS | {
+      'color': figures.INK if untrained else figures.COLOURS[place],
+      'ls': figures.DOTTED if untrained else '-',
       # Lines of one colour have other marks.
-      marker='X' if untrained else _MARKERS[(place + around) % len(_MARKERS)],
-      linewidth=2,
-      label=f'{name} {end}',
-      **figures.BARS,
-    )
+      'marker': 'X' if untrained else _MARKERS[(place + around) % 6],
+      'lw': 2,
+      'label': f'{name} {figures.last(mean)}',
+    }
+    # A little apart, or bars would hide one another.
+    x = x + 0.06 * (k - (len(lines) - 1) / 2)
+    axes.errorbar(x, mean, yerr=np.abs([least - mean, greatest - mean]), **look)
   for name, _, value, *_ in (row for row in rows if row[1] is None):
     style = figures.DOTTED if name.startswith('raw') else figures.DASHED
     label = f'{name} {figures.number(value)}'
@@ -254,7 +224,6 @@ def _draw(rows: list[tuple[Any, ...]]) -> Any:
   last = max(_number(row[1]) for row in rows if row[1])
   ticks = [f'module_{m}' if last < 5 else str(m) for m in range(last + 1)]
   axes.set_xticks(range(last + 1), ticks)
-  axes.set_xlabel('' if last < 5 else 'module_…')
+  axes.set(xlabel='' if last < 5 else 'module_…', ylabel='error, %')
   axes.set_xlim(-0.4, last + 0.4)
-  axes.set_ylabel('error, %')
   return figure

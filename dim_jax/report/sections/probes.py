@@ -75,17 +75,13 @@ def _notes(label: str, done: Pairs) -> list[Part]:
 def table(runs: Pairs, title: str = '') -> Table:
   """Tabulates the probes of runs, the paper's numbers beside them.
 
-  Args:
-    runs: (label, probes.json) of each.
-    title: above the table.
-
-  Returns:
-    A row for each encoder, feature and run: accuracies in percent a probe and,
-    where the run has a `paper`, its number and ours less it, in points.
+  There is a row for each encoder, feature and run, (label, probes.json):
+  accuracies in percent a probe and, where the run has a `paper`, its number and
+  ours less it, in points.
   """
-  results = [(label, r) for label, p in runs for r in p['results']]
+  results = [r for _, p in runs for r in p['results']]
   counts: dict[str, set[int]] = {}
-  for _, r in results:
+  for r in results:
     counts.setdefault(r['probe'], set()).add(len(r['values']))
   titles = {}
   for probe, n in counts.items():
@@ -95,9 +91,8 @@ def table(runs: Pairs, title: str = '') -> Table:
       name = f'linear, {few.pop()} labels a class'
     titles[probe] = f'{name} (n={min(n)})' if len(n) == 1 else name
   rows = []
-  for encoder, feature in dict.fromkeys(
-    (r['encoder'], r['feature']) for _, r in results
-  ):
+  sources = dict.fromkeys((r['encoder'], r['feature']) for r in results)
+  for encoder, feature in sources:
     for label, probes in runs:
       mine = {
         r['probe']: r
@@ -148,11 +143,9 @@ def _noise(result: Mapping[str, Any], rows: int) -> float:
 def warnings(run: Run) -> list[str]:
   """Says which features do no better than what needs no training.
 
-  Returns:
-    A sentence for each label and each linear probe, with all labels and with
-    few, whose features are not above the untrained encoder's, the raw data or
-    chance by more than both numbers' noise: the larger of the standard
-    deviation over seeds and the standard error of so many test examples.
+  There is a sentence for each label and each linear probe, with all labels and
+  with few, whose features are not above the untrained encoder's, the raw data
+  or chance by more than both numbers' noise (see `_noise`).
   """
   sentences = []
   for label in runs_lib.labels(run.probes) if run.probes else ():

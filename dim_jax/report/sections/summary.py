@@ -177,14 +177,14 @@ def overview(runs: Sequence[Run]) -> list[Part]:
 
 def differences(runs: Sequence[Run]) -> list[Part]:
   """Tabulates the settings that differ between several runs."""
+  if len(runs) == 1:
+    return []
   columns = {run.label: dict(runs_lib.flatten(run.config)) for run in runs}
   for run in runs:
     if run.metrics:
       columns[run.label]['last logged step'] = run.metrics[-1]['step']
   rows = []
-  for key in dict.fromkeys(
-    key for column in columns.values() for key in column
-  ):
+  for key in dict.fromkeys(k for column in columns.values() for k in column):
     cells = {
       name: runs_lib.plain(column[key]) if key in column else '–'
       for name, column in columns.items()
@@ -192,6 +192,4 @@ def differences(runs: Sequence[Run]) -> list[Part]:
     # The paper's numbers are no setting; the table of probes has them.
     if len(set(cells.values())) > 1 and not key.startswith('paper'):
       rows.append({'setting': key} | cells)
-  if len(runs) == 1:
-    return []
   return [Table(rows) if rows else Text('Nothing: the configs are equal.')]
