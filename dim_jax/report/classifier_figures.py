@@ -106,12 +106,7 @@ def beta_sweep(
     classes: how many; draws log2 C beside the rate.
     label_entropy_bits: H(Y), drawn where `classes` is not given.
     log2_examples: of the training examples; draws log2 N beside the rate.
-
-  Raises:
-    ValueError: there are no rows.
   """
-  if not rows:
-    raise ValueError('A sweep needs at least one row, got none.')
   counts = sample_errors(rows[0])
   numbers = over_seeds(rows, [*counts.values(), 'rate_bits'])
   levels = {
@@ -198,12 +193,7 @@ def information_plane(
     rows: the rows of a sweep.json, of one kind of weights.
     label_entropy_bits: H(Y), the ceiling of I(Z;Y).
     log2_examples: log2 N of the training examples, or None.
-
-  Raises:
-    ValueError: there are no rows.
   """
-  if not rows:
-    raise ValueError('A sweep needs at least one row, got none.')
   rates, bounds = (over_seeds(rows, [key]) for key in ('rate_bits', 'izy_bits'))
   numbers: Rows = [
     (*rate[1:5], *bound[3:]) for rate, bound in zip(rates, bounds, strict=True)
@@ -302,17 +292,8 @@ def _draw_plane_panel(
 def radius(level: float) -> float:
   """Computes the radius that holds this part of a standard normal of the plane.
 
-  Args:
-    level: a probability.
-
-  Returns:
-    sqrt(-2 ln(1 - level)): the squared radius is exponential with mean 2.
-
-  Raises:
-    ValueError: level is not between 0 and 1.
+  Its square is exponential with mean 2.
   """
-  if not 0 < level < 1:
-    raise ValueError(f'level must lie between 0 and 1, got {level}.')
   return math.sqrt(-2 * math.log1p(-level))
 
 
@@ -324,7 +305,7 @@ def outlines(
   Args:
     means: shape [m, 2].
     chols: factors L of the covariances L L^T, shape [m, 2, 2].
-    level: the fraction of the samples inside.
+    level: the fraction of the samples inside, below 1.
     points: how many points a curve has; the last is the first.
 
   Returns:
@@ -349,18 +330,15 @@ def ellipses(
   L in `chols` [m, 2, 2]. The entropy of q(y|z) is in nats on a grid [G, G],
   whose rows ascend in the second coordinate; its extent is x0, x1, y0, y1.
   """
-  area = math.pi * radius(0.95) ** 2 * np.abs(np.linalg.det(chols))
-  factors = np.reshape(chols, (-1, 4)).astype(float).tolist()
-  names = [figures.printable(class_names[label]) for label in labels]
-  rows: Rows = [
-    (i, int(label), name, *map(float, mean), *factor)
-    for i, (label, name, mean, factor) in enumerate(
-      zip(labels, names, means, factors, strict=True)
-    )
-  ]
+  rows: Rows = []
+  numbers = np.hstack([means, chols.reshape(-1, 4)]).astype(float)
+  for i, (label, line) in enumerate(zip(labels, numbers, strict=True)):
+    name = figures.printable(class_names[label])
+    rows.append((i, int(label), name, *line.tolist()))
   x0, x1, y0, y1 = (float(v) for v in extent)
   outside = sum(not (x0 <= row[3] <= x1 and y0 <= row[4] <= y1) for row in rows)
-  colours = figures.class_colours(len(class_names))
+  area = math.pi * radius(0.95) ** 2 * np.abs(np.linalg.det(chols))
+  count = len(figures.grouped(rows, 1))
   return figures.Picture(
     'ellipses',
     'The code, two dimensions',
@@ -371,24 +349,23 @@ def ellipses(
       f'bits.',
       f'Means outside the frame: {outside}.' if outside else '',
     ),
-    f'Posterior ellipses of {len(rows)} images in '
-    f'{len(figures.grouped(rows, 1))} classes; median area '
-    f'{figures.number(float(np.median(area)))}.',
+    f'Posterior ellipses of {len(rows)} images in {count} classes; median '
+    f'area {figures.number(float(np.median(area)))}.',
     ('index', 'label', 'class', 'x', 'y', 'l11', 'l12', 'l21', 'l22'),
     rows,
-    lambda: _draw_ellipses(rows, colours, entropy / _LN2, (x0, x1, y0, y1)),
+    lambda: _draw_ellipses(
+      rows, len(class_names), entropy / _LN2, (x0, x1, y0, y1)
+    ),
   )
 
 
 def _draw_ellipses(
-  rows: Rows,
-  colours: Sequence[Any],
-  entropy: np.ndarray,
-  extent: tuple[float, float, float, float],
+  rows: Rows, classes: int, entropy: np.ndarray, extent: Sequence[float]
 ) -> Any:
   from matplotlib import collections
 
   x0, x1, y0, y1 = extent
+  colours = figures.class_colours(classes)
   tall = min(max((y1 - y0) / (x1 - x0), 0.4), 1.3)
   figure, axes = figures.blank(figures.WIDTH, 0.65 + 3.7 * tall)
   look: dict[str, Any] = {

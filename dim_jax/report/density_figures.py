@@ -52,11 +52,8 @@ def contours(
   The panels begin with the truth, as contours lie below its peak. The grid's
   columns x [X] and rows y [Y] ascend. Rows are of points, or of scores with
   their two parts; the grids are not among them.
-
-  Raises:
-    ValueError: there is no panel, or a grid of another shape.
   """
-  peak = top(panels, (len(y), len(x)))
+  peak = top(panels)
   rows: Rows = []
   lengths = []
   for panel in panels:
@@ -136,11 +133,7 @@ def curves(
   ascends; `truth` is the true log density on it, in nats. Rows are of kind
   'model', 'truth', 'point' or 'bin', with left and right (equal but of bins)
   and the density (None of points).
-
-  Raises:
-    ValueError: there is no panel, or a grid of another shape.
   """
-  _check_panels(panels, (len(x),))
   rows: Rows = []
   for panel in panels:
     points = np.ravel(np.asarray(panel.points, float))
@@ -215,21 +208,11 @@ def image_grid(
   Images are by the name of their block, uint8 or float in [-1, 1], of shape
   [n, H, W, C] with C of 1 or 3; rows have the least, mean and greatest of the
   pixels as they came.
-
-  Raises:
-    ValueError: there is no block, or one of another rank or without images.
   """
-  if not blocks:
-    raise ValueError('A grid needs at least one block of images, got none.')
   rows: Rows = []
   broken = []
   for label, images in blocks.items():
     images = np.asarray(images)
-    if images.ndim != 4 or not len(images):
-      raise ValueError(
-        f'{label!r} must be images [n, H, W, C], got shape '
-        f'{list(images.shape)}.'
-      )
     for i, pixels in enumerate(images):
       numbers = (pixels.min(), pixels.mean(), pixels.max())
       rows.append((label, i, *map(float, numbers)))
@@ -316,13 +299,8 @@ def quiver(
   axes.quiver(*arrows[good, :2].T, *shown.T, **look)
 
 
-def top(panels: Sequence[Panel], shape: tuple[int, ...]) -> float:
-  """Returns the first panel's peak, up to whole nats; 0 where there is none.
-
-  Raises:
-    ValueError: there is no panel, or a grid of another shape.
-  """
-  _check_panels(panels, shape)
+def top(panels: Sequence[Panel]) -> float:
+  """Returns the first panel's peak, up to whole nats; 0 where there is none."""
   peak = _peak(panels[0].log_density)
   return float(math.ceil(peak - 0.05)) if math.isfinite(peak) else 0.0
 
@@ -370,15 +348,3 @@ def _peak(log_density: Any) -> float:
   good = np.asarray(log_density, float)
   good = good[np.isfinite(good)]
   return float(good.max()) if len(good) else math.nan
-
-
-def _check_panels(panels: Sequence[Panel], shape: tuple[int, ...]) -> None:
-  if not panels:
-    raise ValueError('A picture needs at least one density, got none.')
-  for panel in panels:
-    density = panel.log_density
-    if density is not None and np.shape(density) != shape:
-      raise ValueError(
-        f'{panel.label!r} must have a log density of shape {list(shape)}, got '
-        f'{list(np.shape(density))}.'
-      )

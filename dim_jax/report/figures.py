@@ -449,20 +449,8 @@ def ema(values: Sequence[float] | np.ndarray, span: float) -> np.ndarray:
 
   With a = 2 / (span + 1), the average after t values is
   sum_i (1 - a)^(t - i) x_i / sum_i (1 - a)^(t - i). Values that are not finite
-  have no weight.
-
-  Args:
-    values: shape [n].
-    span: about how many values it averages; 1 returns the values.
-
-  Returns:
-    Shape [n]; NaN where the value is not finite.
-
-  Raises:
-    ValueError: span is below 1.
+  have no weight, and NaN for their average. A span of 1 returns the values.
   """
-  if span < 1:
-    raise ValueError(f'span must be >= 1, got {span}.')
   decay = 1 - 2 / (span + 1)
   total = weight = 0.0
   result = np.full(len(values), np.nan)

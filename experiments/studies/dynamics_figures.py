@@ -42,7 +42,7 @@ def paths(
   """
   positions = _checked_positions(iterations, positions, 2)
   target = densities.Panel('target', log_density, positions[-1])
-  top = densities.top([target], (len(y), len(x)))
+  top = densities.top([target])
   rows = [
     (int(iteration), i, float(a), float(b))
     for iteration, points in zip(iterations, positions, strict=True)

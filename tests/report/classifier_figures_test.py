@@ -114,13 +114,6 @@ def test_beta_sweep(tmp_path):
   assert heights[0] < heights[1] < heights[2]
 
 
-def test_a_sweep_needs_rows():
-  with pytest.raises(ValueError, match='at least one row, got none'):
-    classifier_figures.beta_sweep([])
-  with pytest.raises(ValueError, match='at least one row, got none'):
-    classifier_figures.information_plane([], 3.32)
-
-
 def test_information_plane(tmp_path):
   picture = classifier_figures.information_plane(_ROWS, 3.3, 15.87)
   rows = _draw(picture, tmp_path)
@@ -144,9 +137,6 @@ def test_radius_is_that_of_the_chi_distribution():
     np.testing.assert_allclose(
       classifier_figures.radius(level), math.sqrt(stats.chi2.ppf(level, 2))
     )
-  for level in (0, 1, 95):
-    with pytest.raises(ValueError, match=f'between 0 and 1, got {level}'):
-      classifier_figures.radius(level)
 
 
 @pytest.mark.parametrize('level', [0.5, 0.95])

@@ -68,17 +68,6 @@ def test_contours_take_what_is_not_finite():
   density_figures.contours([broken], _X, _Y).figure()
 
 
-def test_shapes_are_checked():
-  with pytest.raises(ValueError, match=r"'truth'.*\[17, 13\], got \[13, 17\]"):
-    density_figures.contours([_panel()], _Y, _X)
-  with pytest.raises(ValueError, match='at least one density'):
-    density_figures.curves([], _X, _X)
-  with pytest.raises(
-    ValueError, match=r'\[n, H, W, C\], got shape \[2, 4, 4\]'
-  ):
-    density_figures.image_grid({'data': np.zeros((2, 4, 4))})
-
-
 def test_curves_have_the_truth_the_model_and_a_histogram():
   x = np.linspace(-4.0, 4.0, 81)
   truth = -0.5 * x**2 - 0.5 * math.log(2 * math.pi)

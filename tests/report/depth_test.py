@@ -250,12 +250,6 @@ def test_numbers_of_other_protocols_are_named(tmp_path):
   ) in texts
 
 
-def test_depth_of_nothing(tmp_path):
-  run = _make_run(tmp_path / 'a', [0.5])
-  with pytest.raises(ValueError, match='there are the probes'):
-    depth.depth([run], 'phone')
-
-
 def test_table(tmp_path):
   table = depth.table(
     [

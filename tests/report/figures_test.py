@@ -136,11 +136,6 @@ def test_ema_leaves_gaps_and_ages_what_is_before_them():
   np.testing.assert_allclose(average, [1.0, math.nan, 4.25 / 1.25])
 
 
-def test_ema_rejects_a_short_span():
-  with pytest.raises(ValueError, match=r'span must be >= 1, got 0\.5'):
-    figures.ema([1.0], 0.5)
-
-
 @pytest.mark.parametrize(
   ('value', 'text'),
   [

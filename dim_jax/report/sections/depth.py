@@ -143,17 +143,8 @@ def depth(
 
   The rows are those of `Point`, but for the methods 'commonest label' and 'raw
   ...', which are of no module.
-
-  Raises:
-    ValueError: no run has such a result.
   """
   measured = points(runs, label, probe)
-  if not measured:
-    raise ValueError(
-      f'No run has results of the {probe!r} probe for the label {label!r} on a '
-      f'module; for it there are the probes {probes(runs, label)}. Run '
-      f'experiments.evaluate on the runs.'
-    )
   rows: figures.Rows = [tuple(p) for p in measured]
   rows += [(k, None, v, *[None] * 4) for k, v in _levels(runs, label, probe)]
   ends = '; '.join(
