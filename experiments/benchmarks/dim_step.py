@@ -118,6 +118,7 @@ def work(args: argparse.Namespace) -> None:
   ready = {
     'compile_s': scan.compile_s,
     'parameters': scan.parameters,
+    'flops': scan.flops,
     'infonce_peak_bytes': infonce_peak_bytes(args.batch_size, LOCATIONS),
   }
   harness.serve(
@@ -130,7 +131,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
   machine = harness.machine(args.threads)
   ours = harness.worker('dim_step', args, 'batch_size', 'units', 'critic')
   commands = {
-    'peer': harness.peer('torch_dim', args, 'batch_size', 'units'),
+    **harness.torch_peers('torch_dim', args, 'batch_size', 'units'),
     'ours': ours,
   }
   with tempfile.TemporaryDirectory() as cache:
@@ -145,7 +146,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
   with harness.working(commands, args.threads) as workers:
     seconds = harness.alternate(
       {
-        'peer': (workers['peer'], args.steps),
+        **{k: (worker, args.steps) for k, worker in workers.items()},
         'ours': (workers['ours'], 'ours'),
         'fit_step': (workers['ours'], 'fit_step'),
       },
@@ -154,9 +155,11 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     sides = harness.sides(workers, 'parameters')
     ready = workers['ours'].ready
   materialised = LOCATIONS * (1 + args.batch_size * LOCATIONS)
+  fields = harness.summary(seconds)
   return {
     'name': f'dim_local_infonce_basic32_{args.critic}',
-    **harness.summary(seconds),
+    **fields,
+    **harness.share(ready['flops'], fields['fit_step_s'], machine),
     'steps': args.steps,
     'compile_s': round(ready['compile_s'], 2),
     'cold_start_s': round(cold, 2),

@@ -157,7 +157,11 @@ def work(args: argparse.Namespace) -> None:
     optimizer=OptimizerConfig(learning_rate=2e-4, b1=0.9),
   )
   harness.serve(
-    {'compile_s': scan.compile_s, 'parameters': scan.parameters},
+    {
+      'compile_s': scan.compile_s,
+      'parameters': scan.parameters,
+      'flops': scan.flops,
+    },
     lambda _: scan.seconds(),
   )
 
@@ -169,22 +173,24 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
   machine = harness.machine(args.threads)
   commands = {'ours': harness.worker('gim_step', args, 'batch_size', 'case')}
   for name, case in PEERS.get(args.case, {}).items():
-    peer = harness.peer('torch_gim', args, 'batch_size')
-    commands[name] = [*peer, f'--case={case}']
+    peers = harness.torch_peers('torch_gim', args, 'batch_size')
+    for form, command in peers.items():
+      commands[form.replace('peer', name)] = [*command, f'--case={case}']
   with harness.working(commands, args.threads) as workers:
     seconds = harness.alternate(
       {name: (worker, args.steps) for name, worker in workers.items()},
       args.turns,
     )
     sides = harness.sides(workers, 'parameters')
-    compile_s = workers['ours'].ready['compile_s']
+    ready = workers['ours'].ready
   fields = harness.summary(seconds)
   return {
     'name': f'gim_{args.case}',
     **fields,
+    **harness.share(ready['flops'], fields['ours_s'], machine),
     'examples_per_s': round(args.batch_size / fields['ours_s'], 2),
     'steps': args.steps,
-    'compile_s': round(compile_s, 2),
+    'compile_s': round(ready['compile_s'], 2),
     'batch_size': args.batch_size,
     'machine': machine,
     **sides,

@@ -8,6 +8,7 @@ turns, in seconds a step.
 import argparse
 import contextlib
 import json
+import math
 import os
 import pathlib
 import platform
@@ -204,6 +205,8 @@ class Scan:
     rows %= len(next(iter(examples.values())))
     self._rows = parallel.put_columns(rows.reshape(steps, -1), mesh)
     chunk: Any = loop.make_chunk(objective, self.optimizer, mesh)
+    traced = jax.make_jaxpr(chunk)(self.state, self._data, self._rows)
+    self.flops = product_flops(traced.jaxpr) / steps
     start = time.perf_counter()
     self.compiled = chunk.lower(self.state, self._data, self._rows).compile()
     self.compile_s = time.perf_counter() - start
@@ -217,6 +220,58 @@ class Scan:
     self.state, values = self.compiled(self.state, self._data, self._rows)
     jax.block_until_ready((self.state, values))
     return (time.perf_counter() - start) / self._steps
+
+
+def product_flops(jaxpr: Any) -> float:
+  """Counts the operations of a program's products and convolutions.
+
+  Two for each multiplication with an addition; the body of a `scan` as often as
+  it runs, where XLA's own count has it once. Elementwise work is left out.
+
+  Args:
+    jaxpr: of the program.
+  """
+  total = 0.0
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    output = equation.outvars[0].aval
+    if name == 'dot_general':
+      (contracted, _), _ = params['dimension_numbers']
+      shape = equation.invars[0].aval.shape
+      total += 2 * output.size * math.prod(shape[i] for i in contracted)
+    elif name == 'conv_general_dilated':
+      kernel = equation.invars[1].aval
+      features = kernel.shape[params['dimension_numbers'].rhs_spec[0]]
+      total += 2 * output.size * kernel.size / features
+    inner = [
+      getattr(value, 'jaxpr', value)
+      for given in params.values()
+      for value in (given if isinstance(given, tuple | list) else (given,))
+    ]
+    times = params['length'] if name == 'scan' else 1
+    total += times * sum(product_flops(x) for x in inner if hasattr(x, 'eqns'))
+  return total
+
+
+def share(
+  flops: float, seconds: float, machine: Mapping[str, Any]
+) -> dict[str, float]:
+  """Compares a step's rate with that of the machine's matrix product.
+
+  Args:
+    flops: of the step's products.
+    seconds: that it takes.
+    machine: what `machine` returned.
+
+  Returns:
+    'step_gflop', 'step_gflop_per_s', and 'share', of the product's rate.
+  """
+  rate = flops / seconds / 1e9
+  return {
+    'step_gflop': round(flops / 1e9, 2),
+    'step_gflop_per_s': round(rate, 1),
+    'share': round(rate / machine['product_gflop_per_s'], 3),
+  }
 
 
 def start_seconds(
@@ -309,6 +364,12 @@ def parser(
       default=sys.executable,
       help=f'an interpreter that imports {peer}',
     )
+  if peer == 'torch':
+    shared.add_argument(
+      '--peer_compiled',
+      action='store_true',
+      help='measure torch.compile too, which needs a C++ compiler',
+    )
   shared.add_argument('--turns', type=int, default=turns)
   shared.add_argument('--steps', type=int, default=steps, help='steps a turn')
   shared.add_argument('--threads', type=int, default=2)
@@ -359,3 +420,17 @@ def peer(script: str, args: argparse.Namespace, *names: str) -> list[str]:
   """Returns the command of the other side; arguments as of `worker`."""
   script = f'experiments/benchmarks/{script}.py'
   return [args.peer_python, script, *flags(args, 'threads', *names)]
+
+
+def torch_peers(
+  script: str, args: argparse.Namespace, *names: str
+) -> dict[str, list[str]]:
+  """Returns the commands of PyTorch's sides; arguments as of `worker`.
+
+  Returns:
+    'peer', eager, and with `--peer_compiled` 'peer_compiled'.
+  """
+  commands = {'peer': peer(script, args, *names)}
+  if args.peer_compiled:
+    commands['peer_compiled'] = [*commands['peer'], '--compile']
+  return commands

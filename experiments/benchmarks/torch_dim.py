@@ -6,20 +6,15 @@ is the cheap form, one logsumexp over the negatives of each image, where the
 released code materialises [N, L, 1 + N * L]; so the comparison favours PyTorch.
 No prior, no probe, no data loading.
 
-Needs torch and nothing else. `dim_step` runs it as a process of its own: after
-one warm-up step it says so in a JSON line; then, for each number of steps on a
-line of standard input, it takes them and answers with seconds a step.
+Needs torch and nothing else; `dim_step` runs it.
 
 https://github.com/rdevon/DIM, cortex_DIM/nn_modules/mi_networks.py
 """
 
-import argparse
-import json
-import sys
-import time
 from collections.abc import Sequence
 
 import torch
+import torch_worker  # type: ignore[import-not-found]  # Beside this script.
 from torch import nn
 from torch.nn import functional as F
 
@@ -105,13 +100,10 @@ def infonce(scores: torch.Tensor) -> torch.Tensor:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--batch_size', type=int, default=64)
+  parser = torch_worker.parser(__doc__, batch_size=64)
   parser.add_argument('--units', type=int, default=2048)
-  parser.add_argument('--threads', type=int, default=2)
   args = parser.parse_args()
-  torch.set_num_threads(args.threads)
-  torch.manual_seed(0)
+  torch_worker.start(args)
   encoder, critic = Encoder(), Critic(128, args.units)
   groups: list[nn.Module] = [encoder, critic]
   # The released code has one Adam a network.
@@ -121,32 +113,19 @@ def main() -> None:
   ]
   images = torch.rand(args.batch_size, 3, 32, 32) * 2 - 1
 
+  compiled_encoder = torch_worker.compiled(args, encoder)
+  compiled_critic = torch_worker.compiled(args, critic)
+
   def step() -> float:
     for optimizer in optimizers:
       optimizer.zero_grad()
-    loss = critic(*encoder(images))
+    loss = compiled_critic(*compiled_encoder(images))
     loss.backward()
     for optimizer in optimizers:
       optimizer.step()
     return loss.item()
 
-  first = step()
-  ready = {
-    'loss': first,
-    'parameters': sum(p.numel() for m in groups for p in m.parameters()),
-    'threads': torch.get_num_threads(),
-    'versions': {
-      'torch': torch.__version__,
-      'python': sys.version.split()[0],
-    },
-  }
-  print(json.dumps(ready), flush=True)
-  for line in sys.stdin:
-    steps = int(line)
-    start = time.perf_counter()
-    for _ in range(steps):
-      step()
-    print(json.dumps((time.perf_counter() - start) / steps), flush=True)
+  torch_worker.serve(step, groups)
 
 
 if __name__ == '__main__':

@@ -5,19 +5,13 @@ the losses as the authors' code takes them. On sound it gathers every negative
 of every frame of the batch and keeps the tail of them; `--case=sound_lean`
 gathers that tail alone, which gives the same loss.
 
-Needs torch and nothing else. `gim_step` runs it as a process of its own: after
-one warm-up step it says so in a JSON line; then, for each number of steps on a
-line of standard input, it takes them and answers with seconds a step.
+Needs torch and nothing else; `gim_step` runs it.
 
 https://github.com/loeweX/Greedy_InfoMax
 """
 
-import argparse
-import json
-import sys
-import time
-
 import torch
+import torch_worker  # type: ignore[import-not-found]  # Beside this script.
 from torch import nn
 from torch.nn import functional as F
 
@@ -167,13 +161,10 @@ class Sound(nn.Module):
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser = torch_worker.parser(__doc__, batch_size=4)
   parser.add_argument('--case', choices=('vision', 'sound', 'sound_lean'))
-  parser.add_argument('--batch_size', type=int, default=4)
-  parser.add_argument('--threads', type=int, default=2)
   args = parser.parse_args()
-  torch.set_num_threads(args.threads)
-  torch.manual_seed(0)
+  torch_worker.start(args)
   if args.case == 'vision':
     model: nn.Module = Vision()
     inputs = torch.randn(args.batch_size, 64, 64)
@@ -182,30 +173,16 @@ def main() -> None:
     inputs = torch.randn(args.batch_size, 20480)
   optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
 
+  compiled = torch_worker.compiled(args, model)
+
   def step() -> float:
-    loss = model(inputs)
+    loss = compiled(inputs)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.item()
 
-  first = step()
-  ready = {
-    'loss': first,
-    'parameters': sum(p.numel() for p in model.parameters()),
-    'threads': torch.get_num_threads(),
-    'versions': {
-      'torch': torch.__version__,
-      'python': sys.version.split()[0],
-    },
-  }
-  print(json.dumps(ready), flush=True)
-  for line in sys.stdin:
-    steps = int(line)
-    start = time.perf_counter()
-    for _ in range(steps):
-      step()
-    print(json.dumps((time.perf_counter() - start) / steps), flush=True)
+  torch_worker.serve(step, [model])
 
 
 if __name__ == '__main__':

@@ -4,13 +4,9 @@ The model of the paper on MNIST: 784-1024-1024, a diagonal Gaussian code, a
 linear decoder, Adam, and a moving average of all weights.
 """
 
-import argparse
-import json
-import sys
-import time
-
 import torch
 import torch.nn.functional as F
+import torch_worker  # type: ignore[import-not-found]  # Beside this script.
 from torch import nn
 from torch.optim import swa_utils
 
@@ -43,14 +39,11 @@ class Bottleneck(nn.Module):
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('--batch_size', type=int, default=100)
+  parser = torch_worker.parser(__doc__, batch_size=100)
   parser.add_argument('--code', type=int, default=256)
-  parser.add_argument('--threads', type=int, default=2)
   parser.add_argument('--adam', choices=('default', 'fused'), default='default')
   args = parser.parse_args()
-  torch.set_num_threads(args.threads)
-  torch.manual_seed(0)
+  torch_worker.start(args)
   model = Bottleneck(args.code)
   optimizer = torch.optim.Adam(
     model.parameters(),
@@ -65,35 +58,21 @@ def main() -> None:
   images = torch.randint(0, 256, (60000, 784), dtype=torch.uint8)
   labels = torch.randint(0, 10, (60000,))
 
+  compiled = torch_worker.compiled(args, model)
+
   def step() -> torch.Tensor:
     rows = torch.randint(0, 60000, (args.batch_size,))
     x = images[rows].float() / 127.5 - 1
     y = labels[rows]
     optimizer.zero_grad()
-    logits, rate = model(x)
+    logits, rate = compiled(x)
     loss = F.cross_entropy(logits.flatten(0, 1), y) + 1e-3 * rate.mean()
     loss.backward()
     optimizer.step()
     average.update_parameters(model)
     return loss.detach()
 
-  for _ in range(5):
-    step()
-  ready = {
-    'parameters': sum(p.numel() for p in model.parameters()),
-    'threads': torch.get_num_threads(),
-    'versions': {
-      'torch': torch.__version__,
-      'python': sys.version.split()[0],
-    },
-  }
-  print(json.dumps(ready), flush=True)
-  for line in sys.stdin:
-    steps = int(line)
-    start = time.perf_counter()
-    for _ in range(steps):
-      step()
-    print(json.dumps((time.perf_counter() - start) / steps), flush=True)
+  torch_worker.serve(step, [model], warm_up=5)
 
 
 if __name__ == '__main__':

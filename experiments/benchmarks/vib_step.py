@@ -106,7 +106,11 @@ def work(args: argparse.Namespace) -> None:
   }
   ours = scans['ours']
   harness.serve(
-    {'compile_s': ours.compile_s, 'parameters': ours.parameters},
+    {
+      'compile_s': ours.compile_s,
+      'parameters': ours.parameters,
+      'flops': ours.flops,
+    },
     lambda form: (
       sweep(args, ours.optimizer) if form == 'sweep' else scans[form].seconds()
     ),
@@ -116,28 +120,31 @@ def work(args: argparse.Namespace) -> None:
 def compare(args: argparse.Namespace) -> dict[str, Any]:
   """Alternates the sides and returns the fields of the JSON line."""
   machine = harness.machine(args.threads)
-  peer = harness.peer('torch_vib', args, 'batch_size', 'code')
+  peers = harness.torch_peers('torch_vib', args, 'batch_size', 'code')
   commands = {
-    'peer': peer,
-    'peer_fused': [*peer, '--adam=fused'],
+    **peers,
+    'peer_fused': [*peers['peer'], '--adam=fused'],
     'ours': harness.worker('vib_step', args, 'batch_size', 'code'),
   }
   with harness.working(commands, args.threads) as workers:
     requests: dict[str, Any] = {
-      name: (workers[name], args.steps) for name in ('peer', 'peer_fused')
+      name: (worker, args.steps)
+      for name, worker in workers.items()
+      if name != 'ours'
     }
     requests |= {name: (workers['ours'], name) for name in FORMS}
     seconds = harness.alternate(requests, args.turns)
     figures = workers['ours'].ask('sweep')
     sides = harness.sides(workers, 'parameters')
-    compile_s = workers['ours'].ready['compile_s']
+    ready = workers['ours'].ready
   fields = harness.summary(seconds, digits=5)
   return {
     'name': f'vib_mnist_k{args.code}',
     **fields,
+    **harness.share(ready['flops'], fields['ours_s'], machine),
     'ratio_samples_12': round(fields['samples_12_s'] / fields['ours_s'], 3),
     'steps': args.steps,
-    'compile_s': round(compile_s, 2),
+    'compile_s': round(ready['compile_s'], 2),
     **figures,
     'batch_size': args.batch_size,
     'code': args.code,
