@@ -134,11 +134,16 @@ def rate_diagonal(
 
 
 def rate_cholesky(
-  mean: jax.Array, chol: jax.Array, log_diagonal: jax.Array | None = None
+  mean: jax.Array,
+  chol: jax.Array,
+  log_diagonal: jax.Array | None = None,
+  *,
+  marginal_mean: jax.Array | None = None,
+  marginal_chol: jax.Array | None = None,
 ) -> jax.Array:
-  r"""Computes the KL of full-covariance Gaussian codes from N(0, I).
+  r"""Computes the KL of full-covariance Gaussian codes from a Gaussian.
 
-  With the covariance :math:`L L^T`,
+  With covariance :math:`L L^T` and the marginal N(0, I),
 
   .. math:: (\|L\|_F^2 + \|\mu\|^2 - K) / 2 - \sum_i \ln L_{ii}
 
@@ -146,6 +151,8 @@ def rate_cholesky(
     mean: shape [N, K].
     chol: lower Cholesky factors with a positive diagonal, shape [N, K, K].
     log_diagonal: ln of the diagonal where it is known better, shape [N, K].
+    marginal_mean: of another marginal, shape [K].
+    marginal_chol: its Cholesky factor, shape [K, K].
 
   Returns:
     Nats for each example, shape [N].
@@ -158,8 +165,27 @@ def rate_cholesky(
     )
   if log_diagonal is None:
     log_diagonal = jnp.log(jnp.diagonal(chol, axis1=1, axis2=2))
+  constant = jnp.zeros(())
+  for name, value, shape in (
+    ('marginal_mean', marginal_mean, (size,)),
+    ('marginal_chol', marginal_chol, (size, size)),
+  ):
+    if value is not None and value.shape != shape:
+      raise ValueError(
+        f'{name} must be of shape {shape} for codes {mean.shape}, got '
+        f'{value.shape}: give a marginal of the same code.'
+      )
+  if marginal_mean is not None:
+    mean = mean - marginal_mean[None]
+  if marginal_chol is not None:
+    constant = jnp.log(jnp.diagonal(marginal_chol)).sum()
+    solve = jax.vmap(
+      lambda x: jax.scipy.linalg.solve_triangular(marginal_chol, x, lower=True)
+    )
+    both = solve(jnp.concatenate([chol, mean[:, :, None]], axis=2))
+    chol, mean = both[:, :, :size], both[:, :, size]
   square = jnp.square(chol).sum((1, 2)) + jnp.square(mean).sum(1)
-  return (square - size) / 2 - log_diagonal.sum(1)
+  return (square - size) / 2 - log_diagonal.sum(1) + constant
 
 
 def log_normal(z: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:

@@ -201,6 +201,7 @@ def grid_negatives(
   num_negatives: int,
   *,
   skip: int = 1,
+  avoid_positive: bool = False,
 ) -> tuple[jax.Array, ...]:
   """Draws negatives for `grid_infonce`, uniformly and with replacement.
 
@@ -214,6 +215,7 @@ def grid_negatives(
     num_offsets: S.
     num_negatives: K of each anchor; 16 in the published setting.
     skip: as in `grid_infonce`.
+    avoid_positive: draws from the other R_s - 1 targets only.
 
   Returns:
     For each offset s the indices, int32, shape [N, H - s - skip, W, K].
@@ -232,10 +234,14 @@ def grid_negatives(
     strict=True,
   ):
     anchored = (num_images, height, width)
+    num_targets = math.prod(anchored)
     _check_others(anchored)
-    drawn = jax.random.randint(
-      key, (*anchored, num_negatives), 0, math.prod(anchored)
-    )
+    if avoid_positive:
+      drawn = _others(key, anchored, num_negatives)
+    else:
+      drawn = jax.random.randint(
+        key, (*anchored, num_negatives), 0, num_targets
+      )
     indices.append(_grid_indices(shape, height).reshape(-1)[drawn])
   return tuple(indices)
 

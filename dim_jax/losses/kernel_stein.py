@@ -50,6 +50,20 @@ def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
   return _centred_distances(x - center, y - center)
 
 
+def rbf_kernel(
+  x: jax.Array, y: jax.Array, bandwidth: jax.Array | float
+) -> jax.Array:
+  """Computes exp(-||x - y||^2 / h) of all pairs, [n, m], in (0, 1].
+
+  Args:
+    x: [n, d].
+    y: [m, d].
+    bandwidth: h, in squared units of x; a number must be above 0.
+  """
+  bandwidth = _checked_bandwidth(bandwidth, x)
+  return jnp.exp(-squared_distances(x, y) / bandwidth)
+
+
 def paper_bandwidth(
   particles: jax.Array, *, block_size: int | None = None
 ) -> jax.Array:

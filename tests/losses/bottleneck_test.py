@@ -215,15 +215,24 @@ def cholesky_factors(seed, count, size):
   return factors + np.eye(size) * rng.uniform(0.2, 1.5, (count, 1, size))
 
 
-def test_rate_cholesky_against_determinants_and_inverses():
+@pytest.mark.parametrize('with_mean', [False, True])
+@pytest.mark.parametrize('with_chol', [False, True])
+def test_rate_cholesky_against_determinants_and_inverses(with_mean, with_chol):
   size = 3
   mean = np.random.default_rng(0).normal(size=(4, size))
   chol = cholesky_factors(1, 4, size)
+  other_mean = np.array([0.3, -1.0, 2.0]) if with_mean else np.zeros(size)
+  other_chol = cholesky_factors(2, 1, size)[0] if with_chol else np.eye(size)
   expected = [
-    multivariate_kl(m, c @ c.T, np.zeros(size), np.eye(size))
+    multivariate_kl(m, c @ c.T, other_mean, other_chol @ other_chol.T)
     for m, c in zip(mean, chol, strict=True)
   ]
-  rate = rate_cholesky(*as_float32(mean, chol))
+  marginal = {}
+  if with_mean:
+    marginal['marginal_mean'] = jnp.asarray(other_mean, jnp.float32)
+  if with_chol:
+    marginal['marginal_chol'] = jnp.asarray(other_chol, jnp.float32)
+  rate = rate_cholesky(*as_float32(mean, chol), **marginal)
   np.testing.assert_allclose(rate, expected, rtol=3e-5)
 
 
@@ -244,12 +253,14 @@ def test_rate_cholesky_of_a_diagonal_is_the_diagonal_rate():
 
 def test_rate_cholesky_shapes_are_checked():
   mean, chol = jnp.zeros((4, 3)), jnp.zeros((4, 3, 3))
-  for arguments, message in (
-    ((mean, jnp.ones((4, 3))), r'got \(4, 3\) and \(4, 3\)'),
-    ((mean[0], chol[0]), r'got \(3,\) and \(3, 3\)'),
+  for arguments, marginal, message in (
+    ((mean, jnp.ones((4, 3))), {}, r'got \(4, 3\) and \(4, 3\)'),
+    ((mean[0], chol[0]), {}, r'got \(3,\) and \(3, 3\)'),
+    ((mean, chol), {'marginal_mean': mean[:1]}, r'\(3,\) .*got \(1, 3\)'),
+    ((mean, chol), {'marginal_chol': chol}, r'\(3, 3\) .*got \(4, 3, 3\)'),
   ):
     with pytest.raises(ValueError, match=message):
-      bottleneck.rate_cholesky(*arguments)
+      bottleneck.rate_cholesky(*arguments, **marginal)
 
 
 def test_log_normal_against_scipy():

@@ -22,7 +22,13 @@ grid_infonce = jax.jit(cpc.grid_infonce, static_argnames=('skip', 'epsilon'))
 sequence_infonce = jax.jit(cpc.sequence_infonce, static_argnames='window')
 grid_negatives = jax.jit(
   cpc.grid_negatives,
-  static_argnames=('shape', 'num_offsets', 'num_negatives', 'skip'),
+  static_argnames=(
+    'shape',
+    'num_offsets',
+    'num_negatives',
+    'skip',
+    'avoid_positive',
+  ),
 )
 sequence_negatives = jax.jit(
   cpc.sequence_negatives,
@@ -542,6 +548,18 @@ def test_grid_negatives_are_uniform_over_the_targets_of_their_offset():
     assert len(np.unique(flat, axis=0)) == num_targets
 
 
+def test_grid_negatives_can_avoid_the_positive():
+  drawn = grid_negatives(
+    jax.random.key(2), (1, 5, 2, 7), 2, 300, avoid_positive=True
+  )
+  for indices, num_targets in zip(drawn, (6, 4), strict=True):
+    flat = np.reshape(indices, (num_targets, 300))
+    targets = set(range(10 - num_targets, 10))
+    for own, row in enumerate(flat, start=10 - num_targets):
+      # Every other, and nothing else.
+      np.testing.assert_array_equal(np.unique(row), sorted(targets - {own}))
+
+
 @pytest.mark.parametrize(('start', 'window'), [(0, None), (1, 4)])
 def test_method_0_never_draws_the_positive(start, window):
   shape = (2, 6, 7)
@@ -673,8 +691,11 @@ def test_grid_errors():
   # One image of one column: the last offset has one target.
   with pytest.raises(ValueError, match=r'1 target for anchors.*\(1, 1, 1\)'):
     cpc.grid_infonce(*grid_arguments(num_images=1))
-  with pytest.raises(ValueError, match='1 target for anchors'):
-    cpc.grid_negatives(jax.random.key(0), (1, 4, 1, 3), 2, 1)
+  for avoid_positive in (False, True):
+    with pytest.raises(ValueError, match='1 target for anchors'):
+      cpc.grid_negatives(
+        jax.random.key(0), (1, 4, 1, 3), 2, 1, avoid_positive=avoid_positive
+      )
   with pytest.raises(ValueError, match=r'\(2, 4, 3\).*\(2, 4, 1, 2\)'):
     cpc.grid_infonce(z[:, :, 0], c, weights)
   with pytest.raises(ValueError, match=r'\(2, 4, 1, 3\).*\(1, 4, 1, 2\)'):

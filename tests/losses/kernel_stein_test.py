@@ -87,6 +87,17 @@ def test_squared_distances_far_from_the_origin():
   )
 
 
+def test_kernel_has_no_factor_of_two():
+  # 3-4-5: the squared distance is 25.
+  x, y = as_float32([[0.0, 0.0]], [[3.0, 4.0]])
+  np.testing.assert_allclose(
+    kernel_stein.rbf_kernel(x, y, 50.0), [[math.exp(-0.5)]], rtol=1e-6
+  )
+  with pytest.raises(ValueError, match='bandwidth is'):
+    kernel_stein.rbf_kernel(x, y, 0.0)
+  assert jnp.isnan(kernel_stein.rbf_kernel(x, y, jnp.asarray(-1.0))).all()
+
+
 # Four points on a line, 0 1 3 7: distances of the six pairs are 1 2 3 4 6 7,
 # and their squares 1 4 9 16 36 49. The full matrix has 0 x 4 and each square
 # twice, sixteen entries of which the 8th and 9th are 4 and 9.

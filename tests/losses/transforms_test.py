@@ -109,7 +109,12 @@ def of_bottleneck():
   yield 'softplus_scale', bottleneck.softplus_scale, (X,)
   yield 'log_variance_scale', bottleneck.log_variance_scale, (X,)
   yield 'rate_diagonal', bottleneck.rate_diagonal, (X, X)
-  yield 'rate_cholesky', bottleneck.rate_cholesky, (X, jnp.ones((6, 3, 3)))
+  rate = functools.partial(
+    bottleneck.rate_cholesky,
+    marginal_mean=jnp.ones(3),
+    marginal_chol=jnp.eye(3),
+  )
+  yield 'rate_cholesky', rate, (X, jnp.ones((6, 3, 3)))
   yield 'log_mixture', bottleneck.log_mixture, (X[None], X, X, SCORES)
   yield 'rate_monte_carlo', bottleneck.rate_monte_carlo, (X, X)
   yield 'rate_excess', lambda x: bottleneck.rate_excess(x, 1.0), (SCORES,)
