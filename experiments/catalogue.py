@@ -122,10 +122,11 @@ def show(
   Raises:
     ValueError: no list of that field's values is known.
   """
-  columns: tuple[str, ...] = ('--config=experiments/configs/',)
-  columns = (*columns, 'what it trains', 'published')
-  listed: list[Any] = rows() if field == 'configs' else []
-  if field != 'configs':
+  columns = ['--config=experiments/configs/', 'what it trains', 'published']
+  listed: list[Any] = []
+  if field == 'configs':
+    listed += rows()
+  else:
     fields = values()
     name = field.rpartition('.')[2]
     plural = {name, f'{name}s', f'{name.removesuffix("y")}ies'} & {*fields}
@@ -133,10 +134,9 @@ def show(
       raise ValueError(
         f'--list={field}: there are lists of {", ".join(sorted(fields))}.'
       )
-    columns = (plural.pop(), 'defined in')
-    listed = [
-      (columns[0], names, where) for where, names in fields[columns[0]].items()
-    ]
+    name = plural.pop()
+    columns = [name, 'defined in']
+    listed += [(name, words, where) for where, words in fields[name].items()]
   console = console or rich.console.Console()
   if not console.is_terminal:
     for row in listed:

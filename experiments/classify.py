@@ -41,11 +41,8 @@ _ARGUMENTS: dict[str, Any] = {
 }
 
 
-def main(argv: list[str] | None = None) -> None:
-  _COMMAND.run(_classify, argv)
-
-
-def _classify(runs: list[str]) -> None:
+@_COMMAND.main
+def main(runs: list[str]) -> None:
   arguments = {name: flag.value for name, flag in _ARGUMENTS.items()}
   for run in runs:
     results = classify_lib.classify(run, **arguments)

@@ -1,5 +1,6 @@
 """What all commands share: their flags, the config, errors as one line."""
 
+import functools
 import os
 import runpy
 import sys
@@ -46,6 +47,8 @@ class Command:
     if runs:
       # What train calls it, so that one may repeat its command.
       self.path('workdir', None, 'The folder of a run, which needs no flag.')
+
+  # absl lists flags by the file that calls it, so that it is called here.
 
   def integer(self, name: str, default: int | None, text: str) -> Any:
     """Adds a whole number."""
@@ -126,13 +129,15 @@ class Command:
       sys.exit(0)
     return rest
 
+  def main(self, function: Callable[..., None]) -> Callable[..., None]:
+    """Makes a program of a function, as a decorator; see `run`."""
+    return functools.partial(self.run, function)
+
   def _invocation(self, arguments: str) -> str:
     return f'python -m experiments.{self._name} {arguments}'
 
   def run(
-    self,
-    main: Callable[..., None],
-    argv: Sequence[str] | None = None,
+    self, main: Callable[..., None], argv: Sequence[str] | None = None
   ) -> None:
     """Parses the flags and runs the program, a user's mistakes as one line.
 
@@ -151,12 +156,10 @@ class Command:
       sys.stderr.write(f'A run needs no flag: {line}\n')
     if self._runs and not words:
       sys.exit(f'Error: give the folder of a run: {self._invocation("RUN")}')
-    if not self._runs and words and 'workdir' in self._flags and not workdir:
-      sys.exit(
-        f'Error: unknown argument {words[0]!r}; to make that folder, give '
-        f'--workdir={words[0]}'
-      )
-    if not self._runs and words:
+    if words and not self._runs:
+      if 'workdir' in self._flags and not workdir:
+        advice = f'to make that folder, give --workdir={words[0]}'
+        sys.exit(f'Error: unknown argument {words[0]!r}; {advice}')
       line = self._invocation('--help')
       sys.exit(f'Error: unknown arguments {words}; all flags: {line}')
     # Orbax tells of every file that it writes.
@@ -165,7 +168,7 @@ class Command:
       if argv is None:
         parallel.initialize()
         parallel.cache_compilations()
-      main(*[[os.path.expanduser(word) for word in words]][: self._runs])
+      main(*([list(map(os.path.expanduser, words))] if self._runs else []))
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
       if os.environ.get('DIM_JAX_TRACEBACK'):
         raise

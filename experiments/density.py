@@ -30,11 +30,8 @@ _ARGUMENTS = {
 }
 
 
-def main(argv: list[str] | None = None) -> None:
-  _COMMAND.run(_measure, argv)
-
-
-def _measure(runs: list[str]) -> None:
+@_COMMAND.main
+def main(runs: list[str]) -> None:
   arguments = {name: flag.value for name, flag in _ARGUMENTS.items()}
   for run in runs:
     results = density_lib.density(run, **arguments)

@@ -37,11 +37,8 @@ for _name, _value in vars(probes_lib.Protocol()).items():
     _PROTOCOL[_name] = _add(_name, _value, 'Of Protocol.')
 
 
-def main(argv: list[str] | None = None) -> None:
-  _COMMAND.run(_evaluate, argv)
-
-
-def _evaluate(runs: list[str]) -> None:
+@_COMMAND.main
+def main(runs: list[str]) -> None:
   settings = {name: flag.value for name, flag in _PROTOCOL.items()}
   epochs = settings['mlp_epochs']
   settings['mlp_decay_epochs'] = settings['mlp_decay_epochs'] or tuple(

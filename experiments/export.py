@@ -23,11 +23,8 @@ _ALL = _COMMAND.boolean(
 )
 
 
-def main(argv: list[str] | None = None) -> None:
-  _COMMAND.run(_export, argv)
-
-
-def _export(runs: list[str]) -> None:
+@_COMMAND.main
+def main(runs: list[str]) -> None:
   if len(runs) > 1 and _FILE.value:
     raise ValueError('--file is of one run: leave it out, or give one run.')
   for run in runs:

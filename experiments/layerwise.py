@@ -31,11 +31,8 @@ _HALF = _COMMAND.boolean('half', False, 'Store 16 bits a number.')
 _BUDGET = _COMMAND.real('budget_gb', 8.0, 'Largest file, in GiB.')
 
 
-def main(argv: list[str] | None = None) -> None:
-  _COMMAND.run(_train, argv)
-
-
-def _train() -> None:
+@_COMMAND.main
+def main() -> None:
   if _CONFIG.value is None or not _WORKDIR.value:
     raise ValueError('give --config=FILE and --workdir=FOLDER.')
   last = train_modules(

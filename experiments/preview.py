@@ -21,11 +21,8 @@ _EXAMPLES = _COMMAND.integer('examples', 8, 'How many, a row each.')
 _VIEWS = _COMMAND.integer('views', 8, 'Of each example.')
 
 
-def main(argv: list[str] | None = None) -> None:
-  _COMMAND.run(_preview, argv)
-
-
-def _preview() -> None:
+@_COMMAND.main
+def main() -> None:
   config = _CONFIG.value
   if config is None:
     raise ValueError('give a config, --config=experiments/configs/NAME.py')

@@ -30,15 +30,7 @@ class Row(NamedTuple):
 def changed(
   make: Callable[[], Any], *changes: Callable[[Any], None]
 ) -> Callable[[], Any]:
-  """Composes a config and changes of it.
-
-  Args:
-    make: returns a fresh config.
-    changes: each modifies the config that it gets.
-
-  Returns:
-    What returns the changed config.
-  """
+  """Composes what makes a fresh config, and what then modifies it."""
 
   def changed_config() -> Any:
     config = make()
@@ -50,11 +42,7 @@ def changed(
 
 
 def get(rows: Mapping[str, Row], name: str | None) -> Any:
-  """Returns the config of a row.
-
-  Args:
-    rows: the family's.
-    name: which; the first if None.
+  """Returns the config of a row, of the first if `name` is None.
 
   Raises:
     ValueError: there is no such row.
@@ -70,10 +58,7 @@ def get(rows: Mapping[str, Row], name: str | None) -> Any:
 
 
 def families() -> dict[str, Any]:
-  """Imports all files of `configs/`.
-
-  Returns:
-    The modules, by name.
+  """Imports all files of `configs/`, by name.
 
   Raises:
     ValueError: one does not import; the message names it.
@@ -94,11 +79,8 @@ def families() -> dict[str, Any]:
 def renamed(stem: str) -> str | None:
   """Finds the row that a file of one config has become.
 
-  Args:
-    stem: the file's name without '.py', such as 'dim_cifar10_local_jsd'.
-
-  Returns:
-    Such as 'dim_cifar10.py:local_jsd'; None if there is none.
+  'dim_cifar10_local_jsd' gives 'dim_cifar10.py:local_jsd'; None if there is
+  none.
   """
   for family, module in families().items():
     for row in getattr(module, 'ROWS', ()):

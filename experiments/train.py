@@ -30,11 +30,8 @@ _PROFILE = COMMAND.boolean(
 _LIST = COMMAND.string('list', None, 'Show configs, or the values of a field.')
 
 
-def main(argv: list[str] | None = None) -> None:
-  COMMAND.run(_train, argv)
-
-
-def _train() -> None:
+@COMMAND.main
+def main() -> None:
   config, workdir, devices = _CONFIG.value, _WORKDIR.value, _DEVICES.value
   if _LIST.value:
     return catalogue.show(_LIST.value)

@@ -44,12 +44,7 @@ class Victim(NamedTuple):
 
 
 def check(settings: Settings, ood: Sequence[str]) -> None:
-  """Raises ValueError where attacks cannot be as they are asked for.
-
-  Args:
-    settings: which attacks.
-    ood: names of data sets of other images.
-  """
+  """Raises ValueError where attacks cannot be as they are asked for."""
   for flag, names, accepted in (
     ('--ood', ood, OOD),
     ('--attacks', settings.attacks, ATTACKS),
@@ -78,7 +73,7 @@ def attack(
 
   Args:
     victim: the classifier.
-    test: has `images` and `labels`, the first of which are attacked.
+    test: the examples, the first of which are attacked.
     settings: which attacks, and of how many images.
     rng: of samples, attacks and targets.
     bar: shows how far it is.
@@ -170,7 +165,7 @@ def detect(
   Args:
     victim: the classifier.
     predictions: its own, of 'train' and 'test'.
-    test: has `images` and `labels`.
+    test: the examples.
     names: in OOD.
     rng: of posterior samples.
 
@@ -206,7 +201,7 @@ def detect(
 
 
 def outliers(name: str, images: np.ndarray) -> np.ndarray:
-  """Images that are no examples of a class, made from a test set.
+  """Makes images that are no examples of a class of a test set's.
 
   Args:
     name: 'noise' is uniform and independent, 'inverted' has black and white
@@ -224,47 +219,30 @@ def outliers(name: str, images: np.ndarray) -> np.ndarray:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
-  """Tabulates attacks, for a terminal.
-
-  Args:
-    rows: what `attack` returned.
-  """
-
-  def text(value: float | None, digits: int) -> str:
-    return '' if value is None else f'{value:.{digits}f}'
-
+  """Tabulates what `attack` returned, for a terminal."""
+  formats = {
+    'epsilon': '.2f',
+    'accuracy': '.1f',
+    'l0': '.0f',
+    'l2': '.2f',
+    'linf': '.3f',
+    'zero_gradients': '.3f',
+  }
+  cells = []
+  for row in rows:
+    name = row['attack'] + (' targeted' if row['targeted'] else '')
+    loss = 'CE' if row['loss'] == 'cross_entropy' else row['loss']
+    cells.append((name, row['mode'], loss, *tables.numbers(row, formats)))
   columns = ('attack', 'mode', 'loss', 'eps', 'right %', 'L0', 'L2', 'Linf')
-  return tables.table(
-    (*columns, 'no grad'),
-    [
-      (
-        row['attack'] + (' targeted' if row['targeted'] else ''),
-        row['mode'],
-        'CE' if row['loss'] == 'cross_entropy' else row['loss'],
-        text(row['epsilon'], 2),
-        text(row['accuracy'], 1),
-        text(row['l0'], 0),
-        text(row['l2'], 2),
-        text(row['linf'], 3),
-        text(row['zero_gradients'], 3),
-      )
-      for row in rows
-    ],
-    words=3,
-    title='attacks',
-  )
+  return tables.table((*columns, 'no grad'), cells, words=3, title='attacks')
 
 
 def detection_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
-  """Tabulates how well each score tells outliers apart, for a terminal.
-
-  Args:
-    rows: what `detect` returned.
-  """
-  keys = ('auroc', 'aupr', 'fpr95')
+  """Tabulates what `detect` returned, for a terminal."""
+  formats = dict.fromkeys(('auroc', 'aupr', 'fpr95'), '.3f')
   return tables.table(
     ('images', 'score', 'AUROC', 'AUPR', 'FPR at 95 % TPR'),
-    [(r['dataset'], r['score'], *(f'{r[k]:.3f}' for k in keys)) for r in rows],
+    [(r['dataset'], r['score'], *tables.numbers(r, formats)) for r in rows],
     words=2,
     title='telling other images from the test set',
   )

@@ -169,11 +169,6 @@ def load(
 ) -> dict[str, data_lib.Examples]:
   """Loads the images that a classifier is trained and tested on, by split.
 
-  Args:
-    config: of the data.
-    objective: the method.
-    show_progress: show that of a first load.
-
   Raises:
     ValueError: the objective has too few classes for the data.
   """
@@ -240,16 +235,7 @@ def _predictions(
 def limits(
   data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-  """Returns the most bits that a code can hold, by split.
-
-  Args:
-    data: has labels by split.
-    rows: measurements of each split.
-
-  Returns:
-    'label_entropy_bits' bounds I(Z; Y), and 'log2_examples' I(Z; X) of a
-    uniformly drawn example.
-  """
+  """Returns the most bits that a code can tell of labels and of examples."""
   return {
     'label_entropy_bits': {
       row['split']: row['label_entropy_bits'] for row in rows
@@ -295,18 +281,11 @@ def _load_surrogate(run_dir: str) -> tuple[Any, Any]:
 
 
 def check_labels(objective: Objective, name: str, labels: np.ndarray) -> None:
-  """Raises ValueError where an objective has too few classes for the data.
-
-  Args:
-    objective: the method; one without `classes` takes any labels.
-    name: of the data set.
-    labels: of a split.
-  """
-  classes = objective.classes
+  """Raises ValueError where an objective has too few classes for a data set."""
   highest = int(labels.max())
-  if classes and highest >= classes:
+  if objective.classes and highest >= objective.classes:
     raise ValueError(
-      f'{name} has labels up to {highest}, the objective {classes} '
+      f'{name} has labels up to {highest}, the objective {objective.classes} '
       f'classes: set its num_classes to {highest + 1}.'
     )
 
@@ -386,40 +365,31 @@ def plane(
 
 
 def table(report: Mapping[str, Any]) -> rich.table.Table:
-  """Tabulates the errors of both kinds of weights, for a terminal.
-
-  Args:
-    report: what `classify` returned.
-  """
+  """Tabulates errors and information that `classify` returned."""
   samples = report['samples']
   columns = (
     *('weights', 'split', 'error % of 1', f'error % of {samples}'),
     *('error % at mean', 'rate bits', 'I(Z;Y) >= bits', 'NLL nats', 'ECE %'),
   )
-  rows = [
-    (
-      'EMA' if row['weights'] == 'average' else 'last',
-      row['split'],
-      f'{row["error_1"]:.2f}',
-      f'{row[f"error_{samples}"]:.2f}',
-      f'{row["error_mean"]:.2f}',
-      '' if row['rate_bits'] is None else f'{row["rate_bits"]:.1f}',
-      f'{row["izy_bits"]:.3f}',
-      f'{row[f"nll_{samples}"]:.4f}',
-      f'{100 * row["ece"]:.2f}',
-    )
-    for row in report['results']
-  ]
+  formats = {
+    'error_1': '.2f',
+    f'error_{samples}': '.2f',
+    'error_mean': '.2f',
+    'rate_bits': '.1f',
+    'izy_bits': '.3f',
+    f'nll_{samples}': '.4f',
+  }
+  rows = []
+  for row in report['results']:
+    weights = 'EMA' if row['weights'] == 'average' else 'last'
+    ece = f'{100 * row["ece"]:.2f}'
+    rows.append((weights, row['split'], *tables.numbers(row, formats), ece))
   title = f'{report["dataset"]}, step {report["step"]:,}'
   return tables.table(columns, rows, words=2, title=title)
 
 
 def summary(report: Mapping[str, Any]) -> list[Any]:
-  """Lists the tables of what was measured, what was skipped, and the note.
-
-  Args:
-    report: what `classify` returned.
-  """
+  """Lists all tables of what `classify` returned, and the notes below them."""
   parts: list[Any] = [table(report)]
   parts += [attack.table(report['attacks'])] if report['attacks'] else []
   parts += [attack.detection_table(report['ood'])] if report['ood'] else []

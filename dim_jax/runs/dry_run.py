@@ -1,7 +1,4 @@
-r"""What a run will take, from its config alone: sizes, FLOPs, memory, ceilings.
-
-  python -m experiments.train --dry_run \
-      --config=experiments/configs/dim_mnist.py
+"""What a run will take, from its config alone: sizes, FLOPs, memory, ceilings.
 
 One training step is compiled, and no example is read; of a folder of images the
 names, and the header of one.
@@ -20,6 +17,7 @@ from dim_jax import config as config_lib
 from dim_jax.data import augment, decode, folders, points, sources
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
+from dim_jax.runs import provenance
 from dim_jax.training import loop, parallel, pipeline
 from dim_jax.training import step as step_lib
 
@@ -157,7 +155,9 @@ def measure(
     'shape': found.stored,
     'dtype': np.dtype(found.dtype).name,
     'examples': found.examples,
-    'parameters': {name: _size(tree) for name, tree in state.params.items()},
+    'parameters': {
+      name: provenance.count(tree) for name, tree in state.params.items()
+    },
     'batch': config.batch_size,
     'steps': config.steps,
     'devices': mesh.size,
@@ -181,10 +181,6 @@ def _batch(
   if found.labelled:
     batch['label'] = jax.ShapeDtypeStruct((rows,), jnp.int32)
   return batch
-
-
-def _size(tree: Any) -> int:
-  return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
 def _memory(compiled: Any) -> dict[str, int] | None:

@@ -344,12 +344,7 @@ def _probe(
         ]
       train, test = (probes_lib.Examples(*part) for part in parts)
       for name in setup.probes:
-        row = {
-          'encoder': kind,
-          'feature': feature,
-          'label': label,
-          'probe': name,
-        }
+        row = dict(encoder=kind, feature=feature, label=label, probe=name)
         title = _title(row)
         try:
           with bar.task(title, 100) as task:
@@ -463,14 +458,7 @@ def _title(result: Mapping[str, Any]) -> str:
 
 
 def table(report: Mapping[str, Any]) -> rich.table.Table:
-  """Tabulates the results, a row for each feature and encoder.
-
-  Args:
-    report: what `evaluate` returned.
-
-  Returns:
-    A table of accuracies in percent.
-  """
+  """Tabulates accuracies in percent of what `evaluate` returned."""
   results = report['results']
   probes = {row['probe'] for row in results}
   names = [name for name in probes_lib.PROBES if name in probes]
@@ -517,9 +505,5 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
 
 
 def summary(report: Mapping[str, Any]) -> list[Any]:
-  """Lists the table, what was skipped, and the note on the data.
-
-  Args:
-    report: what `evaluate` returned.
-  """
+  """Lists the table of what `evaluate` returned, and the notes below it."""
   return [table(report), *tables.notes(report)]

@@ -169,15 +169,10 @@ class Storage(NamedTuple):
     modules: tuple[Any, ...],
     pending: list[int],
   ) -> None:
-    """Prints how large the files of features will be.
-
-    Args:
-      config: the run of all modules at once.
-      modules: the objective's config for each.
-      pending: the modules that will train on files, none the first.
+    """Prints how large the files will be that `pending` modules train on.
 
     Raises:
-      ValueError: a file would pass the budget; or the config cannot be used.
+      ValueError: one would pass the budget; or the config cannot be used.
     """
     last = dataclasses.replace(config, objective=modules[pending[-1]])
     config_lib.check(last)

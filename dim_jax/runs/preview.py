@@ -1,17 +1,12 @@
-"""Draws what a config's augmentation makes of its first training images.
+"""Draws what a config's augmentation makes of its first training images."""
 
-  python -m experiments.preview --file=preview.png --config.data.jitter=0.5 \
-      --config=experiments/configs/dim_cifar10.py:local_jsd
-
-Each row is an image as it is stored, then views of it as training may see them.
-The same seed and config draw the same picture.
-"""
-
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 
+from dim_jax import checks
 from dim_jax import config as config_lib
 from dim_jax.data import augment
 from dim_jax.data import load as data
@@ -25,7 +20,7 @@ def preview(
   views: int = 8,
   show_progress: bool = True,
 ) -> Any:
-  """Draws training images and views of them.
+  """Draws training images, each in a row with views of it.
 
   Args:
     config: a run on images.
@@ -41,9 +36,8 @@ def preview(
       used.
     FileNotFoundError: the data set is not there.
   """
-  for name, value in (('examples', examples), ('views', views)):
-    if value < 1:
-      raise ValueError(f'{name} must be >= 1, got {value}.')
+  checks.check_range('examples', examples, 'int [1, inf)')
+  checks.check_range('views', views, 'int [1, inf)')
   config_lib.check(config)
   images = data.of_images(config.data)
   found = data.load(
@@ -55,20 +49,13 @@ def preview(
   )
   originals = found.inputs
   change = augment.make(config.data, originals.shape[-1])
-  made = originals
+  parts = [originals] * views
   if change is not None:
-    rng = jax.random.key(config.seed)
-    compiled = jax.jit(change)
+    compiled = jax.jit(functools.partial(change, jax.random.key(config.seed)))
     # Positions tell the views apart, as they do the examples of a batch.
-    made = np.concatenate(
-      [
-        np.asarray(compiled(rng, originals, np.arange(len(originals)) + first))
-        for first in range(0, views * len(originals), len(originals))
-      ]
-    )
-  else:
-    made = np.concatenate([originals] * views)
-  made = made.reshape(views, len(originals), *made.shape[1:]).swapaxes(0, 1)
+    positions = np.arange(views * len(originals)).reshape(views, -1)
+    parts = [np.asarray(compiled(originals, rows)) for rows in positions]
+  made = np.stack(parts, axis=1)
   size = 'x'.join(str(n) for n in originals.shape[1:3])
   changed = 'x'.join(str(n) for n in made.shape[2:4])
   return figures.views(
@@ -81,11 +68,7 @@ def preview(
 
 
 def describe(config: Any) -> str:
-  """Describes the augmentation in words, in the order in which it happens.
-
-  Args:
-    config: an `augment.Config`.
-  """
+  """Describes an `augment.Config` in words, in the order of what happens."""
   if augment.make(config) is None:
     return 'No augmentation: the views are the images themselves.'
   parts = []

@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import json
 import math
 import os
 import pathlib
@@ -98,7 +97,7 @@ def header(
 
   Args:
     dataset: the name of the data set.
-    note: what a reader of a result must know of it.
+    note: what a reader of a result must know of the data.
     step: of the checkpoint.
     started: `time.time()` when the measurement began.
   """
@@ -112,16 +111,8 @@ def header(
 
 
 def read(run_dir: str) -> dict[str, Any]:
-  """Reads run.json; {} where the run is older than such files.
-
-  Args:
-    run_dir: the run's folder.
-  """
-  path = os.path.join(run_dir, 'run.json')
-  if not os.path.exists(path):
-    return {}
-  with open(path, encoding='utf-8') as file:
-    return json.load(file)
+  """Reads run.json; {} where the run is older than such files."""
+  return files.read_json(os.path.join(run_dir, 'run.json'))
 
 
 def title(objective: Any) -> str:
@@ -133,16 +124,13 @@ def title(objective: Any) -> str:
   return text.partition(':')[0].rstrip('.')
 
 
+def count(tree: Any) -> int:
+  """Counts the numbers in a pytree of arrays or their shapes."""
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
 def parameter_counts(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Counts parameters by group and, within a group, by part.
-
-  Args:
-    params: arrays or their shapes, by group.
-  """
-
-  def count(tree: Any) -> int:
-    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
-
+  """Counts parameters by group and, within a group, by part."""
   return {
     group: {part: count(tree) for part, tree in parts.items()}
     if isinstance(parts, Mapping)

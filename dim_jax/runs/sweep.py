@@ -198,11 +198,7 @@ def _measure(
 
 
 def table(report: dict[str, Any]) -> rich.table.Table:
-  """Tabulates means and standard deviations over seeds on the test set.
-
-  Args:
-    report: what `sweep` returned.
-  """
+  """Tabulates means and standard deviations over seeds on the test set."""
   samples = report['samples']
   keys = {
     'error, 1 sample %': 'error_1',

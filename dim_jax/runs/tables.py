@@ -44,12 +44,16 @@ def table(
   return shown
 
 
-def notes(report: Mapping[str, Any]) -> list[str]:
-  """Lists what a report says below its tables: what was skipped, and its note.
+def numbers(row: Mapping[str, Any], formats: Mapping[str, str]) -> list[str]:
+  """Formats the numbers of a row, by name; one that is None is left empty."""
+  return [
+    '' if row[name] is None else f'{row[name]:{form}}'
+    for name, form in formats.items()
+  ]
 
-  Args:
-    report: what `evaluate` or `classify` returned.
-  """
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+  """Lists what a report says below its tables: what was skipped, and a note."""
   skipped = report.get('skipped', ())
   lines = [f'Skipped: {x["what"]}: {x["reason"]}' for x in skipped]
   return [*lines, *filter(None, [report['note']])]

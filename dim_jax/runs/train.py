@@ -1,11 +1,4 @@
-"""Trains what a config says.
-
-  python -m experiments.train --config=experiments/configs/dim_digits.py \
-      --workdir=runs/digits --config.steps=300
-  python -m experiments.train --list
-
-The same command on the same --workdir continues a run that was interrupted.
-"""
+"""Trains what a config says."""
 
 import contextlib
 import dataclasses
@@ -204,13 +197,7 @@ def _check_loss(
   variables: PyTree,
   example: Mapping[str, np.ndarray],
 ) -> None:
-  """Lets what cannot be trained say so before there is a folder.
-
-  Args:
-    config: the run.
-    variables: shapes of (params, model_state).
-    example: a batch of any size.
-  """
+  """Lets what cannot be trained say so before there is a folder."""
 
   def of_size(size: int) -> dict[str, jax.ShapeDtypeStruct]:
     return {

@@ -102,8 +102,12 @@ def test_words():
 @pytest.mark.parametrize(
   ('config', 'counts', 'words'),
   [
-    (config_of(), {'views': 0}, 'views must be >= 1, got 0'),
-    (config_of(), {'examples': -1}, 'examples must be >= 1, got -1'),
+    (config_of(), {'views': 0}, 'views must be a whole number >= 1, got 0'),
+    (
+      config_of(),
+      {'examples': -1},
+      'examples must be a whole number >= 1, got -1',
+    ),
     (config_of(jitter=0.5), {}, 'data.jitter=0.5 changes colours'),
     (config_of(crop_scale=2.0), {}, r'data.crop_scale must be in \(0, 1\]'),
     (
