@@ -211,6 +211,7 @@ def information_plane(
   near = [row for row in numbers if row[4] > label_entropy_bits - 0.5]
   if len(figures.grouped(near, 1)) < 2 or len(near) == len(numbers):
     near = []
+  several = max(row[6] for row in numbers) > 1
   return figures.Picture(
     'information_plane',
     'Information plane',
@@ -219,10 +220,8 @@ def information_plane(
       'an upper bound on I(Z;X); points, in the colour of their beta, are '
       'joined in its order. Dotted: I(Z;Y) = rate, above which no code can '
       'lie.',
-      'Top: those within half a bit of H(Y), enlarged.' if near else '',
-      'Means over seeds; bars: one standard deviation.'
-      if max(row[6] for row in numbers) > 1
-      else '',
+      near and 'Top: those within half a bit of H(Y), enlarged.',
+      several and 'Means over seeds; bars: one standard deviation.',
     ),
     alt,
     ('split', 'beta', 'rate_bits', 'rate_std', 'izy_bits', 'izy_std', 'n'),
@@ -347,7 +346,7 @@ def ellipses(
       f'images, coloured by class. Background: entropy of the decoder q(y|z), '
       f'from 0 to log₂ {len(class_names)} = {math.log2(len(class_names)):.2f} '
       f'bits.',
-      f'Means outside the frame: {outside}.' if outside else '',
+      outside and f'Means outside the frame: {outside}.',
     ),
     f'Posterior ellipses of {len(rows)} images in {count} classes; median '
     f'area {figures.number(float(np.median(area)))}.',
@@ -406,8 +405,8 @@ def rates(
   full covariance does not part it into dimensions: None leaves them out.
   """
   bits = np.asarray(rate, float) / _LN2
-  split = () if rate_by_dimension is None else rate_by_dimension
-  widths = np.asarray(split, float) / _LN2
+  divided = rate_by_dimension is not None
+  widths = np.asarray(rate_by_dimension if divided else (), float) / _LN2
   labels = np.asarray(labels)
   bins = min(50, max(10, round(math.sqrt(len(bits)))))
   count, edges = np.histogram(bits, bins=bins)
@@ -436,17 +435,15 @@ def rates(
   )
   return figures.Picture(
     'rates',
-    f'Rate by image{", dimension" if len(widths) else ""} and class',
+    f'Rate by image{", dimension" if divided else ""} and class',
     figures.sentences(
       f'Rate of {len(bits)} test images, an upper bound on what the code tells '
       f'of each. Top: histogram.',
-      f'Middle: mean by dimension of the code, sorted; {used}.'
-      if len(widths)
-      else '',
+      divided and f'Middle: mean by dimension of the code, sorted; {used}.',
       'Bottom: mean by class, bars one standard deviation over its images.',
     ),
     f'Rate: mean {mean}, from {low} to {high} bits an image'
-    f'{f"; dimensions: {used}" if len(widths) else ""}; most for {most}, '
+    f'{f"; dimensions: {used}" if divided else ""}; most for {most}, '
     f'least for {least}.',
     ('part', 'name', 'left', 'right', 'bits', 'std', 'count'),
     rows,
@@ -465,18 +462,16 @@ def _draw_rates(rows: Rows, mean: float) -> Any:
   bins = [(*row[2:4], row[6]) for row in by['example']]
   figures.stairs(first, bins, figures.COLOURS[0])
   first.axvline(mean, color=figures.INK, linewidth=1.4)
-  names = {'xlabel': 'rate of an image, bits', 'ylabel': 'images'}
-  first.set(title=f'mean {figures.number(mean)}', **names)
-  first.set_ylim(bottom=0)
+  first.set_title(f'mean {figures.number(mean)}')
+  first.set(xlabel='rate of an image, bits', ylabel='images', ylim=(0, None))
   for axes in middle:
     _draw_dimensions(axes, [row[4] for row in by['dimension']])
   few = many <= 20
-  look: dict[str, Any] = {'ls': 'none', 'marker': 'o'}
-  look |= {'ms': 6 if few else 3, 'capsize': 3 if few else 0}
-  look['color'] = figures.COLOURS[1]
-  values = [row[4] for row in by['class']]
-  bars = [np.nan_to_num(row[5]) for row in by['class']]
-  last.errorbar(values, range(many), xerr=bars, **look)
+  size, cap = (6, 3) if few else (3, 0)
+  look = {'color': figures.COLOURS[1], 'marker': 'o', 'ls': 'none'}
+  values, std = np.array([row[4:6] for row in by['class']]).T
+  bars = {'xerr': np.nan_to_num(std), 'capsize': cap}
+  last.errorbar(values, range(many), **bars, **look, markersize=size)
   shown = [figures.shorten(row[1], 14) for row in by['class']]
   last.set_yticks(range(many), shown, fontsize=11 if few else 6)
   if many > 50:
@@ -491,13 +486,10 @@ def _draw_dimensions(axes: Any, values: list[float]) -> None:
   bins = figures.bins(np.arange(len(values) + 1) + 0.5, np.array(values))
   figures.stairs(axes, bins, figures.COLOURS[2], alpha=0.6)
   axes.axhline(0.1, **figures.LEVEL)
-  axes.set(title=f'{used} of {len(values)} above 0.1 bit')
-  axes.set(
-    xlim=(0.5, len(values) + 0.5), xlabel='dimension of the code, sorted'
-  )
-  axes.set_ylim(bottom=min(0.0, *values))
+  axes.set_title(f'{used} of {len(values)} above 0.1 bit')
+  axes.set(xlabel='dimension of the code, sorted', ylabel='rate, bits')
+  axes.set(xlim=(0.5, len(values) + 0.5), ylim=(min(0.0, *values), None))
   axes.xaxis.get_major_locator().set_params(integer=True)
-  axes.set_ylabel('rate, bits')
 
 
 def highest_loss(
@@ -541,10 +533,9 @@ def highest_loss(
     figures.sentences(
       f'Of {len(labels)} test images those with the highest cross-entropy: '
       f'true class, predicted class (red: wrong) and cross-entropy.',
-      'Below: those with the highest and the lowest rate, labelled with their '
-      'class and rate.'
-      if also
-      else '',
+      also
+      and 'Below: those with the highest and the lowest rate, labelled with '
+      'their class and rate.',
     ),
     f'Grid of {len(first)} images of highest loss; {wrong} of them are '
     f'predicted wrongly. First: {rows[0][3]}, predicted {rows[0][4]}.',
@@ -653,7 +644,7 @@ def attack_curve(
     figures.sentences(
       'Accuracy on attacked test images'
       + (f', {span(counts)} of them.' if counts else '.'),
-      f'{"; ".join(modes)}.' if modes else '',
+      modes and f'{"; ".join(modes)}.',
       'The lowest line is the one that counts.',
     ),
     f'Accuracy over attack strength, lowest {figures.number(low[6])} %: '

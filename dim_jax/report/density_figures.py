@@ -57,9 +57,8 @@ def contours(
   rows: Rows = []
   lengths = []
   for panel in panels:
-    rows += [
-      (panel.label, 'point', *map(float, p), None, None) for p in panel.points
-    ]
+    points = np.asarray(panel.points, float).tolist()
+    rows += [(panel.label, 'point', *p, None, None) for p in points]
     if panel.at is not None and panel.scores is not None:
       arrows = np.hstack([panel.at, panel.scores]).astype(float)
       rows += [(panel.label, 'score', *arrow) for arrow in arrows.tolist()]
@@ -69,6 +68,23 @@ def contours(
   peaks = '; '.join(
     f'{p.label}: {figures.number(_peak(p.log_density))}' for p in panels
   )
+
+  def draw() -> Any:
+    count = len(panels)
+    figure, grid = figures.panels(count, min(count, 2), tall(x, y), 'x₁', 'x₂')
+    for axes, panel in zip(grid, panels, strict=True):
+      shade = shaded(axes, x, y, panel.log_density, peak)
+      mine = [row for row in rows if row[0] == panel.label]
+      points = part(mine, 'point', 2, 4)
+      axes.scatter(*points.T, s=5, color=figures.COLOURS[1], linewidths=0)
+      arrows = part(mine, 'score', 2, 6)
+      length = np.linalg.norm(arrows[:, 2:], axis=1)
+      reach = 0.95 * (x[-1] - x[0]) / _ARROWS
+      quiver(axes, arrows, reach / (length + middle), 0.006)
+      axes.set_title(panel.label, fontsize=10)
+    bar(figure, shade, grid, 'log density, nats')
+    return figure
+
   return figures.Picture(
     name,
     title,
@@ -76,44 +92,17 @@ def contours(
       caption,
       f'Shaded: log density from {peak - DEPTH:g} nats up, all panels alike; '
       f'lines are two nats apart.'.replace('-', '−'),
-      f'Arrows: the score s, the gradient of the log density, with lengths '
-      f'|s| / (|s| + m), m = {figures.number(middle)} nats per unit.'
-      if lengths
-      else '',
+      lengths
+      and f'Arrows: the score s, the gradient of the log density, with lengths '
+      f'|s| / (|s| + m), m = {figures.number(middle)} nats per unit.',
       *_left_out(panels, x, y),
     ),
     f'Contours of {len(panels)} log densities over the plane with their '
     f'points. Peaks in nats: {peaks}.',
     ('panel', 'kind', 'x', 'y', 'score_x', 'score_y'),
     rows,
-    lambda: _draw_contours(rows, panels, x, y, peak, middle),
+    draw,
   )
-
-
-def _draw_contours(
-  rows: Rows,
-  panels: Sequence[Panel],
-  x: np.ndarray,
-  y: np.ndarray,
-  top: float,
-  middle: float,
-) -> Any:
-  figure, grid = figures.panels(
-    len(panels), min(len(panels), 2), tall(x, y), 'x₁', 'x₂'
-  )
-  for axes, panel in zip(grid, panels, strict=True):
-    shade = shaded(axes, x, y, panel.log_density, top)
-    mine = [row for row in rows if row[0] == panel.label]
-    points = part(mine, 'point', 2, 4)
-    axes.scatter(*points.T, s=5, color=figures.COLOURS[1], linewidths=0)
-    arrows = part(mine, 'score', 2, 6)
-    if len(arrows):
-      length = np.linalg.norm(arrows[:, 2:], axis=1)
-      reach = 0.95 * (x[-1] - x[0]) / _ARROWS
-      quiver(axes, arrows, reach / (length + middle), 0.006)
-    axes.set_title(panel.label, fontsize=10)
-  bar(figure, shade, grid, 'log density, nats')
-  return figure
 
 
 def curves(
@@ -224,7 +213,7 @@ def image_grid(
     figures.sentences(
       caption,
       'In the order drawn.',
-      f'Not finite: pixels of {", ".join(broken)}.' if broken else '',
+      broken and f'Not finite: pixels of {", ".join(broken)}.',
     ),
     'Grids of images: '
     + ', '.join(f'{len(v)} {k}' for k, v in blocks.items())
@@ -292,6 +281,8 @@ def quiver(
 ) -> None:
   """Draws those arrows [n, 4] (x, y, dx, dy) that are finite, scaled [n]."""
   good = np.isfinite(arrows).all(1)
+  if not good.any():
+    return
   look = {'color': figures.INK, 'width': width, 'zorder': 2.5}
   look |= {'headwidth': 3.6, 'headlength': 4, 'headaxislength': 3.6}
   look |= {'angles': 'xy', 'scale_units': 'xy', 'scale': 1}

@@ -407,8 +407,8 @@ def printable(text: Any) -> str:
   return str(text).encode('utf-8', 'backslashreplace').decode('utf-8')
 
 
-def sentences(*parts: str) -> str:
-  """Joins those sentences that say something."""
+def sentences(*parts: Any) -> str:
+  """Joins those sentences that are not empty or false."""
   return ' '.join(part for part in parts if part)
 
 
