@@ -582,9 +582,10 @@ def _draw_highest_loss(rows: Rows, images: np.ndarray) -> Any:
 # Attacks.
 
 
-_ATTACKS = {'fgsm': 'FGSM', 'pgd': 'PGD', 'cw': 'CW'}
-_LOSSES = {'cross_entropy': 'CE'}
-_NORMS = {'linf': 'L∞', 'l2': 'L2', 'l1': 'L1', 'l0': 'L0'}
+_PRINTED = {
+  'fgsm': 'FGSM', 'pgd': 'PGD', 'cw': 'CW', 'cross_entropy': 'CE',
+  'linf': 'L∞', 'l2': 'L2', 'l1': 'L1', 'l0': 'L0',
+}  # fmt: skip
 _MODES = {
   'samples': 'samples: gradients averaged over samples of the code',
   'mean': 'mean: gradients with the code at its mean',
@@ -592,16 +593,9 @@ _MODES = {
 }
 
 
-def attack_name(row: Mapping[str, Any]) -> str:
-  """Returns an attack and its loss in print, such as 'PGD margin'."""
-  attack, loss = str(row['attack']), str(row.get('loss') or '')
-  words = [_ATTACKS.get(attack, attack), _LOSSES.get(loss, loss)]
-  return ' '.join(word for word in words if word)
-
-
-def norm_name(norm: Any) -> str:
-  """Returns a norm in print, such as 'L∞'."""
-  return _NORMS.get(str(norm), str(norm))
+def printed(*names: Any) -> str:
+  """Returns names of attacks, losses and norms in print: 'PGD margin', 'L∞'."""
+  return ' '.join(_PRINTED.get(name, str(name)) for name in names if name)
 
 
 def attack_curve(
@@ -621,7 +615,7 @@ def attack_curve(
     (
       model,
       str(row['norm']),
-      attack_name(row),
+      printed(row['attack'], row.get('loss')),
       str(row['mode']),
       bool(row.get('targeted')),
       float(row['epsilon']),
@@ -648,7 +642,7 @@ def attack_curve(
       'The lowest line is the one that counts.',
     ),
     f'Accuracy over attack strength, lowest {figures.number(low[6])} %: '
-    f'{low[0]}, {low[2]}, {low[3]}, {norm_name(low[1])} {low[5]:g}.',
+    f'{low[0]}, {low[2]}, {low[3]}, {printed(low[1])} {low[5]:g}.',
     _ATTACK_COLUMNS,
     rows,
     lambda: _draw_attacks(rows, chance),
@@ -691,7 +685,7 @@ def _draw_attacks(rows: Rows, chance: float | None) -> Any:
     strengths = sorted(figures.grouped(on_panel, 5))
     if len(strengths) < 7:
       axes.set_xticks(strengths, [f'{x:g}' for x in strengths])
-    xlabel = f'{norm_name(norm)} norm of the attack, pixels from 0 to 1'
+    xlabel = f'{printed(norm)} norm of the attack, pixels from 0 to 1'
     axes.set(xlabel=xlabel, ylabel='accuracy, %', ylim=(-2, 102))
   return figure
 

@@ -148,7 +148,7 @@ def curves(
       f'{"Bold: the density; d" if modelled else "D"}ashed: the {truth_name}; '
       f'shaded: histogram of the {points_name}'
       f'{"." if modelled else ", and each as a tick below."}',
-      *_left_out(panels, x, None),
+      *_left_out(panels, x),
     ),
     f'Density curves beside the {truth_name}: '
     f'{", ".join(p.label for p in panels)}.',
@@ -255,9 +255,8 @@ def shaded(
   levels = top - DEPTH + np.arange(DEPTH + 1)
   values = np.ma.masked_invalid(np.asarray(log_density, float))
   colour = figures.COLOURS[0]
-  shade = axes.contourf(
-    x, y, values, levels, cmap=figures.ramp(colour, 0.6), extend='max'
-  )
+  look = {'cmap': figures.ramp(colour, 0.6), 'extend': 'max'}
+  shade = axes.contourf(x, y, values, levels, **look)
   # Lines vanish where nothing lies between the levels; Matplotlib would warn.
   if values.count() and values.min() < top - 2 and values.max() > top - DEPTH:
     look = {'colors': colour, 'linewidths': 0.6, 'linestyles': 'solid'}
@@ -307,31 +306,26 @@ def tall(x: np.ndarray, y: np.ndarray) -> float:
   return float((y[-1] - y[0]) / (x[-1] - x[0]))
 
 
-def outside(points: np.ndarray, x: np.ndarray, y: np.ndarray | None) -> int:
+def outside(points: np.ndarray, *axes: np.ndarray) -> int:
   """Counts the points that a frame does not show, or that are not finite."""
+  low, high = np.array([(axis[0], axis[-1]) for axis in axes]).T
   points = np.asarray(points, float)
-  shown = (points[:, 0] >= x[0]) & (points[:, 0] <= x[-1])
-  if y is not None:
-    shown &= (points[:, 1] >= y[0]) & (points[:, 1] <= y[-1])
-  return int((~shown).sum())
+  return int((~((points >= low) & (points <= high)).all(1)).sum())
 
 
-def _left_out(
-  panels: Sequence[Panel], x: np.ndarray, y: np.ndarray | None
-) -> list[str]:
+def _left_out(panels: Sequence[Panel], *axes: np.ndarray) -> list[str]:
   """Sentences on what the panels do not show."""
   counts = ', '.join(
-    f'{n} of {p.label}' for p in panels if (n := outside(p.points, x, y))
+    f'{n} of {p.label}' for p in panels if (n := outside(p.points, *axes))
   )
-  broken = [
+  broken = ', '.join(
     p.label
     for p in panels
-    if p.log_density is not None
-    and not np.isfinite(np.asarray(p.log_density, float)).all()
-  ]
+    if p.log_density is not None and not np.isfinite(p.log_density).all()
+  )
   return [
     f'Points outside the frame: {counts}.' if counts else '',
-    f'Not finite in places: {", ".join(broken)}.' if broken else '',
+    f'Not finite in places: {broken}.' if broken else '',
   ]
 
 

@@ -84,8 +84,7 @@ def read(path: str | os.PathLike) -> Run:
   for field, name in _FILES.items():
     file = os.path.join(path, name)
     if os.path.exists(file):
-      load = read_json if name.endswith('.json') else _read_arrays
-      fields[field] = load(file)
+      fields[field] = read_file(file)
   if probes := fields.get('probes'):
     # As older files have them.
     if not isinstance(probes.get('chance'), dict):
@@ -94,7 +93,7 @@ def read(path: str | os.PathLike) -> Run:
   return Run(
     path,
     os.path.basename(os.path.abspath(path)),
-    read_json(config),
+    read_file(config),
     metrics_lib.read(os.path.join(path, 'metrics.jsonl')),
     **fields,
   )
@@ -118,19 +117,14 @@ def read_all(paths: Sequence[str | os.PathLike]) -> list[Run]:
   ]
 
 
-def read_json(path: str) -> dict[str, Any]:
-  """Reads a file of JSON; raises ValueError if it is damaged."""
-  with open(path, encoding='utf-8') as file:
-    try:
-      return json.load(file)
-    except ValueError as error:
-      raise ValueError(f'{path!r} is not JSON ({error}).') from error
-
-
-def _read_arrays(path: str) -> dict[str, np.ndarray]:
+def read_file(path: str) -> dict[str, Any]:
+  """Reads a file of JSON, or arrays; raises ValueError if it is damaged."""
   try:
-    with np.load(path) as file:
-      return {name: file[name] for name in file.files}
+    if path.endswith('.npz'):
+      with np.load(path) as arrays:
+        return dict(arrays)
+    with open(path, encoding='utf-8') as file:
+      return json.load(file)
   except (OSError, ValueError, EOFError) as error:
     raise ValueError(f'{path!r} cannot be read ({error}).') from error
 

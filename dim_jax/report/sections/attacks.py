@@ -57,9 +57,9 @@ def _unattacked(c: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _kind(row: Mapping[str, Any]) -> dict[str, str]:
   targeted = ', targeted' if row.get('targeted') else ''
   return {
-    'attack': f'{drawings.attack_name(row)}{targeted}',
+    'attack': drawings.printed(row['attack'], row.get('loss')) + targeted,
     'mode': str(row['mode']),
-    'norm': drawings.norm_name(row['norm']),
+    'norm': drawings.printed(row['norm']),
   }
 
 
@@ -85,12 +85,13 @@ def warnings(run: Run) -> list[str]:
     for row in (run.classification or {}).get('attacks') or []
     if figures.real(row.get('zero_gradients')) > 0.1
   )
-  text = (
+  if not hidden:
+    return []
+  return [
     'More than a tenth of the gradients are exactly zero, or the steps too '
-    f'short for saturated pixels, in the attacks '
-    f'{", ".join(hidden)}: their accuracies flatter the model.'
-  )
-  return [text] if hidden else []
+    f'short for saturated pixels, in the attacks {", ".join(hidden)}: their '
+    'accuracies flatter the model.'
+  ]
 
 
 def detection(runs: Sequence[Run]) -> list[Part]:
@@ -99,7 +100,7 @@ def detection(runs: Sequence[Run]) -> list[Part]:
   results = [(label, o) for label, c in done for o in c.get('ood') or ()]
   if not results:
     return []
-  order = list(dict.fromkeys(o['dataset'] for _, o in results))
+  order = [o['dataset'] for _, o in results]
   rows = [
     {
       'other data': str(o['dataset']),

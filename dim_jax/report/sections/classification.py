@@ -27,12 +27,13 @@ def section(runs: Sequence[Run]) -> list[Part]:
     return []
   notes = [_NOTE]
   for label, c in done:
+    who = f'{label}: ' if len(done) > 1 else ''
+    entropy, examples = c.get('label_entropy_bits'), c.get('log2_examples')
     notes.append(
-      (f'{label}: ' if len(done) > 1 else '')
-      + f'{c.get("dataset")}, step {c.get("step")}. On test H(Y) '
-      f'{fixed(of_split(c.get("label_entropy_bits"), "test"), 3)} bits, log₂ N '
-      f'{fixed(of_split(c.get("log2_examples"), "test"), 1)} bits. '
-      f'{_standard_error(c)} {c.get("note") or ""}'
+      f'{who}{c.get("dataset")}, step {c.get("step")}. On test H(Y) '
+      f'{fixed(of_split(entropy, "test"), 3)} bits, log₂ N '
+      f'{fixed(of_split(examples, "test"), 1)} bits. {_standard_error(c)} '
+      f'{c.get("note") or ""}'
     )
     if paper := c.get('paper'):
       notes.append(f'Paper: {paper.get("row")}, {paper.get("source")}.')

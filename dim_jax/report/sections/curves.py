@@ -8,7 +8,7 @@ where all scores are equal.
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class Family(NamedTuple):
   dashed: tuple[str, str] = figures.CEILING
 
 
+_MEAN = ' Mean over the runs of a method.'
 _BATCHES = 'On training batches; codes of a bottleneck are sampled.'
 _PERCENT = 100.0
 _ACCURACY = 'accuracy, %'
@@ -121,22 +122,17 @@ def section(runs: Sequence[Run]) -> list[Part]:
     for run in runs
     if not run.metrics
   ]
-  sizes = {run.config.get('batch_size') for run in runs}
-  each = (
-    f' ({sizes.pop()} {runs_lib.noun(runs)} each)' if len(sizes) == 1 else ''
-  )
+  xlabel, sizes = 'step', {run.config.get('batch_size') for run in runs}
+  if len(sizes) == 1:
+    xlabel += f' ({sizes.pop()} {runs_lib.noun(runs)} each)'
   modular = len(runs) > 1 and all(map(runs_lib.has_modules, runs))
   palette = list(runs_lib.methods(runs)) if modular else []
-  mean = ' Mean over the runs of a method.' if len(palette) < len(runs) else ''
+  averaged = modular and len(palette) < len(runs)
   for family, keys in _families(runs):
-    settings = {
-      'unit': family.unit,
-      'xlabel': f'step{each}',
-      'scale': family.scale,
-      'caption': family.caption + (mean if modular else ''),
-      'dashed': family.dashed,
-      'palette': palette,
-    }
+    settings: dict[str, Any] = {'unit': family.unit, 'xlabel': xlabel}
+    settings |= {'scale': family.scale, 'dashed': family.dashed}
+    settings['caption'] = family.caption + (_MEAN if averaged else '')
+    settings['palette'] = palette
     for panel in _panels(runs, family, keys, modular):
       parts.append(draw(figures.curves, *panel, **settings))
   return parts
@@ -272,18 +268,12 @@ def mean_line(lines: Sequence[figures.Line], label: str) -> figures.Line:
 
 
 def warnings(run: Run) -> list[str]:
-  """Says what the curves show that went wrong.
-
-  Returns:
-    Sentences on values that are not finite, bounds at their ceiling, losses no
-    better than chance, a collapsed code, and chains at another temperature.
-  """
+  """Says what the curves show that went wrong."""
   sentences = []
   for key in _keys([run]):
     values = np.array(_values(run, key))
     steps = [line['step'] for line in run.metrics if key in line]
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
+    if len(bad := np.flatnonzero(~np.isfinite(values))):
       sentences.append(
         f'{key} was not finite at {len(bad)} of {len(steps)} logged steps, '
         f'first at {steps[bad[0]]}.'

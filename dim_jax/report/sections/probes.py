@@ -43,6 +43,7 @@ def _notes(label: str, done: Pairs) -> list[Part]:
     'Test accuracy in percent, mean ± standard deviation over n seeds (over n '
     'draws of labelled examples for the probe with few labels).'
   ]
+  hashes: dict[str, dict[str, None]] = {}
   for name, probes in done:
     who = f'{name}: ' if len(done) > 1 else ''
     text = f'{who}{probes.get("dataset")}, step {probes.get("step")}.'
@@ -50,18 +51,15 @@ def _notes(label: str, done: Pairs) -> list[Part]:
     if chance > 0:
       text += f' Always the commonest {label}: {chance:.1f} %.'
     notes.append(f'{text} {probes.get("note") or ""}'.strip())
-    if paper := probes.get('paper'):
-      ran = any(r['probe'] == paper.get('probe') for r in probes['results'])
-      notes.append(
-        f'{who}Paper: {paper.get("row")}, {paper.get("source")}, '
-        f'{figures.probe_name(str(paper.get("probe")))} probe'
-        + ('.' if ran else '; that probe was not run here, so no gap is given.')
-      )
-  hashes: dict[str, dict[str, None]] = {}
-  for _, probes in done:
     for r in probes['results']:
       known = r.get('protocol_hash') or probes.get('protocol_hash') or '–'
       hashes.setdefault(figures.probe_name(r['probe']), {})[str(known)] = None
+    if paper := probes.get('paper'):
+      ran = any(r['probe'] == paper.get('probe') for r in probes['results'])
+      end = '' if ran else '; that probe was not run here, so no gap is given'
+      used = figures.probe_name(str(paper.get('probe')))
+      source = f'{paper.get("row")}, {paper.get("source")}'
+      notes.append(f'{who}Paper: {source}, {used} probe{end}.')
   listed = [f'{name} {" / ".join(known)}' for name, known in hashes.items()]
   notes.append(f'Protocols: {", ".join(listed)}.')
   notes += [
@@ -101,7 +99,8 @@ def table(runs: Pairs, title: str = '') -> Table:
       }
       row = {'encoder': encoder, 'feature': feature, 'run': label}
       for probe, name in titles.items():
-        row[name] = _cell(mine.get(probe), len(counts[probe]) > 1)
+        counted = len(counts[probe]) > 1
+        row[name] = _cell(mine[probe], counted) if probe in mine else '–'
       if encoder == 'trained':
         row |= _paper(feature, probes.get('paper') or {}, mine)
       if mine:
@@ -109,9 +108,7 @@ def table(runs: Pairs, title: str = '') -> Table:
   return Table(rows, title)
 
 
-def _cell(result: Mapping[str, Any] | None, counted: bool) -> str:
-  if result is None:
-    return '–'
+def _cell(result: Mapping[str, Any], counted: bool) -> str:
   n = len(result['values'])
   std = 100 * figures.real(result['std']) if n > 1 else None
   text = with_error(100 * figures.real(result['mean']), std, 1)

@@ -67,21 +67,17 @@ def _training(run: Run) -> dict[str, str]:
     return {}
   noun, last = runs_lib.noun([run]), run.metrics[-1]
   planned = run.config.get('steps')
-  unfinished = ''
+  steps = f'{last["step"]:,}'
   if planned and planned != last['step']:
-    unfinished = f' of {planned:,} (unfinished, or continuing)'
-  speeds = [
-    figures.real(line['images_per_s'])
-    for line in run.metrics
-    if 'images_per_s' in line
-  ]
+    steps += f' of {planned:,} (unfinished, or continuing)'
+  time, key = duration(last.get('seconds')), 'images_per_s'
+  if speeds := [figures.real(x[key]) for x in run.metrics if key in x]:
+    time += f', median {statistics.median(speeds):,.0f} {noun}/s'
   spent = (run.summary or {}).get('seconds', {}).items()
   return {
-    'Steps': f'{last["step"]:,}{unfinished}, '
-    f'{last.get("images", 0):,} {noun} seen, batch '
+    'Steps': f'{steps}, {last.get("images", 0):,} {noun} seen, batch '
     f'{run.config.get("batch_size")}, seed {run.config.get("seed")}',
-    'Training time': duration(last.get('seconds'))
-    + (f', median {statistics.median(speeds):,.0f} {noun}/s' if speeds else ''),
+    'Training time': time,
     'Where the time went': ', '.join(f'{k} {duration(v)}' for k, v in spent),
   }
 
@@ -138,11 +134,9 @@ def unevaluated(runs: Sequence[Run]) -> list[Part]:
   parts: list[Part] = []
   for run in runs:
     if not evaluations(run):
-      listed = ' or '.join(
-        f'`python -m experiments.{name} {run.path}`'
-        for name in run.known('evaluations', _EVALUATIONS)
-      )
-      text = f'{run.label} is not evaluated yet: run {listed}'
+      names = run.known('evaluations', _EVALUATIONS)
+      commands = [f'`python -m experiments.{x} {run.path}`' for x in names]
+      text = f'{run.label} is not evaluated yet: run {" or ".join(commands)}'
       parts.append(Missing(f'{text}, as its method allows.'))
   return parts
 

@@ -28,7 +28,7 @@ def view(path: str | os.PathLike) -> dict[str, Any]:
   Raises:
     ValueError: sweep.json is damaged or has no rows.
   """
-  sweep = runs_lib.read_json(file_of(path))
+  sweep = runs_lib.read_file(file_of(path))
   rows = sweep.get('rows') or []
   # The averaged weights are the ones to report.
   rows = [r for r in rows if r.get('weights') == 'average'] or rows
@@ -61,7 +61,7 @@ def view(path: str | os.PathLike) -> dict[str, Any]:
 def facts(path: str | os.PathLike, sweep: Mapping[str, Any]) -> dict[str, str]:
   """Describes all that sweep.json says beside its rows, and the method."""
   file = os.path.join(path, 'sweep_config.json')
-  config = runs_lib.read_json(file)['run'] if os.path.isfile(file) else {}
+  config = runs_lib.read_file(file)['run'] if os.path.isfile(file) else {}
   objective = config.get('objective') or {}
   terms = {
     'method': sweep.get('title') or runs_lib.module_name(objective),
