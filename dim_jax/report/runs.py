@@ -31,7 +31,7 @@ _NO_SETTING = set(
 
 
 class Run(NamedTuple):
-  """What a run's folder holds; see _FILES, None where a file is missing.
+  """What a run's folder holds; see _FILES, {} where a file is missing.
 
   The label is the folder's name, unique on the page. Results of probes have a
   'feature', whatever their file calls it.
@@ -41,18 +41,18 @@ class Run(NamedTuple):
   label: str
   config: dict[str, Any]
   metrics: list[dict[str, Any]]
-  probes: dict[str, Any] | None = None
-  features: dict[str, np.ndarray] | None = None
-  classification: dict[str, Any] | None = None
-  classified: dict[str, np.ndarray] | None = None
-  density: dict[str, Any] | None = None
-  density_arrays: dict[str, np.ndarray] | None = None
-  summary: dict[str, Any] | None = None
-  info: dict[str, Any] | None = None
+  probes: dict[str, Any]
+  features: dict[str, np.ndarray]
+  classification: dict[str, Any]
+  classified: dict[str, np.ndarray]
+  density: dict[str, Any]
+  density_arrays: dict[str, np.ndarray]
+  summary: dict[str, Any]
+  info: dict[str, Any]
 
   def known(self, key: str, default: Any = None) -> Any:
     """A field of run.json."""
-    return (self.info or {}).get(key) or default
+    return self.info.get(key) or default
 
   @property
   def objective(self) -> dict[str, Any]:
@@ -83,9 +83,8 @@ def read(path: str | os.PathLike) -> Run:
   fields: dict[str, Any] = {}
   for field, name in _FILES.items():
     file = os.path.join(path, name)
-    if os.path.exists(file):
-      fields[field] = read_file(file)
-  if probes := fields.get('probes'):
+    fields[field] = read_file(file) if os.path.exists(file) else {}
+  if probes := fields['probes']:
     # As older files have them.
     if not isinstance(probes.get('chance'), dict):
       probes['chance'] = {'class': probes.get('chance')}
@@ -179,7 +178,7 @@ def labelled(
 ) -> list[tuple[str, dict[str, Any]]]:
   """Pairs the labels of runs with a field that not all of them have."""
   pairs = ((run.label, getattr(run, field)) for run in runs)
-  return [(label, value) for label, value in pairs if value is not None]
+  return [(label, value) for label, value in pairs if value]
 
 
 def class_names(arrays: Mapping[str, np.ndarray], count: int) -> list[str]:
@@ -209,7 +208,7 @@ def module_of(key: str) -> str | None:
 def has_modules(run: Run) -> bool:
   """Whether the run has metrics or probes of numbered modules."""
   keys = [key for line in run.metrics[-1:] for key in line]
-  keys += [f'{r["feature"]}/' for r in (run.probes or {}).get('results', [])]
+  keys += [f'{r["feature"]}/' for r in run.probes.get('results', [])]
   return any(map(module_of, keys))
 
 

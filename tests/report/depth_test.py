@@ -133,7 +133,7 @@ def test_runs_of_one_method_differ_in_their_seed_alone(tmp_path):
     'Greedy InfoMax (e)',
   ]
   # Without run.json: the module of the method's options.
-  assert a._replace(info=None).title == 'gim'
+  assert a._replace(info={}).title == 'gim'
 
 
 def test_points_by_hand(tmp_path):

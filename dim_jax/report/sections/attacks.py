@@ -40,7 +40,7 @@ def section(runs: Sequence[Run]) -> list[Part]:
 
 def _unattacked(c: Mapping[str, Any]) -> list[dict[str, Any]]:
   """Rows of strength 0, one for each attack that has a strength."""
-  ours = classification.headline(c) or {}
+  ours = classification.headline(c)
   error = classification.error(ours)
   errors = {'mean': figures.real(ours.get('error_mean', error))}
   kinds = {tuple(_kind(row).values()): row for row in c['attacks']}
@@ -82,7 +82,7 @@ def warnings(run: Run) -> list[str]:
   """Says which attacks are weaker than they look."""
   hidden = dict.fromkeys(
     ' '.join(_kind(row).values())
-    for row in (run.classification or {}).get('attacks') or []
+    for row in run.classification.get('attacks') or ()
     if figures.real(row.get('zero_gradients')) > 0.1
   )
   if not hidden:

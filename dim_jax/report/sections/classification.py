@@ -38,17 +38,17 @@ def section(runs: Sequence[Run]) -> list[Part]:
     if paper := c.get('paper'):
       notes.append(f'Paper: {paper.get("row")}, {paper.get("source")}.')
   parts: list[Part] = [table(done), *map(Text, notes)]
-  arrays = (runs[0].classified if len(runs) == 1 else None) or {}
+  arrays = runs[0].classified if len(runs) == 1 else {}
   p = arrays.get('probabilities', np.array([]))
   if len(p) and 'labels' in arrays and np.isfinite(p).all():
-    bins = int((headline(done[0][1]) or {}).get('ece_bins') or 15)
+    bins = int(headline(done[0][1]).get('ece_bins') or 15)
     parts.append(draw(drawings.reliability, p, arrays['labels'], bins))
   return parts
 
 
 def _standard_error(classification: Mapping[str, Any]) -> str:
   """The binomial standard error of the error on test, in words."""
-  ours = headline(classification) or {}
+  ours = headline(classification)
   rate, count = error(ours) / 100, ours.get('examples')
   if not count or not 0 <= rate <= 1:
     return ''
@@ -110,7 +110,7 @@ def table(done: Pairs) -> Table:
   for label, c in done:
     paper, ours = c.get('paper') or {}, headline(c)
     shared = [name for name in fields if name in paper]
-    if ours is None or not shared:
+    if not (ours and shared):
       continue
     weights = who(label, ours)['weights']
     row = who(label, {'weights': 'paper', 'split': paper.get('row', '')})
@@ -124,11 +124,11 @@ def table(done: Pairs) -> Table:
   return Table(rows)
 
 
-def headline(classification: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def headline(classification: Mapping[str, Any]) -> Mapping[str, Any]:
   """Picks the result on test, of the averaged weights if there are any."""
   test = [r for r in classification['results'] if r['split'] == 'test']
   average = [r for r in test if r['weights'] == 'average']
-  return next(iter(average or test), None)
+  return next(iter(average or test), {})
 
 
 def of_split(value: Any, split: str) -> float:
@@ -148,16 +148,17 @@ def chance(runs: Sequence[Run]) -> float | None:
 
 def warnings(run: Run) -> list[str]:
   """Says whether errors are no better than chance, or the code collapsed."""
-  ours = headline(run.classification) if run.classification else None
-  sentences = []
+  if not run.classification:
+    return []
+  ours, sentences = headline(run.classification), []
   level = 100 - (chance([run]) or math.nan)
   if ours and error(ours) >= level:
     sentences.append(
       f'The test error, {fixed(error(ours), 2)} %, is no better than chance '
       f'level, {fixed(level, 1)} %.'
     )
-  rate = figures.real((ours or {}).get('rate_bits'))
-  if (run.classification or {}).get('bottleneck') != 'none' and rate < 0.01:
+  rate = figures.real(ours.get('rate_bits'))
+  if run.classification.get('bottleneck') != 'none' and rate < 0.01:
     sentences.append(
       f'The code has collapsed: its rate is {figures.number(rate)} bits.'
     )
@@ -166,13 +167,13 @@ def warnings(run: Run) -> list[str]:
 
 def examples(runs: Sequence[Run]) -> list[Part]:
   """Shows where the rate of one run goes, and the examples of highest loss."""
-  arrays = runs[0].classified or {}
+  arrays = runs[0].classified
   needed = {'images', 'labels', 'probabilities', 'cross_entropy'}
   if len(runs) > 1 or not needed <= arrays.keys():
     return []
   labels = arrays['labels']
   names = class_names(arrays, arrays['probabilities'].shape[1])
-  kind = (runs[0].classification or {}).get('bottleneck')
+  kind = runs[0].classification.get('bottleneck')
   parts: list[Part] = []
   rate = arrays.get('rate') if kind != 'none' else None
   if rate is not None and not np.isfinite(rate).all():

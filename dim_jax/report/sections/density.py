@@ -87,7 +87,7 @@ def likelihoods(runs: Sequence[Run]) -> Table:
 
 def warnings(run: Run) -> list[str]:
   """Says where a density is worse than it should be, or mismeasured."""
-  rows = (run.density or {}).get('rows') or []
+  rows = run.density.get('rows') or []
   models = [row for row in rows if row['density'] == 'model']
   mine = [figures.real(row.get('log_likelihood')) for row in models]
   sentences = [
@@ -109,26 +109,28 @@ def _pictures(runs: Sequence[Run]) -> list[Part]:
   """Densities and samples, side by side where the runs' data agree."""
   groups: dict[tuple[Any, ...], list[Run]] = {}
   for run in runs:
-    arrays = run.density_arrays or {}
-    if 'data' not in arrays:
-      continue
-    axes = tuple(arrays[k].tobytes() for k in sorted(arrays) if 'axis' in k)
-    dataset = (run.density or {}).get('dataset')
-    key = (dataset, *arrays['data'].shape[1:], *axes)
-    groups.setdefault(key, []).append(run)
+    if (data := run.density_arrays.get('data')) is not None:
+      axes = [
+        v.tobytes()
+        for k, v in sorted(run.density_arrays.items())
+        if 'axis' in k
+      ]
+      key = (run.density.get('dataset'), *data.shape[1:], *axes)
+      groups.setdefault(key, []).append(run)
   pictures = []
   for k, members in enumerate(groups.values()):
     name = 'density' if len(groups) == 1 else f'density_{k}'
-    arrays = members[0].density_arrays or {}
-    kind = _plane if 'axis_1' in arrays else _line
-    if 'axis_0' in arrays or arrays['data'].ndim == 4:
-      kind = kind if 'axis_0' in arrays else _images
+    arrays = members[0].density_arrays
+    if 'axis_0' in arrays:
+      kind = _plane if 'axis_1' in arrays else _line
       pictures.append(draw(kind, members, name))
+    elif arrays['data'].ndim == 4:
+      pictures.append(draw(_images, members, name))
   return pictures
 
 
 def _plane(runs: Sequence[Run], name: str) -> figures.Picture:
-  arrays = runs[0].density_arrays or {}
+  arrays = runs[0].density_arrays
   x, y = arrays['axis_0'], arrays['axis_1']
   truth = arrays['true_log_density']
   # The grid's own slope, at about as many places as the model has arrows.
@@ -140,7 +142,7 @@ def _plane(runs: Sequence[Run], name: str) -> figures.Picture:
     drawings.Panel('truth', truth.T, points, places.reshape(-1, 2), slopes)
   ]
   for run in runs:
-    arrays = run.density_arrays or {}
+    arrays = run.density_arrays
     side = math.isqrt(len(arrays['score']))
     chosen = slice(1, None, max(side // 10, 1))
     arrows = (
@@ -157,12 +159,11 @@ def _plane(runs: Sequence[Run], name: str) -> figures.Picture:
 
 
 def _line(runs: Sequence[Run], name: str) -> figures.Picture:
-  arrays = runs[0].density_arrays or {}
-  panels = [
-    drawings.Panel(_panel_label(run, len(runs)), a['log_density'], a['samples'])
-    for run in runs
-    if (a := run.density_arrays)
-  ]
+  arrays = runs[0].density_arrays
+  panels = []
+  for run in runs:
+    own = (run.density_arrays[k] for k in ('log_density', 'samples'))
+    panels.append(drawings.Panel(_panel_label(run, len(runs)), *own))
   grid, truth = arrays['axis_0'], arrays['true_log_density']
   return drawings.curves(
     panels, grid, truth, name=name, title=_title(runs), caption=_KL
@@ -172,7 +173,7 @@ def _line(runs: Sequence[Run], name: str) -> figures.Picture:
 def _images(runs: Sequence[Run], name: str) -> figures.Picture:
   blocks: dict[str, np.ndarray] = {}
   for run in runs:
-    arrays = run.density_arrays or {}
+    arrays = run.density_arrays
     low, high = run.objective.get('input_range') or (-1.0, 1.0)
     own = _panel_label(run, len(runs))
     for label, key in (('test images', 'data'), (own, 'samples')):
@@ -187,11 +188,11 @@ def _images(runs: Sequence[Run], name: str) -> figures.Picture:
 
 def _panel_label(run: Run, count: int) -> str:
   label = run.title if count == 1 else figures.shorten(run.label)
-  for row in (run.density or {}).get('rows', []):
+  for row in run.density.get('rows', []):
     if row['density'] == 'model' and 'divergence' in row:
       return f'{label}, KL {figures.number(figures.real(row["divergence"]))}'
   return label
 
 
 def _title(runs: Sequence[Run]) -> str:
-  return f'Learned densities: {(runs[0].density or {}).get("dataset")}'
+  return f'Learned densities: {runs[0].density.get("dataset")}'

@@ -18,7 +18,7 @@ def _names(run: Run) -> list[str]:
   """The features that evaluation has stored of the encoder."""
   return [
     key.removeprefix('trained_')
-    for key in run.features or {}
+    for key in run.features
     if key.startswith('trained_') and 'scores' not in key
   ]
 
@@ -31,7 +31,7 @@ def _representation(run: Run) -> str:
 
 def _both(run: Run, name: str) -> dict[str, np.ndarray]:
   """Features by 'trained' and 'untrained'; those that are there."""
-  features = run.features or {}
+  features = run.features
   return {
     kind: features[f'{kind}_{name}'].reshape(len(features['labels']), -1)
     for kind in ('trained', 'untrained')
@@ -56,9 +56,8 @@ def _usable(run: Run, name: str) -> dict[str, np.ndarray]:
 
 def _classes(run: Run) -> tuple[np.ndarray, list[str]]:
   """The examples' labels, and the names of the classes."""
-  features = run.features or {}
-  labels = features['labels']
-  return labels, runs_lib.class_names(features, int(labels.max()) + 1)
+  labels = run.features['labels']
+  return labels, runs_lib.class_names(run.features, int(labels.max()) + 1)
 
 
 def maps(runs: Sequence[Run]) -> list[Part]:
@@ -90,7 +89,7 @@ def maps(runs: Sequence[Run]) -> list[Part]:
 
 def neighbours(runs: Sequence[Run]) -> list[Part]:
   """Shows one run's nearest neighbours, and those by the pixels."""
-  run, features = runs[0], runs[0].features or {}
+  run, features = runs[0], runs[0].features
   if len(runs) > 1 or not _names(run) or 'images' not in features:
     return []
   name = _representation(run)
@@ -121,7 +120,7 @@ def neighbours(runs: Sequence[Run]) -> list[Part]:
 
 def scores(runs: Sequence[Run]) -> list[Part]:
   """Draws how one run's critic scores joint pairs against others."""
-  features = runs[0].features or {}
+  features = runs[0].features
   parts: list[Part] = []
   for kind, prefix in {'trained': '', 'untrained': 'untrained_'}.items():
     keys = [f'{prefix}scores_{sign}' for sign in ('positive', 'negative')]

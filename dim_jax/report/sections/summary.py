@@ -21,7 +21,7 @@ _EVALUATIONS = {
 def evaluations(run: Run) -> dict[str, Mapping[str, Any]]:
   """What the commands that evaluated a run have written, by their names."""
   files = {name: getattr(run, field) for name, field in _EVALUATIONS.items()}
-  return {name: file for name, file in files.items() if file is not None}
+  return {name: file for name, file in files.items() if file}
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -46,7 +46,7 @@ def facts(run: Run) -> dict[str, str]:
   for key in ('hardware', 'versions', 'commit'):
     # What agrees is said once.
     owners: dict[str, list[str]] = {}
-    for name, file in {'train': run.info or {}, **done}.items():
+    for name, file in {'train': run.info, **done}.items():
       owners.setdefault(listed(file.get(key) or ''), []).append(name)
     for value, names in owners.items():
       rows[f'{key.capitalize()} ({", ".join(names)})'] = value
@@ -73,7 +73,7 @@ def _training(run: Run) -> dict[str, str]:
   time, key = duration(last.get('seconds')), 'images_per_s'
   if speeds := [figures.real(x[key]) for x in run.metrics if key in x]:
     time += f', median {statistics.median(speeds):,.0f} {noun}/s'
-  spent = (run.summary or {}).get('seconds', {}).items()
+  spent = run.summary.get('seconds', {}).items()
   return {
     'Steps': f'{steps}, {last.get("images", 0):,} {noun} seen, batch '
     f'{run.config.get("batch_size")}, seed {run.config.get("seed")}',
