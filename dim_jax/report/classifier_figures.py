@@ -39,13 +39,9 @@ _ATTACK_COLUMNS = (
 
 
 def sample_errors(row: Mapping[str, Any]) -> dict[int, str]:
-  """Finds fields error_S of a row, by their number of posterior samples S.
+  """Finds fields error_S of a result or row by their number of samples S.
 
-  Args:
-    row: a result of a classification.json, or a row of a sweep.json.
-
-  Returns:
-    Such as {1: 'error_1', 12: 'error_12'}, ascending.
+  They ascend, such as {1: 'error_1', 12: 'error_12'}.
   """
   matches = [re.fullmatch(r'error_(\d+)', key) for key in row]
   return dict(sorted((int(m[1]), m[0]) for m in matches if m))
@@ -60,10 +56,6 @@ def over_seeds(
   rows: Sequence[Mapping[str, Any]], fields: Sequence[str]
 ) -> Rows:
   """Computes means and standard deviations of a sweep's rows over its seeds.
-
-  Args:
-    rows: the rows of a sweep.json.
-    fields: what to average.
 
   Returns:
     (field, split, beta, mean, standard deviation, n) in order of field, split
@@ -101,11 +93,9 @@ def beta_sweep(
 ) -> figures.Picture:
   """Draws error and rate against beta: means and bars over seeds.
 
-  Args:
-    rows: the rows of a sweep.json, of one kind of weights.
-    classes: how many; draws log2 C beside the rate.
-    label_entropy_bits: H(Y), drawn where `classes` is not given.
-    log2_examples: of the training examples; draws log2 N beside the rate.
+  The rows of a sweep.json are of one kind of weights. Beside the rate there
+  are log2 of the number of classes, or else H(Y), and log2 N of the training
+  examples, as far as they are given.
   """
   counts = sample_errors(rows[0])
   numbers = over_seeds(rows, [*counts.values(), 'rate_bits'])
@@ -189,10 +179,8 @@ def information_plane(
 ) -> figures.Picture:
   """Draws what the code says of the label against its rate, in bits.
 
-  Args:
-    rows: the rows of a sweep.json, of one kind of weights.
-    label_entropy_bits: H(Y), the ceiling of I(Z;Y).
-    log2_examples: log2 N of the training examples, or None.
+  The rows of a sweep.json are of one kind of weights. I(Z;Y) is at most the
+  label entropy H(Y).
   """
   rates, bounds = (over_seeds(rows, [key]) for key in ('rate_bits', 'izy_bits'))
   numbers: Rows = [
@@ -305,7 +293,7 @@ def outlines(
     means: shape [m, 2].
     chols: factors L of the covariances L L^T, shape [m, 2, 2].
     level: the fraction of the samples inside, below 1.
-    points: how many points a curve has; the last is the first.
+    points: of a curve; the last is the first.
 
   Returns:
     Shape [m, points, 2].
@@ -604,12 +592,8 @@ def attack_curve(
 ) -> figures.Picture | None:
   """Draws accuracy against the strength of attacks: a line an attack.
 
-  Args:
-    models: the 'attacks' of classification.json by the model's label.
-    chance: accuracy at chance level, percent.
-
-  Returns:
-    The picture; None if no attack has a strength.
+  The attacks of classification.json are by the model's label; the accuracies,
+  with that at chance level, are in percent. None if no attack has a strength.
   """
   rows: Rows = [
     (

@@ -123,15 +123,10 @@ class Picture:
 
 
 def save(picture: Picture, folder: str | os.PathLike) -> dict[str, str]:
-  """Writes NAME.csv and NAME.png.
+  """Writes NAME.csv and NAME.png into a folder that exists.
 
-  Args:
-    picture: what to write. Characters of its name that a file name should not
-      have become '_'.
-    folder: where; it must exist.
-
-  Returns:
-    The paths, by 'csv' and 'png'.
+  Characters of the name that a file name should not have become '_'. Returns
+  the paths, by 'csv' and 'png'.
   """
   stem = os.path.join(folder, re.sub(r'[^\w.-]+', '_', picture.name))
   paths = {kind: f'{stem}.{kind}' for kind in ('csv', 'png')}
@@ -155,10 +150,7 @@ def _cell(value: Any) -> Any:
 def write(figure: Any, file: Any, text: str = '') -> None:
   """Writes a figure as PNG; the same figure gives the same bytes.
 
-  Args:
-    figure: of matplotlib.
-    file: a path, or a file that takes bytes.
-    text: what is written on it, for its fonts.
+  The file is a path, or takes bytes; the text on the figure is for its fonts.
   """
   with style(text):
     figure.savefig(file, dpi=DPI, format='png', metadata={'Software': None})
@@ -237,14 +229,8 @@ def panels(
 ) -> tuple[Any, list[Any]]:
   """Makes a figure of panels with common axes, labelled on the outer ones.
 
-  Args:
-    count: how many panels.
-    columns: how many side by side.
-    tall: height over width of a panel.
-    xlabel: below the lowest.
-    ylabel: beside the leftmost.
-    head: inches for the title of each.
-    width: of the figure, in inches.
+  There are `columns` side by side, `tall` times as high as wide, each with
+  `head` inches for its title. The width of all is in inches.
   """
   rows = -(-count // columns)
   height = rows * ((width - 0.7) / columns * tall + head) + 0.5
@@ -368,10 +354,7 @@ def log_with_zero(
 ) -> None:
   """Makes an axis logarithmic, and linear from its least positive value to 0.
 
-  Args:
-    axis: an x or y axis.
-    values: all that it shows.
-    least: positive values below it are in the linear part.
+  It shows the values; positive ones below `least` are in the linear part.
   """
   from matplotlib import ticker
 

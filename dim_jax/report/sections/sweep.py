@@ -22,9 +22,6 @@ def file_of(path: str | os.PathLike) -> str:
 def view(path: str | os.PathLike) -> dict[str, Any]:
   """What the template shows of a sweep.
 
-  Args:
-    path: its folder.
-
   Raises:
     ValueError: sweep.json is damaged or has no rows.
   """
