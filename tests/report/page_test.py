@@ -584,6 +584,24 @@ def test_settings_of_groups_are_settings():
   )
 
 
+def test_parameters_of_old_runs_are_counted_in_a_checkpoint(tmp_path):
+  run = _make_run(tmp_path / 'run', evaluation=False)
+  (run / 'run.json').unlink()
+  assert 'Parameters' not in summary.facts(runs.read(run))
+  folder = run / 'checkpoints/40'
+  folder.mkdir(parents=True)
+  tensors = {
+    'step': 'int32 ()',
+    'params/encoder/y/bias': 'float32 (8,)',
+    'params/encoder/y/kernel': 'float32 (100, 8)',
+    'params/scale': 'float32 ()',
+    'opt_state/0/encoder/y/bias': 'float32 (8,)',
+  }
+  (folder / 'contents.json').write_text(json.dumps({'tensors': tensors}))
+  text = summary.facts(runs.read(run))['Parameters']
+  assert text == '809 (encoder.y 808, scale 1)'
+
+
 def test_what_was_skipped_is_a_warning(tmp_path):
   run = _make_run(tmp_path / 'run')
   left_out = {'what': 'mlp of y', 'reason': 'too few rows'}

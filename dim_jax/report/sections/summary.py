@@ -1,5 +1,8 @@
 """What a run is, how it was made, and how several runs differ."""
 
+import glob
+import math
+import re
 import shlex
 import statistics
 from collections.abc import Mapping, Sequence
@@ -36,7 +39,7 @@ def facts(run: Run) -> dict[str, str]:
     'Method': run.title,
     'Settings': runs_lib.scalars(run.objective),
     'Inputs': _inputs(run.objective, shape),
-    'Parameters': _parameters(run.known('parameters', {})),
+    'Parameters': _parameters(run.known('parameters') or _saved(run)),
     'Optimizer': runs_lib.scalars(config.get('optimizer') or {}),
     **_training(run),
   }
@@ -92,6 +95,20 @@ def _inputs(objective: Mapping[str, Any], shape: Sequence[int]) -> str:
   if len(shape) == 1 and frames:
     return f'{shape[0]:,} samples; predictions within at most {frames} frames'
   return ''
+
+
+def _saved(run: Run) -> dict[str, int]:
+  """Counts parameters as a checkpoint lists them, for runs without run.json."""
+  counts: dict[str, int] = {}
+  for path in glob.glob(f'{glob.escape(run.path)}/checkpoints/*/contents.json'):
+    counts = {}
+    for name, tensor in runs_lib.read_file(path)['tensors'].items():
+      state, *groups = name.split('/')
+      if state == 'params':
+        key, shape = '.'.join(groups[:2]), tensor.partition('(')[2]
+        size = math.prod(map(int, re.findall(r'\d+', shape)))
+        counts[key] = counts.get(key, 0) + size
+  return counts
 
 
 def _parameters(counts: Any) -> str:
