@@ -94,13 +94,7 @@ class Command:
     return flags.DEFINE(parser, name, default, text, flag_values=self._flags)
 
   def parse(self, argv: Sequence[str]) -> list[str]:
-    """Parses the flags.
-
-    Args:
-      argv: the program's name and its arguments.
-
-    Returns:
-      The arguments that are no flags.
+    """Parses the program's name and arguments; returns those that are no flags.
 
     Raises:
       SystemExit: one is wrong, in one line that ends with what to type.
@@ -209,10 +203,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def load_config(text: str) -> Any:
-  """Loads a config.
-
-  Args:
-    text: a file with a `get_config()`, or FILE:ROW of one that has an argument.
+  """Loads the config of a file with `get_config()`, or a row of it, FILE:ROW.
 
   Raises:
     ValueError: there is no such file or row.

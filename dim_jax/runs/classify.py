@@ -150,7 +150,8 @@ def classify(
       objective, trained.variables, predictions['test'], data['test']
     )
     files.write_arrays(f'{path}.npz', arrays)
-    report = _report(trained, data, samples, results)
+    report = provenance.header(data['test'], trained.step, started)
+    report |= _report(trained, data, samples, results)
     save = functools.partial(_save, f'{path}.json', report, started)
     save()
     victim = attack.Victim(objective.classes, functions, trained.variables)
@@ -190,10 +191,7 @@ def _save(path: str, report: dict[str, Any], started: float) -> dict[str, Any]:
   if any(old.get(key) != report[key] for key in same):
     old = {}
   kept = {k: report[k] or old.get(k, []) for k in ('attacks', 'ood', 'skipped')}
-  header = provenance.header(
-    report['dataset'], report['note'], report['step'], started
-  )
-  merged = header | report | kept
+  merged = report | kept | {'seconds': time.time() - started}
   files.write_json(path, merged)
   return merged
 
@@ -268,9 +266,6 @@ def _report(
     'attacks': [],
     'ood': [],
     'skipped': [],
-    'step': int(trained.step),
-    'dataset': data['test'].name,
-    'note': data['test'].note,
   }
 
 
@@ -298,24 +293,20 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
   """Collects what the pictures need, of the first test images."""
   kept = slice(_SAVED_IMAGES)
-  labels = test.labels['class'][kept]
   average = classification.probabilities(predictions).mean(0)
-  part = classification.Predictions(
-    predictions.logits[:, kept], predictions.at_mean[kept], None
-  )
+  nats = classification.cross_entropy(predictions, test.labels['class'])
   saved = {
     'images': test.inputs[kept],
-    'labels': labels,
+    'labels': test.labels['class'][kept],
     'class_names': np.asarray(test.class_names['class']),
     'probabilities': average[kept].astype(np.float32),
-    'cross_entropy': classification.cross_entropy(part, labels),
+    'cross_entropy': nats[kept],
   }
   if predictions.rate is not None:
     saved['rate'] = predictions.rate[kept]
   if objective.posterior is None:
     return saved
-  posterior = jax.jit(objective.posterior)
-  code = posterior(variables, {'image': test.inputs[kept]})
+  code = jax.jit(objective.posterior)(variables, {'image': test.inputs[kept]})
   mean, scale, _ = code
   if scale.ndim == 2:
     by_dimension = bottleneck.rate_by_dimension(*code)

@@ -84,16 +84,9 @@ def density(
   x = _samples(setup, trained.variables, samples, chain_steps, seed)
   few = _SAVED if x.ndim == 2 else _SAVED_IMAGES
   f_samples = np.asarray(jax.jit(setup.energy)(x))[:_SAVED]
-  arrays |= {
-    'data': setup.test[:few],
-    'samples': x[:few],
-    'f_samples': f_samples,
-  }
-  config, examples = trained.config.objective, setup.examples
-  header = provenance.header(
-    examples.name, examples.note, trained.step, started
-  )
-  report = header | {
+  arrays |= dict(data=setup.test[:few], samples=x[:few], f_samples=f_samples)
+  config = trained.config.objective
+  report = provenance.header(setup.examples, trained.step, started) | {
     'energy': str(config_lib.to_json(getattr(config, 'energy', None))),
     'negatives': getattr(config, 'negatives', None),
     'test_examples': len(setup.test),

@@ -90,9 +90,7 @@ def evaluate(
       skipped += new['skipped']
       if not new['results']:
         continue
-      header = provenance.header(
-        setup.train.name, setup.train.note, trained.step, started
-      )
+      header = provenance.header(setup.train, trained.step, started)
       files.make_folder(folder)
       _merge_features(
         os.path.join(folder, 'features.npz'),

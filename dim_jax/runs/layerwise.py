@@ -71,18 +71,18 @@ def train_modules(
   storage = Storage(workdir, views, dtype, budget, show_progress)
   with train.claim(workdir), lock.hold(workdir):
     _check_steps(workdir, config.steps)
+    folders = [
+      pathlib.Path(workdir, f'module_{i}') for i in range(len(modules))
+    ]
+    last = f'checkpoints/{config.steps}'
     pending = [
-      i
-      for i in range(1, len(modules))
-      if not os.path.isdir(
-        os.path.join(_folder(workdir, i), 'checkpoints', str(config.steps))
-      )
+      i for i, path in enumerate(folders) if i and not (path / last).is_dir()
     ]
     if store and pending:
       storage.check(config, modules, pending)
     before = ''
     for i, objective in enumerate(modules):
-      run_dir = _folder(workdir, i)
+      run_dir = str(folders[i])
       part = dataclasses.replace(
         config, objective=objective, init_from=before or None
       )
@@ -121,10 +121,6 @@ def _modules(
       f'None, got {config.init_from!r}.'
     )
   return module_configs(depth)
-
-
-def _folder(workdir: str, module: int) -> str:
-  return os.path.join(workdir, f'module_{module}')
 
 
 def _check_steps(workdir: str, steps: int) -> None:

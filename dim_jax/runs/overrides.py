@@ -43,7 +43,7 @@ def apply(config: Any, overrides: Mapping[str, str]) -> Any:
 def _set(value: Any, path: str, names: list[str], hint: Any, text: str) -> Any:
   """Returns `value` with what lies at `names` replaced by `text`, parsed."""
   if not names:
-    return parse(path, hint, text, value)
+    return _parse(path, hint, text, value)
   name, *rest = names
   if value is None:
     value = _default(hint)
@@ -100,24 +100,16 @@ def _members(hint: Any) -> tuple[Any, ...]:
   return (hint,)
 
 
-def parse(path: str, hint: Any, text: str, old: Any = None) -> Any:
-  """Reads a field's value.
+def _parse(path: str, hint: Any, text: str, old: Any = None) -> Any:
+  """Reads the value of the field at `path`, or raises ValueError.
 
-  Args:
-    path: of the field, for messages.
-    hint: its type. `Any` takes None, numbers, truth values and tuples as Python
-      writes them, and everything else as a word.
-    text: what was given.
-    old: the value it replaces, which tells of what kind the text is where the
-      type does not.
-
-  Raises:
-    ValueError: the field does not take it.
+  Where its type is `Any`, the kind of the `old` value tells what the text is;
+  else it is a literal of Python, or a word.
   """
   members = _members(hint)
   if members == (Any,):
     if isinstance(old, bool | int | float) and text != 'None':
-      return parse(path, type(old), text)
+      return _parse(path, type(old), text)
     try:
       return ast.literal_eval(text)
     except (SyntaxError, ValueError):

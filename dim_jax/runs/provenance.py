@@ -90,20 +90,17 @@ def session() -> dict[str, Any]:
   }
 
 
-def header(
-  dataset: str, note: str, step: int, started: float
-) -> dict[str, Any]:
+def header(examples: Any, step: int, started: float) -> dict[str, Any]:
   """Begins every file of results: what was measured, and how.
 
   Args:
-    dataset: the name of the data set.
-    note: what a reader of a result must know of the data.
+    examples: of the data set, whose `name` and `note` are told.
     step: of the checkpoint.
     started: `time.time()` when the measurement began.
   """
   return {
-    'dataset': dataset,
-    'note': note,
+    'dataset': examples.name,
+    'note': examples.note,
     'step': int(step),
     **session(),
     'seconds': time.time() - started,

@@ -87,8 +87,7 @@ def sweep(
   lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
   with progress_lib.Progress(show_progress, stderr=False) as progress:
     rows = _measure(objective, run, runs, states, data, samples, progress)
-  note = data['test'].note
-  report = provenance.header(run.data.name, note, run.steps, started) | {
+  report = provenance.header(data['test'], run.steps, started) | {
     'classes': objective.classes,
     'code': getattr(run.objective, 'code', None),
     'steps': run.steps,

@@ -112,9 +112,6 @@ def claim(workdir: str) -> Iterator[None]:
   of a run there, or of runs in folders of it, or another process trains there:
   a corrected command can use it.
 
-  Args:
-    workdir: the folder.
-
   Raises:
     ValueError: another process trains there.
   """
@@ -152,15 +149,13 @@ def _load(
   show_progress: bool,
 ) -> tuple[Any, data.Examples]:
   """Loads what a run trains on, and the examples on which it is watched."""
+  train_set: Any = stored
   if stored is None:
     train_set = data.train_set(config.data, progress=show_progress)
-  else:
-    train_set = dict(stored)
+  first, seen = None, train_set
   if isinstance(train_set, stream.Stream):
-    first: int | None = _WATCHED
-    seen = train_set.read(np.arange(min(_WATCHED, train_set.num_examples)))
-  else:
-    first, seen = None, train_set
+    first = _WATCHED
+    seen = train_set.read(np.arange(min(first, train_set.num_examples)))
   held_out = 'validation' if config.data.validation else 'train'
   watched = data.load(
     config.data, held_out, first=first, progress=show_progress
@@ -180,16 +175,15 @@ def _load(
 
 def _without_labels(train_set: Any, config: config_lib.ExperimentConfig) -> Any:
   """Drops labels that are all -1: no accuracy is better than one of 0."""
+
+  def inputs(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: x for name, x in batch.items() if name != 'label'}
+
   if not isinstance(train_set, stream.Stream):
-    return {name: x for name, x in train_set.items() if name != 'label'}
+    return inputs(train_set)
   if not getattr(config.data, 'unlabelled', False):
     return train_set  # Those that were not looked at may be labelled.
-  read = train_set.read
-
-  def read_inputs(rows: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: x for name, x in read(rows).items() if name != 'label'}
-
-  return train_set._replace(read=read_inputs)
+  return train_set._replace(read=lambda rows: inputs(train_set.read(rows)))
 
 
 def _check_loss(
@@ -273,12 +267,10 @@ def start_from(
   def start(state: step_lib.TrainState) -> step_lib.TrainState:
     new_state = take(dict(state.model_state), model_state, '')
     if frozen:
-      new_state['frozen'] = take(
-        state.model_state['frozen'], old, '', strict=True
-      )
-    return state._replace(
-      params=take(dict(state.params), old, ''), model_state=new_state
-    )
+      inner = state.model_state['frozen']
+      new_state['frozen'] = take(inner, old, '', strict=True)
+    new_params = take(dict(state.params), old, '')
+    return state._replace(params=new_params, model_state=new_state)
 
   return start
 

@@ -74,7 +74,8 @@ def test_the_command_is_quoted_as_a_shell_reads_it(monkeypatch):
 
 
 def test_results_begin_alike():
-  found = provenance.header('digits', 'a copy', np.int32(7), 0.0)
+  examples = types.SimpleNamespace(name='digits', note='a copy')
+  found = provenance.header(examples, np.int32(7), 0.0)
   assert list(found) == [
     *('dataset', 'note', 'step', 'command', 'date', 'hardware', 'versions'),
     *('commit', 'seconds'),
