@@ -656,16 +656,14 @@ def _draw_attacks(rows: Rows, chance: float | None) -> Any:
         key[3] if vary[3] else '',
         'targeted' if key[4] else '',
       ]
-      axes.plot(
-        [row[5] for row in mine],
-        [row[6] for row in mine],
-        color=figures.COLOURS[k % len(figures.COLOURS)],
-        linestyle=dashes.get(key[3], (0, (3, 1, 1, 1))),
-        linewidth=2,
-        marker='osD^v<>'[marks.index(key[2]) % 7],
-        markersize=4.5,
-        label=', '.join(word for word in words if word) or key[2],
-      )
+      look = {
+        'color': figures.COLOURS[k % len(figures.COLOURS)],
+        'ls': dashes.get(key[3], (0, (3, 1, 1, 1))),
+        'marker': 'osD^v<>'[marks.index(key[2]) % 7],
+        'label': ', '.join(word for word in words if word) or key[2],
+      }
+      x, y = zip(*(row[5:7] for row in mine), strict=True)
+      axes.plot(x, y, lw=2, ms=4.5, **look)
     strengths = sorted(figures.grouped(on_panel, 5))
     if len(strengths) < 7:
       axes.set_xticks(strengths, [f'{x:g}' for x in strengths])

@@ -321,13 +321,8 @@ def power(value: float) -> str:
 def zero_ticks(values: Sequence[float], least: float = 0.0) -> list[float]:
   """Returns ticks of an axis that is logarithmic but has a place for 0.
 
-  Args:
-    values: all that it shows.
-    least: positive values below it count as 0.
-
-  Returns:
-    0 if a value is not above `least`; then powers of ten, or 1, 2 and 5 times
-    these, from the least value above it to the greatest.
+  They are 0 if any of the values is below `least`; then powers of ten, or 1, 2
+  and 5 times these, from the least value above it to the greatest.
   """
   from matplotlib import ticker
 
