@@ -93,17 +93,9 @@ def attack(
   def run(
     function: Any, name: str, logits: Any, variables: Any, **options: Any
   ) -> attacks_lib.Attack:
+    given = function, logits, variables, images, labels, rng
     with bar.task(name, len(labels)) as task:
-      return attacks_lib.in_batches(
-        function,
-        logits,
-        variables,
-        images,
-        labels,
-        rng,
-        progress=task.update,
-        **options,
-      )
+      return attacks_lib.in_batches(*given, progress=task.update, **options)
 
   for label, function, logits, options in _jobs(victim, settings, targets):
     name = ' '.join(str(value) for value in label.values())
@@ -162,15 +154,8 @@ def detect(
 ) -> list[dict[str, Any]]:
   """Measures how well each score tells other images from the test images.
 
-  Args:
-    victim: the classifier.
-    predictions: its own, of 'train' and 'test'.
-    test: the examples.
-    names: in OOD.
-    rng: of posterior samples.
-
   Returns:
-    A row for each of `names` and each score.
+    A row for each of `names`, which are in OOD, and each score.
   """
   if not names:
     return []

@@ -45,7 +45,7 @@ def measures(
   Args:
     objective: has `logits`.
     samples: posterior samples a prediction.
-    name: what has none, for the message.
+    name: of what has none, for the message.
 
   Raises:
     ValueError: it has none.

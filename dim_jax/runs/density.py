@@ -105,8 +105,6 @@ class _Setup(NamedTuple):
   """An energy and what it is measured on.
 
   Attributes:
-    density: of the objective.
-    params: of the run.
     energy: `x -> [N]`, the unnormalised log density in nats.
     examples: the test set.
     train, test: the examples as the energy sees them, [N, ...].

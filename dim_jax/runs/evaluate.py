@@ -110,13 +110,9 @@ class _Setup(NamedTuple):
   """What is probed, and how.
 
   Attributes:
-    train, test: the examples.
     rows: of the training examples, those that are kept.
     labels: (training, test) labels by name; [n], or [n, F] of frames.
-    probes: names.
-    features: names of the encoder's outputs.
-    pictured: of them, those that are saved for pictures.
-    protocol: how to probe.
+    pictured: of the features, those that are saved for pictures.
     summary: of the data, for the protocol's hash.
   """
 

@@ -16,15 +16,10 @@ def table(
   title: str | None = None,
   caption: str | None = None,
 ) -> rich.table.Table:
-  """Makes a table.
+  """Makes a table, whose cells are shown as they are.
 
-  Args:
-    columns: their headings.
-    rows: cells, which are shown as they are.
-    words: how many columns are words, to the left; numbers follow, to the
-      right.
-    title: above it.
-    caption: below it.
+  The first `words` columns are to the left, the numbers behind them to the
+  right.
   """
   shown = rich.table.Table(
     title=title and rich.text.Text(title),
