@@ -267,7 +267,10 @@ def check_path(config: Any, path: str) -> None:
     else:
       accepted = []
     if name not in accepted:
-      close = difflib.get_close_matches(name, accepted, 1)
+      # The same name one level further down is nearer than a similar one.
+      inner = [k for k in accepted if hasattr(getattr(config, k, None), name)]
+      close = [f'{k}.{name}' for k in inner]
+      close += difflib.get_close_matches(name, accepted, 1)
       hint = f' Did you mean {close[0]!r}?' if close else ''
       raise ValueError(
         f'No field {".".join(names[: i + 1])!r}: {type(config).__name__} has '

@@ -139,6 +139,7 @@ def test_folder_that_is_no_run(tmp_path):
   ('path', 'message'),
   [
     ('batchsize', r"No field 'batchsize': .*Did you mean 'batch_size'"),
+    ('encoder', r"No field 'encoder': .*Did you mean 'objective.encoder'"),
     ('data.nam', r"No field 'data.nam': DataConfig has .*mean 'name'"),
     ('groups.critic.b1', r"No field 'groups.critic': dict has \['probe'\]"),
     ('steps.x', r"No field 'steps.x': int has \[\]"),
