@@ -234,15 +234,16 @@ def product_flops(jaxpr: Any) -> float:
   total = 0.0
   for equation in jaxpr.eqns:
     name, params = equation.primitive.name, equation.params
-    output = equation.outvars[0].aval
+    # Only some equations have outputs.
+    sizes = [x.aval.size for x in equation.outvars if hasattr(x.aval, 'size')]
     if name == 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
       shape = equation.invars[0].aval.shape
-      total += 2 * output.size * math.prod(shape[i] for i in contracted)
+      total += 2 * sizes[0] * math.prod(shape[i] for i in contracted)
     elif name == 'conv_general_dilated':
       kernel = equation.invars[1].aval
       features = kernel.shape[params['dimension_numbers'].rhs_spec[0]]
-      total += 2 * output.size * kernel.size / features
+      total += 2 * sizes[0] * kernel.size / features
     inner = [
       getattr(value, 'jaxpr', value)
       for given in params.values()

@@ -23,6 +23,12 @@ def test_products_are_counted_with_every_pass_of_a_loop():
 
   assert flops(jax.jit(repeated), x) == 5 * one
 
+  def reported(x):
+    jax.debug.callback(lambda _: None, x)  # an equation without outputs
+    return jax.checkpoint(lambda x: x @ w)(x)
+
+  assert flops(reported, x) == one
+
 
 def test_a_convolution_counts_alike_in_each_lowering():
   images, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))
