@@ -99,13 +99,11 @@ class Encoder:
       raise ValueError(
         f"'{name}' must be {stored}{other}, got {examples.dtype}."
       )
-    size = min(batch_size, len(examples))
-    parts = []
-    for rows, (part,) in batches.padded(size, examples):
-      features = self._compiled(self.variables, {name: part})
-      count = rows.stop - rows.start
-      parts.append({k: np.asarray(v)[:count] for k, v in features.items()})
-    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    return batches.map_padded(
+      lambda _, part: self._compiled(self.variables, {name: part}),
+      batch_size,
+      examples,
+    )
 
   def export(
     self, path: str | os.PathLike, *, all_groups: bool = False

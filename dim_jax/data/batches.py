@@ -1,8 +1,10 @@
 """Which examples form step t, a pure function of (seed, t); padded batches."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import jax
 import numpy as np
 
 from dim_jax import checks, random
@@ -97,3 +99,40 @@ def padded(
   for start in range(0, len(arrays[0]), batch_size):
     rows = slice(start, min(start + batch_size, len(arrays[0])))
     yield rows, tuple(pad(x[rows], batch_size) for x in arrays)
+
+
+def map_padded(
+  function: Callable[..., Any],
+  batch_size: int,
+  *arrays: np.ndarray,
+  progress: Callable[[int], None] | None = None,
+) -> Any:
+  """Computes something of each row, in one compiled program's batches.
+
+  Args:
+    function: `(i, *batch) -> tree` of arrays, a row for each of batch i's.
+    batch_size: rows of each batch; all of them where there are fewer.
+    *arrays: of the same first axis, [n, ...], n >= 1; see `padded`.
+    progress: called with the number of rows done after each batch.
+
+  Returns:
+    The tree, of NumPy arrays of n rows.
+
+  Raises:
+    ValueError: the batch size is not a whole number from 1.
+  """
+  checks.check_range('batch_size', batch_size, 'int [1, inf)')
+  n = len(arrays[0])
+  # Filled in place: parts and their concatenation would take twice the memory.
+  result: Any = None
+  for i, (rows, batch) in enumerate(padded(min(batch_size, n), *arrays)):
+    values = jax.tree.map(np.asarray, function(i, *batch))
+    if result is None:
+      result = jax.tree.map(
+        lambda x: np.empty([n, *x.shape[1:]], x.dtype), values
+      )
+    for x, part in zip(*map(jax.tree.leaves, (result, values)), strict=True):
+      x[rows] = part[: rows.stop - rows.start]
+    if progress is not None:
+      progress(rows.stop)
+  return result

@@ -307,16 +307,10 @@ def _checked(probabilities: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
   return p, check_labels(labels, *p.shape)
 
 
-def check_labels(labels: Any, n: int, classes: int) -> np.ndarray:
-  """Checks that labels are n classes.
-
-  Args:
-    labels: integers in 0..classes-1, shape [n].
-    n: how many examples there are.
-    classes: how many classes.
-
-  Returns:
-    The labels as an array.
+def check_labels(
+  labels: Any, n: int, classes: int, name: str = 'labels'
+) -> np.ndarray:
+  """Returns labels as an array, n integers in 0..classes-1.
 
   Raises:
     ValueError: they are not; the message counts those that are outside.
@@ -324,13 +318,13 @@ def check_labels(labels: Any, n: int, classes: int) -> np.ndarray:
   labels = np.asarray(labels)
   if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(
-      f'labels must be integers of shape {(n,)}, got {labels.dtype} of shape '
+      f'{name} must be integers of shape {(n,)}, got {labels.dtype} of shape '
       f'{labels.shape}.'
     )
   outside = labels[(labels < 0) | (labels >= classes)]
   if outside.size:
     raise ValueError(
-      f'labels must be in 0..{classes - 1}, got {int(outside[0])}: '
+      f'{name} must be in 0..{classes - 1}, got {int(outside[0])}: '
       f'{outside.size} of {n} are outside.'
     )
   return labels

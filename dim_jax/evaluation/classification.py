@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dim_jax import checks
 from dim_jax.data import batches
 from dim_jax.evaluation import calibration
 from dim_jax.losses import bottleneck
@@ -90,25 +89,18 @@ def predict(
         f'images of floats must be in [-1, 1]: {outside} of {images.size} '
         'values are outside or NaN.'
       )
-  checks.check_range('batch_size', batch_size, 'int [1, inf)')
-  size = min(batch_size, len(images))
-  parts = []
-  for i, (rows, part) in enumerate(batches.padded(size, images, labels)):
-    results = _predict(
+
+  def compute(i: int, *part: np.ndarray) -> tuple[Any, ...]:
+    samples, *others = _predict(
       logits, at_mean, rate, variables, *part, jax.random.fold_in(rng, i)
     )
-    samples, mean, rates = jax.device_get(results)
-    kept = slice(rows.stop - rows.start)
-    parts.append(
-      (samples[:, kept], mean[kept], None if rates is None else rates[kept])
-    )
-    if progress is not None:
-      progress(rows.stop)
-  return Predictions(
-    np.concatenate([p[0] for p in parts], axis=1),
-    np.concatenate([p[1] for p in parts]),
-    None if rate is None else np.concatenate([p[2] for p in parts]),
+    return np.moveaxis(np.asarray(samples), 1, 0), *others
+
+  samples, mean, rates = batches.map_padded(
+    compute, batch_size, images, labels, progress=progress
   )
+  samples = np.ascontiguousarray(np.moveaxis(samples, 0, 1))
+  return Predictions(samples, mean, rates)
 
 
 def probabilities(predictions: Predictions) -> np.ndarray:

@@ -64,13 +64,12 @@ def extract(
         f'{np.sum(~finite)} of {examples.size} values of the examples are NaN '
         'or infinite.'
       )
-  checks.check_range('batch_size', batch_size, 'int [1, inf)')
-  size = min(batch_size, len(examples))
-  labels = np.full([size], -1, np.int32)
   kind = kind or ('image' if examples.ndim == 4 else 'audio')
 
   @jax.jit
   def compiled(variables, part):
+    size = len(part)
+    labels = np.full([size], -1, np.int32)
     outputs = encode(variables, {kind: part, 'label': labels})
     for name in names or ():
       checks.check_choice('A feature', name, outputs)
@@ -80,15 +79,12 @@ def extract(
       for name in (outputs if names is None else names)
     }
 
-  features: dict[str, np.ndarray] = {}
-  for rows, (part,) in batches.padded(size, examples):
-    for name, values in compiled(variables, part).items():
-      if name not in features:
-        features[name] = np.empty([len(examples), values.shape[1]], np.float32)
-      features[name][rows] = np.asarray(values)[: rows.stop - rows.start]
-    if progress is not None:
-      progress(rows.stop)
-  return features
+  return batches.map_padded(
+    lambda _, part: compiled(variables, part),
+    batch_size,
+    examples,
+    progress=progress,
+  )
 
 
 def raw(examples: np.ndarray) -> np.ndarray:

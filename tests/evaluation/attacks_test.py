@@ -205,10 +205,8 @@ def test_gradient_through_samples_is_the_mean_of_theirs():
       -np.mean(changes, axis=0) / p[:, n, label].mean()
     )
   for loss, values in expected.items():
-    program, inputs = attack_lib.prepare(
-      _sampled, variables, images, labels, KEY, loss
-    )
-    gradient = attack_lib.input_gradient(program, inputs, inputs.images, KEY)
+    problem = attack_lib.prepare(_sampled, variables, images, labels, KEY, loss)
+    gradient = problem.gradient(problem.images, KEY)
     np.testing.assert_allclose(gradient, values, rtol=1e-4, atol=1e-6)
 
 

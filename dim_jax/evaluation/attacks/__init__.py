@@ -4,9 +4,19 @@ A classifier is a function `logits(variables, images, rng) -> [S, N, C]` of S
 posterior samples, S = 1 for a deterministic one; images are float32 in [-1, 1].
 Its prediction averages the samples' probabilities and takes the argmax.
 
+Arguments that all attacks take:
+  logits: the classifier; a program is compiled once per function object.
+  variables: what it needs.
+  images: uint8, or float in [-1, 1], [N, H, W, C].
+  labels: true classes, integers in 0..C-1, [N].
+  rng: split into evaluation noise and the attack's.
+  loss: 'cross_entropy' or 'margin', see below; Carlini and Wagner's is fixed.
+  targets: classes to reach, none its label, [N]; None attacks untargeted.
+They return an `Attack`, and raise ValueError where an argument is not so.
+
 Units: every epsilon, step size and norm here is in pixels that run from 0 to 1,
-so an epsilon of 0.1 moves an image in [-1, 1] by 0.2. Images are taken as uint8
-or float in [-1, 1] and returned as float32 in [-1, 1], never outside.
+so an epsilon of 0.1 moves an image in [-1, 1] by 0.2. Images are returned as
+float32 in [-1, 1], never outside.
 
 A random network can look robust because its attacker is blind. So every step's
 gradient is that of all S samples at once, with fresh noise (expectation over

@@ -4,6 +4,7 @@ No library that is maintained attacks JAX classifiers, let alone ones that
 sample; hence these are ours, held against closed forms by tests.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dim_jax import checks, scale
+from dim_jax.evaluation import calibration
 
 Logits = Callable[[Any, jax.Array, jax.Array], jax.Array]
 Array = jax.Array | np.ndarray
@@ -23,24 +25,21 @@ L0_TOLERANCE = 0.5 / 255
 
 
 class Attack(NamedTuple):
-  """What an attack did to each of N examples.
+  """What an attack did to each of N examples; all but the images are [N].
 
   Attributes:
     images: the adversarial images, float32 in [-1, 1], [N, H, W, C].
     success: whether the prediction of `images` is the target, or without
-      targets, not the label. bool [N]; it includes what was wrong before.
-    correct_before: whether the clean image is predicted right, bool [N].
-    correct_after: whether the adversarial image is, bool [N].
-    l0: how many pixels any channel of which moved by more than `L0_TOLERANCE`,
-      float32 [N].
-    l2: Euclidean norm of the perturbation over pixels and channels, float32
-      [N].
-    linf: its largest absolute value, float32 [N].
-    zero_gradients: whether the attack was blind, bool [N]: the gradient of its
-      loss at the clean image has no finite entry but exact zeros, or, see
-      `carlini_wagner`, it failed with pixels that it could not move. Its mean
-      is the fraction of examples on which a failed attack shows nothing about
-      robustness.
+      targets, not the label; it includes what was wrong before.
+    correct_before: whether the clean image is predicted right.
+    correct_after: whether the adversarial image is.
+    l0: how many pixels any channel of which moved by more than `L0_TOLERANCE`.
+    l2: Euclidean norm of the perturbation over pixels and channels.
+    linf: its largest absolute value.
+    zero_gradients: whether the attack was blind: the gradient of its loss at
+      the clean image has no finite entry but exact zeros, or, see
+      `carlini_wagner`, it failed with pixels that it could not move. A failed
+      attack shows nothing about robustness there.
   """
 
   images: Array
@@ -53,17 +52,18 @@ class Attack(NamedTuple):
   zero_gradients: Array
 
 
-class Program(NamedTuple):
-  """What selects a compiled program; hashable."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+  """A classifier, the images to attack, and what counts as a success.
 
-  logits: Logits
-  loss: str
-  targeted: bool
+  A program is compiled once for each classifier, loss, and whether there are
+  targets.
+  """
 
-
-class Inputs(NamedTuple):
-  """What that program takes."""
-
+  logits: Logits = dataclasses.field(metadata={'static': True})
+  loss: str = dataclasses.field(metadata={'static': True})
+  targeted: bool = dataclasses.field(metadata={'static': True})
   variables: Any
   images: jax.Array
   """float32 in [-1, 1], [N, H, W, C]."""
@@ -72,50 +72,83 @@ class Inputs(NamedTuple):
   classes: jax.Array
   """The classes to reach if targeted, to leave if not, int32 [N]."""
 
+  def scores(self, x: jax.Array, key: jax.Array) -> jax.Array:
+    """Computes logits [S, N, C], float32."""
+    return self.logits(self.variables, x, key).astype(jnp.float32)
 
-def logits_of(
-  program: Program, inputs: Inputs, x: jax.Array, key: jax.Array
-) -> jax.Array:
-  """Computes logits [S, N, C], float32."""
-  return program.logits(inputs.variables, x, key).astype(jnp.float32)
+  def lead(self, scores: jax.Array) -> jax.Array:
+    """Computes how far the attacker leads in log probability, [N]."""
+    lead = _margin(_log_average(scores), self.classes)
+    return lead if self.targeted else -lead
+
+  def objective(self, scores: jax.Array) -> jax.Array:
+    """Computes what the attacker raises, [N]."""
+    if self.loss == 'cross_entropy':
+      index = self.classes[:, None]
+      value = jnp.take_along_axis(_log_average(scores), index, axis=1)[:, 0]
+    else:
+      value = _margin(jnp.mean(scores, axis=0), self.classes)
+    return value if self.targeted else -value
+
+  def gradient(self, x: jax.Array, key: jax.Array) -> jax.Array:
+    """Differentiates the objective by the images, each on its own."""
+
+    def total(x):
+      return jnp.sum(self.objective(self.scores(x, key)))
+
+    return zero_if_not_finite(jax.grad(total)(x))
+
+  def evaluate(
+    self, x: jax.Array, noise: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes leads, predictions, and whether the attacker wants these."""
+    scores = self.scores(x, noise)
+    predictions = jnp.argmax(jnp.mean(jax.nn.softmax(scores), axis=0), axis=1)
+    reached = (predictions == self.classes) == self.targeted
+    return self.lead(scores), predictions, reached
+
+  def measure(
+    self,
+    x: jax.Array,
+    noise: jax.Array,
+    gradient: jax.Array,
+    exchange: bool = True,
+  ) -> Attack:
+    """Evaluates and measures; `exchange` may put clean images back."""
+    # A loop of two: the network is compiled once, and draws the same noise.
+    _, (before, after), (was_reached, reached) = jax.lax.map(
+      lambda each: self.evaluate(each, noise), jnp.stack([self.images, x])
+    )
+    if exchange:
+      put_back = was_reached & ~reached
+      x = jnp.where(per_pixel(put_back), self.images, x)
+      after = jnp.where(put_back, before, after)
+      reached |= put_back
+    change = jnp.abs(x - self.images) / 2
+    moved = jnp.any(change > L0_TOLERANCE, axis=3)
+    return Attack(
+      images=x,
+      success=reached,
+      correct_before=before == self.labels,
+      correct_after=after == self.labels,
+      l0=jnp.sum(moved, axis=(1, 2), dtype=jnp.float32),
+      l2=jnp.sqrt(jnp.sum(jnp.square(change), axis=(1, 2, 3))),
+      linf=jnp.max(change, axis=(1, 2, 3)),
+      zero_gradients=jnp.all(gradient == 0, axis=(1, 2, 3)),
+    )
 
 
-def log_average(scores: jax.Array) -> jax.Array:
+def _log_average(scores: jax.Array) -> jax.Array:
   """Computes the log of the averaged probabilities [N, C]."""
   total = jax.nn.logsumexp(jax.nn.log_softmax(scores), axis=0)
   return total - math.log(scores.shape[0])
 
 
-def margin(values: jax.Array, index: jax.Array) -> jax.Array:
+def _margin(values: jax.Array, index: jax.Array) -> jax.Array:
   """Computes how far the value at the index is above the others, [N]."""
   own = jnp.take_along_axis(values, index[:, None], axis=1)[:, 0]
   is_own = jnp.arange(values.shape[1])[None, :] == index[:, None]
   return own - jnp.max(jnp.where(is_own, -jnp.inf, values), axis=1)
-
-
-def objective(
-  program: Program, scores: jax.Array, classes: jax.Array
-) -> jax.Array:
-  """Computes what the attacker raises, [N]."""
-  if program.loss == 'cross_entropy':
-    value = jnp.take_along_axis(log_average(scores), classes[:, None], axis=1)
-    value = value[:, 0]
-  else:
-    value = margin(jnp.mean(scores, axis=0), classes)
-  return value if program.targeted else -value
-
-
-def input_gradient(
-  program: Program, inputs: Inputs, x: jax.Array, key: jax.Array
-) -> jax.Array:
-  """Differentiates the objective by the images, each on its own."""
-
-  def total(x):
-    return jnp.sum(
-      objective(program, logits_of(program, inputs, x, key), inputs.classes)
-    )
-
-  return zero_if_not_finite(jax.grad(total)(x))
 
 
 def zero_if_not_finite(gradient: jax.Array) -> jax.Array:
@@ -123,61 +156,9 @@ def zero_if_not_finite(gradient: jax.Array) -> jax.Array:
   return jnp.where(jnp.isfinite(gradient), gradient, 0.0)
 
 
-def evaluate(
-  program: Program, inputs: Inputs, x: jax.Array, noise: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Computes the attacker's lead in log probability and predictions, [N]."""
-  scores = logits_of(program, inputs, x, noise)
-  lead = margin(log_average(scores), inputs.classes)
-  predictions = jnp.argmax(jnp.mean(jax.nn.softmax(scores), axis=0), axis=1)
-  return lead if program.targeted else -lead, predictions
-
-
-def reached(
-  program: Program, inputs: Inputs, predictions: jax.Array
-) -> jax.Array:
-  """Tells whether predictions [N] are what the attacker wants."""
-  is_class = predictions == inputs.classes
-  return is_class if program.targeted else ~is_class
-
-
 def per_pixel(values: jax.Array) -> jax.Array:
   """Reshapes [N] to [N, 1, 1, 1]."""
   return values[:, None, None, None]
-
-
-def measure(
-  program: Program,
-  inputs: Inputs,
-  x: jax.Array,
-  noise: jax.Array,
-  gradient: jax.Array,
-  exchange: bool = True,
-) -> Attack:
-  """Evaluates and measures; `exchange` may put clean images back."""
-  # A loop of two: the network is compiled once, and draws the same noise.
-  before, after = jax.lax.map(
-    lambda each: evaluate(program, inputs, each, noise)[1],
-    jnp.stack([inputs.images, x]),
-  )
-  if exchange:
-    put_back = reached(program, inputs, before) & ~reached(
-      program, inputs, after
-    )
-    x = jnp.where(per_pixel(put_back), inputs.images, x)
-    after = jnp.where(put_back, before, after)
-  change = jnp.abs(x - inputs.images) / 2
-  moved = jnp.any(change > L0_TOLERANCE, axis=3)
-  return Attack(
-    images=x,
-    success=reached(program, inputs, after),
-    correct_before=before == inputs.labels,
-    correct_after=after == inputs.labels,
-    l0=jnp.sum(moved, axis=(1, 2), dtype=jnp.float32),
-    l2=jnp.sqrt(jnp.sum(jnp.square(change), axis=(1, 2, 3))),
-    linf=jnp.max(change, axis=(1, 2, 3)),
-    zero_gradients=jnp.all(gradient == 0, axis=(1, 2, 3)),
-  )
 
 
 def prepare(
@@ -188,8 +169,8 @@ def prepare(
   rng: jax.Array,
   loss: str = 'cross_entropy',
   targets: Array | None = None,
-) -> tuple[Program, Inputs]:
-  """Checks an attack's arguments and prepares them for its program."""
+) -> Problem:
+  """Checks an attack's arguments, and makes its problem of them."""
   checks.check_choice('loss', loss, LOSSES)
   x = checked_images(images, 'images')
   shape = jax.eval_shape(logits, variables, x, rng).shape
@@ -198,27 +179,29 @@ def prepare(
       f'logits must return [S, N, C] with S >= 1, N = {len(x)} images and '
       f'C >= 2 classes, got shape {shape}.'
     )
-  labels = checked_classes('labels', labels, x.shape[:1], shape[2])
-  if targets is None:
-    return Program(logits, loss, False), Inputs(variables, x, labels, labels)
-  targets = checked_classes('targets', targets, x.shape[:1], shape[2])
-  if not _traced(labels, targets):
-    same = np.flatnonzero(np.asarray(labels) == np.asarray(targets))
-    if same.size:
-      raise ValueError(
-        f'A target must differ from its label; example {same[0]} has '
-        f'{int(labels[same[0]])} for both.'
-      )
-  return Program(logits, loss, True), Inputs(variables, x, labels, targets)
+  labels = classes = checked_classes('labels', labels, *shape[1:])
+  if targets is not None:
+    classes = checked_classes('targets', targets, *shape[1:])
+    if not _traced(labels, classes):
+      same = np.flatnonzero(np.asarray(labels) == np.asarray(classes))
+      if same.size:
+        raise ValueError(
+          f'A target must differ from its label; example {same[0]} has '
+          f'{int(labels[same[0]])} for both.'
+        )
+  return Problem(
+    logits=logits,
+    loss=loss,
+    targeted=targets is not None,
+    variables=variables,
+    images=x,
+    labels=labels,
+    classes=classes,
+  )
 
 
 def _traced(*values: Any) -> bool:
   return any(isinstance(value, jax.core.Tracer) for value in values)
-
-
-def known(value: Any) -> float | None:
-  """Returns a number that can be checked; None while it is traced."""
-  return None if _traced(value) else float(value)
 
 
 def checked_images(images: Array, name: str) -> jax.Array:
@@ -240,8 +223,7 @@ def checked_images(images: Array, name: str) -> jax.Array:
     )
   x = jnp.asarray(images, jnp.float32)
   if not _traced(x):
-    wrong = int(jnp.sum(~(jnp.abs(x) <= 1)))
-    if wrong:
+    if wrong := int(jnp.sum(~(jnp.abs(x) <= 1))):
       raise ValueError(
         f'{name} of floats must be in [-1, 1], got values from '
         f'{float(jnp.min(x)):g} to {float(jnp.max(x)):g}: {wrong} of {x.size} '
@@ -251,29 +233,16 @@ def checked_images(images: Array, name: str) -> jax.Array:
 
 
 def checked_classes(
-  name: str, values: Array, shape: tuple[int, ...], classes: int
+  name: str, values: Array, n: int, classes: int
 ) -> jax.Array:
-  """Returns class indices as int32."""
-  if not hasattr(values, 'dtype'):
-    values = np.asarray(values)
-  if values.shape != shape or not jnp.issubdtype(values.dtype, jnp.integer):
-    raise ValueError(
-      f'{name} must be integers of shape {tuple(shape)}, got {values.dtype} of '
-      f'shape {values.shape}.'
-    )
+  """Returns n class indices as int32."""
   if not _traced(values):
     # Before the cast, which would wrap large numbers around.
-    wrong = np.asarray(values)
-    wrong = wrong[(wrong < 0) | (wrong >= classes)]
-    if wrong.size:
-      raise ValueError(
-        f'{name} must be in 0..{classes - 1}, got {int(wrong[0])}: '
-        f'{wrong.size} of {values.size} are outside.'
-      )
+    values = calibration.check_labels(values, n, classes, name)
   return jnp.asarray(values, jnp.int32)
 
 
 def check_number(name: str, number: Any, interval: str) -> None:
   """Checks a number unless it is traced, see `checks.check_range`."""
-  if (value := known(number)) is not None:
-    checks.check_range(name, value, interval)
+  if not _traced(number):
+    checks.check_range(name, float(number), interval)

@@ -51,26 +51,14 @@ def carlini_wagner(
   Untargeted, it pursues the runner-up class, which need not be the nearest one:
   distances are upper bounds. `targets` for each other class in turn is tighter.
 
-  Args:
-    logits: the classifier, `(variables, images, rng) -> [S, N, C]`. The program
-      is compiled once per function object.
-    variables: what it needs.
-    images: uint8, or float in [-1, 1], [N, H, W, C].
-    labels: true classes, integers in 0..C-1, [N].
-    rng: split into evaluation noise and the attack's, see the package.
-    targets: classes to reach, none its label, [N]; None attacks untargeted.
-    confidence: by how much success must lead: the difference of the averaged
-      prediction's log probabilities, which for one sample is that of logits.
-    steps: of Adam, for each c.
-    search_steps: how many values of c each example tries.
-    learning_rate: of Adam; None is 10 / steps, the paper's 0.01 for 1000.
-    initial_c: the first c, for distances in [0, 1] pixels.
+  Beside the arguments of the package:
 
-  Returns:
-    What it did to each image. Compare `l2`; there is no epsilon.
-
-  Raises:
-    ValueError: an argument is not as above.
+  - confidence: by how much success must lead: the difference of the averaged
+    prediction's log probabilities, which for one sample is that of logits.
+  - steps: of Adam, for each c.
+  - search_steps: how many values of c each example tries.
+  - learning_rate: of Adam; None is 10 / steps, the paper's 0.01 for 1000.
+  - initial_c: the first c, for distances in [0, 1] pixels.
 
   References:
     Carlini and Wagner, "Towards evaluating the robustness of neural networks",
@@ -80,31 +68,31 @@ def carlini_wagner(
   checks.check_range('search_steps', search_steps, 'int [1, inf)')
   if learning_rate is None:
     learning_rate = 10 / steps
-  attack_lib.check_number('learning_rate', learning_rate, '(0, inf)')
-  attack_lib.check_number('initial_c', initial_c, '(0, inf)')
-  attack_lib.check_number('confidence', confidence, '[0, inf)')
-  program, inputs = attack_lib.prepare(
+  numbers = {
+    'learning_rate': (learning_rate, '(0, inf)'),
+    'initial_c': (initial_c, '(0, inf)'),
+    'confidence': (confidence, '[0, inf)'),
+  }
+  for name, (number, interval) in numbers.items():
+    attack_lib.check_number(name, number, interval)
+  problem = attack_lib.prepare(
     logits, variables, images, labels, rng, 'margin', targets
   )
   return _carlini_wagner(
-    program,
+    problem,
+    rng,
     steps,
     search_steps,
-    inputs,
-    rng,
-    jnp.asarray(confidence, jnp.float32),
-    jnp.asarray(learning_rate, jnp.float32),
-    jnp.asarray(initial_c, jnp.float32),
+    **{name: jnp.float32(number) for name, (number, _) in numbers.items()},
   )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def _carlini_wagner(
-  program: attack_lib.Program,
+  problem: attack_lib.Problem,
+  rng: jax.Array,
   steps: int,
   search_steps: int,
-  inputs: attack_lib.Inputs,
-  rng: jax.Array,
   confidence: jax.Array,
   learning_rate: jax.Array,
   initial_c: jax.Array,
@@ -112,25 +100,20 @@ def _carlini_wagner(
   evaluation_noise, noise = jax.random.split(rng)
   clean, noise = jax.random.split(noise)
   optimizer = optax.adam(learning_rate)
-  start = jnp.arctanh(inputs.images * _INSIDE)
+  start = jnp.arctanh(problem.images * _INSIDE)
 
   def square(x):
-    return jnp.sum(jnp.square((x - inputs.images) / 2), axis=(1, 2, 3))
+    return jnp.sum(jnp.square((x - problem.images) / 2), axis=(1, 2, 3))
 
   def reaches(x):
-    lead, predictions = attack_lib.evaluate(
-      program, inputs, x, evaluation_noise
-    )
-    succeeds = attack_lib.reached(program, inputs, predictions)
-    return succeeds & (lead >= confidence)
+    lead, _, reached = problem.evaluate(x, evaluation_noise)
+    return reached & (lead >= confidence)
 
   def cost(w, c, key):
     x = jnp.tanh(w)
-    scores = attack_lib.logits_of(program, inputs, x, key)
-    lead = attack_lib.margin(attack_lib.log_average(scores), inputs.classes)
-    short = (lead if program.targeted else -lead) < confidence
-    gain = attack_lib.objective(program, scores, inputs.classes)
-    f = jnp.where(short, -gain, 0.0)
+    scores = problem.scores(x, key)
+    short = problem.lead(scores) < confidence
+    f = jnp.where(short, -problem.objective(scores), 0.0)
     return jnp.sum(square(x) + c * f)
 
   def step(carry, key):
@@ -155,21 +138,21 @@ def _carlini_wagner(
     c = jnp.where(high < jnp.inf, (low + high) / 2, 10 * c)
     return (c, low, high, best, least), None
 
-  done = reaches(inputs.images)
+  done = reaches(problem.images)
   unknown = jnp.full(done.shape, jnp.inf)
   first = (
     jnp.full(done.shape, initial_c),
     jnp.zeros(done.shape),
     unknown,
-    inputs.images,
+    problem.images,
     # Nothing is nearer than a clean image that already succeeds.
     jnp.where(done, 0.0, unknown),
   )
   keys = jax.random.split(noise, search_steps)
   (_, _, _, best, _), _ = jax.lax.scan(search, first, keys)
-  gradient = attack_lib.input_gradient(program, inputs, inputs.images, clean)
-  result = attack_lib.measure(program, inputs, best, evaluation_noise, gradient)
-  stuck = _is_stuck(inputs.images, start, learning_rate * steps)
+  gradient = problem.gradient(problem.images, clean)
+  result = problem.measure(best, evaluation_noise, gradient)
+  stuck = _is_stuck(problem.images, start, learning_rate * steps)
   blind = result.zero_gradients | (stuck & ~result.success)
   return result._replace(zero_gradients=blind)
 

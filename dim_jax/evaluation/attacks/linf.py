@@ -24,32 +24,18 @@ def fgsm(
 ) -> Attack:
   """Runs the fast gradient sign method: one step of epsilon in every pixel.
 
-  Args:
-    logits: the classifier, `(variables, images, rng) -> [S, N, C]`. The program
-      is compiled once per function object, and for all epsilons.
-    variables: what it needs.
-    images: uint8, or float in [-1, 1], [N, H, W, C].
-    labels: true classes, integers in 0..C-1, [N].
-    rng: split into evaluation noise and the gradient's, see the package.
-    epsilon: size of the step, in [0, 1].
-    loss: 'cross_entropy' or 'margin', see the package.
-    targets: classes to reach, none its label, [N]; None attacks untargeted.
-
-  Returns:
-    What it did to each image.
-
-  Raises:
-    ValueError: an argument is not as above.
+  `epsilon` is in [0, 1], and one program serves all; the other arguments are
+  those of the package.
 
   References:
     Goodfellow, Shlens and Szegedy, "Explaining and harnessing adversarial
     examples", 2015, https://arxiv.org/abs/1412.6572
   """
   attack_lib.check_number('epsilon', epsilon, '[0, 1]')
-  program, inputs = attack_lib.prepare(
+  problem = attack_lib.prepare(
     logits, variables, images, labels, rng, loss, targets
   )
-  return _fgsm(program, inputs, rng, jnp.asarray(epsilon, jnp.float32))
+  return _fgsm(problem, rng, jnp.asarray(epsilon, jnp.float32))
 
 
 def pgd(
@@ -75,25 +61,12 @@ def pgd(
   the best other class): so it succeeds if any step did, and with the widest
   margin.
 
-  Args:
-    logits: the classifier, `(variables, images, rng) -> [S, N, C]`. The program
-      is compiled once per function object, for all epsilons and step sizes.
-    variables: what it needs.
-    images: uint8, or float in [-1, 1], [N, H, W, C].
-    labels: true classes, integers in 0..C-1, [N].
-    rng: split into evaluation noise and the attack's, see the package.
-    epsilon: radius of the ball, in [0, 1].
-    step_size: length of a step in every pixel; None is 2.5 epsilon / steps.
-    steps: of each restart.
-    restarts: random starts.
-    loss: 'cross_entropy' or 'margin', see the package.
-    targets: classes to reach, none its label, [N]; None attacks untargeted.
+  Beside the arguments of the package:
 
-  Returns:
-    What it did to each image.
-
-  Raises:
-    ValueError: an argument is not as above.
+  - epsilon: radius of the ball, in [0, 1]; one program serves all.
+  - step_size: length of a step in every pixel; None is 2.5 epsilon / steps.
+  - steps: of each restart.
+  - restarts: random starts.
 
   References:
     Madry et al., "Towards deep learning models resistant to adversarial
@@ -106,54 +79,47 @@ def pgd(
     step_size = 2.5 * epsilon / steps
   else:
     attack_lib.check_number('step_size', step_size, '(0, inf)')
-  program, inputs = attack_lib.prepare(
+  problem = attack_lib.prepare(
     logits, variables, images, labels, rng, loss, targets
   )
   return _pgd(
-    program,
-    steps,
-    restarts,
-    inputs,
+    problem,
     rng,
     jnp.asarray(epsilon, jnp.float32),
     jnp.asarray(step_size, jnp.float32),
+    steps,
+    restarts,
   )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jax.jit
 def _fgsm(
-  program: attack_lib.Program,
-  inputs: attack_lib.Inputs,
-  rng: jax.Array,
-  epsilon: jax.Array,
+  problem: attack_lib.Problem, rng: jax.Array, epsilon: jax.Array
 ) -> Attack:
   evaluation_noise, noise = jax.random.split(rng)
-  gradient = attack_lib.input_gradient(program, inputs, inputs.images, noise)
-  moved = inputs.images + 2 * epsilon * jnp.sign(gradient)
-  return attack_lib.measure(
-    program, inputs, jnp.clip(moved, -1, 1), evaluation_noise, gradient
-  )
+  gradient = problem.gradient(problem.images, noise)
+  moved = problem.images + 2 * epsilon * jnp.sign(gradient)
+  return problem.measure(jnp.clip(moved, -1, 1), evaluation_noise, gradient)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(4, 5))
 def _pgd(
-  program: attack_lib.Program,
-  steps: int,
-  restarts: int,
-  inputs: attack_lib.Inputs,
+  problem: attack_lib.Problem,
   rng: jax.Array,
   epsilon: jax.Array,
   step_size: jax.Array,
+  steps: int,
+  restarts: int,
 ) -> Attack:
   evaluation_noise, noise = jax.random.split(rng)
-  low = jnp.maximum(inputs.images - 2 * epsilon, -1)
-  high = jnp.minimum(inputs.images + 2 * epsilon, 1)
+  low = jnp.maximum(problem.images - 2 * epsilon, -1)
+  high = jnp.minimum(problem.images + 2 * epsilon, 1)
 
   def step(carry, key):
     x, best, best_lead = carry
-    direction = jnp.sign(attack_lib.input_gradient(program, inputs, x, key))
+    direction = jnp.sign(problem.gradient(x, key))
     x = jnp.clip(x + 2 * step_size * direction, low, high)
-    lead, _ = attack_lib.evaluate(program, inputs, x, evaluation_noise)
+    lead, *_ = problem.evaluate(x, evaluation_noise)
     better = lead > best_lead
     best = jnp.where(attack_lib.per_pixel(better), x, best)
     return (x, best, jnp.where(better, lead, best_lead)), None
@@ -168,7 +134,7 @@ def _pgd(
 
   clean, noise = jax.random.split(noise)
   keys = jax.random.split(noise, restarts)
-  none = jnp.full(inputs.labels.shape, -jnp.inf)
-  (best, _), _ = jax.lax.scan(restart, (inputs.images, none), keys)
-  gradient = attack_lib.input_gradient(program, inputs, inputs.images, clean)
-  return attack_lib.measure(program, inputs, best, evaluation_noise, gradient)
+  none = jnp.full(problem.labels.shape, -jnp.inf)
+  (best, _), _ = jax.lax.scan(restart, (problem.images, none), keys)
+  gradient = problem.gradient(problem.images, clean)
+  return problem.measure(best, evaluation_noise, gradient)

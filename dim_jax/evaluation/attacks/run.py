@@ -1,6 +1,5 @@
 """Attacks on any number of images, attacks made elsewhere, and summaries."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,32 +28,30 @@ def replay(
   For images made on another model (black box), or on this one with other noise.
   They are evaluated as they are: none is exchanged for its clean image.
 
-  Args:
-    logits: the classifier, `(variables, images, rng) -> [S, N, C]`.
-    variables: what it needs.
-    images: the clean ones, uint8 or float in [-1, 1], [N, H, W, C].
-    labels: true classes, integers in 0..C-1, [N].
-    rng: split into evaluation noise and the gradient's, see the package.
-    adversarial: their perturbed versions, of the same shape.
-    loss: the loss of `zero_gradients`: 'cross_entropy' or 'margin'.
-    targets: classes to reach, none its label, [N]; None if untargeted.
-
-  Returns:
-    The attack, with this classifier's predictions and gradients.
-
-  Raises:
-    ValueError: an argument is not as above.
+  `adversarial` has the shape of `images`; the loss is that whose gradient
+  `zero_gradients` tells of. The other arguments are those of the package.
   """
-  program, inputs = attack_lib.prepare(
+  problem = attack_lib.prepare(
     logits, variables, images, labels, rng, loss, targets
   )
   adversarial = attack_lib.checked_images(adversarial, 'adversarial')
-  if adversarial.shape != inputs.images.shape:
+  if adversarial.shape != problem.images.shape:
     raise ValueError(
-      f'adversarial must have the shape of images, {inputs.images.shape}, got '
+      f'adversarial must have the shape of images, {problem.images.shape}, got '
       f'{adversarial.shape}.'
     )
-  return _replay(program, inputs, rng, adversarial)
+  return _replay(problem, rng, adversarial)
+
+
+@jax.jit
+def _replay(
+  problem: attack_lib.Problem, rng: jax.Array, adversarial: jax.Array
+) -> Attack:
+  evaluation_noise, noise = jax.random.split(rng)
+  gradient = problem.gradient(problem.images, noise)
+  return problem.measure(
+    adversarial, evaluation_noise, gradient, exchange=False
+  )
 
 
 def in_batches(
@@ -74,32 +71,21 @@ def in_batches(
   """Runs an attack on many images, in batches of one size.
 
   The last batch is padded with the first example, and the padding cut off
-  again: one compilation, and no example dropped.
+  again: one compilation, and no example dropped. Beside the arguments of the
+  package and those of the attack:
 
-  Args:
-    attack: `fgsm`, `pgd`, `carlini_wagner` or `replay`.
-    logits: the classifier, `(variables, images, rng) -> [S, N, C]`.
-    variables: what it needs.
-    images: uint8, or float in [-1, 1], [n, H, W, C].
-    labels: true classes, integers in 0..C-1, [n].
-    rng: batch i gets `fold_in(rng, i)`.
-    batch_size: images in one dispatch.
-    targets: classes to reach, none its label, [n]; None attacks untargeted.
-    adversarial: for `replay`, [n, H, W, C].
-    progress: called with the number of images done after each batch.
-    **settings: the attack's own, such as epsilon.
+  - attack: `fgsm`, `pgd`, `carlini_wagner` or `replay`.
+  - rng: batch i gets `fold_in(rng, i)`.
+  - batch_size: images in one dispatch.
+  - progress: called with the number of images done after each batch.
 
   Returns:
     The attack on all images, as NumPy arrays in their order.
-
-  Raises:
-    ValueError: an argument is not as above.
   """
   rows = {'images': np.asarray(images), 'labels': np.asarray(labels)}
   for name, given in (('targets', targets), ('adversarial', adversarial)):
     if given is not None:
       rows[name] = np.asarray(given)
-  checks.check_range('batch_size', batch_size, 'int [1, inf)')
   n = len(rows['images']) if rows['images'].ndim else 0
   for name, values in rows.items():
     if values.shape[:1] != (n,) or not n:
@@ -107,18 +93,13 @@ def in_batches(
         f'images and {name} must have as many rows, at least 1, got shapes '
         f'{rows["images"].shape} and {values.shape}.'
       )
-  parts: list[Attack] = []
-  size = min(batch_size, n)
-  for i, (real, (index,)) in enumerate(batches.padded(size, np.arange(n))):
+
+  def run(i: int, index: np.ndarray) -> Attack:
     part = {name: values[index] for name, values in rows.items()}
     key = jax.random.fold_in(rng, i)
-    result = attack(logits, variables, rng=key, **part, **settings)
-    parts.append(
-      Attack(*(np.asarray(x)[: real.stop - real.start] for x in result))
-    )
-    if progress is not None:
-      progress(real.stop)
-  return Attack(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+    return attack(logits, variables, rng=key, **part, **settings)
+
+  return batches.map_padded(run, batch_size, np.arange(n), progress=progress)
 
 
 def random_targets(rng: jax.Array, labels: Array, classes: int) -> jax.Array:
@@ -136,9 +117,7 @@ def random_targets(rng: jax.Array, labels: Array, classes: int) -> jax.Array:
     ValueError: an argument is not as above.
   """
   checks.check_range('classes', classes, 'int [2, inf)')
-  labels = attack_lib.checked_classes(
-    'labels', labels, np.shape(labels)[:1], classes
-  )
+  labels = attack_lib.checked_classes('labels', labels, len(labels), classes)
   shift = jax.random.randint(rng, labels.shape, 1, classes)
   return (labels + shift) % classes
 
@@ -180,17 +159,3 @@ def summary(attack: Attack) -> dict[str, float | int | None]:
     'linf': mean(attack.linf, turned),
     'zero_gradients': float(np.mean(np.asarray(attack.zero_gradients))),
   }
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _replay(
-  program: attack_lib.Program,
-  inputs: attack_lib.Inputs,
-  rng: jax.Array,
-  adversarial: jax.Array,
-) -> Attack:
-  evaluation_noise, noise = jax.random.split(rng)
-  gradient = attack_lib.input_gradient(program, inputs, inputs.images, noise)
-  return attack_lib.measure(
-    program, inputs, adversarial, evaluation_noise, gradient, exchange=False
-  )

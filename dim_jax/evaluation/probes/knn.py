@@ -39,22 +39,26 @@ def knn_probe(
   classes = examples.check_examples(train, test)
   x = _unit_rows(jnp.asarray(train.features, jnp.float32))
   labels = jnp.asarray(train.labels, jnp.int32)
-  # 2^24 similarities of a block take 64 MiB.
-  size = max(1, min(len(test.labels), 2**24 // len(x)))
-  predictions = np.empty([len(test.labels)], np.int32)
-  for rows, (part,) in batches.padded(size, test.features):
+
+  def predict(_, queries):
     votes = _neighbour_votes(
       x,
       labels,
-      part.astype(np.float32),
+      queries.astype(np.float32),
       protocol.knn_temperature,
       k=min(protocol.knn_neighbours, len(x)),
       classes=classes,
     )
-    winners = np.argmax(np.asarray(votes), axis=1)
-    predictions[rows] = winners[: rows.stop - rows.start]
-    if progress is not None:
-      progress(rows.stop / len(predictions))
+    return np.argmax(votes, axis=1).astype(np.int32)
+
+  n = len(test.labels)
+  predictions = batches.map_padded(
+    predict,
+    # 2^24 similarities of a block take 64 MiB.
+    max(1, 2**24 // len(x)),
+    test.features,
+    progress=progress and (lambda done: progress(done / n)),
+  )
   return examples.count_correct(predictions[None], test, None)
 
 
