@@ -472,9 +472,6 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     return features
 
   others = (name for name in _PROBED_FEATURES if name != config.global_feature)
-  exact = 'objective.memory.micro_batch'
-  if isinstance(config.encoder, str) and config.norm == 'batch':
-    exact += " with objective.norm='group'"
   return Objective(
     init,
     loss,
@@ -486,11 +483,18 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     supervised=f'objective.supervised.weight={supervised.weight}'
     if supervised
     else '',
-    exact_batches=exact,
+    exact_batches=_exact_batches(config),
     optional_groups=_GROUPS,
     scores=functools.partial(_scores, config),
     logits=functools.partial(_logits, encode) if supervised else None,
   )
+
+
+def _exact_batches(config: Config) -> str:
+  field = 'objective.memory.micro_batch'
+  if isinstance(config.encoder, str) and config.norm == 'batch':
+    return f"{field} with objective.norm='group'"
+  return field
 
 
 def _scores(

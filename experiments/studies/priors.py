@@ -119,7 +119,7 @@ def make(config: PointsConfig, *, axis_name: str | None = None) -> Objective:
   and 'prior/encoder', the generator's term.
 
   Args:
-    config: what it plays.
+    config: the density and the loss.
     axis_name: must be None; it is for one device.
 
   Raises:
@@ -174,9 +174,8 @@ def make(config: PointsConfig, *, axis_name: str | None = None) -> Objective:
     if config.divergence == 'mmd':
       term = prior_losses.mmd(fake, real, bandwidths=_POINT_BANDWIDTHS)
     else:
-      score = jax.grad(
-        lambda x: points_lib.log_density(config.density, x).sum()
-      )
+      log_density = functools.partial(points_lib.log_density, config.density)
+      score = jax.grad(lambda x: log_density(x).sum())
       term = prior_losses.stein_prior(fake, score_fn=score)
     return term, ({'prior/encoder': term}, model_state)
 
@@ -381,8 +380,7 @@ def measure_codes(
     params: PyTree, model_state: PyTree, parts: jax.Array
   ) -> jax.Array:
     def bound(part: jax.Array) -> jax.Array:
-      # As in training: running statistics lag behind codes that an adversary
-      # chases.
+      # As in training: running statistics lag behind moving codes.
       _, (terms, _) = objective.loss(
         params, model_state, {'image': part}, jax.random.key(0)
       )
