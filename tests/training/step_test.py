@@ -2,7 +2,9 @@
 
 import functools
 import importlib
+import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -295,3 +297,41 @@ def test_strict_promotion_stops_no_step(name, kind, shape):
 def test_batch_that_does_not_divide_is_named():
   with pytest.raises(ValueError, match='batch_size 30 does not divide over 8'):
     parallel.check_batch_size(30, 8)
+
+
+def test_a_loop_of_steps_copies_no_moments():
+  def copies(optimizer):
+    def body(carry, x):
+      params, state = carry
+      loss = lambda params: jnp.sum(jnp.sin(x @ params['w']))  # noqa: E731
+      updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+      return (optax.apply_updates(params, updates), state), None
+
+    params = {'w': jnp.zeros((64, 48))}
+    loop = jax.jit(lambda carry, xs: jax.lax.scan(body, carry, xs)[0])
+    inputs = (params, optimizer.init(params)), jnp.zeros((5, 8, 64))
+    text = loop.lower(*inputs).compile().as_text()
+    return len(re.findall(r'f32\[64,48\]\S* copy\(%get-tuple-element', text))
+
+  # With a constant of 0.5, XLA computes the first moment twice, and keeps the
+  # old one for that.
+  assert copies(optax.adamw(1e-3, b1=0.5, weight_decay=0.0)) == 1
+  config = OptimizerConfig(b1=0.5)
+  assert copies(step_lib.make_optimizer(config, {}, ['w'])) == 0
+
+
+@pytest.mark.parametrize('b1', [0.5, 0.9])
+def test_adam_is_that_of_optax(b1):
+  rng = np.random.default_rng(0)
+  params = {'w': {'kernel': jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}}
+  config = OptimizerConfig(learning_rate=0.01, b1=b1, weight_decay=0.1)
+  ours = step_lib.make_optimizer(config, {}, params)
+  theirs = optax.adamw(0.01, b1=b1, b2=config.b2, weight_decay=0.1)
+  state, expected_state = ours.init(params), theirs.init(params)
+  for _ in range(5):
+    gradient = jax.tree.map(
+      lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params
+    )
+    updates, state = ours.update(gradient, state, params)
+    expected, expected_state = theirs.update(gradient, expected_state, params)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-5)
