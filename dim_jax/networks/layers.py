@@ -84,7 +84,9 @@ def product(x: jax.Array, kernel: jax.Array, dtype: Any = None) -> jax.Array:
   """Multiplies the last axis of an array with a matrix, as one product of rows.
 
   With several leading axes the gradient of the kernel would be a product that
-  contracts them all, which XLA computes on a CPU at a third of the rate.
+  contracts them all, for which XLA on a CPU transposes all rows first: of
+  [64, 64, 128] with [128, 2048], 90 ms rather than 47 (two cores, sine after
+  it).
 
   Args:
     x: [..., D].
