@@ -268,8 +268,13 @@ def check_path(config: Any, path: str) -> None:
       accepted = []
     if name not in accepted:
       # The same name one level further down is nearer than a similar one.
-      inner = [k for k in accepted if hasattr(getattr(config, k, None), name)]
-      close = [f'{k}.{name}' for k in inner]
+      nested = {k: getattr(config, k, None) for k in accepted}
+      close = [
+        f'{k}.{name}'
+        for k, inner in nested.items()
+        if dataclasses.is_dataclass(inner)
+        and name in {field.name for field in dataclasses.fields(inner)}
+      ]
       close += difflib.get_close_matches(name, accepted, 1)
       hint = f' Did you mean {close[0]!r}?' if close else ''
       raise ValueError(

@@ -140,6 +140,8 @@ def test_folder_that_is_no_run(tmp_path):
   [
     ('batchsize', r"No field 'batchsize': .*Did you mean 'batch_size'"),
     ('encoder', r"No field 'encoder': .*Did you mean 'objective.encoder'"),
+    # Texts and tuples have it as a method: no field.
+    ('index', r"No field 'index': .*\]\.$"),
     ('data.nam', r"No field 'data.nam': DataConfig has .*mean 'name'"),
     ('groups.critic.b1', r"No field 'groups.critic': dict has \['probe'\]"),
     ('steps.x', r"No field 'steps.x': int has \[\]"),
