@@ -299,6 +299,9 @@ def test_batch_that_does_not_divide_is_named():
     parallel.check_batch_size(30, 8)
 
 
+@pytest.mark.skipif(
+  jax.default_backend() != 'cpu', reason='reads what XLA compiles for a CPU'
+)
 def test_a_loop_of_steps_copies_no_moments():
   def copies(optimizer):
     def body(carry, x):
@@ -316,8 +319,9 @@ def test_a_loop_of_steps_copies_no_moments():
   # With a constant of 0.5, XLA computes the first moment twice, and keeps the
   # old one for that.
   assert copies(optax.adamw(1e-3, b1=0.5, weight_decay=0.0)) == 1
-  config = OptimizerConfig(b1=0.5)
-  assert copies(step_lib.make_optimizer(config, {}, ['w'])) == 0
+  for b1 in (0.5, 0.9):
+    config = OptimizerConfig(b1=b1)
+    assert copies(step_lib.make_optimizer(config, {}, ['w'])) == 0
 
 
 @pytest.mark.parametrize('b1', [0.5, 0.9])
@@ -334,4 +338,4 @@ def test_adam_is_that_of_optax(b1):
     )
     updates, state = ours.update(gradient, state, params)
     expected, expected_state = theirs.update(gradient, expected_state, params)
-    chex.assert_trees_all_close(updates, expected, rtol=1e-5)
+    chex.assert_trees_all_equal(updates, expected)
