@@ -320,6 +320,9 @@ def window_start(rng: jax.Array, num_frames: int, window: int) -> jax.Array:
 
   Returns:
     A frame from 0 to L - T, int32, a scalar.
+
+  Raises:
+    ValueError: if the window is empty or longer than the sequence.
   """
   _check_window(num_frames, window)
   return jax.random.randint(rng, (), 0, num_frames - window + 1)

@@ -160,6 +160,12 @@ def normalise(
     axis_name: the `pmap` axis to average the batch's statistics over, or None.
     name: the submodule's name.
 
+  Returns:
+    Of the shape of `x`.
+
+  Raises:
+    ValueError: on an unknown norm.
+
   References:
     Ioffe and Szegedy, 2015: https://arxiv.org/abs/1502.03167
     Ba, Kiros and Hinton, 2016: https://arxiv.org/abs/1607.06450
@@ -312,8 +318,8 @@ def _group_size(
 ) -> int | None:
   """Returns how many of `count` maps to convolve at a time; None for all.
 
-  A map has so many positions, each a row of the product, with a window of so
-  many numbers and so many features.
+  Each of a map's `positions` is a row of the product: it takes a window of
+  `window` numbers and gives `features`.
   """
   rows = max(256, WINDOWS // window)
   # Each group reads the kernel and adds to its gradient, which costs more than

@@ -47,7 +47,7 @@ class Posterior(NamedTuple):
     return self.mean[None] + jnp.einsum('nij,snj->sni', self.scale, noise)
 
   def sample(self, rng: jax.Array, samples: int = 1) -> jax.Array:
-    """Draws S = `samples` independent codes, at least 1, shape [S, N, K]."""
+    """Draws S = `samples` independent codes, [S, N, K]; ValueError if S < 1."""
     if samples < 1:
       raise ValueError(f'samples must be >= 1, got {samples}.')
     shape = (samples, *self.mean.shape)
