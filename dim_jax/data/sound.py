@@ -156,8 +156,8 @@ def load(
   labels, class_names = _labels(name, source.recordings, recordings, counts)
   if phones is not None:
     path = pathlib.Path(phones).expanduser()
-    found = _phone_labels(path, recordings, counts, window, hop, source)
-    labels['phone'], class_names['phone'], note = found
+    phone = _phone_labels(path, recordings, counts, window, hop, source)
+    labels['phone'], class_names['phone'], note = phone
     notes.append(note)
   with progress_lib.Progress(progress) as bar:
     with bar.task(f'reading {name} {split}', len(recordings)) as task:

@@ -53,13 +53,13 @@ class Condition(NamedTuple):
   Attributes:
     objective: what differs in the objective's config.
     adversary: what differs in the adversary's optimizer.
-    moves: steps of the adversary to one of the encoder. The encoder takes the
+    updates: steps of the adversary to one of the encoder. The encoder takes the
       same number of steps in every condition.
   """
 
   objective: dict[str, Any]
   adversary: dict[str, Any] = {}  # noqa: RUF012 (a default, never changed)
-  moves: int = 1
+  updates: int = 1
 
 
 CONDITIONS: dict[str, Condition] = {
@@ -212,21 +212,21 @@ def total_correlation(codes: np.ndarray) -> float:
 
 
 def mode_coverage(
-  samples: np.ndarray, means: np.ndarray, deviation: float
+  samples: np.ndarray, means: np.ndarray, std: float
 ) -> tuple[int, float]:
   """How many modes samples reach, and how many samples are at one.
 
   Args:
     samples: shape [n, D].
     means: of the modes, shape [K, D].
-    deviation: of each mode, in every direction.
+    std: standard deviation of each mode, in every direction.
 
   Returns:
     The number of modes with at least 1 % of the samples within 3 deviations,
     and the fraction of samples within 3 deviations of any.
   """
   distances = np.linalg.norm(samples[:, None] - means[None], axis=2)
-  near = distances <= 3 * deviation
+  near = distances <= 3 * std
   # A sample counts for its nearest mode alone.
   near &= distances == distances.min(axis=1, keepdims=True)
   return int((near.mean(0) >= 0.01).sum()), float(near.any(1).mean())
@@ -279,7 +279,7 @@ def condition_config(
       name=dataset, image_size=8 if dataset == 'digits' else None, validation=0
     )
     groups = ('encoder', 'critic')
-  slow = config_lib.OptimizerConfig(learning_rate=1e-3, every=condition.moves)
+  slow = config_lib.OptimizerConfig(learning_rate=1e-3, every=condition.updates)
   adversary = config_lib.OptimizerConfig(learning_rate=1e-3)
   return config_lib.ExperimentConfig(
     objective=objective,
@@ -288,7 +288,7 @@ def condition_config(
     groups=dict.fromkeys(groups, slow)
     | {'adversary': dataclasses.replace(adversary, **condition.adversary)},
     batch_size=batch_size,
-    steps=steps * condition.moves,
+    steps=steps * condition.updates,
   )
 
 
@@ -464,8 +464,8 @@ def _near(x: np.ndarray, truth: np.ndarray, density: str) -> dict[str, float]:
     return row
   first = target.covariances[0, 0, 0]
   if np.allclose(target.covariances, first * np.eye(x.shape[1])):
-    deviation = float(np.sqrt(first))
-    row['modes'], row['near'] = mode_coverage(x, target.means, deviation)
+    std = float(np.sqrt(first))
+    row['modes'], row['near'] = mode_coverage(x, target.means, std)
   return row
 
 
@@ -670,8 +670,8 @@ def _summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
   for key in own[0]:
     if key not in ('condition', 'seed'):
       values = [row[key] for row in own]
-      deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-      summary[key] = {'mean': float(np.mean(values)), 'std': deviation}
+      std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+      summary[key] = {'mean': float(np.mean(values)), 'std': std}
   return summary
 
 
