@@ -159,7 +159,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
   return {
     'name': f'dim_local_infonce_basic32_{args.critic}',
     **fields,
-    **harness.share(ready['flops'], fields['fit_step_s'], machine),
+    **harness.rate(ready['flops'], fields['fit_step_s'], machine),
     'steps': args.steps,
     'compile_s': round(ready['compile_s'], 2),
     'cold_start_s': round(cold, 2),

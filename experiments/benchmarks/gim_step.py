@@ -187,7 +187,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
   return {
     'name': f'gim_{args.case}',
     **fields,
-    **harness.share(ready['flops'], fields['ours_s'], machine),
+    **harness.rate(ready['flops'], fields['ours_s'], machine),
     'examples_per_s': round(args.batch_size / fields['ours_s'], 2),
     'steps': args.steps,
     'compile_s': round(ready['compile_s'], 2),

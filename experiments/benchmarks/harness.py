@@ -222,39 +222,55 @@ class Scan:
     return (time.perf_counter() - start) / self._steps
 
 
+def equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
+  """Yields all equations of a program, and how often each runs.
+
+  Those of inner programs too: the body of a `scan` as often as it runs, every
+  branch of a conditional, the body of another loop once.
+
+  Args:
+    jaxpr: the program.
+    times: how often it runs itself.
+  """
+  for equation in jaxpr.eqns:
+    yield equation, times
+    repeats = times
+    if equation.primitive.name == 'scan':
+      repeats *= equation.params['length']
+    for given in equation.params.values():
+      for value in given if isinstance(given, tuple | list) else (given,):
+        inner = getattr(value, 'jaxpr', value)
+        if hasattr(inner, 'eqns'):
+          yield from equations(inner, repeats)
+
+
 def product_flops(jaxpr: Any) -> float:
   """Counts the operations of a program's products and convolutions.
 
-  Two for each multiplication with an addition; the body of a `scan` as often as
-  it runs, where XLA's own count has it once. Elementwise work is left out.
+  Two for each multiplication with an addition, with every pass of a `scan`,
+  where XLA's own count has one. Elementwise work is left out.
 
   Args:
     jaxpr: of the program.
   """
   total = 0.0
-  for equation in jaxpr.eqns:
+  for equation, times in equations(jaxpr):
     name, params = equation.primitive.name, equation.params
-    # Only some equations have outputs.
-    sizes = [x.aval.size for x in equation.outvars if hasattr(x.aval, 'size')]
     if name == 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
       shape = equation.invars[0].aval.shape
-      total += 2 * sizes[0] * math.prod(shape[i] for i in contracted)
+      size = math.prod(shape[i] for i in contracted)
     elif name == 'conv_general_dilated':
       kernel = equation.invars[1].aval
-      features = kernel.shape[params['dimension_numbers'].rhs_spec[0]]
-      total += 2 * sizes[0] * kernel.size / features
-    inner = [
-      getattr(value, 'jaxpr', value)
-      for given in params.values()
-      for value in (given if isinstance(given, tuple | list) else (given,))
-    ]
-    times = params['length'] if name == 'scan' else 1
-    total += times * sum(product_flops(x) for x in inner if hasattr(x, 'eqns'))
+      axis = params['dimension_numbers'].rhs_spec[0]
+      size = kernel.size // kernel.shape[axis]
+    else:
+      continue
+    total += times * 2 * equation.outvars[0].aval.size * size
   return total
 
 
-def share(
+def rate(
   flops: float, seconds: float, machine: Mapping[str, Any]
 ) -> dict[str, float]:
   """Compares a step's rate with that of the machine's matrix product.
@@ -265,13 +281,15 @@ def share(
     machine: what `machine` returned.
 
   Returns:
-    'step_gflop', 'step_gflop_per_s', and 'share', of the product's rate.
+    'step_gflop', 'step_gflop_per_s', and 'fraction_of_product_rate'.
   """
-  rate = flops / seconds / 1e9
+  gflop_per_s = flops / seconds / 1e9
   return {
     'step_gflop': round(flops / 1e9, 2),
-    'step_gflop_per_s': round(rate, 1),
-    'share': round(rate / machine['product_gflop_per_s'], 3),
+    'step_gflop_per_s': round(gflop_per_s, 1),
+    'fraction_of_product_rate': round(
+      gflop_per_s / machine['product_gflop_per_s'], 3
+    ),
   }
 
 
@@ -391,7 +409,10 @@ def run(
     work: is the worker, kept to so many cores.
   """
   if not args.work:
-    print(json.dumps(compare(args)))
+    try:
+      print(json.dumps(compare(args)))
+    except (OSError, ValueError) as error:
+      sys.exit(f'Error: {error}')
     return
   # XLA takes a thread for each core that it may run on.
   if hasattr(os, 'sched_setaffinity'):

@@ -17,6 +17,7 @@ import time
 import numpy as np
 import torch
 import torch_dim  # type: ignore[import-not-found]  # Beside this script.
+import torch_worker  # type: ignore[import-not-found]
 
 
 def main() -> None:
@@ -30,8 +31,7 @@ def main() -> None:
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--threads', type=int, default=2)
   args = parser.parse_args()
-  torch.set_num_threads(args.threads)
-  torch.manual_seed(args.seed)
+  versions = torch_worker.start(args.threads, args.seed)
   images = np.load(args.folder / 'images.npy')
   rows = np.load(args.folder / 'rows.npy')
   encoder = torch_dim.Encoder(images.shape[-1], args.channels, args.hidden)
@@ -68,7 +68,6 @@ def main() -> None:
     np.save(path, torch.cat(parts).numpy())
     return 0.0
 
-  versions = {'torch': torch.__version__, 'python': sys.version.split()[0]}
   print(json.dumps({'versions': versions}), flush=True)
   for line in sys.stdin:
     name, *words = line.split()

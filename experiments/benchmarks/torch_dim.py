@@ -103,7 +103,7 @@ def main() -> None:
   parser = torch_worker.parser(__doc__, batch_size=64)
   parser.add_argument('--units', type=int, default=2048)
   args = parser.parse_args()
-  torch_worker.start(args)
+  versions = torch_worker.start(args.threads)
   encoder, critic = Encoder(), Critic(128, args.units)
   groups: list[nn.Module] = [encoder, critic]
   # The released code has one Adam a network.
@@ -125,7 +125,7 @@ def main() -> None:
       optimizer.step()
     return loss.item()
 
-  torch_worker.serve(step, groups)
+  torch_worker.serve(step, groups, versions)
 
 
 if __name__ == '__main__':

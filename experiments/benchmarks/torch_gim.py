@@ -164,7 +164,7 @@ def main() -> None:
   parser = torch_worker.parser(__doc__, batch_size=4)
   parser.add_argument('--case', choices=('vision', 'sound', 'sound_lean'))
   args = parser.parse_args()
-  torch_worker.start(args)
+  versions = torch_worker.start(args.threads)
   if args.case == 'vision':
     model: nn.Module = Vision()
     inputs = torch.randn(args.batch_size, 64, 64)
@@ -182,7 +182,7 @@ def main() -> None:
     optimizer.step()
     return loss.item()
 
-  torch_worker.serve(step, [model])
+  torch_worker.serve(step, [model], versions)
 
 
 if __name__ == '__main__':

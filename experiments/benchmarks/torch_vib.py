@@ -43,7 +43,7 @@ def main() -> None:
   parser.add_argument('--code', type=int, default=256)
   parser.add_argument('--adam', choices=('default', 'fused'), default='default')
   args = parser.parse_args()
-  torch_worker.start(args)
+  versions = torch_worker.start(args.threads)
   model = Bottleneck(args.code)
   optimizer = torch.optim.Adam(
     model.parameters(),
@@ -72,7 +72,7 @@ def main() -> None:
     average.update_parameters(model)
     return loss.detach()
 
-  torch_worker.serve(step, [model], warm_up=5)
+  torch_worker.serve(step, [model], versions, warm_up=5)
 
 
 if __name__ == '__main__':

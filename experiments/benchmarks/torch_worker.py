@@ -30,10 +30,11 @@ def parser(doc: str | None, batch_size: int) -> argparse.ArgumentParser:
   return parser
 
 
-def start(args: argparse.Namespace) -> None:
-  """Sets threads and seed, before networks are made."""
-  torch.set_num_threads(args.threads)
-  torch.manual_seed(0)
+def start(threads: int, seed: int = 0) -> dict[str, str]:
+  """Sets threads and seed, before networks are made; returns the versions."""
+  torch.set_num_threads(threads)
+  torch.manual_seed(seed)
+  return {'torch': torch.__version__, 'python': sys.version.split()[0]}
 
 
 def compiled(args: argparse.Namespace, module: nn.Module) -> Any:
@@ -42,20 +43,24 @@ def compiled(args: argparse.Namespace, module: nn.Module) -> Any:
 
 
 def serve(
-  step: Callable[[], Any], modules: list[nn.Module], warm_up: int = 1
+  step: Callable[[], Any],
+  modules: list[nn.Module],
+  versions: dict[str, str],
+  warm_up: int = 1,
 ) -> None:
   """Takes steps when asked, until standard input ends.
 
   Args:
     step: takes one.
     modules: whose parameters are counted.
+    versions: what `start` returned.
     warm_up: steps before the first answer.
   """
   for _ in range(warm_up):
     step()
   ready = {
     'parameters': sum(p.numel() for m in modules for p in m.parameters()),
-    'versions': {'torch': torch.__version__, 'python': sys.version.split()[0]},
+    'versions': versions,
   }
   print(json.dumps(ready), flush=True)
   for line in sys.stdin:

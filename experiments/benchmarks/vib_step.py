@@ -141,7 +141,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
   return {
     'name': f'vib_mnist_k{args.code}',
     **fields,
-    **harness.share(ready['flops'], fields['ours_s'], machine),
+    **harness.rate(ready['flops'], fields['ours_s'], machine),
     'ratio_samples_12': round(fields['samples_12_s'] / fields['ours_s'], 3),
     'steps': args.steps,
     'compile_s': round(ready['compile_s'], 2),

@@ -1,4 +1,4 @@
-"""The operations that benchmarks count, and the share that follows."""
+"""The operations that benchmarks count, and the rate that follows."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,11 @@ def test_a_convolution_counts_alike_in_each_lowering():
     assert flops(convolve, images) == expected
 
 
-def test_share_is_of_the_products_rate():
+def test_rate_beside_that_of_the_product():
   # 3 GFLOP in 0.1 s are 30 GFLOP/s, a quarter of 120.
-  fields = harness.share(3e9, 0.1, {'product_gflop_per_s': 120.0})
-  assert fields == {'step_gflop': 3.0, 'step_gflop_per_s': 30.0, 'share': 0.25}
+  fields = harness.rate(3e9, 0.1, {'product_gflop_per_s': 120.0})
+  assert fields == {
+    'step_gflop': 3.0,
+    'step_gflop_per_s': 30.0,
+    'fraction_of_product_rate': 0.25,
+  }

@@ -11,6 +11,7 @@ import pytest
 from dim_jax import config as config_lib
 from dim_jax.runs import dry_run
 from experiments import rows as rows_lib
+from experiments.benchmarks import harness
 
 # All that a step multiplies occurs in one of these.
 CONFIGS = (
@@ -34,15 +35,9 @@ CONFIGS = (
 
 def products(jaxpr):
   """All products of a program and of those inside of it."""
-  for equation in jaxpr.eqns:
+  for equation, _ in harness.equations(jaxpr):
     if equation.primitive.name == 'dot_general':
       yield equation
-    for inner in jax.tree.leaves(
-      tuple(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')
-    ):
-      inner = getattr(inner, 'jaxpr', inner)
-      if hasattr(inner, 'eqns'):
-        yield from products(inner)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
