@@ -79,7 +79,8 @@ class Encoder:
       Features by name, each of N rows.
 
     Raises:
-      ValueError: the examples have another rank, dtype or number of channels.
+      ValueError: the examples have another rank, dtype, number of channels or a
+        size that the encoder cannot take.
     """
     examples = np.asarray(examples)
     name = self.config.data.kind
@@ -99,11 +100,17 @@ class Encoder:
       raise ValueError(
         f"'{name}' must be {stored}{other}, got {examples.dtype}."
       )
-    return batches.map_padded(
-      lambda _, part: self._compiled(self.variables, {name: part}),
-      batch_size,
-      examples,
-    )
+    try:
+      return batches.map_padded(
+        lambda _, part: self._compiled(self.variables, {name: part}),
+        batch_size,
+        examples,
+      )
+    except flax.errors.ScopeParamShapeError:
+      raise ValueError(
+        f'the encoder was trained on examples of shape {self.input_shape} and '
+        f'cannot take those of shape {examples.shape[1:]}.'
+      ) from None
 
   def export(
     self, path: str | os.PathLike, *, all_groups: bool = False

@@ -101,6 +101,20 @@ def python(code, *arguments, executable=sys.executable):
   return done.stdout
 
 
+@pytest.mark.parametrize(
+  ('shape', 'match'),
+  [
+    ((2, 4, 4, 3), r'images of 1 channels, got shape \(2, 4, 4, 3\)'),
+    ((2, 5, 5, 1), r'shape \(4, 4, 1\) and cannot take .* shape \(5, 5, 1\)'),
+    ((4, 4, 1), r'\(4, 4, 1\)'),
+    ((0, 4, 4, 1), 'must be an example'),
+  ],
+)
+def test_images_that_an_encoder_cannot_take_are_named(shape, match):
+  with pytest.raises(ValueError, match=match):
+    drawn(mlp_config())(np.zeros(shape, np.uint8))
+
+
 def test_another_process_reads_the_same_bits(run, exported, tmp_path):
   expected = dim_jax.load(run)(IMAGES)
   np.save(tmp_path / 'images.npy', IMAGES)
