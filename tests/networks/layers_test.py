@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 from dim_jax.networks import layers
+from experiments.benchmarks import harness
 
 
 def _normal(*shape):
@@ -209,9 +210,9 @@ def test_groups_fill_the_cache():
 
 def test_a_few_maps_at_a_time_equal_the_native_operation(small_groups):
   # 12 maps of 10x10 positions: 3 at a time have 300, the nearest to
-  # 256 that divides them. Strides of 2 leave 300 in all, which is one product.
+  # 256 that divides them. 252 in all are one product.
   assert layers._group_size(12, 100, 18, 4) == 3
-  assert layers._group_size(12, 25, 18, 4) is None
+  assert layers._group_size(12, 21, 18, 4) is None
   # 13 maps of 16 positions have no divisor from 8 to 32 but 13.
   assert layers._group_size(13 * 7, 16, 18, 4) == 13
   # 97 of 4x4 have no useful divisor; a wide kernel outweighs its windows.
@@ -219,6 +220,46 @@ def test_a_few_maps_at_a_time_equal_the_native_operation(small_groups):
   assert layers._group_size(12, 100, 18, 600) is None
   settings = [(1, ((1, 1), (1, 1))), (2, ((1, 1), (1, 1)))]
   _check_native(_normal(12, 10, 10, 2), _normal(3, 3, 2, 4), settings)
+
+
+@pytest.mark.parametrize('size', [(8, 8), (5, 6), (4, 7)])
+@pytest.mark.parametrize('windows', [1, layers.WINDOWS])
+def test_winograds_products_equal_the_native_operation(
+  size, windows, monkeypatch
+):
+  monkeypatch.setattr(layers, 'WINOGRAD', 1)
+  monkeypatch.setattr(layers, 'WINDOWS', windows)
+  settings = [(1, ((1, 1), (1, 1))), (1, ((0, 0), (2, 1)))]
+  kernel = _normal(3, 3, 32, 33)
+  x = _normal(32, *size, 32)
+  # 16 products of a tile each, and not 9 of a position: 16 tiles cover 8x8,
+  # nine 5x6, and eight 4x7.
+  tiles = 32 * -(-size[0] // 2) * -(-size[1] // 2)
+  count = harness.product_flops(
+    jax.make_jaxpr(
+      lambda x: layers.convolve(x, kernel, padding=1, lowering='patches')
+    )(x).jaxpr
+  )
+  assert count == 16 * tiles * 2 * 32 * 33
+  _check_native(x, kernel, settings)
+
+
+def test_winograd_is_for_many_products_in_full_precision(monkeypatch):
+  def products(dtype, count, channels):
+    jaxpr = jax.make_jaxpr(
+      lambda x, k: layers.convolve(x, k, padding=1, lowering='patches')
+    )(
+      jax.ShapeDtypeStruct((count, 8, 8, channels), dtype),
+      jax.ShapeDtypeStruct((3, 3, channels, channels), dtype),
+    )
+    found = harness.product_flops(jaxpr.jaxpr)
+    return found / (count * 64 * 2 * channels**2)
+
+  # Per position: 16 / 4 of Winograd, 9 of windows.
+  assert products(jnp.float32, 196, 64) == 4
+  assert products(jnp.float32, 128, 64) == 9
+  assert products(jnp.float32, 8000, 16) == 9
+  assert products(jnp.bfloat16, 196, 64) == 9
 
 
 def test_gradients_of_groups_add_up_in_float32(small_groups):
