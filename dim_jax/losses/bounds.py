@@ -1,4 +1,4 @@
-"""Lower bounds on mutual information, from a critic's scores.
+"""Bounds on mutual information, from a critic's scores.
 
 A critic scores pairs. Every bound takes `positive` [A, P], the scores of joint
 pairs, P for each of A anchors; `negative` [A, K], those of K independent pairs,
@@ -6,16 +6,20 @@ which all positives of an anchor share; and `where`, bool [A, K], which marks
 the negatives that are real, all of them if None. So DIM's N*L positives share
 N*(N-1)*L scores and never need N*L*(N-1)*L.
 
-Every bound returns nats, a scalar to be maximised, and computes in float32
-whatever the dtype of the scores. A masked negative has no effect on the value
-nor on any gradient, even if it is infinite or NaN. Averages over negatives
-weigh every real negative of the batch equally; without any they are NaN.
+Every function returns nats, a scalar, and computes in float32 whatever the
+dtype of the scores. A masked negative has no effect on the value nor on any
+gradient, even if it is infinite or NaN. Averages over negatives weigh every
+real negative of the batch equally; without any they are NaN.
 
 With r the density ratio p(x, y) / (p(x) p(y)), the critics that reach the truth
 are ln r (jsd), ln r + c(x) (infonce), ln r + c (donsker_varadhan) and 1 + ln r
 (nwj). A critic that was trained by one bound and is evaluated by another must
-be shifted accordingly: one trained by `jsd` belongs in `nwj` as scores + 1,
-and without the 1 even a perfect critic is low by 1/e.
+be shifted accordingly, as `jsd_nwj` does.
+
+All are lower bounds to be maximised, in expectation over batches, except
+`donsker_varadhan` and `mine`, whose batch value is biased upwards, and what is
+labelled otherwise: `smile` and `difference_of_entropies` bound nothing, and
+`club` is an upper bound under a condition.
 """
 
 import math
@@ -159,6 +163,244 @@ def nwj(
     jnp.exp(log_linear_extension(negative) - 1), where=where
   )
   return jnp.mean(log_linear_extension(positive)) - expected_ratio
+
+
+def jsd_nwj(
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
+) -> jax.Array:
+  r"""Computes `nwj` for a critic that `jsd` trained, whose best is ln r.
+
+  .. math:: 1 + E_p[T] - E_q[e^{T}]
+
+  The stable way to a bound without a ceiling: maximise `jsd`, report this. With
+  the scores as they are in place of scores + 1, as several published
+  implementations have it, a perfect critic is low by 1/e. Arguments and unit
+  are those of `infonce`.
+
+  Examples:
+    >>> jsd_nwj(jnp.zeros((4, 2)), jnp.zeros((4, 3)))
+    Array(0., dtype=float32)
+  """
+  positive, negative, where = checked_scores(positive, negative, where)
+  return nwj(positive + 1, negative + 1, where)
+
+
+def mine(
+  positive: jax.Array,
+  negative: jax.Array,
+  log_average: jax.Array,
+  where: jax.Array | None = None,
+  *,
+  decay: float = 0.99,
+) -> tuple[jax.Array, jax.Array]:
+  r"""Computes `donsker_varadhan` with the gradient of MINE.
+
+  .. math:: \nabla E_p[T] - E_q[e^{T} \nabla T] / a
+
+  The moving average a of E_q[e^T] over batches, this one included, stands for
+  the batch's own, which takes most of the bias from the gradient. It is kept as
+  a logarithm, and starts with the first batch: started at 0, it would make the
+  second term 10 times too large at the first step. Only batches that train
+  should move it.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    log_average: ln a after the batch before, a scalar; -inf before the first.
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+    decay: the weight of the past, in [0, 1).
+
+  Returns:
+    The bound in nats, to be maximised, and the new ln a.
+
+  References:
+    Belghazi et al., MINE: Mutual Information Neural Estimation, 2018, section
+    3.2. https://arxiv.org/abs/1801.04062
+  """
+  positive, negative, where = checked_scores(positive, negative, where)
+  log_mean = jax.nn.logsumexp(negative, where=where) - jnp.log(jnp.sum(where))
+  batch = jax.lax.stop_gradient(log_mean)
+  moved = jnp.logaddexp(
+    log_average + math.log(decay) if decay else -jnp.inf,
+    batch + math.log1p(-decay),
+  )
+  average = jnp.where(jnp.isneginf(log_average), batch, moved)
+  # Worth nothing, this has the gradient of e^(ln mean) / a.
+  drawn = jnp.exp(log_mean - average)
+  drawn -= jax.lax.stop_gradient(drawn)
+  return jnp.mean(positive) - batch - drawn, average
+
+
+def tuba(
+  positive: jax.Array,
+  negative: jax.Array,
+  log_baseline: jax.Array,
+  where: jax.Array | None = None,
+) -> jax.Array:
+  r"""Computes the bound of Barber and Agakov, unnormalised, with a baseline.
+
+  .. math:: 1 + E_p[T - \log a] - E_q[e^{T} / a]
+
+  The baseline a(y) > 0 of an anchor y is a network's or a constant: the best is
+  E_q[e^T | y], and then T may be any ln r + c(y). `nwj` has a = e. Scores less
+  their baseline above 40 are treated as in `nwj`.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    log_baseline: ln a of each anchor, shape [A].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+
+  Returns:
+    The bound in nats, a scalar. Maximise it, over the baseline too.
+
+  References:
+    Poole et al., On Variational Bounds of Mutual Information, 2019, eq. 5.
+    https://arxiv.org/abs/1905.06922
+  """
+  positive, negative, where = checked_scores(positive, negative, where)
+  chex.assert_shape(log_baseline, positive.shape[:1])
+  baseline = log_baseline.astype(jnp.float32)[:, None]
+  return jsd_nwj(positive - baseline, negative - baseline, where)
+
+
+def interpolated(
+  positive: jax.Array,
+  negative: jax.Array,
+  log_baseline: jax.Array,
+  where: jax.Array | None = None,
+  *,
+  alpha: float = 0.5,
+) -> jax.Array:
+  r"""Computes the bound between `tuba` (alpha = 0) and InfoNCE (alpha = 1).
+
+  .. math:: 1 + E_p[T - \log(\alpha m + (1 - \alpha) a)]
+    - E_q[e^{T} / (\alpha m + (1 - \alpha) a)]
+
+  Here m is the mean of e^T over K pairs of an anchor, of which one is the pair
+  in front of it: K - 1 of the negatives beside a positive, one left out, and
+  all K beside a negative, for which the last term is m / (alpha m + ...). The
+  variance falls and the bias grows with alpha: at most ln(K / alpha) nats.
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    log_baseline: ln a of each anchor, shape [A].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+      Each anchor needs one.
+    alpha: in [0, 1].
+
+  Returns:
+    The bound in nats, a scalar. Maximise it, over the baseline too.
+
+  Raises:
+    ValueError: if alpha is not in [0, 1].
+
+  References:
+    Poole et al., On Variational Bounds of Mutual Information, 2019, eq. 15.
+    https://arxiv.org/abs/1905.06922
+  """
+  if not 0 <= alpha <= 1:
+    raise ValueError(f'alpha is {alpha}, but it must be in [0, 1].')
+  if alpha == 0:  # Without m, nothing keeps the last term below 1 / alpha.
+    return tuba(positive, negative, log_baseline, where)
+  positive, negative, where = checked_scores(positive, negative, where)
+  chex.assert_shape(log_baseline, positive.shape[:1])
+  count = jnp.sum(where, axis=1).astype(jnp.float32)[:, None]
+  log_sum = jax.nn.logsumexp(negative, axis=1, where=where, keepdims=True)
+  log_mean = log_sum - jnp.log(count)
+  # The mean of the negatives stands for each choice of the one left out, which
+  # errs to the safe side: -log is convex.
+  others = log_mean + jnp.log(jnp.maximum(count - 1, 0))
+  beside = jnp.logaddexp(positive, others) - jnp.log(count)
+  weights = jnp.log(jnp.asarray([alpha, 1 - alpha], jnp.float32))
+  baseline = log_baseline.astype(jnp.float32)[:, None] + weights[1]
+  denominator = jnp.logaddexp(beside + weights[0], baseline)
+  ratio = jnp.exp(log_mean - jnp.logaddexp(log_mean + weights[0], baseline))
+  return 1 + jnp.mean(positive - denominator) - jnp.mean(ratio)
+
+
+def smile(
+  positive: jax.Array,
+  negative: jax.Array,
+  where: jax.Array | None = None,
+  *,
+  limit: float = 5.0,
+) -> jax.Array:
+  r"""Computes SMILE, `donsker_varadhan` with clipped scores of negatives.
+
+  .. math:: E_p[T] - \log E_q[e^{\max(\min(T, \tau), -\tau)}]
+
+  To report, with a critic that `jsd` trained. It is not a bound: with the best
+  critic it overestimates 10 nats by 1 with a limit of 1, and by 2 with one of
+  5 (64 pairs, 20 dimensions).
+
+  Args:
+    positive: scores of joint pairs, shape [A, P].
+    negative: scores of independent pairs, shape [A, K].
+    where: which negatives are real, bool, shape [A, K]; all of them if None.
+    limit: tau, in nats; infinity for `donsker_varadhan`.
+
+  Returns:
+    The estimate in nats, a scalar.
+
+  References:
+    Song and Ermon, Understanding the Limitations of Variational Mutual
+    Information Estimators, 2020, eq. 16. https://arxiv.org/abs/1910.06222
+  """
+  positive, negative, where = checked_scores(positive, negative, where)
+  return donsker_varadhan(positive, jnp.clip(negative, -limit, limit), where)
+
+
+def club(
+  positive: jax.Array, negative: jax.Array, where: jax.Array | None = None
+) -> jax.Array:
+  r"""Computes CLUB, an upper bound where the scores are exact.
+
+  .. math:: E_p[\log q(y | x)] - E_q[\log q(y | x)]
+
+  With q the true conditional density it is at least the mutual information, and
+  for correlated Gaussians it is rho^2 / (1 - rho^2). With a fitted q it is no
+  bound on either side, and can be negative. Scores are log q(y | x) in nats,
+  with q fitted by its likelihood, not by this value; arguments are those of
+  `infonce`.
+
+  References:
+    Cheng et al., CLUB: A Contrastive Log-ratio Upper Bound of Mutual
+    Information, 2020. https://arxiv.org/abs/2006.12013
+  """
+  positive, negative, where = checked_scores(positive, negative, where)
+  return jnp.mean(positive) - jnp.mean(negative, where=where)
+
+
+def difference_of_entropies(
+  log_conditional: jax.Array, log_marginal: jax.Array
+) -> jax.Array:
+  r"""Computes H(Y) - H(Y | X) from two models' log densities.
+
+  .. math:: E_p[\log q(y | x)] - E_p[\log q(y)]
+
+  The difference of two upper bounds, so a bound on neither side: it errs by how
+  much better the one model is than the other. In return it has no ceiling like
+  ln N.
+
+  Args:
+    log_conditional: log q(y | x) in nats of joint pairs, shape [N].
+    log_marginal: log q(y) in nats, shape [N].
+
+  Returns:
+    The estimate in nats, a scalar.
+
+  References:
+    McAllester and Stratos, Formal Limitations on the Measurement of Mutual
+    Information, 2020. https://arxiv.org/abs/1811.04251
+  """
+  chex.assert_rank([log_conditional, log_marginal], 1)
+  chex.assert_equal_shape([log_conditional, log_marginal])
+  difference = log_conditional.astype(jnp.float32) - log_marginal.astype(
+    jnp.float32
+  )
+  return jnp.mean(difference)
 
 
 def ceiling(name: str, num_negatives: int) -> float | None:
