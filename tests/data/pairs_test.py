@@ -1,0 +1,141 @@
+"""Tasks of known information, against published values and their samples."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from dim_jax.data import pairs
+
+# The truths that Czyż et al. publish for the same laws, in nats.
+PUBLISHED = {
+  'independent': 0.0,
+  'normal': 0.4133,
+  'normal_cdf': 0.4133,
+  'half_cube': 0.4133,
+  'wiggly': 0.4133,
+  'bimodal': 0.4133,
+  'swiss_roll': 0.4133,
+  'additive_0.1': 1.7094,
+  'additive_0.75': 0.3333,
+  'student_1_1': 0.2242,
+  'asinh_student_1_1': 0.2242,
+  'dense_2': 0.2939,
+  'dense_3': 0.4133,
+  'dense_5': 0.5928,
+  'dense_25': 1.2922,
+  'dense_50': 1.6243,
+  'sparse_2': 1.0217,
+  'sparse_5': 1.0217,
+  'half_cube_sparse_25': 1.0217,
+  'spiral_3': 1.0217,
+  'spiral_25': 1.0217,
+  'twist_5': 1.0217,
+  'student_2_1': 0.4319,
+  'student_2_2': 0.1931,
+  'student_3_2': 0.2909,
+  'student_3_3': 0.1787,
+  'student_5_2': 0.4482,
+  'student_5_3': 0.2985,
+  'asinh_student_5_2': 0.4482,
+  'staircase_6': 6.0,
+  'cubic_10': 10.0,
+}
+
+
+@pytest.mark.parametrize(('name', 'truth'), PUBLISHED.items())
+def test_information_is_the_published(name, truth):
+  assert pairs.find(name).mutual_information == pytest.approx(truth, abs=6e-5)
+
+
+@pytest.mark.parametrize('name', pairs.TASKS)
+def test_pointwise_information_averages_to_the_information(name):
+  task = pairs.find(name)
+  x, y = task.sample(np.random.default_rng(0), 20_000)
+  assert x.shape[0] == y.shape[0] == 20_000
+  assert x.ndim == y.ndim == 2
+  values = task.pointwise(x, y)
+  error = values.std() / math.sqrt(len(values))
+  assert abs(values.mean() - task.mutual_information) < 4 * error + 1e-9
+  # E_q[r] = 1 of independent pairs, where r has a variance at all.
+  if task.mutual_information < 0.6 and 'student' not in name:
+    ratios = np.exp(task.pointwise(x, np.roll(y, 1, 0)))
+    error = ratios.std() / math.sqrt(len(ratios))
+    assert abs(ratios.mean() - 1) < 4 * error
+
+
+@pytest.mark.parametrize('name', ['ring', 'crossed'])
+def test_information_of_mixtures_by_another_quadrature(name):
+  task = pairs.find(name)
+  # The trapezoidal rule on a fine grid, with densities from a histogram-free
+  # sum: p(x, y) = p(x) p(y) e^pointwise, with marginals by integration.
+  grid = np.linspace(-6, 6, 401)
+  step = grid[1] - grid[0]
+  xs, ys = (g.reshape(-1, 1) for g in np.meshgrid(grid, grid, indexing='ij'))
+  if name == 'ring':
+    angles = 2 * math.pi * np.arange(8) / 8
+    joint = np.mean(
+      [
+        stats.norm.pdf(xs, 2 * math.cos(a), 0.25)
+        * stats.norm.pdf(ys, 2 * math.sin(a), 0.25)
+        for a in angles
+      ],
+      axis=0,
+    )
+  else:
+    joint = np.mean(
+      [
+        stats.multivariate_normal.pdf(np.hstack([xs, ys]), cov=[[1, r], [r, 1]])
+        for r in (0.9, -0.9)
+      ],
+      axis=0,
+    )
+  joint = joint.reshape(401, 401)
+  of_x = integrate.trapezoid(joint, dx=step, axis=1)
+  of_y = integrate.trapezoid(joint, dx=step, axis=0)
+  ratio = np.where(joint > 1e-200, joint, 1) / np.where(
+    joint > 1e-200, np.outer(of_x, of_y), 1
+  )
+  expected = integrate.trapezoid(
+    integrate.trapezoid(joint * np.log(ratio), dx=step, axis=1), dx=step
+  )
+  assert task.mutual_information == pytest.approx(expected, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+  'warp',
+  [
+    pairs.NORMAL_CDF,
+    pairs.HALF_CUBE,
+    pairs.CUBE,
+    pairs.ASINH,
+    pairs.quantiles_of_two(0.7, 5.0, 1.0),
+    pairs.wave((0.4, 1.0, 0.0), (0.2, 1.7, 1.0)),
+    pairs.spiral(1, 0.3),
+    pairs.twist(0, 2, 1.0),
+  ],
+)
+def test_warps_are_undone(warp):
+  z = np.random.default_rng(0).standard_normal((200, 4))
+  np.testing.assert_allclose(warp.inverse(warp.forward(z)), z, atol=1e-6)
+  assert np.abs(warp.forward(z) - z).max() > 0.1
+
+
+def test_swiss_roll_is_undone():
+  z = np.random.default_rng(0).standard_normal((200, 1))
+  rolled = pairs.SWISS_ROLL.forward(z)
+  assert rolled.shape == (200, 2)
+  np.testing.assert_allclose(pairs.SWISS_ROLL.inverse(rolled), z, atol=1e-6)
+
+
+def test_additive_noise_beyond_its_reach():
+  task = pairs.additive_noise(0.1)
+  values = task.pointwise(np.array([[0.5], [0.5]]), np.array([[0.55], [0.7]]))
+  # p(y | x) / p(y) = 5 / 1 inside, and nothing outside.
+  np.testing.assert_allclose(values, [math.log(5), -math.inf])
+
+
+def test_names_are_checked():
+  with pytest.raises(ValueError, match=r"'normal'.*got 'gauss'"):
+    pairs.find('gauss')
