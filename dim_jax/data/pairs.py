@@ -28,12 +28,12 @@ class Task(NamedTuple):
   Attributes:
     mutual_information: in nats.
     sample: `(rng, n) -> (x [n, D], y [n, D'])`, of a NumPy generator.
-    pointwise: `(x, y) -> [n]` nats, of any pairs; None where it is not known.
+    pointwise: `(x, y) -> [n]` nats, of any pairs.
   """
 
   mutual_information: float
   sample: Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
-  pointwise: Callable[[np.ndarray, np.ndarray], np.ndarray] | None
+  pointwise: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Warp(NamedTuple):
@@ -246,18 +246,14 @@ def warped(task: Task, of_x: Warp | None, of_y: Warp | None = None) -> Task:
     of_x: the map of x, None to leave it.
     of_y: likewise.
   """
-  same = Warp(lambda z: z, lambda z: z)
-  of_x, of_y = of_x or same, of_y or same
+  map_x, map_y = (w or Warp(np.copy, np.copy) for w in (of_x, of_y))
 
   def sample(rng: np.random.Generator, n: int) -> Any:
     x, y = task.sample(rng, n)
-    return of_x.forward(x), of_y.forward(y)
+    return map_x.forward(x), map_y.forward(y)
 
-  pointwise = None
-  if task.pointwise is not None:
-
-    def pointwise(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-      return task.pointwise(of_x.inverse(x), of_y.inverse(y))
+  def pointwise(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return task.pointwise(map_x.inverse(x), map_y.inverse(y))
 
   return Task(task.mutual_information, sample, pointwise)
 
@@ -346,6 +342,24 @@ def _unroll(z: np.ndarray) -> np.ndarray:
 
 SWISS_ROLL = Warp(_roll, _unroll)
 
+
+def _half_cube_sparse(size: int) -> Task:
+  return warped(sparse(size), HALF_CUBE, HALF_CUBE)
+
+
+def _spiral_sparse(size: int) -> Task:
+  # Norms grow with the columns, so the speed falls with them.
+  return warped(sparse(size), spiral(0, 1 / size), spiral(1, 1 / size))
+
+
+def _asinh_student(size: int, freedom: float) -> Task:
+  return warped(student(size, freedom), ASINH, ASINH)
+
+
+def _cubic(information: float) -> Task:
+  return warped(staircase(information), None, CUBE)
+
+
 TASKS: dict[str, Callable[[], Task]] = {
   'independent': independent,
   'normal': normal,
@@ -364,39 +378,25 @@ TASKS: dict[str, Callable[[], Task]] = {
   'additive_0.75': lambda: additive_noise(0.75),
   'ring': ring,
   'crossed': crossed,
-  **{f'dense_{d}': functools.partial(dense, d) for d in (2, 3, 5, 25, 50)},
-  **{f'sparse_{d}': functools.partial(sparse, d) for d in (2, 3, 5, 25)},
-  **{
-    f'half_cube_sparse_{d}': lambda d=d: warped(sparse(d), HALF_CUBE, HALF_CUBE)
-    for d in (3, 5, 25)
-  },
-  # Norms grow with the columns, so the speed falls with them.
-  **{
-    f'spiral_{d}': lambda d=d: warped(
-      sparse(d), spiral(0, 1 / d), spiral(1, 1 / d)
-    )
-    for d in (3, 5, 25)
-  },
   'twist_5': lambda: warped(sparse(5), twist(0, 2, 1.0), twist(0, 3, 1.0)),
-  **{
-    f'student_{d}_{freedom}': functools.partial(student, d, freedom)
-    for d, freedom in ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (5, 2), (5, 3))
-  },
-  **{
-    f'asinh_student_{d}_{freedom}': lambda d=d, freedom=freedom: warped(
-      student(d, freedom), ASINH, ASINH
-    )
-    for d, freedom in ((1, 1), (2, 1), (3, 2), (5, 2))
-  },
-  **{
-    f'staircase_{nats}': functools.partial(staircase, nats)
-    for nats in (2, 4, 6, 8, 10)
-  },
-  **{
-    f'cubic_{nats}': lambda nats=nats: warped(staircase(nats), None, CUBE)
-    for nats in (2, 4, 6, 8, 10)
-  },
 }
+for _make, _name, _settings in (
+  (dense, 'dense', [(2,), (3,), (5,), (25,), (50,)]),
+  (sparse, 'sparse', [(2,), (3,), (5,), (25,)]),
+  (_half_cube_sparse, 'half_cube_sparse', [(3,), (5,), (25,)]),
+  (_spiral_sparse, 'spiral', [(3,), (5,), (25,)]),
+  (
+    student,
+    'student',
+    [(1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (5, 2), (5, 3)],
+  ),
+  (_asinh_student, 'asinh_student', [(1, 1), (2, 1), (3, 2), (5, 2)]),
+  (staircase, 'staircase', [(2,), (4,), (6,), (8,), (10,)]),
+  (_cubic, 'cubic', [(2,), (4,), (6,), (8,), (10,)]),
+):
+  for _values in _settings:
+    _key = '_'.join(map(str, (_name, *_values)))
+    TASKS[_key] = functools.partial(_make, *_values)
 
 
 @functools.cache
