@@ -17,8 +17,17 @@ from dim_jax.objective import Objective
 
 if TYPE_CHECKING:
   from dim_jax.config import ExperimentConfig, SweepConfig
+  from dim_jax.evaluation.information.estimate import MIEstimate
 
-__all__ = ['Encoder', 'Objective', 'evaluate', 'load', 'report', 'train']
+__all__ = [
+  'Encoder',
+  'Objective',
+  'estimate_mi',
+  'evaluate',
+  'load',
+  'report',
+  'train',
+]
 __version__ = '0.1.0'
 
 
@@ -71,6 +80,27 @@ def evaluate(run: str | os.PathLike, **options: Any) -> dict[str, Any]:
   from dim_jax.runs import evaluate as evaluate_lib
 
   return evaluate_lib.evaluate(os.fspath(run), **options)
+
+
+def estimate_mi(x: Any, y: Any, **options: Any) -> 'MIEstimate':
+  """Estimates the mutual information of paired rows, with its error, in nats.
+
+  Args:
+    x: rows [n, D] or [n], numbers.
+    y: rows [n, D'] or [n], numbers; row i belongs to row i of x.
+    **options: of `dim_jax.evaluation.information.estimate.estimate_mi`, such as
+      `report` and `seeds`.
+
+  Returns:
+    The estimate, its interval and ceiling, a control, and what speaks against
+    it.
+
+  Raises:
+    ValueError: the rows or an option are not accepted.
+  """
+  from dim_jax.evaluation.information import estimate
+
+  return estimate.estimate_mi(x, y, **options)
 
 
 def report(

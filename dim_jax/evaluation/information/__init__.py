@@ -1,0 +1,1 @@
+"""Estimates mutual information from pairs, and says how far to trust it."""

@@ -1,0 +1,377 @@
+"""An estimate of mutual information, with what is known of its error."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dim_jax import checks
+from dim_jax.evaluation.information import fit as fitting
+from dim_jax.evaluation.information import inputs
+from dim_jax.evaluation.information.critics import CRITICS
+
+# The joint critic is for few columns: it sees them all at once.
+MOST_JOINT_COLUMNS = 4
+LEAST_PAIRS = 100
+# Pairs of the report split beyond this would be a quarter of a billion scores.
+MOST_REPORTED = 16_384
+TWO_SIDED_95 = 1.959964
+
+
+class MIEstimate(NamedTuple):
+  """An estimate of mutual information. Everything is in nats.
+
+  Attributes:
+    value: the estimate, on pairs that neither fitted nor selected the critic;
+      the mean over seeds. Apart from noise it is too low rather than too high,
+      by what the critic has not learned.
+    standard_error: of the value, by the influence of each pair on it.
+    seed_spread: standard deviation over seeds; 0 for one.
+    interval: meant to hold the truth 19 times in 20. Its lower end is the value
+      less its error of both kinds, its upper end that of the pairs that fitted
+      the critic, to which it has adapted, plus theirs.
+    ceiling: the most that so many pairs can show, ln n of the report split, or
+      the entropy of labels if that is less.
+    control: the value of the same fit with the rows of y permuted, which should
+      be 0; None if it was not asked for.
+    critic: which of CRITICS, chosen on the selection split.
+    selected: value of each critic that was tried, on the selection split.
+    history: of the chosen critic, 'selection' and 'training' [S, measurements],
+      every `fit.EVERY` steps; NaN where training had ended.
+    sizes: how many pairs fitted, selected and reported.
+    warnings: what speaks against the number, in words.
+    pointwise: `(x, y) -> [n]`, the estimate of ln p(x, y) / p(x) p(y) of any
+      pairs.
+  """
+
+  value: float
+  standard_error: float
+  seed_spread: float
+  interval: tuple[float, float]
+  ceiling: float
+  control: float | None
+  critic: str
+  selected: dict[str, float]
+  history: dict[str, np.ndarray]
+  sizes: dict[str, int]
+  warnings: tuple[str, ...]
+  pointwise: Callable[[Any, Any], np.ndarray]
+
+
+def estimate_mi(
+  x: Any,
+  y: Any,
+  *,
+  report: tuple[Any, Any] | None = None,
+  critic: str = 'auto',
+  seeds: Sequence[int] = (0,),
+  control: bool = True,
+) -> MIEstimate:
+  """Estimates the mutual information of paired rows.
+
+  A critic of pairs is fitted on some rows, selected on others, and reported on
+  the rest: its mean log density ratio, normalised, there. One automatic setting
+  serves all data. Columns are mapped to normal scores, integers of few values
+  are labels.
+
+  Args:
+    x: rows [n, D] or [n], numbers.
+    y: rows [n, D'] or [n], numbers; row i belongs to row i of x.
+    report: other pairs (x, y) to report on; by default a third of the rows.
+    critic: 'separable', 'joint', or 'auto' for both where x and y together
+      have at most 4 columns, of which the selection split chooses, and
+      'separable' elsewhere.
+    seeds: of fits, whose mean is reported; the first one draws the splits.
+    control: whether to fit permuted pairs too, which takes as long again.
+
+  Returns:
+    The estimate. It warns of what it finds suspicious, which `warnings` holds
+    as well.
+
+  Raises:
+    ValueError: lengths differ, a number is not finite, there are too few rows
+      or only constant columns, x and y are equal, or an option is not accepted.
+
+  References:
+    van den Oord et al., Representation Learning with Contrastive Predictive
+    Coding, 2018: https://arxiv.org/abs/1807.03748
+    McAllester and Stratos, Formal Limitations on the Measurement of Mutual
+    Information, 2020: https://arxiv.org/abs/1811.04251
+  """
+  checks.check_choice('critic', critic, ('auto', *CRITICS))
+  if not seeds:
+    raise ValueError('seeds is empty; give at least one, such as (0,).')
+  notes: list[str] = []
+  x, y, kept = _checked(x, y, notes)
+  rng = np.random.default_rng(seeds[0])
+  order = rng.permutation(len(x))
+  if report is None:
+    cut = len(x) - len(x) // 3
+    reported = (x[order[cut:]], y[order[cut:]])
+    order = order[:cut]
+  else:
+    reported = _report_pairs(report, kept, (x.shape[1], y.shape[1]))
+  reported = (reported[0][:MOST_REPORTED], reported[1][:MOST_REPORTED])
+  cut = len(order) - max(len(order) // 10, 30)
+  splits = [(x[rows], y[rows]) for rows in (order[:cut], order[cut:])]
+  maps = [
+    inputs.fit_inputs(side, labels=_are_labels(name, side, notes))
+    for name, side in zip('xy', splits[0], strict=True)
+  ]
+  shown = [
+    fitting.pad(*(m.map(side) for m, side in zip(maps, pairs, strict=True)))
+    for pairs in (*splits, reported)
+  ]
+  names = _candidates(critic, x.shape[1] + y.shape[1], maps)
+  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+  sizes = tuple(jnp.float32(m.columns) for m in maps)
+  fits = {name: _fit(name, shown, sizes, keys) for name in names}
+  selected = {name: float(f.selected.mean()) for name, f in fits.items()}
+  best = max(selected, key=lambda name: selected[name])
+  chosen = fits[best]
+  values, errors, states = fitting.measure(best, chosen.params, shown[2])
+  # Rows enough for an error that is small beside the report's.
+  fitted, fitted_errors, _ = fitting.measure(
+    best, chosen.params, _first(shown[0], MOST_REPORTED // 4)
+  )
+  permuted = None
+  if control:
+    permuted = _control(best, shown, sizes, keys[:1], rng)
+  value, spread = float(values.mean()), float(values.std())
+  error = float(errors.mean())
+  both = math.hypot(error, spread / math.sqrt(len(seeds)))
+  high = max(
+    value + TWO_SIDED_95 * both,
+    float(fitted.mean() + TWO_SIDED_95 * fitted_errors.mean()),
+  )
+  ceiling = _ceiling(reported, maps)
+  result = MIEstimate(
+    value=value,
+    standard_error=error,
+    seed_spread=spread,
+    interval=(value - TWO_SIDED_95 * both, high),
+    ceiling=ceiling,
+    control=permuted,
+    critic=best,
+    selected=selected,
+    history={
+      'selection': np.asarray(chosen.history),
+      'training': np.asarray(chosen.training),
+    },
+    sizes={
+      'fit': len(splits[0][0]),
+      'selection': len(splits[1][0]),
+      'report': len(reported[0]),
+    },
+    warnings=tuple(notes),
+    pointwise=_pointwise(best, chosen.params, states, maps, kept),
+  )
+  return _warned(result)
+
+
+def _fit(
+  name: str,
+  shown: Sequence[fitting.Split],
+  sizes: tuple[Any, ...],
+  keys: jax.Array,
+) -> fitting.Fit:
+  critic = CRITICS[name]
+  steps = fitting.steps_for(name, int(shown[0].size))
+  settings = {
+    key: jnp.float32(getattr(critic, key))
+    for key in ('learning_rate', 'weight_decay', 'noise')
+  }
+  blocks = steps // fitting.EVERY
+  return fitting.fit(name, blocks, *shown[:2], sizes, keys, settings)
+
+
+def _first(split: fitting.Split, most: int) -> fitting.Split:
+  rows = min(most, len(split.x))
+  count = jnp.minimum(split.size, rows)
+  return fitting.Split(split.x[:rows], split.y[:rows], count)
+
+
+def _control(
+  name: str,
+  shown: Sequence[fitting.Split],
+  sizes: tuple[Any, ...],
+  keys: jax.Array,
+  rng: np.random.Generator,
+) -> float:
+  """Returns the value of a fit of permuted pairs, in the same program."""
+  permuted = []
+  for split in shown:
+    rows = np.arange(len(split.y))
+    rows[: int(split.size)] = rng.permutation(int(split.size))
+    permuted.append(split._replace(y=split.y[rows]))
+  fitted = _fit(name, permuted, sizes, keys)
+  return float(fitting.measure(name, fitted.params, permuted[2])[0].mean())
+
+
+def _pointwise(
+  name: str,
+  params: Any,
+  states: Any,
+  maps: Sequence[inputs.Inputs],
+  kept: Sequence[np.ndarray],
+) -> Callable[[Any, Any], np.ndarray]:
+  def pointwise(x: Any, y: Any) -> np.ndarray:
+    rows = [
+      _rows(side, z)[:, keep]
+      for side, z, keep in zip('xy', (x, y), kept, strict=True)
+    ]
+    shown = (m.map(z) for m, z in zip(maps, rows, strict=True))
+    split = fitting.pad(*shown)
+    values = fitting.pointwise(name, params, states, split.x, split.y)
+    return np.asarray(values)[: len(rows[0])]
+
+  return pointwise
+
+
+def _rows(name: str, values: Any) -> np.ndarray:
+  """Returns numbers as float64 [n, D]."""
+  rows = np.asarray(values)
+  if rows.dtype.kind not in 'fiub':
+    raise ValueError(f'{name} has dtype {rows.dtype}; numbers are accepted.')
+  if rows.ndim not in (1, 2):
+    raise ValueError(
+      f'{name} has shape {rows.shape}; accepted are [n, D] and [n]. Flatten '
+      'what else a row has.'
+    )
+  return rows.reshape(len(rows), -1).astype(np.float64)
+
+
+def _checked(
+  x: Any, y: Any, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+  """Returns rows of both sides, and which of their columns vary."""
+  sides = (_rows('x', x), _rows('y', y))
+  if len(sides[0]) != len(sides[1]):
+    raise ValueError(
+      f'x has {len(sides[0])} rows and y {len(sides[1])}; pairs need as many.'
+    )
+  if len(sides[0]) < LEAST_PAIRS:
+    raise ValueError(
+      f'{len(sides[0])} pairs are too few to fit, select and report on: give '
+      f'at least {LEAST_PAIRS}.'
+    )
+  kept = []
+  for name, side in zip('xy', sides, strict=True):
+    if not np.isfinite(side).all():
+      bad = int((~np.isfinite(side)).any(1).sum())
+      raise ValueError(
+        f'{name} has {bad} rows with NaN or infinity; leave them out first.'
+      )
+    varies = np.ptp(side, axis=0) > 0
+    if not varies.any():
+      raise ValueError(
+        f'{name} is constant, which shares 0 nats with anything.'
+      )
+    if not varies.all():
+      notes.append(
+        f'{int((~varies).sum())} of {len(varies)} columns of {name} are '
+        'constant and were left out.'
+      )
+    kept.append(varies)
+  x, y = (side[:, keep] for side, keep in zip(sides, kept, strict=True))
+  if x.shape == y.shape and np.array_equal(x, y):
+    raise ValueError(
+      'x and y are equal: what a continuous variable shares with itself is '
+      'infinite, and of labels it is their entropy.'
+    )
+  doubled = len(x) - len(np.unique(np.hstack([x, y]), axis=0))
+  if doubled and min(len(np.unique(s, axis=0)) for s in (x, y)) > len(x) / 2:
+    notes.append(
+      f'{doubled} of {len(x)} pairs are duplicates of others. Copies on both '
+      'sides of a split make the value too high.'
+    )
+  return x, y, (kept[0], kept[1])
+
+
+def _report_pairs(
+  report: Any, kept: Sequence[np.ndarray], columns: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the pairs to report on, of the columns that are used."""
+  sides = [_rows(f'report {n}', z) for n, z in zip('xy', report, strict=True)]
+  for name, side, keep in zip('xy', sides, kept, strict=True):
+    if side.shape[1] != len(keep):
+      raise ValueError(
+        f'report has {side.shape[1]} columns of {name}, and {name} '
+        f'{len(keep)}; give as many.'
+      )
+  if len(sides[0]) != len(sides[1]) or len(sides[0]) < LEAST_PAIRS // 3:
+    raise ValueError(
+      f'report has {len(sides[0])} rows of x and {len(sides[1])} of y; give as '
+      f'many, at least {LEAST_PAIRS // 3}.'
+    )
+  if not all(np.isfinite(side).all() for side in sides):
+    raise ValueError('report has rows with NaN or infinity; leave them out.')
+  x, y = (side[:, keep] for side, keep in zip(sides, kept, strict=True))
+  return x, y
+
+
+def _are_labels(name: str, rows: np.ndarray, notes: list[str]) -> bool:
+  """Tells whether a side is one column of few whole numbers."""
+  if rows.shape[1] > 1 or (rows % 1).any():
+    return False
+  values = len(np.unique(rows))
+  if values > min(inputs.MOST_LABELS, len(rows) / 20):
+    return False
+  notes.append(
+    f'{name} has {values} different whole numbers, which are taken for labels; '
+    'their order is not used.'
+  )
+  return True
+
+
+def _candidates(
+  critic: str, columns: int, maps: Sequence[inputs.Inputs]
+) -> tuple[str, ...]:
+  if critic != 'auto':
+    return (critic,)
+  if columns <= MOST_JOINT_COLUMNS and not any(m.labels for m in maps):
+    return tuple(CRITICS)
+  return ('separable',)
+
+
+def _ceiling(
+  reported: tuple[np.ndarray, np.ndarray], maps: Sequence[inputs.Inputs]
+) -> float:
+  ceilings = [math.log(len(reported[0]))]
+  for side, m in zip(reported, maps, strict=True):
+    if m.labels:
+      _, counts = np.unique(side, return_counts=True)
+      shares = counts / counts.sum()
+      ceilings.append(float(-np.sum(shares * np.log(shares))))
+  return min(ceilings)
+
+
+def _warned(result: MIEstimate) -> MIEstimate:
+  """Adds warnings that depend on the outcome, and gives them all."""
+  notes = list(result.warnings)
+  if result.interval[1] > 0.9 * math.log(result.sizes['report']):
+    notes.append(
+      f'the interval reaches {result.interval[1]:.2f} nats, near the ceiling '
+      f'of {result.sizes["report"]} pairs, {result.ceiling:.2f}: the truth may '
+      'be any larger number. It is infinite where y is a function of x.'
+    )
+  if result.control is not None and abs(result.control) > max(
+    0.02, 3 * result.standard_error
+  ):
+    notes.append(
+      f'permuted pairs, which share nothing, gave {result.control:.3f} nats.'
+    )
+  last = result.history['selection'][:, -2:]
+  rose = np.nanmean(last[:, -1] - last[:, 0]) if last.shape[1] == 2 else 0.0
+  if rose > max(0.02, 2 * result.standard_error):
+    notes.append(
+      f'the selection split still rose by {rose:.3f} nats at the end of '
+      'training: the value is too low.'
+    )
+  for note in notes:
+    warnings.warn(note, stacklevel=3)
+  return result._replace(warnings=tuple(notes))

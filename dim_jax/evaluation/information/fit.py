@@ -1,0 +1,209 @@
+"""Fits critics to pairs: one compiled program for a whole fit.
+
+Shapes are padded, so that a fit of other pairs of about the same size and width
+runs the same program. What is real, how long to train and how fast are
+arguments of it.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from dim_jax.evaluation.information.critics import CRITICS
+
+PyTree = Any
+# Steps between measurements on the selection split, and of these without a
+# better one before training ends.
+EVERY, PATIENCE = 100, 4
+AVERAGE = 0.99
+
+
+class Split(NamedTuple):
+  """Pairs as critics see them.
+
+  Attributes:
+    x: float32 [rows, columns], padded with zeros.
+    y: likewise.
+    size: how many rows are real, the first ones, int32.
+  """
+
+  x: jax.Array
+  y: jax.Array
+  size: jax.Array
+
+
+class Fit(NamedTuple):
+  """A critic fitted to pairs, for each of S seeds.
+
+  Attributes:
+    params: of the critic, leaves [S, ...]: the moving average that did best on
+      the selection split.
+    selected: nats on the selection split, [S].
+    history: nats on the selection split, [S, measurements], NaN where training
+      had ended.
+    training: the mean bound of the steps before, likewise.
+  """
+
+  params: PyTree
+  selected: jax.Array
+  history: jax.Array
+  training: jax.Array
+
+
+def pad(x: np.ndarray, y: np.ndarray) -> Split:
+  """Pads pairs to sizes that many tasks share.
+
+  Rows to a multiple of an eighth of the next power of two, so by a quarter at
+  most, and columns to a power of two, at least 4.
+
+  Args:
+    x: [n, columns], and
+    y: [n, columns'].
+  """
+  n = len(x)
+  unit = max(64, 2 ** (max(n - 1, 1).bit_length() - 3))
+  rows = -(-n // unit) * unit - n
+
+  def padded(z: np.ndarray) -> jax.Array:
+    columns = max(4, 2 ** math.ceil(math.log2(z.shape[1])))
+    return jnp.asarray(
+      np.pad(z, ((0, rows), (0, columns - z.shape[1]))), jnp.float32
+    )
+
+  return Split(padded(x), padded(y), jnp.int32(n))
+
+
+def steps_for(name: str, count: int) -> int:
+  """Returns how many steps to train on so many pairs: fewer for fewer."""
+  share = min(max(count / 9000, 0.3), 3.0)
+  return EVERY * max(1, round(CRITICS[name].steps * share / EVERY))
+
+
+@functools.partial(jax.jit, static_argnames=('name', 'blocks'))
+def fit(
+  name: str,
+  blocks: int,
+  train: Split,
+  select: Split,
+  sizes: tuple[jax.Array, jax.Array],
+  keys: jax.Array,
+  settings: dict[str, jax.Array],
+) -> Fit:
+  """Fits a critic with each of several seeds.
+
+  Args:
+    name: of CRITICS.
+    blocks: of EVERY steps, at most.
+    train: the pairs to fit, and
+    select: those on which the moving average of parameters is measured.
+    sizes: how many columns of x and of y are real.
+    keys: [S].
+    settings: 'learning_rate', 'weight_decay' and 'noise', scalars.
+  """
+  critic = CRITICS[name]
+  steps = blocks * EVERY
+  noisy = [
+    (jnp.arange(z.shape[1]) < size)[None] * settings['noise']
+    for z, size in zip(train[:2], sizes, strict=True)
+  ]
+
+  def rate(step: jax.Array) -> jax.Array:
+    warm = jnp.minimum(step / EVERY, 1.0)
+    fallen = (1 + jnp.cos(jnp.pi * step / steps)) / 2
+    return settings['learning_rate'] * warm * (0.02 + 0.98 * fallen)
+
+  optimizer = optax.adamw(rate, weight_decay=settings['weight_decay'])
+
+  def of_seed(key: jax.Array) -> Fit:
+    init_key, steps_key = jax.random.split(key)
+    columns = (train.x.shape[1], train.y.shape[1])
+    params = critic.init(init_key, columns, sizes)
+
+    def step(carry: Any, index: jax.Array) -> Any:
+      params, state, average = carry
+      keys = jax.random.split(jax.random.fold_in(steps_key, index), 3)
+      shape = (critic.batch_size,)
+      rows = jax.random.randint(keys[0], shape, 0, train.size)
+      x, y = (
+        z[rows] + scale * jax.random.normal(k, (*shape, z.shape[1]))
+        for z, scale, k in zip(train[:2], noisy, keys[1:], strict=True)
+      )
+      value, gradient = jax.value_and_grad(critic.bound)(params, x, y)
+      descent = jax.tree.map(jnp.negative, gradient)
+      updates, state = optimizer.update(descent, state, params)
+      params = optax.apply_updates(params, updates)
+      # The first steps of the average weigh equally, so that none starts it.
+      decay = jnp.minimum(AVERAGE, (1 + index) / (10 + index))
+      average = optax.incremental_update(params, average, 1 - decay)
+      return (params, state, average), value
+
+    def block(carry: Any) -> Any:
+      inner, best, found, history, index = carry
+      first = index * EVERY
+      inner, values = lax.scan(step, inner, first + jnp.arange(EVERY))
+      value = measured(name, inner[2], select)[0]
+      better = value > found[0]
+      best = jax.tree.map(lambda a, b: jnp.where(better, a, b), inner[2], best)
+      found = (
+        jnp.where(better, value, found[0]),
+        jnp.where(better, index, found[1]),
+      )
+      history = [
+        h.at[index].set(v)
+        for h, v in zip(history, (value, values.mean()), strict=True)
+      ]
+      return inner, best, found, history, index + 1
+
+    def goes_on(carry: Any) -> jax.Array:
+      _, _, (_, at), _, index = carry
+      return (index < blocks) & (index - at <= PATIENCE)
+
+    state = (params, optimizer.init(params), params)
+    nothing = [jnp.full(blocks, jnp.nan)] * 2
+    start = (state, params, (jnp.float32(-jnp.inf), 0), nothing, 0)
+    _, best, (selected, _), history, _ = lax.while_loop(goes_on, block, start)
+    return Fit(best, selected, *history)
+
+  return jax.vmap(of_seed)(keys)
+
+
+def measured(name: str, params: PyTree, split: Split) -> tuple[jax.Array, ...]:
+  """Returns a critic's estimate of a split in nats, and its standard error."""
+  values, influence, _ = CRITICS[name].measure(params, *split)
+  real = jnp.arange(len(split.x)) < split.size
+  mean = jnp.mean(values, where=real)
+  error = jnp.std(influence, where=real) / jnp.sqrt(split.size)
+  return mean, error
+
+
+@functools.partial(jax.jit, static_argnames='name')
+def measure(name: str, params: PyTree, split: Split) -> Any:
+  """Measures the critics of all seeds, one after another.
+
+  Returns:
+    Estimate and standard error in nats, [S] each, and the states that
+    `pointwise` needs.
+  """
+
+  def of_seed(params: PyTree) -> Any:
+    state = CRITICS[name].measure(params, *split)[2]
+    return *measured(name, params, split), state
+
+  return lax.map(of_seed, params)
+
+
+@functools.partial(jax.jit, static_argnames='name')
+def pointwise(
+  name: str, params: PyTree, states: PyTree, x: jax.Array, y: jax.Array
+) -> jax.Array:
+  """Returns the mean of the seeds' pointwise information, [n]."""
+  return jnp.mean(
+    jax.vmap(lambda p, s: CRITICS[name].pointwise(p, s, x, y))(params, states),
+    axis=0,
+  )
