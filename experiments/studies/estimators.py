@@ -1,0 +1,204 @@
+"""Estimates known mutual information, and prints how far off estimators are.
+
+  python -m experiments.studies.estimators --tasks=normal,spiral_5
+  python -m experiments.studies.estimators --seeds=5 --workdir=runs/estimators
+
+Every estimator sees the same pairs: --pairs to fit and select on, and as many
+fresh ones as --report says to report on. KSG and the Gaussian formula, which
+fit nothing, take the first. The error is against the mean of the exact
+pointwise information of the pairs that are reported on, which removes most of
+the noise of sampling; intervals are held against the truth itself. Seconds are
+of the processor, all cores added up, and of the first task of a shape they
+include compilation.
+
+Writes WORKDIR/estimators.json after each task; the same command goes on where
+it was interrupted.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import dim_jax
+from dim_jax import checks, files, progress
+from dim_jax.data import pairs
+from dim_jax.evaluation.information import classical
+from dim_jax.runs import provenance, tables
+from experiments.command import Command, show
+
+_COMMAND = Command('studies.estimators', __doc__)
+_TASKS = _COMMAND.items('tasks', None, 'Names, with commas; all if left out.')
+_PAIRS = _COMMAND.integer('pairs', 10_000, 'To fit and select on.')
+_REPORT = _COMMAND.integer('report', 5_000, 'To report on.')
+_SEEDS = _COMMAND.integer('seeds', 1, 'How many draws of each task.')
+_FIRST = _COMMAND.integer('first_seed', 0, 'The first of them.')
+_WORKDIR = _COMMAND.path('workdir', None, 'Where to write.')
+
+
+def measure(
+  name: str, seed: int, count: int, report: int
+) -> list[dict[str, Any]]:
+  """Estimates one draw of a task by every estimator.
+
+  Args:
+    name: in `pairs.TASKS`.
+    seed: of the draw and the fit.
+    count: pairs to fit and select on.
+    report: pairs to report on.
+
+  Returns:
+    A row for each estimator, in nats: what it is, its error, and where it has
+    one an interval, and its correlation with the exact pointwise information.
+  """
+  task = pairs.find(name)
+  rng = np.random.default_rng([seed, len(name), *name.encode()])
+  x, y = task.sample(rng, count)
+  fresh = task.sample(rng, report)
+  exact = task.pointwise(*fresh)
+  same = {
+    'task': name,
+    'seed': seed,
+    'truth': task.mutual_information,
+    'exact': float(exact.mean()),
+  }
+  rows = []
+  start = time.process_time()
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', UserWarning)
+    result = dim_jax.estimate_mi(
+      x, y, report=fresh, seeds=(seed,), control=False
+    )
+  seconds = time.process_time() - start
+  found = result.pointwise(*fresh)
+  low, high = result.interval
+  rows.append(
+    {
+      'estimator': f'critic ({result.critic})',
+      'value': result.value,
+      'error': result.value - float(exact.mean()),
+      'standard_error': result.standard_error,
+      'interval': [low, high],
+      'covers': low <= task.mutual_information <= high,
+      'correlation': _correlation(found, exact),
+      'cpu_s': seconds,
+      'warnings': list(result.warnings),
+    }
+  )
+  for estimator, function in (
+    ('KSG, k = 3', classical.ksg),
+    ('Gaussian', classical.gaussian),
+  ):
+    start = time.process_time()
+    value = function(x, y)
+    seconds = time.process_time() - start
+    rows.append(
+      {
+        'estimator': estimator,
+        'value': value,
+        'error': value - float(task.pointwise(x, y).mean()),
+        'cpu_s': seconds,
+      }
+    )
+  return [same | row for row in rows]
+
+
+def _correlation(found: np.ndarray, exact: np.ndarray) -> float | None:
+  if exact.std() == 0:
+    return None
+  return float(np.corrcoef(found, exact)[0, 1])
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Any:
+  """Makes the table of all rows, an estimator of a task a line."""
+  groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+  for row in rows:
+    # One line for the critics, whichever was chosen for a draw.
+    kind = row['estimator'].split(' (')[0]
+    groups.setdefault((row['task'], kind), []).append(row)
+  lines = []
+  for (task, _), mine in groups.items():
+    errors = np.array([row['error'] for row in mine])
+    covers = [row['covers'] for row in mine if 'covers' in row]
+    near = [row['correlation'] for row in mine if row.get('correlation')]
+    chosen = {row['estimator'] for row in mine}
+    lines.append(
+      (
+        task,
+        ', '.join(sorted(chosen)) if len(chosen) > 1 else chosen.pop(),
+        f'{mine[0]["truth"]:.4f}',
+        f'{errors.mean():+.4f}',
+        f'{np.abs(errors).max():.4f}',
+        f'{sum(covers)} of {len(covers)}' if covers else '',
+        f'{np.mean(near):.3f}' if near else '',
+        f'{np.median([row["cpu_s"] for row in mine]):.1f}',
+      )
+    )
+  return tables.table(
+    (
+      'task',
+      'estimator',
+      'truth',
+      'mean error',
+      'largest',
+      'covered',
+      'pointwise r',
+      'CPU s',
+    ),
+    lines,
+    words=2,
+    caption='In nats, against the exact critic on the same pairs.',
+  )
+
+
+@_COMMAND.main
+def main() -> None:
+  names = _TASKS.value or tuple(pairs.TASKS)
+  for name in names:
+    checks.check_choice('task', name, pairs.TASKS)
+  for flag, least in ((_PAIRS, 100), (_REPORT, 100), (_SEEDS, 1)):
+    checks.check_range(flag.name, flag.value, f'int [{least}, inf)')
+  settings = {'pairs': _PAIRS.value, 'report': _REPORT.value}
+  rows: list[dict[str, Any]] = []
+  path = None
+  if _WORKDIR.value:
+    files.make_folder(_WORKDIR.value)
+    path = os.path.join(_WORKDIR.value, 'estimators.json')
+    rows = _read(path, settings)
+  seeds = range(_FIRST.value, _FIRST.value + _SEEDS.value)
+  before = {(row['task'], row['seed']) for row in rows}
+  todo = [(n, s) for n in names for s in seeds if (n, s) not in before]
+  with progress.Progress() as shown, shown.task('draws', len(todo)) as task:
+    for done, (name, seed) in enumerate(todo):
+      task.update(done, name)
+      rows += measure(name, seed, settings['pairs'], settings['report'])
+      if path:
+        content = {**settings, 'rows': rows, **provenance.session()}
+        files.write_json(path, content)
+      task.update(done + 1)
+  shown_rows = [row for row in rows if row['task'] in names]
+  show(table(shown_rows), *([path] if path else []))
+
+
+def _read(path: str, settings: dict[str, int]) -> list[dict[str, Any]]:
+  """Returns the rows that an interrupted command wrote.
+
+  Raises:
+    ValueError: they are of other numbers of pairs.
+  """
+  if not os.path.exists(path):
+    return []
+  before = files.read_json(path)
+  if any(before[key] != value for key, value in settings.items()):
+    raise ValueError(
+      f'{path} was measured with --pairs={before["pairs"]} and '
+      f'--report={before["report"]}; give these, or another --workdir.'
+    )
+  return before['rows']
+
+
+if __name__ == '__main__':
+  main()
