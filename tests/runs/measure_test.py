@@ -1,0 +1,136 @@
+"""Measuring two files: what is read, written and shown."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dim_jax.data import pairs
+from dim_jax.evaluation.information import estimate
+from dim_jax.runs import measure
+from experiments import measure as command
+
+
+@pytest.fixture
+def given(monkeypatch):
+  """An estimate that is not fitted, and the arguments that asked for it."""
+  calls = []
+
+  def fake(x, y, **options):
+    calls.append((x, y, options))
+    return estimate.MIEstimate(
+      value=0.4,
+      standard_error=0.01,
+      seed_spread=0.002,
+      interval=(0.38, 0.45),
+      ceiling=6.5,
+      control=0.001,
+      critic='joint',
+      selected={'joint': 0.41, 'separable': 0.4},
+      history={
+        'selection': np.array([[0.2, 0.4, np.nan]]),
+        'training': np.array([[0.1, 0.3, np.nan]]),
+      },
+      sizes={'fit': 60, 'selection': 7, 'report': 33},
+      warnings=('a note.',),
+      pointwise=lambda x, y: x[:, 0],
+    )
+
+  monkeypatch.setattr(measure.dim_jax, 'estimate_mi', fake)
+  return calls
+
+
+def test_two_files(given, tmp_path, capsys):
+  x, y = pairs.find('normal').sample(np.random.default_rng(0), 400)
+  np.save(tmp_path / 'x.npy', x)
+  np.savez(tmp_path / 'y.npz', y=y, other=x)
+  out = tmp_path / 'out'
+  command.main(
+    argv=[
+      f'--x={tmp_path}/x.npy',
+      f'--y={tmp_path}/y.npz:y',
+      f'--out={out}',
+      '--seeds=1,2',
+      '--nocontrol',
+    ]
+  )
+  (got,) = given
+  np.testing.assert_array_equal(got[0], x)
+  np.testing.assert_array_equal(got[1], y)
+  assert got[2] == {
+    'report': None,
+    'critic': 'auto',
+    'seeds': (1, 2),
+    'control': False,
+  }
+  results = json.loads((out / 'information.json').read_text())
+  assert results['value'] == 0.4
+  assert results['interval'] == [0.38, 0.45]
+  assert results['columns'] == {'x': 1, 'y': 1}
+  # The sample's own correlation tells the Gaussian's information.
+  rho = np.corrcoef(x[:, 0], y[:, 0])[0, 1]
+  expected = -np.log1p(-(rho**2)) / 2
+  assert results['beside']['Gaussian'] == pytest.approx(expected)
+  assert results['beside']['KSG, k = 3'] == pytest.approx(expected, abs=0.1)
+  shown = capsys.readouterr().out
+  for text in ('0.4000', '0.3800 to 0.4500', '60 pairs fitted', 'a note.'):
+    assert text in shown
+  with Image.open(out / 'information.png') as image:
+    assert image.size[0] > 500
+  # 3 measurements, of which training reached two.
+  lines = (out / 'information.csv').read_text().splitlines()
+  assert lines[1].startswith('selection,100,0.2')
+  assert len(lines) == 1 + 2 * 2
+
+
+def test_pairs_to_report_on(given, tmp_path):
+  rows = np.random.default_rng(0).normal(size=(50, 2))
+  for name in ('a', 'b', 'c', 'd'):
+    np.save(tmp_path / f'{name}.npy', rows)
+  flags = [f'--x={tmp_path}/a.npy', f'--y={tmp_path}/b.npy']
+  flags += [f'--report_x={tmp_path}/c.npy', f'--out={tmp_path}/out']
+  with pytest.raises(SystemExit, match='give both of --report_x'):
+    command.main(argv=flags)
+  command.main(argv=[*flags, f'--report_y={tmp_path}/d.npy'])
+  assert len(given[0][2]['report']) == 2
+  with pytest.raises(SystemExit, match='give --x=FILE and --y=FILE'):
+    command.main(argv=flags[:1])
+
+
+def test_tables_of_text(tmp_path):
+  path = tmp_path / 'table.csv'
+  path.write_text('height, weight,age\n1.5,60,30\n\n1.8,75,40\n')
+  np.testing.assert_array_equal(
+    measure.read_rows(f'{path}:age,height'), [[30, 1.5], [40, 1.8]]
+  )
+  assert measure.read_rows(str(path)).shape == (2, 3)
+  bare = tmp_path / 'bare.csv'
+  bare.write_text('1,2\n3,4\n')
+  np.testing.assert_array_equal(measure.read_rows(f'{bare}:1'), [[2], [4]])
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'part', 'match'),
+  [
+    ('t.csv', 'a,b\n1,2\n', ':c', 'has no column c: its columns are a, b'),
+    ('t.csv', 'a,b\n1,x\n', '', "has 'x' in row 1 of column b"),
+    ('t.csv', 'a,b\n1\n', '', "has '' in row 1 of column b"),
+    ('t.csv', '', '', 'is empty'),
+    ('t.txt', '1 2', '', r'of no kind that is accepted: .npy, .npz and .csv'),
+  ],
+)
+def test_files_that_are_refused(tmp_path, name, content, part, match):
+  (tmp_path / name).write_text(content)
+  with pytest.raises(ValueError, match=match):
+    measure.read_rows(f'{tmp_path / name}{part}')
+
+
+def test_archives_that_are_refused(tmp_path):
+  path = tmp_path / 'a.npz'
+  np.savez(path, left=np.ones(3), right=np.ones(3))
+  for part in ('', ':middle'):
+    with pytest.raises(ValueError, match='has the arrays left, right; give'):
+      measure.read_rows(f'{path}{part}')
+  np.savez(path, only=np.ones(3))
+  assert measure.read_rows(str(path)).shape == (3,)
