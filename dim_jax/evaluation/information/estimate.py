@@ -14,8 +14,6 @@ from dim_jax.evaluation.information import fit as fitting
 from dim_jax.evaluation.information import inputs
 from dim_jax.evaluation.information.critics import CRITICS
 
-# The joint critic is for few columns: it sees them all at once.
-MOST_JOINT_COLUMNS = 4
 LEAST_PAIRS = 100
 # Pairs of the report split beyond this would be a quarter of a billion scores.
 MOST_REPORTED = 16_384
@@ -129,7 +127,11 @@ def estimate_mi(
   names = _candidates(critic, x.shape[1] + y.shape[1], maps)
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   sizes = tuple(jnp.float32(m.columns) for m in maps)
-  fits = {name: _fit(name, shown, sizes, keys) for name in names}
+  blocks = {
+    name: fitting.steps_for(name, cut, x.shape[1] + y.shape[1]) // fitting.EVERY
+    for name in names
+  }
+  fits = {name: _fit(name, blocks[name], shown, sizes, keys) for name in names}
   selected = {name: float(f.selected.mean()) for name, f in fits.items()}
   best = max(selected, key=lambda name: selected[name])
   chosen = fits[best]
@@ -140,7 +142,7 @@ def estimate_mi(
   )
   permuted = None
   if control:
-    permuted = _control(best, shown, sizes, keys[:1], rng)
+    permuted = _control(best, blocks[best], shown, sizes, keys[:1], rng)
   value, spread = float(values.mean()), float(values.std())
   error = float(errors.mean())
   both = math.hypot(error, spread / math.sqrt(len(seeds)))
@@ -175,17 +177,16 @@ def estimate_mi(
 
 def _fit(
   name: str,
+  blocks: int,
   shown: Sequence[fitting.Split],
   sizes: tuple[Any, ...],
   keys: jax.Array,
 ) -> fitting.Fit:
   critic = CRITICS[name]
-  steps = fitting.steps_for(name, int(shown[0].size))
   settings = {
     key: jnp.float32(getattr(critic, key))
     for key in ('learning_rate', 'weight_decay', 'noise')
   }
-  blocks = steps // fitting.EVERY
   return fitting.fit(name, blocks, *shown[:2], sizes, keys, settings)
 
 
@@ -197,6 +198,7 @@ def _first(split: fitting.Split, most: int) -> fitting.Split:
 
 def _control(
   name: str,
+  blocks: int,
   shown: Sequence[fitting.Split],
   sizes: tuple[Any, ...],
   keys: jax.Array,
@@ -208,7 +210,7 @@ def _control(
     rows = np.arange(len(split.y))
     rows[: int(split.size)] = rng.permutation(int(split.size))
     permuted.append(split._replace(y=split.y[rows]))
-  fitted = _fit(name, permuted, sizes, keys)
+  fitted = _fit(name, blocks, permuted, sizes, keys)
   return float(fitting.measure(name, fitted.params, permuted[2])[0].mean())
 
 
@@ -333,7 +335,7 @@ def _candidates(
 ) -> tuple[str, ...]:
   if critic != 'auto':
     return (critic,)
-  if columns <= MOST_JOINT_COLUMNS and not any(m.labels for m in maps):
+  if columns <= fitting.MOST_JOINT_COLUMNS and not any(m.labels for m in maps):
     return tuple(CRITICS)
   return ('separable',)
 

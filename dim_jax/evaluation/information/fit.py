@@ -22,6 +22,8 @@ PyTree = Any
 # better one before training ends.
 EVERY, PATIENCE = 100, 4
 AVERAGE = 0.99
+# The joint critic is for few columns of x and y together.
+MOST_JOINT_COLUMNS = 4
 
 
 class Split(NamedTuple):
@@ -79,9 +81,17 @@ def pad(x: np.ndarray, y: np.ndarray) -> Split:
   return Split(padded(x), padded(y), jnp.int32(n))
 
 
-def steps_for(name: str, count: int) -> int:
-  """Returns how many steps to train on so many pairs: fewer for fewer."""
+def steps_for(name: str, count: int, columns: int) -> int:
+  """Returns how many steps to train: fewer for fewer pairs or columns.
+
+  Args:
+    name: of CRITICS.
+    count: pairs to fit.
+    columns: of x and y together, as they came.
+  """
   share = min(max(count / 9000, 0.3), 3.0)
+  if name == 'separable' and columns <= MOST_JOINT_COLUMNS:
+    share /= 2  # It finds smooth curves in few dimensions soon.
   return EVERY * max(1, round(CRITICS[name].steps * share / EVERY))
 
 

@@ -124,6 +124,20 @@ def test_separable_bound_is_infonce_both_ways():
   np.testing.assert_allclose(value, np.mean(both), atol=2e-6)
 
 
+def test_scores_may_span_more_than_an_exponential_can():
+  # exp underflows 87 nats below the maximum of a batch.
+  params = random_critic('separable')
+  out = {'out': 1e4 * params['x']['out']}
+  params |= {'x': params['x'] | out}
+  split = split_of(np.random.default_rng(0), 50, 50)
+  scores = critics._all_scores(params, split.x, split.y)
+  assert np.ptp(scores) > 200
+  bound = critics.CRITICS['separable'].bound
+  value, gradient = jax.value_and_grad(bound)(params, split.x, split.y)
+  assert np.isfinite(value)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
 def test_sizes_of_padding():
   x = np.zeros((1100, 5))
   split = fit.pad(x, x[:, :2])

@@ -17,70 +17,51 @@ def quietly(*args, **options):
     return dim_jax.estimate_mi(*args, **options)
 
 
-@pytest.fixture(scope='module')
-def of_normal():
+def test_the_truth_is_found_and_what_is_known_of_it():
+  # One test, since its programs are compiled once.
   task = pairs.find('normal')
   rng = np.random.default_rng(0)
   x, y = task.sample(rng, 1500)
   report = task.sample(rng, 1500)
   result = dim_jax.estimate_mi(x, y, report=report, seeds=(0, 1))
-  return task, report, result
-
-
-def test_the_truth_is_found(of_normal):
-  task, report, result = of_normal
   exact = task.pointwise(*report)
   # Against the best critic on the same pairs: 1,500 pairs teach most of 0.41.
   assert result.value == pytest.approx(exact.mean(), abs=0.04)
   # Its own error is that of the best critic's mean.
-  assert result.standard_error == pytest.approx(
-    exact.std() / math.sqrt(1500), rel=0.15
-  )
+  error = exact.std() / math.sqrt(1500)
+  assert result.standard_error == pytest.approx(error, rel=0.15)
   low, high = result.interval
   assert low < task.mutual_information < high
   assert low < result.value < high
   assert high - low < 0.2
   assert result.warnings == ()
-
-
-def test_pairs_that_share_nothing_say_so(of_normal):
-  assert abs(of_normal[2].control) < 0.02
-
-
-def test_pointwise_information_follows_the_truth(of_normal):
-  task, report, result = of_normal
-  found = result.pointwise(*report)
-  assert found.shape == (1500,)
-  assert np.corrcoef(found, task.pointwise(*report))[0, 1] > 0.97
-  assert found.mean() == pytest.approx(result.value, abs=1e-3)
-  # Of pairs that were in no split, beyond them too.
-  assert np.isfinite(result.pointwise([[9.0], [0.1]], [[-9.0], [0.1]])).all()
-
-
-def test_what_an_estimate_tells(of_normal):
-  _, _, result = of_normal
-  assert set(result.selected) == {'separable', 'joint'}
+  assert abs(result.control) < 0.02
   assert result.critic == max(result.selected, key=result.selected.get)
+  assert set(result.selected) == {'separable', 'joint'}
   assert result.sizes == {'fit': 1350, 'selection': 150, 'report': 1500}
   assert result.ceiling == pytest.approx(math.log(1500))
-  steps = fit.steps_for(result.critic, 1350)
+  assert 0 < result.seed_spread < 0.05
+  steps = fit.steps_for(result.critic, 1350, 2)
   for values in result.history.values():
     assert values.shape == (2, steps // fit.EVERY)
     assert np.isfinite(values[:, 0]).all()
-  assert 0 < result.seed_spread < 0.05
+  found = result.pointwise(*report)
+  assert found.shape == (1500,)
+  assert np.corrcoef(found, exact)[0, 1] > 0.97
+  assert found.mean() == pytest.approx(result.value, abs=1e-3)
+  # Of pairs that are beyond all of these too.
+  assert np.isfinite(result.pointwise([[9.0], [0.1]], [[-9.0], [0.1]])).all()
 
-
-def test_another_task_of_the_same_shape_compiles_nothing(of_normal):
+  # Another task of the same padded shape compiles nothing.
   before = fit.fit._cache_size(), fit.measure._cache_size()
   task = pairs.find('additive_0.1')
-  rng = np.random.default_rng(1)
   x, y = task.sample(rng, 1480)
-  result = quietly(x, y, report=task.sample(rng, 1490), seeds=(3, 4))
+  other = quietly(x, y, report=task.sample(rng, 1490), seeds=(3, 4))
   assert (fit.fit._cache_size(), fit.measure._cache_size()) == before
   # Hard edges: the joint critic, by a lot.
-  assert result.critic == 'joint'
-  assert result.selected['joint'] > result.selected['separable'] + 0.1
-  assert result.value == pytest.approx(task.mutual_information, abs=0.12)
+  assert other.critic == 'joint'
+  assert other.selected['joint'] > other.selected['separable'] + 0.1
+  assert other.value == pytest.approx(task.mutual_information, abs=0.12)
 
 
 def test_labels():
@@ -155,15 +136,25 @@ def test_what_is_noted():
   assert '50 of 200 pairs are duplicates' in notes[1]
 
 
-def test_what_the_outcome_warns_of(of_normal):
-  _, _, result = of_normal
-  rising = {k: np.array([[0.1, 0.2]]) for k in result.history}
-  odd = result._replace(
-    interval=(6.9, 7.1), control=0.5, history=rising, value=7.0
+def test_what_the_outcome_warns_of():
+  odd = estimate.MIEstimate(
+    value=7.0,
+    standard_error=0.01,
+    seed_spread=0.0,
+    interval=(6.9, 7.1),
+    ceiling=math.log(1500),
+    control=0.5,
+    critic='joint',
+    selected={'joint': 7.0},
+    history={'selection': np.array([[0.1, 0.2]])},
+    sizes={'report': 1500},
+    warnings=('first.',),
+    pointwise=lambda x, y: x[:, 0],
   )
   with pytest.warns(UserWarning) as caught:
     notes = estimate._warned(odd).warnings
   assert [str(w.message) for w in caught] == list(notes)
-  assert 'near the ceiling of 1500 pairs, 7.31' in notes[0]
-  assert 'permuted pairs, which share nothing, gave 0.500' in notes[1]
-  assert 'still rose by 0.100 nats' in notes[2]
+  assert notes[0] == 'first.'
+  assert 'near the ceiling of 1500 pairs, 7.31' in notes[1]
+  assert 'permuted pairs, which share nothing, gave 0.500' in notes[2]
+  assert 'still rose by 0.100 nats' in notes[3]
