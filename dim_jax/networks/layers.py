@@ -7,8 +7,8 @@ inside a loop body 10 to 30 times slower than outside it
 `lax.scan`. So on CPU a convolution is patches and one matrix product, built
 from pads, slices and reshapes alone, whose gradients are again pads, slices and
 matrix products; a large 3x3 convolution is Winograd's 16 smaller products.
-Elsewhere it is the native operation. A 1x1 convolution is a
-matrix product everywhere.
+Elsewhere it is the native operation. A 1x1 convolution is a matrix product
+everywhere.
 """
 
 import functools

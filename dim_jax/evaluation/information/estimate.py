@@ -367,8 +367,10 @@ def _warned(result: MIEstimate) -> MIEstimate:
     notes.append(
       f'permuted pairs, which share nothing, gave {result.control:.3f} nats.'
     )
-  last = result.history['selection'][:, -2:]
-  rose = np.nanmean(last[:, -1] - last[:, 0]) if last.shape[1] == 2 else 0.0
+  # Of the seeds that trained to the end: others stopped since it fell.
+  curves = result.history['selection']
+  ended = curves[np.isfinite(curves).all(1)]
+  rose = float(np.mean(ended[:, -1] - ended[:, -2])) if ended.size else 0.0
   if rose > max(0.02, 2 * result.standard_error):
     notes.append(
       f'the selection split still rose by {rose:.3f} nats at the end of '

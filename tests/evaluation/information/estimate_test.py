@@ -146,7 +146,8 @@ def test_what_the_outcome_warns_of():
     control=0.5,
     critic='joint',
     selected={'joint': 7.0},
-    history={'selection': np.array([[0.1, 0.2]])},
+    # The second seed stopped early.
+    history={'selection': np.array([[0.1, 0.2], [0.1, np.nan]])},
     sizes={'report': 1500},
     warnings=('first.',),
     pointwise=lambda x, y: x[:, 0],
@@ -158,3 +159,21 @@ def test_what_the_outcome_warns_of():
   assert 'near the ceiling of 1500 pairs, 7.31' in notes[1]
   assert 'permuted pairs, which share nothing, gave 0.500' in notes[2]
   assert 'still rose by 0.100 nats' in notes[3]
+
+
+def test_training_that_stopped_early_warns_of_nothing():
+  calm = estimate.MIEstimate(
+    value=0.4,
+    standard_error=0.01,
+    seed_spread=0.0,
+    interval=(0.3, 0.5),
+    ceiling=math.log(1500),
+    control=None,
+    critic='joint',
+    selected={'joint': 0.4},
+    history={'selection': np.array([[0.1, 0.4, np.nan]])},
+    sizes={'report': 1500},
+    warnings=(),
+    pointwise=lambda x, y: x[:, 0],
+  )
+  assert estimate._warned(calm).warnings == ()
