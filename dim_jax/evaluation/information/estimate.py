@@ -106,88 +106,117 @@ def estimate_mi(
   notes: list[str] = []
   x, y, kept = _checked(x, y, notes)
   rng = np.random.default_rng(seeds[0])
-  order = rng.permutation(len(x))
-  if report is None:
-    cut = len(x) - len(x) // 3
-    reported = (x[order[cut:]], y[order[cut:]])
-    order = order[:cut]
-  else:
-    reported = _report_pairs(report, kept, (x.shape[1], y.shape[1]))
-  reported = (reported[0][:MOST_REPORTED], reported[1][:MOST_REPORTED])
-  cut = len(order) - max(len(order) // 10, 30)
-  splits = [(x[rows], y[rows]) for rows in (order[:cut], order[cut:])]
+  columns = x.shape[1] + y.shape[1]
+  splits = _split(x, y, report and _report_pairs(report, kept), rng, notes)
   maps = [
     inputs.fit_inputs(side, labels=_are_labels(name, side, notes))
-    for name, side in zip('xy', splits[0], strict=True)
+    for name, side in zip('xy', splits['fit'], strict=True)
   ]
   shown = [
     fitting.pad(*(m.map(side) for m, side in zip(maps, pairs, strict=True)))
-    for pairs in (*splits, reported)
+    for pairs in splits.values()
   ]
-  names = _candidates(critic, x.shape[1] + y.shape[1], maps)
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-  sizes = tuple(jnp.float32(m.columns) for m in maps)
-  blocks = {
-    name: fitting.steps_for(name, cut, x.shape[1] + y.shape[1]) // fitting.EVERY
-    for name in names
+  fits = {
+    name: _fit(name, columns, shown, maps, keys)
+    for name in _candidates(critic, columns, maps)
   }
-  fits = {name: _fit(name, blocks[name], shown, sizes, keys) for name in names}
   selected = {name: float(f.selected.mean()) for name, f in fits.items()}
   best = max(selected, key=lambda name: selected[name])
-  chosen = fits[best]
-  values, errors, states = fitting.measure(best, chosen.params, shown[2])
-  # Rows enough for an error that is small beside the report's.
-  fitted, fitted_errors, _ = fitting.measure(
-    best, chosen.params, _first(shown[0], MOST_REPORTED // 4)
-  )
   permuted = None
   if control:
-    permuted = _control(best, blocks[best], shown, sizes, keys[:1], rng)
-  value, spread = float(values.mean()), float(values.std())
-  error = float(errors.mean())
-  both = math.hypot(error, spread / math.sqrt(len(seeds)))
-  high = max(
-    value + TWO_SIDED_95 * both,
-    float(fitted.mean() + TWO_SIDED_95 * fitted_errors.mean()),
-  )
-  ceiling = _ceiling(reported, maps)
+    permuted = _control(best, columns, shown, maps, keys[:1], rng)
   result = MIEstimate(
-    value=value,
-    standard_error=error,
-    seed_spread=spread,
-    interval=(value - TWO_SIDED_95 * both, high),
-    ceiling=ceiling,
+    **_reported(best, fits[best], shown, maps, kept),
+    ceiling=_ceiling(splits['report'], maps),
     control=permuted,
     critic=best,
     selected=selected,
-    history={
-      'selection': np.asarray(chosen.history),
-      'training': np.asarray(chosen.training),
-    },
-    sizes={
-      'fit': len(splits[0][0]),
-      'selection': len(splits[1][0]),
-      'report': len(reported[0]),
-    },
+    sizes={name: len(pairs[0]) for name, pairs in splits.items()},
     warnings=tuple(notes),
-    pointwise=_pointwise(best, chosen.params, states, maps, kept),
   )
   return _warned(result)
 
 
+def _split(
+  x: np.ndarray,
+  y: np.ndarray,
+  report: tuple[np.ndarray, np.ndarray] | None,
+  rng: np.random.Generator,
+  notes: list[str],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Returns the pairs to fit, to select and to report on."""
+  order = rng.permutation(len(x))
+  if report is None:
+    cut = len(x) - len(x) // 3
+    report = (x[order[cut:]], y[order[cut:]])
+    order = order[:cut]
+  if len(report[0]) > MOST_REPORTED:
+    notes.append(
+      f'of {len(report[0])} pairs to report on, the first {MOST_REPORTED} were '
+      'used.'
+    )
+    report = (report[0][:MOST_REPORTED], report[1][:MOST_REPORTED])
+  cut = len(order) - max(len(order) // 10, 30)
+  first, second = order[:cut], order[cut:]
+  return {
+    'fit': (x[first], y[first]),
+    'selection': (x[second], y[second]),
+    'report': report,
+  }
+
+
+def _reported(
+  name: str,
+  fit: fitting.Fit,
+  shown: Sequence[fitting.Split],
+  maps: Sequence[inputs.Inputs],
+  kept: Sequence[np.ndarray],
+) -> dict[str, Any]:
+  """Returns the fields of an estimate that come from the report split."""
+  values, errors, states = fitting.measure(name, fit.params, shown[2])
+  # Rows enough for an error that is small beside the report's.
+  few = _first(shown[0], MOST_REPORTED // 4)
+  adapted, adapted_errors, _ = fitting.measure(name, fit.params, few)
+  value, spread = float(values.mean()), float(values.std())
+  error = float(errors.mean())
+  both = math.hypot(error, spread / math.sqrt(len(values)))
+  high = max(
+    value + TWO_SIDED_95 * both,
+    float(adapted.mean() + TWO_SIDED_95 * adapted_errors.mean()),
+  )
+  return {
+    'value': value,
+    'standard_error': error,
+    'seed_spread': spread,
+    'interval': (value - TWO_SIDED_95 * both, high),
+    'history': {
+      'selection': np.asarray(fit.history),
+      'training': np.asarray(fit.training),
+    },
+    'pointwise': _pointwise(name, fit.params, states, maps, kept),
+  }
+
+
 def _fit(
   name: str,
-  blocks: int,
+  columns: int,
   shown: Sequence[fitting.Split],
-  sizes: tuple[Any, ...],
+  maps: Sequence[inputs.Inputs],
   keys: jax.Array,
 ) -> fitting.Fit:
+  """Fits a critic with its own settings; the history ends where they do."""
   critic = CRITICS[name]
+  blocks = fitting.blocks_for(name, int(shown[0].size), columns)
   settings = {
     key: jnp.float32(getattr(critic, key))
     for key in ('learning_rate', 'weight_decay', 'noise')
   }
-  return fitting.fit(name, blocks, *shown[:2], sizes, keys, settings)
+  settings['blocks'] = jnp.int32(blocks)
+  sizes = tuple(jnp.float32(m.columns) for m in maps)
+  fit = fitting.fit(name, *shown[:2], sizes, keys, settings)
+  history, training = fit.history[:, :blocks], fit.training[:, :blocks]
+  return fit._replace(history=history, training=training)
 
 
 def _first(split: fitting.Split, most: int) -> fitting.Split:
@@ -198,9 +227,9 @@ def _first(split: fitting.Split, most: int) -> fitting.Split:
 
 def _control(
   name: str,
-  blocks: int,
+  columns: int,
   shown: Sequence[fitting.Split],
-  sizes: tuple[Any, ...],
+  maps: Sequence[inputs.Inputs],
   keys: jax.Array,
   rng: np.random.Generator,
 ) -> float:
@@ -210,7 +239,7 @@ def _control(
     rows = np.arange(len(split.y))
     rows[: int(split.size)] = rng.permutation(int(split.size))
     permuted.append(split._replace(y=split.y[rows]))
-  fitted = _fit(name, blocks, permuted, sizes, keys)
+  fitted = _fit(name, columns, permuted, maps, keys)
   return float(fitting.measure(name, fitted.params, permuted[2])[0].mean())
 
 
@@ -295,7 +324,7 @@ def _checked(
 
 
 def _report_pairs(
-  report: Any, kept: Sequence[np.ndarray], columns: tuple[int, int]
+  report: Any, kept: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the pairs to report on, of the columns that are used."""
   sides = [_rows(f'report {n}', z) for n, z in zip('xy', report, strict=True)]

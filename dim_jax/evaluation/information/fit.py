@@ -7,6 +7,7 @@ arguments of it.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ PyTree = Any
 # better one before training ends.
 EVERY, PATIENCE = 100, 4
 AVERAGE = 0.99
+MOST_BLOCKS = 48
 # The joint critic is for few columns of x and y together.
 MOST_JOINT_COLUMNS = 4
 
@@ -81,8 +83,8 @@ def pad(x: np.ndarray, y: np.ndarray) -> Split:
   return Split(padded(x), padded(y), jnp.int32(n))
 
 
-def steps_for(name: str, count: int, columns: int) -> int:
-  """Returns how many steps to train: fewer for fewer pairs or columns.
+def blocks_for(name: str, count: int, columns: int) -> int:
+  """Returns how many times EVERY steps to train, fewer for fewer pairs.
 
   Args:
     name: of CRITICS.
@@ -92,16 +94,15 @@ def steps_for(name: str, count: int, columns: int) -> int:
   share = min(max(count / 9000, 0.3), 3.0)
   if name == 'separable' and columns <= MOST_JOINT_COLUMNS:
     share /= 2  # It finds smooth curves in few dimensions soon.
-  return EVERY * max(1, round(CRITICS[name].steps * share / EVERY))
+  return max(2, round(CRITICS[name].steps * share / EVERY))
 
 
-@functools.partial(jax.jit, static_argnames=('name', 'blocks'))
+@functools.partial(jax.jit, static_argnames='name')
 def fit(
   name: str,
-  blocks: int,
   train: Split,
   select: Split,
-  sizes: tuple[jax.Array, jax.Array],
+  sizes: tuple[jax.Array, ...],
   keys: jax.Array,
   settings: dict[str, jax.Array],
 ) -> Fit:
@@ -109,49 +110,23 @@ def fit(
 
   Args:
     name: of CRITICS.
-    blocks: of EVERY steps, at most.
     train: the pairs to fit, and
     select: those on which the moving average of parameters is measured.
     sizes: how many columns of x and of y are real.
     keys: [S].
-    settings: 'learning_rate', 'weight_decay' and 'noise', scalars.
+    settings: 'blocks' of EVERY steps to train at most, up to MOST_BLOCKS;
+      'learning_rate', 'weight_decay' and 'noise', scalars.
+
+  Returns:
+    The fit, whose history has MOST_BLOCKS entries.
   """
-  critic = CRITICS[name]
-  steps = blocks * EVERY
-  noisy = [
-    (jnp.arange(z.shape[1]) < size)[None] * settings['noise']
-    for z, size in zip(train[:2], sizes, strict=True)
-  ]
-
-  def rate(step: jax.Array) -> jax.Array:
-    warm = jnp.minimum(step / EVERY, 1.0)
-    fallen = (1 + jnp.cos(jnp.pi * step / steps)) / 2
-    return settings['learning_rate'] * warm * (0.02 + 0.98 * fallen)
-
-  optimizer = optax.adamw(rate, weight_decay=settings['weight_decay'])
+  optimizer = _optimizer(settings)
 
   def of_seed(key: jax.Array) -> Fit:
     init_key, steps_key = jax.random.split(key)
     columns = (train.x.shape[1], train.y.shape[1])
-    params = critic.init(init_key, columns, sizes)
-
-    def step(carry: Any, index: jax.Array) -> Any:
-      params, state, average = carry
-      keys = jax.random.split(jax.random.fold_in(steps_key, index), 3)
-      shape = (critic.batch_size,)
-      rows = jax.random.randint(keys[0], shape, 0, train.size)
-      x, y = (
-        z[rows] + scale * jax.random.normal(k, (*shape, z.shape[1]))
-        for z, scale, k in zip(train[:2], noisy, keys[1:], strict=True)
-      )
-      value, gradient = jax.value_and_grad(critic.bound)(params, x, y)
-      descent = jax.tree.map(jnp.negative, gradient)
-      updates, state = optimizer.update(descent, state, params)
-      params = optax.apply_updates(params, updates)
-      # The first steps of the average weigh equally, so that none starts it.
-      decay = jnp.minimum(AVERAGE, (1 + index) / (10 + index))
-      average = optax.incremental_update(params, average, 1 - decay)
-      return (params, state, average), value
+    params = CRITICS[name].init(init_key, columns, sizes)
+    step = _step(name, train, sizes, steps_key, settings['noise'], optimizer)
 
     def block(carry: Any) -> Any:
       inner, best, found, history, index = carry
@@ -172,15 +147,63 @@ def fit(
 
     def goes_on(carry: Any) -> jax.Array:
       _, _, (_, at), _, index = carry
-      return (index < blocks) & (index - at <= PATIENCE)
+      return (index < settings['blocks']) & (index - at <= PATIENCE)
 
     state = (params, optimizer.init(params), params)
-    nothing = [jnp.full(blocks, jnp.nan)] * 2
+    nothing = [jnp.full(MOST_BLOCKS, jnp.nan)] * 2
     start = (state, params, (jnp.float32(-jnp.inf), 0), nothing, 0)
     _, best, (selected, _), history, _ = lax.while_loop(goes_on, block, start)
     return Fit(best, selected, *history)
 
   return jax.vmap(of_seed)(keys)
+
+
+def _optimizer(settings: dict[str, jax.Array]) -> optax.GradientTransformation:
+  """Makes Adam with decoupled decay, a warm-up of EVERY steps, and a cosine."""
+  steps = settings['blocks'] * EVERY
+
+  def rate(step: jax.Array) -> jax.Array:
+    warm = jnp.minimum(step / EVERY, 1.0)
+    fallen = (1 + jnp.cos(jnp.pi * step / steps)) / 2
+    return settings['learning_rate'] * warm * (0.02 + 0.98 * fallen)
+
+  return optax.adamw(rate, weight_decay=settings['weight_decay'])
+
+
+def _step(
+  name: str,
+  train: Split,
+  sizes: tuple[jax.Array, ...],
+  key: jax.Array,
+  noise: jax.Array,
+  optimizer: optax.GradientTransformation,
+) -> Callable[[Any, jax.Array], Any]:
+  """Returns a step of a scan over (params, optimizer state, average)."""
+  critic = CRITICS[name]
+  scales = [
+    (jnp.arange(z.shape[1]) < size)[None] * noise
+    for z, size in zip(train[:2], sizes, strict=True)
+  ]
+
+  def step(carry: Any, index: jax.Array) -> Any:
+    params, state, average = carry
+    keys = jax.random.split(jax.random.fold_in(key, index), 3)
+    shape = (critic.batch_size,)
+    rows = jax.random.randint(keys[0], shape, 0, train.size)
+    x, y = (
+      z[rows] + scale * jax.random.normal(k, (*shape, z.shape[1]))
+      for z, scale, k in zip(train[:2], scales, keys[1:], strict=True)
+    )
+    value, gradient = jax.value_and_grad(critic.bound)(params, x, y)
+    descent = jax.tree.map(jnp.negative, gradient)
+    updates, state = optimizer.update(descent, state, params)
+    params = optax.apply_updates(params, updates)
+    # The first steps of the average weigh equally, so that none starts it.
+    decay = jnp.minimum(AVERAGE, (1 + index) / (10 + index))
+    average = optax.incremental_update(params, average, 1 - decay)
+    return (params, state, average), value
+
+  return step
 
 
 def measured(name: str, params: PyTree, split: Split) -> tuple[jax.Array, ...]:

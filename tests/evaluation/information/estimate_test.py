@@ -41,9 +41,9 @@ def test_the_truth_is_found_and_what_is_known_of_it():
   assert result.sizes == {'fit': 1350, 'selection': 150, 'report': 1500}
   assert result.ceiling == pytest.approx(math.log(1500))
   assert 0 < result.seed_spread < 0.05
-  steps = fit.steps_for(result.critic, 1350, 2)
+  blocks = fit.blocks_for(result.critic, 1350, 2)
   for values in result.history.values():
-    assert values.shape == (2, steps // fit.EVERY)
+    assert values.shape == (2, blocks)
     assert np.isfinite(values[:, 0]).all()
   found = result.pointwise(*report)
   assert found.shape == (1500,)
