@@ -200,8 +200,8 @@ def mine(
   The moving average a of E_q[e^T] over batches, this one included, stands for
   the batch's own, which takes most of the bias from the gradient. It is kept as
   a logarithm, and starts with the first batch: started at 0, it would make the
-  second term 10 times too large at the first step. Only batches that train
-  should move it.
+  second term 1 / (1 - decay) times too large at the first step. Only batches
+  that train should move it.
 
   Args:
     positive: scores of joint pairs, shape [A, P].
@@ -213,10 +213,15 @@ def mine(
   Returns:
     The bound in nats, to be maximised, and the new ln a.
 
+  Raises:
+    ValueError: if `decay` is not in [0, 1).
+
   References:
     Belghazi et al., MINE: Mutual Information Neural Estimation, 2018, section
     3.2. https://arxiv.org/abs/1801.04062
   """
+  if not 0 <= decay < 1:
+    raise ValueError(f'decay is {decay}, but it must be in [0, 1).')
   positive, negative, where = checked_scores(positive, negative, where)
   log_mean = jax.nn.logsumexp(negative, where=where) - jnp.log(jnp.sum(where))
   batch = jax.lax.stop_gradient(log_mean)

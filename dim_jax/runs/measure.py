@@ -4,6 +4,7 @@ import csv
 import os
 import time
 import warnings
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,9 +86,13 @@ def measure(
 def _beside(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
   """Returns what estimates without a network say of all rows."""
   x, y = (side[:, np.ptp(side, axis=0) > 0] for side in (x, y))
-  beside = {'Gaussian': classical.gaussian(x, y)}
-  # Nearest neighbours find nothing in many columns, and take long.
-  if x.shape[1] + y.shape[1] <= 10:
+  columns, beside = x.shape[1] + y.shape[1], {}
+  if len(x) > columns:
+    beside['Gaussian'] = classical.gaussian(x, y)
+  # Nearest neighbours find nothing in many columns, and take long; they are of
+  # continuous variables, where no two rows are equal.
+  distinct = all(len(np.unique(s, axis=0)) == len(s) for s in (x, y))
+  if columns <= 10 and distinct:
     beside['KSG, k = 3'] = classical.ksg(x, y)
   return beside
 
@@ -112,10 +117,18 @@ def read_rows(path: str) -> np.ndarray:
   if not dot or not stem.endswith(('.npz', '.csv')):
     stem, part = path, ''
   stem = os.path.expanduser(stem)
+  try:
+    return _read_file(stem, part)
+  except (zipfile.BadZipFile, EOFError, csv.Error, UnicodeDecodeError) as error:
+    raise ValueError(f'{stem} cannot be read: {error}.') from error
+
+
+def _read_file(stem: str, part: str) -> np.ndarray:
   if stem.endswith('.npy'):
     return np.load(stem, allow_pickle=False)
   if stem.endswith('.npz'):
-    with np.load(stem, allow_pickle=False) as arrays:
+    # Opened here: NumPy leaves a damaged file open.
+    with open(stem, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
       if not part and len(arrays.files) == 1:
         part = arrays.files[0]
       if part not in arrays.files:
@@ -126,7 +139,7 @@ def read_rows(path: str) -> np.ndarray:
       return arrays[part]
   if stem.endswith('.csv'):
     return _read_csv(stem, part)
-  raise ValueError(f'{path!r} is of no kind that is accepted: {KINDS}.')
+  raise ValueError(f'{stem!r} is of no kind that is accepted: {KINDS}.')
 
 
 def _read_csv(path: str, part: str) -> np.ndarray:
@@ -172,7 +185,7 @@ def picture(estimate: Any) -> figures.Picture:
     for i, of_seed in enumerate(values):
       kept = of_seed[np.isfinite(of_seed)].tolist()
       label = name if len(values) == 1 else f'{name}, seed {i}'
-      steps = [fit.EVERY * (k + 1) for k in range(len(kept))]
+      steps = [fit.BLOCK * (k + 1) for k in range(len(kept))]
       lines.append(figures.Line(label, steps, kept))
   low, high = estimate.interval
   return figures.curves(
@@ -191,7 +204,7 @@ def table(results: dict[str, Any]) -> Any:
   lines = [
     (f'critic ({results["critic"]})', f'{results["value"]:.4f}'),
     ('  standard error', f'{results["standard_error"]:.4f}'),
-    ('  spread over seeds', f'{results["seed_spread"]:.4f}'),
+    ('  std over seeds', f'{results["seed_std"]:.4f}'),
     ('  95 % interval', f'{low:.4f} to {high:.4f}'),
     ('  ceiling', f'{results["ceiling"]:.4f}'),
   ]

@@ -73,7 +73,7 @@ def measure(
       x, y, report=fresh, seeds=(seed,), control=False
     )
   seconds = time.process_time() - start
-  found = result.pointwise(*fresh)
+  pointwise = result.pointwise(*fresh)
   low, high = result.interval
   rows.append(
     {
@@ -84,7 +84,7 @@ def measure(
       'standard_error': result.standard_error,
       'interval': [low, high],
       'covers': low <= task.mutual_information <= high,
-      'correlation': _correlation(found, exact),
+      'correlation': _correlation(pointwise, exact),
       'cpu_s': seconds,
       'warnings': list(result.warnings),
     }
@@ -107,10 +107,10 @@ def measure(
   return [same | row for row in rows]
 
 
-def _correlation(found: np.ndarray, exact: np.ndarray) -> float | None:
+def _correlation(estimated: np.ndarray, exact: np.ndarray) -> float | None:
   if exact.std() == 0:
     return None
-  return float(np.corrcoef(found, exact)[0, 1])
+  return float(np.corrcoef(estimated, exact)[0, 1])
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Any:
@@ -122,7 +122,9 @@ def table(rows: Sequence[dict[str, Any]]) -> Any:
   for (task, estimator), mine in groups.items():
     errors = np.array([row['error'] for row in mine])
     covers = [row['covers'] for row in mine if 'covers' in row]
-    near = [row['correlation'] for row in mine if row.get('correlation')]
+    near = [
+      row['correlation'] for row in mine if row.get('correlation') is not None
+    ]
     chosen = sorted({row['chosen'] for row in mine if 'chosen' in row})
     lines.append(
       (

@@ -159,6 +159,13 @@ def test_mines_gradient_has_the_moving_average():
     np.testing.assert_allclose(first, expected, rtol=1e-5)
 
 
+def test_mine_checks_its_decay():
+  with pytest.raises(
+    ValueError, match=r'decay is 1, but it must be in \[0, 1\)'
+  ):
+    bounds.mine(jnp.zeros((2, 1)), jnp.zeros((2, 1)), jnp.zeros(()), decay=1)
+
+
 def test_tuba_joins_nwj_and_forgives_a_shift_of_each_anchor():
   scores = exact_scores(2.0)[0]
   positive, negative, where = bounds.split_pairs(scores[:, :, None])

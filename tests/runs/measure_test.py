@@ -22,7 +22,7 @@ def given(monkeypatch):
     return estimate.MIEstimate(
       value=0.4,
       standard_error=0.01,
-      seed_spread=0.002,
+      seed_std=0.002,
       interval=(0.38, 0.45),
       ceiling=6.5,
       control=0.001,
@@ -124,6 +124,23 @@ def test_files_that_are_refused(tmp_path, name, content, part, match):
   (tmp_path / name).write_text(content)
   with pytest.raises(ValueError, match=match):
     measure.read_rows(f'{tmp_path / name}{part}')
+
+
+def test_files_that_are_damaged(tmp_path):
+  for name, content in (('a.npz', b'PK\x03\x04'), ('a.csv', b'\xff\xfe1')):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f'{name} cannot be read'):
+      measure.read_rows(str(tmp_path / name))
+
+
+def test_what_cannot_stand_beside_an_estimate():
+  rng = np.random.default_rng(0)
+  # More columns than rows; then labels, which have no nearest neighbours.
+  assert (
+    measure._beside(rng.normal(size=(20, 15)), rng.normal(size=(20, 9))) == {}
+  )
+  labels = rng.integers(0, 3, (50, 1)).astype(float)
+  assert set(measure._beside(labels, rng.normal(size=(50, 1)))) == {'Gaussian'}
 
 
 def test_archives_that_are_refused(tmp_path):

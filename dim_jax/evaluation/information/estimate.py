@@ -28,7 +28,7 @@ class MIEstimate(NamedTuple):
       the mean over seeds. Apart from noise it is too low rather than too high,
       by what the critic has not learned.
     standard_error: of the value, by the influence of each pair on it.
-    seed_spread: standard deviation over seeds; 0 for one.
+    seed_std: standard deviation over seeds; 0 for one.
     interval: meant to hold the truth 19 times in 20. Its lower end is the value
       less its error of both kinds, its upper end that of the pairs that fitted
       the critic, to which it has adapted, plus theirs.
@@ -39,7 +39,7 @@ class MIEstimate(NamedTuple):
     critic: which of CRITICS, chosen on the selection split.
     selected: value of each critic that was tried, on the selection split.
     history: of the chosen critic, 'selection' and 'training' [S, measurements],
-      every `fit.EVERY` steps; NaN where training had ended.
+      every `fit.BLOCK` steps; NaN where training had ended.
     sizes: how many pairs fitted, selected and reported.
     warnings: what speaks against the number, in words.
     pointwise: `(x, y) -> [n]`, the estimate of ln p(x, y) / p(x) p(y) of any
@@ -48,7 +48,7 @@ class MIEstimate(NamedTuple):
 
   value: float
   standard_error: float
-  seed_spread: float
+  seed_std: float
   interval: tuple[float, float]
   ceiling: float
   control: float | None
@@ -178,9 +178,9 @@ def _reported(
   # Rows enough for an error that is small beside the report's.
   few = _first(shown[0], MOST_REPORTED // 4)
   adapted, adapted_errors, _ = fitting.measure(name, fit.params, few)
-  value, spread = float(values.mean()), float(values.std())
+  value, std = float(values.mean()), float(values.std())
   error = float(errors.mean())
-  both = math.hypot(error, spread / math.sqrt(len(values)))
+  both = math.hypot(error, std / math.sqrt(len(values)))
   high = max(
     value + TWO_SIDED_95 * both,
     float(adapted.mean() + TWO_SIDED_95 * adapted_errors.mean()),
@@ -188,7 +188,7 @@ def _reported(
   return {
     'value': value,
     'standard_error': error,
-    'seed_spread': spread,
+    'seed_std': std,
     'interval': (value - TWO_SIDED_95 * both, high),
     'history': {
       'selection': np.asarray(fit.history),
@@ -251,10 +251,7 @@ def _pointwise(
   kept: Sequence[np.ndarray],
 ) -> Callable[[Any, Any], np.ndarray]:
   def pointwise(x: Any, y: Any) -> np.ndarray:
-    rows = [
-      _rows(side, z)[:, keep]
-      for side, z, keep in zip('xy', (x, y), kept, strict=True)
-    ]
+    rows = _same_columns('pointwise', (x, y), kept)
     shown = (m.map(z) for m, z in zip(maps, rows, strict=True))
     split = fitting.pad(*shown)
     values = fitting.pointwise(name, params, states, split.x, split.y)
@@ -327,20 +324,34 @@ def _report_pairs(
   report: Any, kept: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the pairs to report on, of the columns that are used."""
-  sides = [_rows(f'report {n}', z) for n, z in zip('xy', report, strict=True)]
+  x, y = _same_columns('report', report, kept)
+  if len(x) < LEAST_PAIRS // 3:
+    raise ValueError(
+      f'report has {len(x)} pairs; give at least {LEAST_PAIRS // 3}.'
+    )
+  return x, y
+
+
+def _same_columns(
+  what: str, pairs: Any, kept: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns other pairs, checked, of the columns that are used."""
+  sides = [
+    _rows(f'{name} of {what}', z) for name, z in zip('xy', pairs, strict=True)
+  ]
   for name, side, keep in zip('xy', sides, kept, strict=True):
     if side.shape[1] != len(keep):
       raise ValueError(
-        f'report has {side.shape[1]} columns of {name}, and {name} '
+        f'{what} has {side.shape[1]} columns of {name}, and {name} '
         f'{len(keep)}; give as many.'
       )
-  if len(sides[0]) != len(sides[1]) or len(sides[0]) < LEAST_PAIRS // 3:
+  if len(sides[0]) != len(sides[1]):
     raise ValueError(
-      f'report has {len(sides[0])} rows of x and {len(sides[1])} of y; give as '
-      f'many, at least {LEAST_PAIRS // 3}.'
+      f'{what} has {len(sides[0])} rows of x and {len(sides[1])} of y; pairs '
+      'need as many.'
     )
   if not all(np.isfinite(side).all() for side in sides):
-    raise ValueError('report has rows with NaN or infinity; leave them out.')
+    raise ValueError(f'{what} has rows with NaN or infinity; leave them out.')
   x, y = (side[:, keep] for side, keep in zip(sides, kept, strict=True))
   return x, y
 
@@ -376,18 +387,19 @@ def _ceiling(
   for side, m in zip(reported, maps, strict=True):
     if m.labels:
       _, counts = np.unique(side, return_counts=True)
-      shares = counts / counts.sum()
-      ceilings.append(float(-np.sum(shares * np.log(shares))))
+      fractions = counts / counts.sum()
+      ceilings.append(float(-np.sum(fractions * np.log(fractions))))
   return min(ceilings)
 
 
 def _warned(result: MIEstimate) -> MIEstimate:
   """Adds warnings that depend on the outcome, and gives them all."""
   notes = list(result.warnings)
-  if result.interval[1] > 0.9 * math.log(result.sizes['report']):
+  most = math.log(result.sizes['report'])
+  if result.interval[1] > 0.9 * most:
     notes.append(
       f'the interval reaches {result.interval[1]:.2f} nats, near the ceiling '
-      f'of {result.sizes["report"]} pairs, {result.ceiling:.2f}: the truth may '
+      f'of {result.sizes["report"]} pairs, {most:.2f}: the truth may '
       'be any larger number. It is infinite where y is a function of x.'
     )
   if result.control is not None and abs(result.control) > max(
@@ -405,6 +417,7 @@ def _warned(result: MIEstimate) -> MIEstimate:
       f'the selection split still rose by {rose:.3f} nats at the end of '
       'training: the value is too low.'
     )
+  # At the line that called `dim_jax.estimate_mi`.
   for note in notes:
-    warnings.warn(note, stacklevel=3)
+    warnings.warn(note, stacklevel=4)
   return result._replace(warnings=tuple(notes))

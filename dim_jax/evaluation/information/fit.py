@@ -19,9 +19,9 @@ from jax import lax
 from dim_jax.evaluation.information.critics import CRITICS
 
 PyTree = Any
-# Steps between measurements on the selection split, and of these without a
-# better one before training ends.
-EVERY, PATIENCE = 100, 4
+# Steps between measurements on the selection split, and how many of these in
+# turn may be no better before training ends.
+BLOCK, PATIENCE = 100, 4
 AVERAGE = 0.99
 MOST_BLOCKS = 48
 # The joint critic is for few columns of x and y together.
@@ -84,17 +84,17 @@ def pad(x: np.ndarray, y: np.ndarray) -> Split:
 
 
 def blocks_for(name: str, count: int, columns: int) -> int:
-  """Returns how many times EVERY steps to train, fewer for fewer pairs.
+  """Returns how many times BLOCK steps to train, fewer for fewer pairs.
 
   Args:
     name: of CRITICS.
     count: pairs to fit.
     columns: of x and y together, as they came.
   """
-  share = min(max(count / 9000, 0.3), 3.0)
+  fraction = min(max(count / 9000, 0.3), 3.0)
   if name == 'separable' and columns <= MOST_JOINT_COLUMNS:
-    share /= 2  # It finds smooth curves in few dimensions soon.
-  return max(2, round(CRITICS[name].steps * share / EVERY))
+    fraction /= 2  # It finds smooth curves in few dimensions soon.
+  return max(2, round(CRITICS[name].steps * fraction / BLOCK))
 
 
 @functools.partial(jax.jit, static_argnames='name')
@@ -114,7 +114,7 @@ def fit(
     select: those on which the moving average of parameters is measured.
     sizes: how many columns of x and of y are real.
     keys: [S].
-    settings: 'blocks' of EVERY steps to train at most, up to MOST_BLOCKS;
+    settings: 'blocks' of BLOCK steps to train at most, up to MOST_BLOCKS;
       'learning_rate', 'weight_decay' and 'noise', scalars.
 
   Returns:
@@ -129,21 +129,18 @@ def fit(
     step = _step(name, train, sizes, steps_key, settings['noise'], optimizer)
 
     def block(carry: Any) -> Any:
-      inner, best, found, history, index = carry
-      first = index * EVERY
-      inner, values = lax.scan(step, inner, first + jnp.arange(EVERY))
-      value = measured(name, inner[2], select)[0]
-      better = value > found[0]
+      inner, best, (top, at), history, index = carry
+      first = index * BLOCK
+      inner, values = lax.scan(step, inner, first + jnp.arange(BLOCK))
+      value, _, _ = measured(name, inner[2], select)
+      better = value > top
       best = jax.tree.map(lambda a, b: jnp.where(better, a, b), inner[2], best)
-      found = (
-        jnp.where(better, value, found[0]),
-        jnp.where(better, index, found[1]),
-      )
+      top, at = jnp.where(better, value, top), jnp.where(better, index, at)
       history = [
         h.at[index].set(v)
         for h, v in zip(history, (value, values.mean()), strict=True)
       ]
-      return inner, best, found, history, index + 1
+      return inner, best, (top, at), history, index + 1
 
     def goes_on(carry: Any) -> jax.Array:
       _, _, (_, at), _, index = carry
@@ -159,11 +156,11 @@ def fit(
 
 
 def _optimizer(settings: dict[str, jax.Array]) -> optax.GradientTransformation:
-  """Makes Adam with decoupled decay, a warm-up of EVERY steps, and a cosine."""
-  steps = settings['blocks'] * EVERY
+  """Makes Adam with decoupled decay, a warm-up of BLOCK steps, and a cosine."""
+  steps = settings['blocks'] * BLOCK
 
   def rate(step: jax.Array) -> jax.Array:
-    warm = jnp.minimum(step / EVERY, 1.0)
+    warm = jnp.minimum(step / BLOCK, 1.0)
     fallen = (1 + jnp.cos(jnp.pi * step / steps)) / 2
     return settings['learning_rate'] * warm * (0.02 + 0.98 * fallen)
 
@@ -206,13 +203,24 @@ def _step(
   return step
 
 
-def measured(name: str, params: PyTree, split: Split) -> tuple[jax.Array, ...]:
-  """Returns a critic's estimate of a split in nats, and its standard error."""
-  values, influence, _ = CRITICS[name].measure(params, *split)
+def measured(
+  name: str, params: PyTree, split: Split
+) -> tuple[jax.Array, jax.Array, PyTree]:
+  """Returns a critic's estimate of a split, its standard error, and its state.
+
+  Args:
+    name: of CRITICS.
+    params: of one seed.
+    split: the pairs.
+
+  Returns:
+    Nats, nats, and what `pointwise` needs.
+  """
+  values, influence, state = CRITICS[name].measure(params, *split)
   real = jnp.arange(len(split.x)) < split.size
   mean = jnp.mean(values, where=real)
   error = jnp.std(influence, where=real) / jnp.sqrt(split.size)
-  return mean, error
+  return mean, error, state
 
 
 @functools.partial(jax.jit, static_argnames='name')
@@ -223,12 +231,7 @@ def measure(name: str, params: PyTree, split: Split) -> Any:
     Estimate and standard error in nats, [S] each, and the states that
     `pointwise` needs.
   """
-
-  def of_seed(params: PyTree) -> Any:
-    state = CRITICS[name].measure(params, *split)[2]
-    return *measured(name, params, split), state
-
-  return lax.map(of_seed, params)
+  return lax.map(lambda params: measured(name, params, split), params)
 
 
 @functools.partial(jax.jit, static_argnames='name')

@@ -40,7 +40,7 @@ def test_the_truth_is_found_and_what_is_known_of_it():
   assert set(result.selected) == {'separable', 'joint'}
   assert result.sizes == {'fit': 1350, 'selection': 150, 'report': 1500}
   assert result.ceiling == pytest.approx(math.log(1500))
-  assert 0 < result.seed_spread < 0.05
+  assert 0 < result.seed_std < 0.05
   blocks = fit.blocks_for(result.critic, 1350, 2)
   for values in result.history.values():
     assert values.shape == (2, blocks)
@@ -51,6 +51,10 @@ def test_the_truth_is_found_and_what_is_known_of_it():
   assert found.mean() == pytest.approx(result.value, abs=1e-3)
   # Of pairs that are beyond all of these too.
   assert np.isfinite(result.pointwise([[9.0], [0.1]], [[-9.0], [0.1]])).all()
+  with pytest.raises(ValueError, match='pointwise has 2 columns of x, and x 1'):
+    result.pointwise(np.ones((4, 2)), np.ones(4))
+  with pytest.raises(ValueError, match='pointwise has 4 rows of x and 3 of y'):
+    result.pointwise(np.ones(4), np.ones(3))
 
   # Another task of the same padded shape compiles nothing.
   before = fit.fit._cache_size(), fit.measure._cache_size()
@@ -114,7 +118,7 @@ def with_nan():
       numbers(),
       numbers(seed=1),
       {'report': (numbers(30), numbers(30))},
-      'at least 33',
+      'report has 30 pairs; give at least 33',
     ),
   ],
 )
@@ -140,7 +144,7 @@ def test_what_the_outcome_warns_of():
   odd = estimate.MIEstimate(
     value=7.0,
     standard_error=0.01,
-    seed_spread=0.0,
+    seed_std=0.0,
     interval=(6.9, 7.1),
     ceiling=math.log(1500),
     control=0.5,
@@ -165,7 +169,7 @@ def test_training_that_stopped_early_warns_of_nothing():
   calm = estimate.MIEstimate(
     value=0.4,
     standard_error=0.01,
-    seed_spread=0.0,
+    seed_std=0.0,
     interval=(0.3, 0.5),
     ceiling=math.log(1500),
     control=None,
