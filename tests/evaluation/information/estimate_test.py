@@ -8,7 +8,7 @@ import pytest
 
 import dim_jax
 from dim_jax.data import pairs
-from dim_jax.evaluation.information import estimate, fit
+from dim_jax.evaluation.information import estimate, fit, rows
 
 
 def quietly(*args, **options):
@@ -132,7 +132,7 @@ def test_what_is_noted():
   x, y = numbers(), numbers(seed=1)
   x[:, 1] = 3.0
   x[:50], y[:50] = x[50:100], y[50:100]
-  kept_x, kept_y, kept = estimate._checked(x, y, notes)
+  kept_x, kept_y, kept = rows.checked(x, y, notes)
   assert kept_x.shape == (200, 1)
   assert kept_y.shape == (200, 2)
   np.testing.assert_array_equal(kept[0], [True, False])
