@@ -26,6 +26,7 @@ __all__ = [
   'evaluate',
   'load',
   'report',
+  'total_correlation',
   'train',
 ]
 __version__ = '0.1.0'
@@ -86,10 +87,10 @@ def estimate_mi(x: Any, y: Any, **options: Any) -> 'MIEstimate':
   """Estimates the mutual information of paired rows, with its error, in nats.
 
   Args:
-    x: rows [n, D] or [n], numbers.
-    y: rows [n, D'] or [n], numbers; row i belongs to row i of x.
+    x: rows [n, D] or [n], numbers, or images [n, H, W, C].
+    y: likewise; row i belongs to row i of x.
     **options: of `dim_jax.evaluation.information.estimate.estimate_mi`, such as
-      `report` and `seeds`.
+      `given`, for conditional information, `report`, `folds` and `seeds`.
 
   Returns:
     The estimate, its interval and ceiling, a control, and what speaks against
@@ -101,6 +102,26 @@ def estimate_mi(x: Any, y: Any, **options: Any) -> 'MIEstimate':
   from dim_jax.evaluation.information import estimate
 
   return estimate.estimate_mi(x, y, **options)
+
+
+def total_correlation(x: Any, **options: Any) -> 'MIEstimate':
+  """Estimates how far columns are from independent, with its error, in nats.
+
+  Args:
+    x: rows [n, D], numbers.
+    **options: of
+      `dim_jax.evaluation.information.estimate.total_correlation`, such as
+      `report` and `seeds`.
+
+  Returns:
+    The estimate, as of `estimate_mi`.
+
+  Raises:
+    ValueError: the rows or an option are not accepted.
+  """
+  from dim_jax.evaluation.information import estimate
+
+  return estimate.total_correlation(x, **options)
 
 
 def report(

@@ -1,13 +1,14 @@
-"""Two critics of pairs, each with the bound that it is trained by.
+"""Critics, each with the bounds that may train it and the way it is read.
 
 The separable critic g(x).h(y) scores all pairs of a batch for little more than
-its rows, and finds smooth dependence of any dimension. The joint critic, an MLP
-of x and y together, finds hard edges in few dimensions. Neither is best
-everywhere, which is why `estimate_mi` fits both where both can be.
+its rows, and finds smooth dependence of any dimension, of images too. The joint
+critic, an MLP of x and y together, finds hard edges in few dimensions. Neither
+is best everywhere, which is why `estimate_mi` fits both where both can be. The
+third one is of the columns of x alone, for total correlation.
 
-Inputs are float32 [n, columns], padded with columns of zeros; `size` is how
-many are real. Scores are of the density ratio's logarithm, up to what their
-normalisation (`normalised`) removes.
+Inputs are float32 [n, columns], padded with columns of zeros, of which `size`
+are real, or images [n, H, W, C]. Scores are of the density ratio's logarithm,
+up to what their normalisation (`normalised`) removes.
 """
 
 import math
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from dim_jax.losses import bounds
@@ -23,24 +25,35 @@ from dim_jax.losses import bounds
 PyTree = Any
 UNITS, FEATURES, LAYERS = 64, 32, 3
 JOINT_UNITS = 64
+CHANNELS = (16, 32, 64)
 # Negatives of a pair: y of the rows that so many steps later follow in a batch,
 # and in a split that is measured.
 TRAIN_SHIFTS, MEASURE_SHIFTS = 8, 128
 ROUNDS = 10
+
+# What can train a critic, of which each is read in its own way.
+BOUNDS = {
+  'infonce': bounds.infonce,
+  'donsker_varadhan': bounds.donsker_varadhan,
+  'jsd': bounds.jsd,
+  'nwj': bounds.nwj,
+}
 
 
 class Critic(NamedTuple):
   """A critic, and how it is trained and read.
 
   Attributes:
-    init: `(key, columns, sizes) -> params`, with columns and sizes of x and y.
-    bound: `(params, x, y) -> nats`, of a batch, to be maximised.
+    init: `(key, shapes, sizes) -> params`, with the shape of a row of x and of
+      y, and how many columns of each are real.
+    bound: `(params, x, y, name) -> nats`, of a batch, to be maximised.
     measure: `(params, x, y, count) -> (pointwise, influence, state)` of a split
       of which the first `count` rows are real: its pointwise information [n],
       whose mean is the estimate, each row's influence on that mean [n], whose
       standard deviation over sqrt(count) is its standard error, and what
       `pointwise` needs.
     pointwise: `(params, state, x, y) -> [n]`, the same of other pairs.
+    trained_by: names in BOUNDS, the default first.
     steps: to train on 10,000 pairs.
     batch_size: pairs a step.
     learning_rate: the highest.
@@ -52,6 +65,7 @@ class Critic(NamedTuple):
   bound: Callable[..., jax.Array]
   measure: Callable[..., Any]
   pointwise: Callable[..., jax.Array]
+  trained_by: tuple[str, ...]
   steps: int
   batch_size: int
   learning_rate: float
@@ -63,7 +77,9 @@ def _normal(key: jax.Array, shape: tuple[int, ...], scale: Any) -> jax.Array:
   return jax.random.normal(key, shape) * scale
 
 
-def _init_tower(key: jax.Array, columns: int, size: jax.Array) -> PyTree:
+def _init_tower(
+  key: jax.Array, columns: int, size: jax.Array, features: int = FEATURES
+) -> PyTree:
   keys = jax.random.split(key, 5)
   square, width = (LAYERS, UNITS, UNITS), 1 / math.sqrt(UNITS)
   return {
@@ -74,12 +90,14 @@ def _init_tower(key: jax.Array, columns: int, size: jax.Array) -> PyTree:
     'add': _normal(keys[2], square, 0.5 * width),
     'gate': _normal(keys[3], square, 0.1 * width),
     # Scores start near zero: large ones, of heavy tails, never recover.
-    'out': _normal(keys[4], (UNITS, FEATURES), 0.1 * width),
+    'out': _normal(keys[4], (UNITS, features), 0.1 * width),
   }
 
 
 def _tower(params: PyTree, x: jax.Array) -> jax.Array:
   """Returns features [n, FEATURES]: residual layers, each with a gate."""
+  if 'filters' in params:
+    x = _convolved(params, x)
   z = x @ params['in'] + params['bias'][None]
   for i in range(LAYERS):
     h = z @ params['hidden'][i] + params['hidden_bias'][i][None]
@@ -88,13 +106,39 @@ def _tower(params: PyTree, x: jax.Array) -> jax.Array:
   return z @ params['out']
 
 
+def _init_image_tower(key: jax.Array, shape: tuple[int, ...]) -> PyTree:
+  """Returns a tower whose columns are what convolutions make of an image."""
+  keys = jax.random.split(key, len(CHANNELS) + 1)
+  filters, (height, width, channels) = [], shape
+  for k, out in zip(keys[1:], CHANNELS, strict=True):
+    taps = (3, 3, channels, out)
+    filters.append(_normal(k, taps, math.sqrt(2 / math.prod(taps[:3]))))
+    height, width, channels = -(-height // 2), -(-width // 2), out
+  columns = height * width * channels
+  tower = _init_tower(keys[0], columns, jnp.float32(columns))
+  biases = [jnp.zeros(out) for out in CHANNELS]
+  return tower | {'filters': filters, 'filter_bias': biases}
+
+
+def _convolved(params: PyTree, x: jax.Array) -> jax.Array:
+  """Returns columns of images, by convolutions of stride 2."""
+  for taps, bias in zip(params['filters'], params['filter_bias'], strict=True):
+    x = lax.conv_general_dilated(
+      x, taps, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+    x = jax.nn.relu(x + bias[None, None, None])
+  return x.reshape(len(x), -1)
+
+
 def _separable_init(
-  key: jax.Array, columns: tuple[int, int], sizes: tuple[Any, Any]
+  key: jax.Array, shapes: tuple[Any, Any], sizes: tuple[Any, Any]
 ) -> PyTree:
   keys = jax.random.split(key)
   return {
-    side: _init_tower(k, c, size)
-    for side, k, c, size in zip('xy', keys, columns, sizes, strict=True)
+    side: _init_image_tower(k, shape)
+    if len(shape) == 3
+    else _init_tower(k, shape[0], size)
+    for side, k, shape, size in zip('xy', keys, shapes, sizes, strict=True)
   }
 
 
@@ -104,9 +148,13 @@ def _all_scores(params: PyTree, x: jax.Array, y: jax.Array) -> jax.Array:
   return features @ _tower(params['y'], y).T
 
 
-def _separable_bound(params: PyTree, x: jax.Array, y: jax.Array) -> jax.Array:
-  """Returns the mean of InfoNCE with anchors x and with anchors y."""
+def _separable_bound(
+  params: PyTree, x: jax.Array, y: jax.Array, name: str
+) -> jax.Array:
+  """Returns a bound; InfoNCE is the mean with anchors x and with anchors y."""
   scores = _all_scores(params, x, y)
+  if name != 'infonce':
+    return BOUNDS[name](*bounds.split_pairs(scores[:, :, None]))
   log_sums = [jnp.mean(jax.nn.logsumexp(scores, axis)) for axis in (0, 1)]
   joint = jnp.mean(jnp.diagonal(scores))
   return joint + math.log(len(x)) - (log_sums[0] + log_sums[1]) / 2
@@ -176,14 +224,14 @@ def _separable_pointwise(
 
 
 def _joint_init(
-  key: jax.Array, columns: tuple[int, int], sizes: tuple[Any, Any]
+  key: jax.Array, shapes: tuple[Any, Any], sizes: tuple[Any, Any]
 ) -> PyTree:
   keys = jax.random.split(key, 5)
   scale = math.sqrt(2) * lax.rsqrt(sizes[0] + sizes[1])
   square, width = (JOINT_UNITS, JOINT_UNITS), math.sqrt(2 / JOINT_UNITS)
   return {
-    'x': _normal(keys[0], (columns[0], JOINT_UNITS), scale),
-    'y': _normal(keys[1], (columns[1], JOINT_UNITS), scale),
+    'x': _normal(keys[0], (*shapes[0], JOINT_UNITS), scale),
+    'y': _normal(keys[1], (*shapes[1], JOINT_UNITS), scale),
     'hidden': jnp.stack([_normal(k, square, width) for k in keys[2:4]]),
     'bias': jnp.zeros((LAYERS, JOINT_UNITS)),
     'out': _normal(keys[4], (JOINT_UNITS, 1), 0.1 * width),
@@ -198,15 +246,17 @@ def _joint_scores(params: PyTree, z: jax.Array) -> jax.Array:
   return (z @ params['out'])[:, 0]
 
 
-def _joint_bound(params: PyTree, x: jax.Array, y: jax.Array) -> jax.Array:
-  """Returns the Donsker-Varadhan bound, with shifted rows as negatives."""
+def _joint_bound(
+  params: PyTree, x: jax.Array, y: jax.Array, name: str
+) -> jax.Array:
+  """Returns a bound, with shifted rows as negatives."""
   x, y = x @ params['x'], y @ params['y']
   shifted = [jnp.roll(y, i, 0) for i in range(TRAIN_SHIFTS + 1)]
   scores = _joint_scores(
     params, jnp.concatenate([x + other for other in shifted])
   )
   scores = scores.reshape(TRAIN_SHIFTS + 1, -1).T
-  return bounds.donsker_varadhan(scores[:, :1], scores[:, 1:])
+  return BOUNDS[name](scores[:, :1], scores[:, 1:])
 
 
 def _joint_measure(
@@ -242,12 +292,72 @@ def _joint_pointwise(
   return scores - state['log_mean']
 
 
+def _independent(x: jax.Array, offsets: jax.Array, count: Any) -> jax.Array:
+  """Returns rows whose columns come from rows that many places later each."""
+  at = (jnp.arange(len(x))[:, None] + offsets[None]) % count
+  return jnp.take_along_axis(x, at, axis=0)
+
+
+def _offsets(sets: int, columns: int, count: Any) -> jax.Array:
+  """Returns places [sets, columns], where a set has none twice if it can."""
+  rng = np.random.default_rng(0)
+  order = [rng.permutation(columns) for _ in range(sets)]
+  between = rng.random((sets, 1))
+  at = (np.stack(order) + between) / columns
+  return jnp.floor(jnp.asarray(at, jnp.float32) * count).astype(jnp.int32)
+
+
+def _columns_init(
+  key: jax.Array, shapes: tuple[Any, Any], sizes: tuple[Any, Any]
+) -> PyTree:
+  return _init_tower(key, shapes[0][0], sizes[0], features=1)
+
+
+def _columns_bound(
+  params: PyTree, x: jax.Array, y: jax.Array, name: str
+) -> jax.Array:
+  """Returns a bound on total correlation, with columns shifted apart."""
+  del y
+  offsets = _offsets(TRAIN_SHIFTS, x.shape[1], len(x))
+  rows = [x, *(_independent(x, o, len(x)) for o in offsets)]
+  scores = _tower(params, jnp.concatenate(rows)).reshape(len(rows), -1).T
+  return BOUNDS[name](scores[:, :1], scores[:, 1:])
+
+
+def _columns_measure(
+  params: PyTree, x: jax.Array, y: jax.Array, count: jax.Array
+) -> Any:
+  del y
+  real = jnp.arange(len(x)) < count
+  joint = _tower(params, x)[:, 0]
+  offsets = _offsets(MEASURE_SHIFTS // 2, x.shape[1], count)
+
+  def of_set(offsets: jax.Array) -> jax.Array:
+    scores = _tower(params, _independent(x, offsets, count))[:, 0]
+    return jnp.where(real, scores, -jnp.inf)
+
+  scores = lax.map(of_set, offsets)
+  log_mean = jax.nn.logsumexp(scores) - jnp.log(count * len(offsets))
+  # With the best critic, the negatives that a row's columns are in weigh as
+  # much as any others: to first order a row counts for its own score alone.
+  pointwise = joint - log_mean
+  return pointwise, pointwise, {'log_mean': log_mean}
+
+
+def _columns_pointwise(
+  params: PyTree, state: PyTree, x: jax.Array, y: jax.Array
+) -> jax.Array:
+  del y
+  return _tower(params, x)[:, 0] - state['log_mean']
+
+
 CRITICS = {
   'separable': Critic(
     _separable_init,
     _separable_bound,
     _separable_measure,
     _separable_pointwise,
+    ('infonce', 'jsd', 'donsker_varadhan', 'nwj'),
     steps=1200,
     batch_size=256,
     learning_rate=2e-3,
@@ -259,10 +369,26 @@ CRITICS = {
     _joint_bound,
     _joint_measure,
     _joint_pointwise,
+    # InfoNCE would leave c(x) free, which its few negatives cannot undo.
+    ('donsker_varadhan', 'jsd', 'nwj'),
     steps=1500,
     batch_size=256,
     learning_rate=8e-3,
     weight_decay=0.01,
     noise=0.0,
   ),
+  'columns': Critic(
+    _columns_init,
+    _columns_bound,
+    _columns_measure,
+    _columns_pointwise,
+    ('jsd', 'donsker_varadhan', 'nwj'),
+    steps=1500,
+    batch_size=256,
+    learning_rate=2e-3,
+    weight_decay=1.0,
+    noise=0.0,
+  ),
 }
+# Those of pairs.
+PAIR_CRITICS = ('separable', 'joint')

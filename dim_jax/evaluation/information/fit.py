@@ -64,21 +64,22 @@ def pad(x: np.ndarray, y: np.ndarray) -> Split:
   """Pads pairs to sizes that many tasks share.
 
   Rows to a multiple of an eighth of the next power of two, so by a quarter at
-  most, and columns to a power of two, at least 4.
+  most, and columns to a power of two, at least 4; images keep their size.
 
   Args:
-    x: [n, columns], and
-    y: [n, columns'].
+    x: [n, columns] or [n, H, W, C], and
+    y: likewise.
   """
   n = len(x)
   unit = max(64, 2 ** (max(n - 1, 1).bit_length() - 3))
   rows = -(-n // unit) * unit - n
 
   def padded(z: np.ndarray) -> jax.Array:
-    columns = max(4, 2 ** math.ceil(math.log2(z.shape[1])))
-    return jnp.asarray(
-      np.pad(z, ((0, rows), (0, columns - z.shape[1]))), jnp.float32
-    )
+    after = [(0, rows)] + [(0, 0)] * (z.ndim - 1)
+    if z.ndim == 2:
+      columns = max(4, 2 ** math.ceil(math.log2(z.shape[1])))
+      after[1] = (0, columns - z.shape[1])
+    return jnp.asarray(np.pad(z, after), jnp.float32)
 
   return Split(padded(x), padded(y), jnp.int32(n))
 
@@ -97,36 +98,40 @@ def blocks_for(name: str, count: int, columns: int) -> int:
   return max(2, round(CRITICS[name].steps * fraction / BLOCK))
 
 
-@functools.partial(jax.jit, static_argnames='name')
+@functools.partial(jax.jit, static_argnames=('name', 'bound'))
 def fit(
   name: str,
+  bound: str,
   train: Split,
   select: Split,
   sizes: tuple[jax.Array, ...],
   keys: jax.Array,
   settings: dict[str, jax.Array],
 ) -> Fit:
-  """Fits a critic with each of several seeds.
+  """Fits a critic with each of several seeds and settings.
 
   Args:
     name: of CRITICS.
+    bound: of those that may train it.
     train: the pairs to fit, and
     select: those on which the moving average of parameters is measured.
     sizes: how many columns of x and of y are real.
     keys: [S].
     settings: 'blocks' of BLOCK steps to train at most, up to MOST_BLOCKS;
-      'learning_rate', 'weight_decay' and 'noise', scalars.
+      'learning_rate', 'weight_decay' and 'noise', [S] each.
 
   Returns:
     The fit, whose history has MOST_BLOCKS entries.
   """
-  optimizer = _optimizer(settings)
 
-  def of_seed(key: jax.Array) -> Fit:
+  def of_seed(key: jax.Array, settings: dict[str, jax.Array]) -> Fit:
+    optimizer = _optimizer(settings)
     init_key, steps_key = jax.random.split(key)
-    columns = (train.x.shape[1], train.y.shape[1])
-    params = CRITICS[name].init(init_key, columns, sizes)
-    step = _step(name, train, sizes, steps_key, settings['noise'], optimizer)
+    shapes = (train.x.shape[1:], train.y.shape[1:])
+    params = CRITICS[name].init(init_key, shapes, sizes)
+    value = functools.partial(CRITICS[name].bound, name=bound)
+    batch = _batches(train, sizes, CRITICS[name].batch_size, settings['noise'])
+    step = _step(value, batch, steps_key, optimizer)
 
     def block(carry: Any) -> Any:
       inner, best, (top, at), history, index = carry
@@ -152,7 +157,7 @@ def fit(
     _, best, (selected, _), history, _ = lax.while_loop(goes_on, block, start)
     return Fit(best, selected, *history)
 
-  return jax.vmap(of_seed)(keys)
+  return jax.vmap(of_seed)(keys, settings)
 
 
 def _optimizer(settings: dict[str, jax.Array]) -> optax.GradientTransformation:
@@ -167,31 +172,40 @@ def _optimizer(settings: dict[str, jax.Array]) -> optax.GradientTransformation:
   return optax.adamw(rate, weight_decay=settings['weight_decay'])
 
 
-def _step(
-  name: str,
-  train: Split,
-  sizes: tuple[jax.Array, ...],
-  key: jax.Array,
-  noise: jax.Array,
-  optimizer: optax.GradientTransformation,
-) -> Callable[[Any, jax.Array], Any]:
-  """Returns a step of a scan over (params, optimizer state, average)."""
-  critic = CRITICS[name]
+def _batches(
+  train: Split, sizes: tuple[jax.Array, ...], count: int, noise: jax.Array
+) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
+  """Returns the function that draws `count` noisy pairs by a key."""
   scales = [
-    (jnp.arange(z.shape[1]) < size)[None] * noise
+    noise * jnp.where(jnp.arange(z.shape[1]) < size, 1.0, 0.0)[None]
+    if z.ndim == 2
+    else noise
     for z, size in zip(train[:2], sizes, strict=True)
   ]
 
-  def step(carry: Any, index: jax.Array) -> Any:
-    params, state, average = carry
-    keys = jax.random.split(jax.random.fold_in(key, index), 3)
-    shape = (critic.batch_size,)
-    rows = jax.random.randint(keys[0], shape, 0, train.size)
-    x, y = (
-      z[rows] + scale * jax.random.normal(k, (*shape, z.shape[1]))
+  def draw(key: jax.Array) -> tuple[jax.Array, ...]:
+    keys = jax.random.split(key, 3)
+    rows = jax.random.randint(keys[0], (count,), 0, train.size)
+    return tuple(
+      z[rows] + scale * jax.random.normal(k, (count, *z.shape[1:]))
       for z, scale, k in zip(train[:2], scales, keys[1:], strict=True)
     )
-    value, gradient = jax.value_and_grad(critic.bound)(params, x, y)
+
+  return draw
+
+
+def _step(
+  bound: Callable[..., jax.Array],
+  draw: Callable[[jax.Array], tuple[jax.Array, ...]],
+  key: jax.Array,
+  optimizer: optax.GradientTransformation,
+) -> Callable[[Any, jax.Array], Any]:
+  """Returns a step of a scan over (params, optimizer state, average)."""
+
+  def step(carry: Any, index: jax.Array) -> Any:
+    params, state, average = carry
+    batch = draw(jax.random.fold_in(key, index))
+    value, gradient = jax.value_and_grad(bound)(params, *batch)
     descent = jax.tree.map(jnp.negative, gradient)
     updates, state = optimizer.update(descent, state, params)
     params = optax.apply_updates(params, updates)
@@ -206,7 +220,7 @@ def _step(
 def measured(
   name: str, params: PyTree, split: Split
 ) -> tuple[jax.Array, jax.Array, PyTree]:
-  """Returns a critic's estimate of a split, its standard error, and its state.
+  """Returns a critic's estimate of a split, its influences, and its state.
 
   Args:
     name: of CRITICS.
@@ -214,13 +228,13 @@ def measured(
     split: the pairs.
 
   Returns:
-    Nats, nats, and what `pointwise` needs.
+    Nats; the influence of each row on it less their mean, [rows], 0 of padding;
+    and what `pointwise` needs.
   """
   values, influence, state = CRITICS[name].measure(params, *split)
   real = jnp.arange(len(split.x)) < split.size
-  mean = jnp.mean(values, where=real)
-  error = jnp.std(influence, where=real) / jnp.sqrt(split.size)
-  return mean, error, state
+  centred = influence - jnp.mean(influence, where=real)
+  return jnp.mean(values, where=real), jnp.where(real, centred, 0.0), state
 
 
 @functools.partial(jax.jit, static_argnames='name')
@@ -228,10 +242,13 @@ def measure(name: str, params: PyTree, split: Split) -> Any:
   """Measures the critics of all seeds, one after another.
 
   Returns:
-    Estimate and standard error in nats, [S] each, and the states that
-    `pointwise` needs.
+    Estimates in nats [S], the mean influence of each row [rows], and the states
+    that `pointwise` needs.
   """
-  return lax.map(lambda params: measured(name, params, split), params)
+  values, influences, states = lax.map(
+    lambda params: measured(name, params, split), params
+  )
+  return values, influences.mean(0), states
 
 
 @functools.partial(jax.jit, static_argnames='name')

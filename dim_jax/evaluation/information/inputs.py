@@ -8,7 +8,7 @@ is fitted on.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -21,12 +21,13 @@ class Inputs(NamedTuple):
   """How the rows of one side are shown to a critic.
 
   Attributes:
-    map: `[n, D] -> [n, columns]`, float32, of any rows.
-    columns: how many the critic sees.
+    map: `[n, D] -> [n, columns]`, float32, of any rows; images keep their
+      shape.
+    columns: how many the critic sees; 1 of images.
     labels: how many different values there are, where they are labels.
   """
 
-  map: Callable[[np.ndarray], np.ndarray]
+  map: Callable[[Any], np.ndarray]
   columns: int
   labels: int | None
 
@@ -38,10 +39,11 @@ def fit_inputs(rows: np.ndarray, *, labels: bool = False) -> Inputs:
   the rows. Beside several columns stand the norm of the scores, and the norm of
   the columns, less their medians and over their median absolute deviations, as
   a normal score and as it is (up to three times its median); beside a single
-  one its inverse hyperbolic sine. All are standardised. Labels are one-hot.
+  one its inverse hyperbolic sine. All are standardised. Labels are one-hot, and
+  images standardised by one mean and one standard deviation.
 
   Args:
-    rows: float64 [n, D], finite.
+    rows: float64 [n, D], or images [n, H, W, C], finite.
     labels: whether the only column holds labels.
   """
   if labels:
@@ -51,12 +53,37 @@ def fit_inputs(rows: np.ndarray, *, labels: bool = False) -> Inputs:
       len(values),
       len(values),
     )
+  if rows.ndim == 4:
+    centre, scale = rows.mean(), rows.std()
+    return Inputs(lambda z: ((z - centre) / scale).astype(np.float32), 1, None)
   raw = _raw_inputs(rows)
   seen = raw(rows)
   mean, std = seen.mean(0), np.maximum(seen.std(0), 1e-12)
   return Inputs(
     lambda z: ((raw(z) - mean[None]) / std[None]).astype(np.float32),
     seen.shape[1],
+    None,
+  )
+
+
+def fit_columns(rows: np.ndarray) -> Inputs:
+  """Fits the map of rows whose columns are taken one by one: normal scores.
+
+  Args:
+    rows: float64 [n, D], finite.
+  """
+  scores = normal_scores(rows)
+  std = np.maximum(scores(rows).std(0), 1e-12)
+  return Inputs(
+    lambda z: (scores(z) / std[None]).astype(np.float32), rows.shape[1], None
+  )
+
+
+def beside(first: Inputs, second: Inputs) -> Inputs:
+  """Returns the map of two sides, a pair of rows, to the columns of both."""
+  return Inputs(
+    lambda pair: np.hstack([first.map(pair[0]), second.map(pair[1])]),
+    first.columns + second.columns,
     None,
   )
 

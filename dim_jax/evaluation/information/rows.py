@@ -1,7 +1,7 @@
 """Rows of numbers as pairs: what is refused, and which are held out."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,106 +11,165 @@ LEAST_PAIRS = 100
 # Pairs of the report split beyond this would be a quarter of a billion scores.
 MOST_REPORTED = 16_384
 
+# The rows of each side by its name, 'x', 'y' and perhaps 'given'.
+Sides = Mapping[str, np.ndarray]
+
+
+class Columns(NamedTuple):
+  """What a row of one side is.
+
+  Attributes:
+    shape: of a row as it was given, (D,) or (H, W, C).
+    kept: the columns that vary; of images all.
+  """
+
+  shape: tuple[int, ...]
+  kept: Any
+
 
 def checked(
-  x: Any, y: Any, notes: list[str]
-) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-  """Returns rows of both sides, and which of their columns vary."""
-  sides = (as_rows('x', x), as_rows('y', y))
-  if len(sides[0]) != len(sides[1]):
+  sides: Mapping[str, Any], notes: list[str]
+) -> tuple[dict[str, np.ndarray], dict[str, Columns]]:
+  """Checks the rows of all sides, and leaves out columns that are constant.
+
+  Args:
+    sides: what was given, by name.
+    notes: gets what speaks against an estimate.
+
+  Returns:
+    Rows by name, and what each row is.
+
+  Raises:
+    ValueError: lengths differ, a number is not finite, there are too few rows
+      or only constant columns, or x equals another side.
+  """
+  rows = {name: as_rows(name, side) for name, side in sides.items()}
+  _check_lengths(rows, '')
+  count = len(rows['x'])
+  if count < LEAST_PAIRS:
     raise ValueError(
-      f'x has {len(sides[0])} rows and y {len(sides[1])}; pairs need as many.'
+      f'{count} pairs are too few to fit, select and report on: give at least '
+      f'{LEAST_PAIRS}.'
     )
-  if len(sides[0]) < LEAST_PAIRS:
-    raise ValueError(
-      f'{len(sides[0])} pairs are too few to fit, select and report on: give '
-      f'at least {LEAST_PAIRS}.'
-    )
-  kept = []
-  for name, side in zip('xy', sides, strict=True):
-    if not np.isfinite(side).all():
-      bad = int((~np.isfinite(side)).any(1).sum())
+  columns = {name: _columns(name, side, notes) for name, side in rows.items()}
+  rows = {name: side[:, columns[name].kept] for name, side in rows.items()}
+  for name, side in rows.items():
+    if name != 'x' and np.array_equal(rows['x'], side):
       raise ValueError(
-        f'{name} has {bad} rows with NaN or infinity; leave them out first.'
+        f'x and {name} are equal: what a continuous variable shares with '
+        'itself is infinite, and of labels it is their entropy.'
       )
-    varies = np.ptp(side, axis=0) > 0
-    if not varies.any():
-      raise ValueError(
-        f'{name} is constant, which shares 0 nats with anything.'
-      )
-    if not varies.all():
-      notes.append(
-        f'{int((~varies).sum())} of {len(varies)} columns of {name} are '
-        'constant and were left out.'
-      )
-    kept.append(varies)
-  x, y = (side[:, keep] for side, keep in zip(sides, kept, strict=True))
-  if x.shape == y.shape and np.array_equal(x, y):
+  _note_duplicates(rows, notes)
+  return rows, columns
+
+
+def _columns(name: str, side: np.ndarray, notes: list[str]) -> Columns:
+  if not np.isfinite(side).all():
+    bad = int((~np.isfinite(side)).reshape(len(side), -1).any(1).sum())
     raise ValueError(
-      'x and y are equal: what a continuous variable shares with itself is '
-      'infinite, and of labels it is their entropy.'
+      f'{name} has {bad} rows with NaN or infinity; leave them out first.'
     )
-  doubled = len(x) - len(np.unique(np.hstack([x, y]), axis=0))
-  if doubled and min(len(np.unique(s, axis=0)) for s in (x, y)) > len(x) / 2:
+  varies = np.ptp(side, axis=0) > 0
+  if not varies.any():
+    raise ValueError(f'{name} is constant, which shares 0 nats with anything.')
+  if side.ndim == 4:
+    return Columns(side.shape[1:], slice(None))
+  if not varies.all():
     notes.append(
-      f'{doubled} of {len(x)} pairs are duplicates of others. Copies on both '
+      f'{int((~varies).sum())} of {len(varies)} columns of {name} are '
+      'constant and were left out.'
+    )
+  return Columns(side.shape[1:], varies)
+
+
+def _note_duplicates(rows: Sides, notes: list[str]) -> None:
+  hashes = {
+    name: [hash(row.tobytes()) for row in side] for name, side in rows.items()
+  }
+  count = len(rows['x'])
+  doubled = count - len(set(zip(*hashes.values(), strict=True)))
+  if doubled and min(len(set(side)) for side in hashes.values()) > count / 2:
+    notes.append(
+      f'{doubled} of {count} pairs are duplicates of others. Copies on both '
       'sides of a split make the value too high.'
     )
-  return x, y, (kept[0], kept[1])
 
 
-def report_pairs(
-  report: Any, kept: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+def report_sides(
+  report: Sequence[Any], columns: Mapping[str, Columns]
+) -> dict[str, np.ndarray]:
   """Returns the pairs to report on, of the columns that are used."""
-  x, y = same_columns('report', report, kept)
-  if len(x) < LEAST_PAIRS // 3:
+  rows = same_columns('report', report, columns)
+  if len(rows['x']) < LEAST_PAIRS // 3:
     raise ValueError(
-      f'report has {len(x)} pairs; give at least {LEAST_PAIRS // 3}.'
+      f'report has {len(rows["x"])} pairs; give at least {LEAST_PAIRS // 3}.'
     )
-  return x, y
+  return rows
 
 
 def same_columns(
-  what: str, pairs: Any, kept: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns other pairs, checked, of the columns that are used."""
-  sides = [
-    as_rows(f'{name} of {what}', z) for name, z in zip('xy', pairs, strict=True)
-  ]
-  for name, side, keep in zip('xy', sides, kept, strict=True):
-    if side.shape[1] != len(keep):
-      raise ValueError(
-        f'{what} has {side.shape[1]} columns of {name}, and {name} '
-        f'{len(keep)}; give as many.'
-      )
-  if len(sides[0]) != len(sides[1]):
+  what: str, sides: Sequence[Any], columns: Mapping[str, Columns]
+) -> dict[str, np.ndarray]:
+  """Returns other rows, checked, of the columns that are used.
+
+  Args:
+    what: they are for, such as 'report'.
+    sides: as many as `columns`, in that order.
+    columns: of the rows before.
+  """
+  if len(sides) != len(columns):
     raise ValueError(
-      f'{what} has {len(sides[0])} rows of x and {len(sides[1])} of y; pairs '
-      'need as many.'
+      f'{what} has {len(sides)} sides; give {", ".join(columns)}.'
     )
-  if not all(np.isfinite(side).all() for side in sides):
+  rows = {
+    name: as_rows(f'{name} of {what}', z)
+    for name, z in zip(columns, sides, strict=True)
+  }
+  for name, side in rows.items():
+    shape = columns[name].shape
+    if side.shape[1:] != shape:
+      if len(shape) == side.ndim - 1 == 1:
+        raise ValueError(
+          f'{what} has {side.shape[1]} columns of {name}, and {name} '
+          f'{shape[0]}; give as many.'
+        )
+      raise ValueError(
+        f'{what} has rows of {name} of shape {side.shape[1:]}, and {name} of '
+        f'{shape}; give rows of the same shape.'
+      )
+  _check_lengths(rows, f'{what} has ')
+  if not all(np.isfinite(side).all() for side in rows.values()):
     raise ValueError(f'{what} has rows with NaN or infinity; leave them out.')
-  x, y = (side[:, keep] for side, keep in zip(sides, kept, strict=True))
-  return x, y
+  return {name: side[:, columns[name].kept] for name, side in rows.items()}
+
+
+def _check_lengths(rows: Sides, what: str) -> None:
+  count = len(rows['x'])
+  for name, side in rows.items():
+    if len(side) != count:
+      first = f'{count} rows of x' if what else f'x has {count} rows'
+      other = f'{len(side)} of {name}' if what else f'{name} {len(side)}'
+      raise ValueError(f'{what}{first} and {other}; pairs need as many.')
 
 
 def as_rows(name: str, values: Any) -> np.ndarray:
-  """Returns numbers as float64 [n, D]."""
+  """Returns numbers as float64 [n, D], or images as float32 [n, H, W, C]."""
   rows = np.asarray(values)
   if rows.dtype.kind not in 'fiub':
     raise ValueError(f'{name} has dtype {rows.dtype}; numbers are accepted.')
+  if rows.ndim == 4:
+    return rows.astype(np.float32)
   if rows.ndim not in (1, 2):
     raise ValueError(
-      f'{name} has shape {rows.shape}; accepted are [n, D] and [n]. Flatten '
-      'what else a row has.'
+      f'{name} has shape {rows.shape}; accepted are [n, D] and [n], and images '
+      '[n, H, W, C]. Flatten what else a row has.'
     )
   return rows.reshape(len(rows), -1).astype(np.float64)
 
 
 def are_labels(name: str, rows: np.ndarray, notes: list[str]) -> bool:
   """Tells whether a side is one column of few whole numbers."""
-  if rows.shape[1] > 1 or (rows % 1).any():
+  if rows.ndim > 2 or rows.shape[1] > 1 or (rows % 1).any():
     return False
   values = len(np.unique(rows))
   if values > min(inputs.MOST_LABELS, len(rows) / 20):
@@ -123,28 +182,63 @@ def are_labels(name: str, rows: np.ndarray, notes: list[str]) -> bool:
 
 
 def split(
-  x: np.ndarray,
-  y: np.ndarray,
-  report: tuple[np.ndarray, np.ndarray] | None,
+  rows: Sides,
+  report: Sides | None,
   rng: np.random.Generator,
   notes: list[str],
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Returns the pairs to fit, to select and to report on."""
-  order = rng.permutation(len(x))
+) -> Mapping[str, Sides]:
+  """Returns the rows to fit, to select and to report on.
+
+  Args:
+    rows: of all sides.
+    report: those to report on; by default a third of `rows`.
+    rng: draws which.
+    notes: gets what speaks against an estimate.
+  """
+  order = rng.permutation(len(rows['x']))
   if report is None:
-    cut = len(x) - len(x) // 3
-    report = (x[order[cut:]], y[order[cut:]])
+    cut = len(order) - len(order) // 3
+    report = take(rows, order[cut:])
     order = order[:cut]
-  if len(report[0]) > MOST_REPORTED:
+  count = len(report['x'])
+  if count > MOST_REPORTED:
     notes.append(
-      f'of {len(report[0])} pairs to report on, the first {MOST_REPORTED} were '
-      'used.'
+      f'of {count} pairs to report on, the first {MOST_REPORTED} were used.'
     )
-    report = (report[0][:MOST_REPORTED], report[1][:MOST_REPORTED])
+    report = take(report, slice(MOST_REPORTED))
   cut = len(order) - max(len(order) // 10, 30)
-  first, second = order[:cut], order[cut:]
   return {
-    'fit': (x[first], y[first]),
-    'selection': (x[second], y[second]),
+    'fit': take(rows, order[:cut]),
+    'selection': take(rows, order[cut:]),
     'report': report,
   }
+
+
+def folds(
+  rows: Sides, count: int, rng: np.random.Generator
+) -> list[Mapping[str, Sides]]:
+  """Returns `count` splits, each of which reports on rows of its own.
+
+  Args:
+    rows: of all sides.
+    count: of folds, at least 2, with at least LEAST_PAIRS // 3 rows each.
+    rng: draws which.
+  """
+  parts = np.array_split(rng.permutation(len(rows['x'])), count)
+  splits: list[Mapping[str, Sides]] = []
+  for i, part in enumerate(parts):
+    others = np.concatenate(parts[:i] + parts[i + 1 :])
+    cut = len(others) - max(len(others) // 10, 30)
+    splits.append(
+      {
+        'fit': take(rows, others[:cut]),
+        'selection': take(rows, others[cut:]),
+        'report': take(rows, part),
+      }
+    )
+  return splits
+
+
+def take(rows: Sides, at: Any) -> dict[str, np.ndarray]:
+  """Returns some rows of all sides."""
+  return {name: side[at] for name, side in rows.items()}

@@ -42,13 +42,11 @@ def test_normalised_scores_have_unit_means_and_forget_shifts():
 def random_critic(name, columns=(2, 3)):
   """A critic with random parameters whose scores vary by about one nat."""
   params = critics.CRITICS[name].init(
-    jax.random.key(0), (4, 4), tuple(map(jnp.float32, columns))
+    jax.random.key(0), ((4,), (4,)), tuple(map(jnp.float32, columns))
   )
-  out = params['out'] if name == 'joint' else params['x']['out']
-  scale = 5.0 if name == 'joint' else 20.0
-  if name == 'joint':
-    return params | {'out': scale * out}
-  return params | {'x': params['x'] | {'out': scale * out}}
+  if name == 'separable':
+    return params | {'x': params['x'] | {'out': 20.0 * params['x']['out']}}
+  return params | {'out': 5.0 * params['out']}
 
 
 def split_of(rng, n, rows):
@@ -78,20 +76,47 @@ def test_padding_and_the_pairs_themselves(name):
   np.testing.assert_allclose(again, values, atol=2e-3)
 
 
-@pytest.mark.parametrize('name', critics.CRITICS)
+@pytest.mark.parametrize('name', critics.PAIR_CRITICS)
 def test_standard_error_is_the_spread_of_samples(name):
   params, rng = random_critic(name), np.random.default_rng(0)
   splits = [split_of(rng, 200, 200) for _ in range(200)]
   stacked = jax.tree.map(lambda *a: jnp.stack(a), *splits)
-  values, errors = jax.jit(
+  values, influences = jax.jit(
     lambda splits: jax.lax.map(
       lambda split: fit.measured(name, params, split)[:2], splits
     )
   )(stacked)
+  errors = np.std(influences, axis=1) / math.sqrt(200)
   # A standard deviation of 200 draws is known to 5 %; its small-sample bias
   # and that of the linearisation are of order 1/200.
   assert np.std(values) == pytest.approx(float(errors.mean()), rel=0.2)
   assert errors.mean() > 0.01
+
+
+def test_total_correlation_of_the_exact_critic(monkeypatch):
+  # x and its copy with noise, correlation 0.75: -ln(1 - 0.75^2) / 2 nats, and
+  # a third column, independent, which the critic does not look at.
+  monkeypatch.setattr(
+    critics,
+    '_tower',
+    lambda params, x: jnp.diagonal(exact_scores(x[:, :1], x[:, 1:2]))[:, None],
+  )
+  truth = -math.log(1 - 0.75**2) / 2
+  values, errors = [], []
+  measure = jax.jit(critics.CRITICS['columns'].measure)
+  for seed in range(40):
+    rng = np.random.default_rng(seed)
+    x, y = pairs.find('normal').sample(rng, 450)
+    rows = np.hstack([x, y, rng.normal(size=(450, 1))])
+    rows = np.pad(rows, ((0, 62), (0, 1))).astype(np.float32)
+    of_rows, influence, _ = measure({}, rows, rows, jnp.int32(450))
+    values.append(of_rows[:450].mean())
+    errors.append(influence[:450].std() / math.sqrt(450))
+  # Forty means, each with that error.
+  of_mean = float(np.mean(errors)) / math.sqrt(40)
+  assert np.mean(values) == pytest.approx(truth, abs=3 * of_mean)
+  # A standard deviation of 40 draws is known to 11 %.
+  assert np.std(values) == pytest.approx(float(np.mean(errors)), rel=0.35)
 
 
 def test_joint_value_is_donsker_varadhans_over_its_shifts():
@@ -116,7 +141,9 @@ def test_separable_bound_is_infonce_both_ways():
   params = random_critic('separable')
   split = split_of(np.random.default_rng(0), 50, 50)
   scores = critics._all_scores(params, split.x, split.y)
-  value = critics.CRITICS['separable'].bound(params, split.x, split.y)
+  value = critics.CRITICS['separable'].bound(
+    params, split.x, split.y, 'infonce'
+  )
   both = [
     bounds.infonce(*bounds.split_pairs(s[:, :, None]))
     for s in (scores, scores.T)
@@ -133,7 +160,9 @@ def test_scores_may_span_more_than_an_exponential_can():
   scores = critics._all_scores(params, split.x, split.y)
   assert np.ptp(scores) > 200
   bound = critics.CRITICS['separable'].bound
-  value, gradient = jax.value_and_grad(bound)(params, split.x, split.y)
+  value, gradient = jax.value_and_grad(bound)(
+    params, split.x, split.y, 'infonce'
+  )
   assert np.isfinite(value)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 

@@ -132,10 +132,10 @@ def test_what_is_noted():
   x, y = numbers(), numbers(seed=1)
   x[:, 1] = 3.0
   x[:50], y[:50] = x[50:100], y[50:100]
-  kept_x, kept_y, kept = rows.checked(x, y, notes)
-  assert kept_x.shape == (200, 1)
-  assert kept_y.shape == (200, 2)
-  np.testing.assert_array_equal(kept[0], [True, False])
+  checked, columns = rows.checked({'x': x, 'y': y}, notes)
+  assert checked['x'].shape == (200, 1)
+  assert checked['y'].shape == (200, 2)
+  np.testing.assert_array_equal(columns['x'].kept, [True, False])
   assert '1 of 2 columns of x are constant' in notes[0]
   assert '50 of 200 pairs are duplicates' in notes[1]
 
@@ -149,6 +149,7 @@ def test_what_the_outcome_warns_of():
     ceiling=math.log(1500),
     control=0.5,
     critic='joint',
+    settings={},
     selected={'joint': 7.0},
     # The second seed stopped early.
     history={'selection': np.array([[0.1, 0.2], [0.1, np.nan]])},
@@ -157,7 +158,7 @@ def test_what_the_outcome_warns_of():
     pointwise=lambda x, y: x[:, 0],
   )
   with pytest.warns(UserWarning) as caught:
-    notes = estimate._warned(odd).warnings
+    notes = estimate._warned(odd, 1500).warnings
   assert [str(w.message) for w in caught] == list(notes)
   assert notes[0] == 'first.'
   assert 'near the ceiling of 1500 pairs, 7.31' in notes[1]
@@ -174,10 +175,11 @@ def test_training_that_stopped_early_warns_of_nothing():
     ceiling=math.log(1500),
     control=None,
     critic='joint',
+    settings={},
     selected={'joint': 0.4},
     history={'selection': np.array([[0.1, 0.4, np.nan]])},
     sizes={'report': 1500},
     warnings=(),
     pointwise=lambda x, y: x[:, 0],
   )
-  assert estimate._warned(calm).warnings == ()
+  assert estimate._warned(calm, 1500).warnings == ()
