@@ -238,6 +238,82 @@ def crossed(correlation: float = 0.9) -> Task:
   return mixture([1, 1], np.zeros((2, 2)), covariances)
 
 
+def shared_bits(
+  images: np.ndarray,
+  labels: np.ndarray,
+  flip: float,
+  grid: tuple[int, int] = (2, 5),
+) -> Task:
+  """Makes pairs of pictures that share bits, as grids of images of two classes.
+
+  The classes of x's images are fair bits; those of y's are the same bits, each
+  flipped with a probability, in the same places; which image stands for a bit
+  is drawn anew everywhere. So all that two pictures share is what a binary
+  symmetric channel lets through, n (ln 2 - H(flip)) nats of n bits, if an image
+  tells its class.
+
+  Args:
+    images: [m, H, W, C].
+    labels: 0 or 1, [m].
+    flip: probability, in [0, 0.5].
+    grid: rows and columns of images in a picture.
+
+  Returns:
+    The task, of pictures [n, rows * H, columns * W, C].
+
+  Raises:
+    ValueError: `flip` is not in [0, 0.5], a class has no images, or one image
+      is of both.
+
+  References:
+    Lee and Rhee, A Benchmark Suite for Evaluating Neural Mutual Information
+    Estimators on Unstructured Datasets, 2024:
+    https://arxiv.org/abs/2410.10924
+  """
+  checks.check_range('flip', flip, '[0, 0.5]')
+  of_class = [images[np.asarray(labels) == k] for k in (0, 1)]
+  if not all(map(len, of_class)):
+    raise ValueError('images must be of both classes, 0 and 1.')
+  bit_of = {image.tobytes(): k for k in (0, 1) for image in of_class[k]}
+  if len({image.tobytes() for image in of_class[0]} & set(bit_of)) != sum(
+    k == 0 for k in bit_of.values()
+  ):
+    raise ValueError('an image is of both classes.')
+  height, width, channels = images.shape[1:]
+  count = grid[0] * grid[1]
+
+  def picture(rng: np.random.Generator, bits: np.ndarray) -> np.ndarray:
+    drawn = [
+      group[rng.integers(len(group), size=bits.shape)] for group in of_class
+    ]
+    tiles = np.where(bits[..., None, None, None] == 1, drawn[1], drawn[0])
+    tiles = tiles.reshape(len(bits), *grid, height, width, channels)
+    return tiles.swapaxes(2, 3).reshape(
+      len(bits), grid[0] * height, grid[1] * width, channels
+    )
+
+  def sample(rng: np.random.Generator, n: int) -> Any:
+    bits = rng.integers(2, size=(n, count))
+    other = bits ^ (rng.random((n, count)) < flip)
+    return picture(rng, bits), picture(rng, other)
+
+  def bits_of(pictures: np.ndarray) -> np.ndarray:
+    tiles = pictures.reshape(-1, grid[0], height, grid[1], width, channels)
+    tiles = tiles.swapaxes(2, 3).reshape(-1, height, width, channels)
+    bits = [bit_of[tile.tobytes()] for tile in tiles]
+    return np.reshape(bits, (len(pictures), count))
+
+  def pointwise(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    differ = (bits_of(x) != bits_of(y)).sum(1)
+    # ln of 2 (1 - flip) and of 2 flip, a bit each.
+    return special.xlogy(count - differ, 2 * (1 - flip)) + special.xlogy(
+      differ, 2 * flip
+    )
+
+  entropy = float(special.entr(flip) + special.entr(1 - flip))
+  return Task(count * (math.log(2) - entropy), sample, pointwise)
+
+
 def warped(task: Task, of_x: Warp | None, of_y: Warp | None = None) -> Task:
   """Makes a task of warped x and y, with the information of `task`.
 

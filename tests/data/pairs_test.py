@@ -139,3 +139,45 @@ def test_additive_noise_beyond_its_reach():
 def test_names_are_checked():
   with pytest.raises(ValueError, match=r"'normal'.*got 'gauss'"):
     pairs.find('gauss')
+
+
+def test_pictures_share_what_a_channel_of_bits_lets_through():
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 255, (20, 3, 2, 1)).astype(np.uint8)
+  labels = np.arange(20) % 2
+  task = pairs.shared_bits(images, labels, 0.1, grid=(2, 3))
+  # 6 bits, each of 1 - H(0.1) = 0.531 bits (MacKay 2003, section 9.5).
+  assert task.mutual_information == pytest.approx(
+    6 * 0.531 * math.log(2), abs=1e-3
+  )
+  x, y = task.sample(rng, 4000)
+  assert x.shape == y.shape == (4000, 6, 6, 1)
+  # Each tile is one of the images, in its place.
+  tile = x[7, 3:6, 2:4]
+  assert any(np.array_equal(tile, image) for image in images)
+  # Bits of the tile in the first row and last column.
+  bits = [
+    np.array([labels[np.where((images == t).all((1, 2, 3)))[0][0]] for t in z])
+    for z in (x[:, :3, 4:], y[:, :3, 4:])
+  ]
+  assert bits[0].mean() == pytest.approx(0.5, abs=0.03)
+  assert (bits[0] != bits[1]).mean() == pytest.approx(0.1, abs=0.02)
+  # A bit of pointwise information has variance p (1 - p) ln^2((1 - p) / p).
+  error = math.sqrt(6 * 0.09 / 4000) * math.log(9)
+  assert task.pointwise(x, y).mean() == pytest.approx(
+    task.mutual_information, abs=4 * error
+  )
+
+
+@pytest.mark.parametrize(
+  ('labels', 'flip', 'match'),
+  [
+    ([0, 1, 1], 0.7, r'flip must be in \[0, 0.5\]'),
+    ([1, 1, 1], 0.1, 'both classes'),
+    ([0, 1, 0], 0.1, 'an image is of both classes'),
+  ],
+)
+def test_bits_that_pictures_cannot_carry(labels, flip, match):
+  images = np.arange(12).reshape(3, 2, 2, 1) % 8  # The last is the first.
+  with pytest.raises(ValueError, match=match):
+    pairs.shared_bits(np.array([images[0], images[1], images[1]]), labels, flip)

@@ -134,9 +134,9 @@ def estimate_mi(
       'donsker_varadhan', 'jsd' or 'nwj'; by default 'infonce' for separable and
       'donsker_varadhan' for joint. It is read in the same way whatever trained
       it, as its normalised log density ratio.
-    grid: values to try of the training's 'learning_rate', 'weight_decay' and
-      'noise', such as {'weight_decay': (0.5, 2.0)}; all combinations are fitted
-      in one program, and the selection split chooses.
+    grid: values to try of the training's 'learning_rate' and 'weight_decay',
+      such as {'weight_decay': (0.5, 2.0)}; all combinations are fitted in one
+      program, and the selection split chooses.
     folds: at least 2, to report on all rows in turn, each by a critic that was
       fitted without it, which takes as many fits and halves the standard error
       of few rows; None for one split.

@@ -95,7 +95,7 @@ def blocks_for(name: str, count: int, columns: int) -> int:
   fraction = min(max(count / 9000, 0.3), 3.0)
   if name == 'separable' and columns <= MOST_JOINT_COLUMNS:
     fraction /= 2  # It finds smooth curves in few dimensions soon.
-  return max(2, round(CRITICS[name].steps * fraction / BLOCK))
+  return max(4, round(CRITICS[name].steps * fraction / BLOCK))
 
 
 @functools.partial(jax.jit, static_argnames=('name', 'bound'))
@@ -118,7 +118,7 @@ def fit(
     sizes: how many columns of x and of y are real.
     keys: [S].
     settings: 'blocks' of BLOCK steps to train at most, up to MOST_BLOCKS;
-      'learning_rate', 'weight_decay' and 'noise', [S] each.
+      'learning_rate' and 'weight_decay', [S] each.
 
   Returns:
     The fit, whose history has MOST_BLOCKS entries.
@@ -130,8 +130,7 @@ def fit(
     shapes = (train.x.shape[1:], train.y.shape[1:])
     params = CRITICS[name].init(init_key, shapes, sizes)
     value = functools.partial(CRITICS[name].bound, name=bound)
-    batch = _batches(train, sizes, CRITICS[name].batch_size, settings['noise'])
-    step = _step(value, batch, steps_key, optimizer)
+    step = _step(value, train, CRITICS[name].batch_size, steps_key, optimizer)
 
     def block(carry: Any) -> Any:
       inner, best, (top, at), history, index = carry
@@ -172,31 +171,10 @@ def _optimizer(settings: dict[str, jax.Array]) -> optax.GradientTransformation:
   return optax.adamw(rate, weight_decay=settings['weight_decay'])
 
 
-def _batches(
-  train: Split, sizes: tuple[jax.Array, ...], count: int, noise: jax.Array
-) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-  """Returns the function that draws `count` noisy pairs by a key."""
-  scales = [
-    noise * jnp.where(jnp.arange(z.shape[1]) < size, 1.0, 0.0)[None]
-    if z.ndim == 2
-    else noise
-    for z, size in zip(train[:2], sizes, strict=True)
-  ]
-
-  def draw(key: jax.Array) -> tuple[jax.Array, ...]:
-    keys = jax.random.split(key, 3)
-    rows = jax.random.randint(keys[0], (count,), 0, train.size)
-    return tuple(
-      z[rows] + scale * jax.random.normal(k, (count, *z.shape[1:]))
-      for z, scale, k in zip(train[:2], scales, keys[1:], strict=True)
-    )
-
-  return draw
-
-
 def _step(
   bound: Callable[..., jax.Array],
-  draw: Callable[[jax.Array], tuple[jax.Array, ...]],
+  train: Split,
+  batch_size: int,
   key: jax.Array,
   optimizer: optax.GradientTransformation,
 ) -> Callable[[Any, jax.Array], Any]:
@@ -204,8 +182,12 @@ def _step(
 
   def step(carry: Any, index: jax.Array) -> Any:
     params, state, average = carry
-    batch = draw(jax.random.fold_in(key, index))
-    value, gradient = jax.value_and_grad(bound)(params, *batch)
+    rows = jax.random.randint(
+      jax.random.fold_in(key, index), (batch_size,), 0, train.size
+    )
+    value, gradient = jax.value_and_grad(bound)(
+      params, train.x[rows], train.y[rows]
+    )
     descent = jax.tree.map(jnp.negative, gradient)
     updates, state = optimizer.update(descent, state, params)
     params = optax.apply_updates(params, updates)

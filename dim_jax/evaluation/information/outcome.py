@@ -13,7 +13,7 @@ from dim_jax.evaluation.information.critics import CRITICS
 from dim_jax.evaluation.information.rows import MOST_REPORTED
 
 TWO_SIDED_95 = 1.959964
-SETTINGS = ('learning_rate', 'weight_decay', 'noise')
+SETTINGS = ('learning_rate', 'weight_decay')
 
 
 class Trial(NamedTuple):

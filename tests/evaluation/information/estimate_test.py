@@ -86,6 +86,109 @@ def test_labels():
   assert result.control is None
 
 
+def test_conditional_information():
+  # x = z + u + noise and y = z + u + noise: u is what is left when z is known.
+  # x alone would tell of y much more.
+  rng = np.random.default_rng(0)
+  z, u, first, second = rng.normal(size=(4, 3000))
+  x, y = 2 * z + u + 0.5 * first, 2 * z + u + 0.5 * second
+  # Given z, both have variance 1.25 and covariance 1.
+  truth = -math.log(1 - (1 / 1.25) ** 2) / 2
+  # Without z: variance 5.25, covariance 5.
+  assert -math.log(1 - (5 / 5.25) ** 2) / 2 > 2 * truth
+  result = quietly(x, y, given=z, critic='separable')
+  # A difference of two estimates, of about 1.4 and 0.9 nats.
+  assert result.value == pytest.approx(truth, abs=0.1)
+  low, high = result.interval
+  assert low < truth < high
+  assert abs(result.control) < 0.1
+  # Of the pairs themselves, whose mean the value is.
+  pointwise = result.pointwise(x, y, z)
+  exact = (x - 2 * z) * (y - 2 * z) / 1.25
+  exact = (
+    0.8 * exact - 0.32 * ((x - 2 * z) ** 2 + (y - 2 * z) ** 2) / 1.25
+  ) / (1 - 0.64) + truth
+  assert np.corrcoef(pointwise, exact)[0, 1] > 0.9
+  with pytest.raises(ValueError, match='pointwise has 2 sides; give x, y, giv'):
+    result.pointwise(x, y)
+
+  # Nothing is left: y is z with noise that x does not share. Much smaller than
+  # what x tells of y, and the same program.
+  before = fit.fit._cache_size()
+  y = 2 * z + second
+  nothing = quietly(x, y, given=z, critic='separable', control=False)
+  assert fit.fit._cache_size() == before
+  low, high = nothing.interval
+  assert low < 0 < high
+  assert nothing.value == pytest.approx(0, abs=0.08)
+
+
+def test_folds_settings_and_another_bound():
+  task = pairs.find('normal')
+  x, y = task.sample(np.random.default_rng(0), 900)
+  result = quietly(
+    x,
+    y,
+    critic='separable',
+    bound='jsd',
+    folds=3,
+    # At a rate of 0 nothing is learned, which the selection split shows.
+    grid={'learning_rate': (0.0, 4e-3)},
+    control=False,
+  )
+  assert result.settings == {'learning_rate': 4e-3, 'weight_decay': 2.0}
+  # All pairs are reported, each by a critic that 540 others fitted: few.
+  assert result.sizes == {'fit': 540, 'selection': 60, 'report': 900}
+  exact = task.pointwise(x, y)
+  assert result.value == pytest.approx(exact.mean(), abs=0.08)
+  error = exact.std() / math.sqrt(900)
+  # What was learned of few pairs varies less than what is there.
+  assert 0.6 * error < result.standard_error < 1.1 * error
+  assert result.ceiling == pytest.approx(math.log(300))
+  assert np.corrcoef(result.pointwise(x, y), exact)[0, 1] > 0.95
+
+
+def test_total_correlation():
+  # Three columns of which all are correlated by 0.6, and one by itself.
+  rng = np.random.default_rng(0)
+  covariance = np.full((3, 3), 0.6) + 0.4 * np.eye(3)
+  z = rng.normal(size=(3000, 4))
+  z[:, :3] = z[:, :3] @ np.linalg.cholesky(covariance).T
+  truth = -np.linalg.slogdet(covariance)[1] / 2
+  # Which no increasing map of a column changes.
+  z[:, 1] = np.exp(z[:, 1])
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    result = dim_jax.total_correlation(z)
+  assert result.value == pytest.approx(truth, abs=0.1)
+  low, high = result.interval
+  assert low < truth < high
+  assert abs(result.control) < 0.05
+  assert result.critic == 'columns'
+  z[:, 1] = np.log(z[:, 1])
+  precision = np.linalg.inv(covariance)
+  squares = np.einsum('ni,ij,nj->n', z[:, :3], precision - np.eye(3), z[:, :3])
+  z[:, 1] = np.exp(z[:, 1])
+  correlation = np.corrcoef(result.pointwise(z), truth - squares / 2)[0, 1]
+  assert correlation > 0.9
+
+
+def test_images():
+  # One bit a picture, through a channel that flips 5 % of them.
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 100, (60, 6, 6, 1)).astype(np.uint8)
+  images[:30, :3] += 100  # Bright above, or below.
+  images[30:, 3:] += 100
+  task = pairs.shared_bits(images, np.repeat([0, 1], 30), 0.05, grid=(1, 1))
+  x, y = task.sample(rng, 900)
+  result = quietly(x, y, control=False)
+  assert result.value == pytest.approx(task.mutual_information, abs=0.12)
+  exact = task.pointwise(x, y)
+  assert np.corrcoef(result.pointwise(x, y), exact)[0, 1] > 0.9
+  with pytest.raises(ValueError, match=r'rows of x of shape \(5, 6, 1\)'):
+    result.pointwise(x[:, 1:], y)
+
+
 def numbers(n=200, columns=2, seed=0):
   return np.random.default_rng(seed).normal(size=(n, columns))
 
@@ -111,6 +214,39 @@ def with_nan():
     (
       numbers(),
       numbers(seed=1),
+      {'bound': 'infonce', 'critic': 'joint'},
+      "'infonce' does not train the joint critic",
+    ),
+    (numbers(), numbers(seed=1), {'bound': 'mine'}, "'nwj', got 'mine'"),
+    (numbers(), numbers(seed=1), {'folds': 1}, 'folds must be .* >= 2'),
+    (numbers(), numbers(seed=1), {'grid': {'units': (3,)}}, "got 'units'"),
+    (
+      numbers(),
+      numbers(seed=1),
+      {'grid': {'weight_decay': ()}},
+      'grid has no value',
+    ),
+    (
+      numbers(),
+      numbers(seed=1),
+      {'folds': 2, 'report': (numbers(), numbers())},
+      'folds report on all rows in turn',
+    ),
+    (
+      numbers(),
+      numbers(seed=1),
+      {'given': numbers()},
+      'x and given are equal',
+    ),
+    (
+      numbers(),
+      numbers(seed=1),
+      {'given': np.zeros((200, 4, 4, 1))},
+      r'given has shape \[n, H, W, C\]',
+    ),
+    (
+      numbers(),
+      numbers(seed=1),
       {'report': (numbers(columns=3), numbers())},
       'report has 3 columns of x, and x 2',
     ),
@@ -125,6 +261,18 @@ def with_nan():
 def test_what_is_refused(x, y, options, match):
   with pytest.raises(ValueError, match=match):
     dim_jax.estimate_mi(x, y, **options)
+
+
+@pytest.mark.parametrize(
+  ('x', 'options', 'match'),
+  [
+    (numbers(columns=1), {}, 'total correlation is of at least 2'),
+    (numbers(), {'bound': 'infonce'}, "'infonce' does not train the columns"),
+  ],
+)
+def test_what_total_correlation_refuses(x, options, match):
+  with pytest.raises(ValueError, match=match):
+    dim_jax.total_correlation(x, **options)
 
 
 def test_what_is_noted():
