@@ -182,8 +182,8 @@ def lidar(
   images, views, size = x.shape
   if size > images * views:
     # In a basis of the rows: both matrices are delta or 0 outside of it.
-    x = np.linalg.qr(x.reshape(-1, size).T, mode='r').T
-    x = x.reshape(images, views, -1)
+    _, rows = np.linalg.qr(x.reshape(-1, size).T)
+    x = rows.T.reshape(images, views, -1)
   means = np.mean(x, axis=1, keepdims=True)
   within = (x - means).reshape(images * views, -1)
   sigma = within.T @ within / len(within) + delta * np.eye(x.shape[2])
