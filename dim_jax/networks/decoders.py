@@ -41,16 +41,15 @@ class Classifier(nn.Module):
 class TransposedConv(nn.Module):
   """A transposed convolution that doubles maps: 4x4, stride 2, padding 1.
 
-  Each of the four output pixels of an input pixel reads 2x2 input pixels, so
-  four plain convolutions compute it, which `layers.convolve` lowers well.
+  It is one matrix product, whose 4x4 pixels for each input pixel are added up
+  where they overlap: a CPU compiles and runs that far faster than the native
+  operation within a scan.
 
   Attributes:
     features: output channels.
-    lowering: see `layers.Conv`.
   """
 
   features: int
-  lowering: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -58,16 +57,25 @@ class TransposedConv(nn.Module):
     n, height, width, channels = x.shape
     shape = (4, 4, channels, self.features)
     kernel = self.param('kernel', layers.torch_uniform(), shape, jnp.float32)
+    y = layers.product(x, kernel.transpose(2, 0, 1, 3).reshape(channels, -1))
+    # Pixel i reaches 2 (i + a) + p - 1 for a and p of 0 and 1, on each axis.
+    y = y.reshape(n, height, width, 2, 2, 2, 2, self.features)
+    y = _shifted_sum(y, 1, 3)
+    y = _shifted_sum(y, 2, 4)
+    y = y.transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(n, 2 * height + 2, 2 * width + 2, self.features)
+    return y[:, 1:-1, 1:-1]
 
-    def phase(p: int, q: int) -> jax.Array:
-      # Output row 2 i + p reads rows i - 1 + p and i + p.
-      part = kernel[3 - p :: -2, 3 - q :: -2]
-      padding = ((1 - p, p), (1 - q, q))
-      return layers.convolve(x, part, padding=padding, lowering=self.lowering)
 
-    rows = [jnp.stack([phase(p, 0), phase(p, 1)], axis=3) for p in (0, 1)]
-    y = jnp.stack(rows, axis=2)
-    return y.reshape(n, 2 * height, 2 * width, self.features)
+def _shifted_sum(y: jax.Array, axis: int, shift: int) -> jax.Array:
+  """Adds entry 1 of the axis `shift` to entry 0, one further along `axis`."""
+  first, second = (
+    jax.lax.index_in_dim(y, i, shift, keepdims=False) for i in (0, 1)
+  )
+  none = [(0, 0)] * (y.ndim - 1)
+  ends = [[(0, 1) if k == axis else x for k, x in enumerate(none)],
+          [(1, 0) if k == axis else x for k, x in enumerate(none)]]  # fmt: skip
+  return jnp.pad(first, ends[0]) + jnp.pad(second, ends[1])
 
 
 class ConvDecoder(nn.Module):
@@ -108,7 +116,7 @@ class ConvDecoder(nn.Module):
     x = x.reshape(-1, _SMALLEST, _SMALLEST, self.channels)
     for i in range(doublings):
       channels = max(1, self.channels // 2 ** (i + 1))
-      x = TransposedConv(channels, self.lowering, name=f'double_{i}')(x)
+      x = TransposedConv(channels, name=f'double_{i}')(x)
       x = nn.relu(layers.normalise(x, train=train, name=f'norm_{i}'))
     x = layers.Conv(
       colours, kernel_size=3, padding=1, lowering=self.lowering, name='output'

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import dim_jax
@@ -47,9 +48,9 @@ class Settings(NamedTuple):
   """
 
   decoder: reconstruction.Settings = reconstruction.Settings(
-    epochs=60, decay_epochs=(30, 45), learning_rate=1e-3
+    epochs=30, decay_epochs=(15, 22), learning_rate=2e-3
   )
-  channels: int = 64
+  channels: int = 32
   noise: float = 0.1
   seed: int = 0
 
@@ -76,7 +77,7 @@ def represent(
   measures: Sequence[str] | None = None,
   features: Sequence[str] | None = None,
   max_examples: int | None = None,
-  settings: Settings = Settings(),
+  settings: Settings | None = None,
   step: int | None = None,
   show_progress: bool = True,
 ) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def represent(
     measures: names in `MEASURES`; all of them if None.
     features: outputs of the encoder, by default those that the objective names.
     max_examples: training examples that are kept, drawn at random.
-    settings: of what is measured.
+    settings: by default those of `Settings`.
     step: which checkpoint; the newest if None.
     show_progress: show a bar on standard error, and a line a measure.
 
@@ -103,6 +104,7 @@ def represent(
     ValueError: there is no such measure or feature.
   """
   measures = MEASURES if measures is None else measures
+  settings = settings or Settings()
   for name in measures:
     checks.check_choice('measures', name, MEASURES)
   started, run_dir = time.time(), os.path.expanduser(run_dir)
@@ -229,11 +231,11 @@ def _images(
   size = 2 ** max(4, round(math.log2(side)))
   if train.inputs.shape[1:3] == (size, size):
     return train.inputs, test.inputs
-  whole = np.array([0, 0, *train.inputs.shape[1:3]], np.int32)
+  window = np.array([0, 0, *train.inputs.shape[1:3]], np.int32)
 
   @jax.jit
   def resized(part):
-    windows = np.tile(whole, (len(part), 1))
+    windows = jnp.tile(window, (len(part), 1))
     return augment.resize_windows(part, windows, size, size)
 
   first, second = (
@@ -315,7 +317,7 @@ def _view(config: Any, seed: int) -> np.ndarray:
     config, 'train', crop=False, first=_LIDAR_IMAGES, progress=False
   )
   channels = examples.inputs.shape[-1]
-  change = augment.make(config, channels) or augment.make(_VIEWS, channels)
+  change: Any = augment.make(config, channels) or augment.make(_VIEWS)
   repeated = np.repeat(examples.inputs, _LIDAR_VIEWS, axis=0)
   positions = np.arange(len(repeated), dtype=np.int32)
   apply = jax.jit(functools.partial(change, jax.random.key(seed)))
@@ -409,7 +411,7 @@ def _information(
 def _dependence(
   rows: _Rows, settings: Settings, task: progress.Task
 ) -> dict[str, Any]:
-  """Estimates the total correlation of features, which is what NDM estimates."""
+  """Estimates the total correlation of features, as NDM does."""
   del task
   estimate: Any = getattr(dim_jax, 'total_correlation', None)
   if estimate is None:

@@ -9,8 +9,7 @@ from jax import lax
 from dim_jax.networks import decoders
 
 
-@pytest.mark.parametrize('lowering', ['patches', 'native'])
-def test_transposed_convolution_is_the_gradient_of_a_strided_one(lowering):
+def test_transposed_convolution_is_the_gradient_of_a_strided_one():
   # PyTorch's definition: ConvTranspose2d(4, 2, 1) is the transpose of the
   # linear map Conv2d(4, 2, 1), of maps twice the size, with the same kernel.
   rng = np.random.default_rng(0)
@@ -29,7 +28,7 @@ def test_transposed_convolution_is_the_gradient_of_a_strided_one(lowering):
 
   _, transpose = jax.vjp(strided, jnp.zeros((2, 6, 10, 6)))
   (expected,) = transpose(x)
-  module = decoders.TransposedConv(6, lowering)
+  module = decoders.TransposedConv(6)
   result = module.apply({'params': {'kernel': kernel}}, x)
   np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
 
