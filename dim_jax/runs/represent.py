@@ -482,13 +482,23 @@ def summary(report: Mapping[str, Any]) -> list[Any]:
   """Lists the tables of what `represent` returned, and the notes below them."""
   records = representation.records(report)
   columns = list(dict.fromkeys(name for row in records for name in row))
+  names, columns = columns[:2], columns[2:]
+  # Beside one another they are too wide for a terminal.
+  first = [x for x in columns if x.endswith(representation.OF_EXAMPLES)]
+  rest = [x for x in columns if x not in first]
   parts: list[Any] = [
     tables.table(
-      columns,
-      [[row.get(name, '') for name in columns] for row in records],
+      (*names, *shown),
+      [
+        [row.get(name, '') for name in (*names, *shown)]
+        for row in records
+        if row.keys() & {*shown}
+      ],
       words=2,
       title=f'{report["dataset"]}, step {report["step"]}',
     )
+    for shown in (first, rest)
+    if shown
   ]
   if paper := report['published']:
     header = ('model', *paper['columns'])

@@ -15,7 +15,7 @@ _DECODED = {
   'scales': 2,
   'dim_ssim': 0.875,
   'side': 32,
-  'settings': {'channels': 16, 'epochs': 3},
+  'settings': {'channels': 16, 'epochs': 3, 'learning_rate': 0.01},
 }
 
 
@@ -49,7 +49,7 @@ def test_records_are_a_row_for_each_encoder_and_feature():
       **y,
       'MS-SSIM': '0.750',
       "DIM's SSIM": '0.875',
-      'squared error': '0.0123',
+      'MSE': '0.0123',
       'RankMe': '7.2',
       'alpha-ReQ': '–',
     },
@@ -60,9 +60,20 @@ def test_records_are_a_row_for_each_encoder_and_feature():
       'encoder': 'none',
       'MS-SSIM': '0.125',
       "DIM's SSIM": '–',
-      'squared error': '–',
+      'MSE': '–',
     },
   ]
+
+
+def test_different_decoders_are_named():
+  other = _DECODED | {'settings': _DECODED['settings'] | {'epochs': 4}}
+  row = _row('trained', 'fc', 'reconstruction', other)
+  notes = representation.notes({'results': [*_rows()[:5], row]})
+  assert [note.rpartition('(')[2] for note in notes] == [
+    'trained y).',
+    'trained fc).',
+  ]
+  assert '3 epochs' in notes[0] and '4 epochs' in notes[1]
 
 
 def test_labels_have_columns_of_their_own():
@@ -101,7 +112,7 @@ def test_section_of_a_run(tmp_path):
   assert isinstance(table, Table) and len(table.records) == 4
   assert [text.text for text in texts if isinstance(text, Text)] == [
     'MS-SSIM: of test images of 32x32 pixels from a decoder with 16 channels '
-    'at 4x4, 3 epochs; 2 of 5 scales fit.',
+    'at 4x4, 3 epochs, Adam 0.01; 2 of 5 scales fit.',
     'RankMe and alpha-ReQ: of 9 test examples.',
     'LiDAR: of 4 training images in 2 views each. Flips.',
   ]

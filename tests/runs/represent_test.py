@@ -172,9 +172,13 @@ def test_estimates_are_asked_for_with_scaled_features(run_dir, monkeypatch):
   assert noise == 0.1
   assert np.mean(np.var(x, axis=0)) == pytest.approx(1)
   assert (len(x), len(train), len(test)) == (1438, 1438, 359)
-  (record, _) = represent.representation.records(report)
+  record, _ = represent.representation.records(report)
   assert record['I(X; Y + noise) from'] == '1.00'
   assert (record['to'], record['NDM']) == ('2.00', '0.50')
+  table, *notes = represent.summary(report)
+  titles = [str(column.header) for column in table.columns]
+  assert titles == ['feature', 'encoder', 'I(X; Y + noise) from', 'to', 'NDM']
+  assert any(note.endswith('ceiling 7.00.') for note in notes)
 
 
 def test_what_cannot_be_measured_is_named(monkeypatch, tmp_path):

@@ -11,10 +11,10 @@ from dim_jax.report.runs import Run, labelled
 _COLUMNS = (
   ('SVM, %', 'svm', 'accuracy', 1, 100),
   ('kNN, %', 'knn', 'accuracy', 1, 100),
-  ('few labels, %', 'linear_few', 'accuracy', 1, 100),
+  ('few, %', 'linear_few', 'accuracy', 1, 100),
   ('MS-SSIM', 'reconstruction', 'multiscale_ssim', 3, 1),
   ("DIM's SSIM", 'reconstruction', 'dim_ssim', 3, 1),
-  ('squared error', 'reconstruction', 'squared_error', 4, 1),
+  ('MSE', 'reconstruction', 'squared_error', 4, 1),
   ('I(X; Y + noise) from', 'information', 'lower', 2, 1),
   ('to', 'information', 'upper', 2, 1),
   ('NDM', 'dependence', 'value', 2, 1),
@@ -22,6 +22,8 @@ _COLUMNS = (
   ('alpha-ReQ', 'rank', 'alpha_req', 2, 1),
   ('LiDAR', 'lidar', 'lidar', 1, 1),
 )
+# The titles, or their ends, that say how well classes and images are read off.
+OF_EXAMPLES = ('%', 'SSIM', 'MSE')
 
 
 def section(runs: Sequence[Run]) -> list[Part]:
@@ -71,17 +73,18 @@ def records(found: Mapping[str, Any]) -> list[dict[str, str]]:
 def notes(found: Mapping[str, Any]) -> list[str]:
   """Says in sentences how the numbers were measured."""
   by_measure = {x['measure']: x['values'] for x in found['results']}
-  # The mean image has no decoder.
-  decoders = [x['values'] for x in found['results'] if x['encoder'] != 'none']
-  decoder = next((x for x in decoders if 'multiscale_ssim' in x), None)
-  sentences = []
-  if decoder:
-    used = decoder['settings']
-    sentences.append(
-      f'MS-SSIM: of test images of {decoder["side"]}x{decoder["side"]} pixels '
-      f'from a decoder with {used["channels"]} channels at 4x4, '
-      f'{used["epochs"]} epochs; {decoder["scales"]} of 5 scales fit.'
-    )
+  decoders: dict[str, list[str]] = {}
+  for x in found['results']:
+    if 'settings' in x['values'] and x['measure'] == 'reconstruction':
+      who = f'{x["encoder"]} {x["feature"]}'
+      decoders.setdefault(_decoder(x['values']), []).append(who)
+  # Results of several calls may come from different decoders.
+  sentences = [
+    f'{text} ({", ".join(who)}).' if len(decoders) > 1 else f'{text}.'
+    for text, who in decoders.items()
+  ]
+  if any(x['measure'] == 'linear_few' for x in found['results']):
+    sentences.insert(0, 'few: a linear probe of few labels a class.')
   if information := by_measure.get('information'):
     sentences.append(
       'I(X; Y + noise) in nats, of Gaussian noise of '
@@ -103,6 +106,16 @@ def notes(found: Mapping[str, Any]) -> list[str]:
       f'views each. {found.get("views") or ""}'.strip()
     )
   return sentences
+
+
+def _decoder(values: Mapping[str, Any]) -> str:
+  used = values['settings']
+  return (
+    f'MS-SSIM: of test images of {values["side"]}x{values["side"]} pixels from '
+    f'a decoder with {used["channels"]} channels at 4x4, {used["epochs"]} '
+    f'epochs, Adam {used["learning_rate"]:g}; {values["scales"]} of 5 scales '
+    'fit'
+  )
 
 
 def _published(found: Mapping[str, Any]) -> list[Part]:
