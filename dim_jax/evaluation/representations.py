@@ -1,4 +1,4 @@
-"""Metrics of representations: collapse, principal components, neighbours.
+"""Metrics of representations: collapse, rank, components, neighbours.
 
 `report` draws what these functions compute. They take and return NumPy arrays;
 `standard_deviation`, `singular_values` and the effective rank also take JAX
@@ -77,6 +77,122 @@ def effective_rank_of_spectrum(values: Array) -> Any:
   logarithm = xp.log(xp.where(fraction > 0, fraction, 1.0))
   entropy = -xp.sum(fraction * logarithm)
   return xp.where(total > 0, xp.exp(entropy), 0.0)
+
+
+def rankme(features: np.ndarray, epsilon: float = 1e-7) -> float:
+  """Computes RankMe: how many directions of features matter, labels unseen.
+
+  It is exp(-sum p log p), p the singular values divided by their sum, plus
+  `epsilon`. Unlike `effective_rank` it does not centre the features.
+
+  Args:
+    features: shape [n, D].
+    epsilon: added to every fraction.
+
+  Returns:
+    A number from 1 to min(n, D), but for epsilon; 0 for features that are 0.
+
+  References:
+    Garrido et al., RankMe: Assessing the Downstream Performance of Pretrained
+    Self-Supervised Representations by Their Rank, 2023, eq. 1 and 2:
+    https://arxiv.org/abs/2210.02885
+  """
+  x = np.asarray(features, np.float64)
+  return _smooth_rank(np.linalg.svd(x, compute_uv=False), epsilon)
+
+
+def _smooth_rank(values: np.ndarray, epsilon: float) -> float:
+  """Computes exp(-sum p log p), p the values by their sum plus epsilon."""
+  if not np.any(values > 0):
+    return 0.0
+  fraction = values / np.sum(values) + epsilon
+  return float(np.exp(-np.sum(fraction * np.log(fraction))))
+
+
+def alpha_req(features: np.ndarray, first: int = 4, last: int = 100) -> float:
+  """Fits how fast the eigenvalues of the covariance fall: as rank**-alpha.
+
+  Near 1 is said to go with features that generalise; well above it, a few
+  directions hold all variance, well below it, all hold the same. A line is
+  fitted to the logarithms, each weighted by 1 / rank, as the authors' code
+  does; the paper names no ranks.
+
+  Args:
+    features: shape [n, D].
+    first: the first rank that is fitted, counted from 1.
+    last: the last one, or that of the last eigenvalue above rounding errors.
+
+  Returns:
+    alpha; NaN where fewer than two eigenvalues are in that range.
+
+  References:
+    Agrawal et al., alpha-ReQ: Assessing Representation Quality in
+    Self-Supervised Learning by measuring eigenspectrum decay, 2022:
+    https://openreview.net/forum?id=ii9X4vtZGTZ
+    Stringer et al., 2019: https://doi.org/10.1038/s41586-019-1346-5
+  """
+  x = np.asarray(features)
+  values = singular_values(x)
+  # What rounding leaves in directions that the features do not have.
+  kind = x.dtype if np.issubdtype(x.dtype, np.floating) else np.float64
+  noise = np.linalg.norm(x) * np.finfo(kind).eps
+  values = values[first - 1 : min(last, int(np.sum(values > noise)))]
+  if len(values) < 2:
+    return math.nan
+  ranks = np.arange(first, first + len(values))
+  # Variances are the squares, and polyfit squares its weights.
+  slope, _ = np.polyfit(np.log(ranks), 2 * np.log(values), 1, w=ranks**-0.5)
+  return -float(slope)
+
+
+def lidar(
+  features: np.ndarray, delta: float = 1e-4, epsilon: float = 1e-7
+) -> float:
+  r"""Computes LiDAR: how many directions tell images from one another.
+
+  .. math:: \Sigma_w^{-1/2} \Sigma_b \Sigma_w^{-1/2}
+
+  Its eigenvalues take the place of RankMe's singular values. Sigma_b is the
+  covariance of the images' means, Sigma_w that of views about their image's
+  mean, plus `delta`; so directions that the augmentation changes count little.
+  At most images - 1; values of other numbers of images or views do not compare.
+
+  Args:
+    features: of several views of each image, shape [images, views, D].
+    delta: added to the diagonal of Sigma_w, in the features' unit squared.
+    epsilon: added to every fraction.
+
+  Returns:
+    A number from 1 to min(images - 1, D), but for epsilon; 0 where all images
+    have one mean.
+
+  Raises:
+    ValueError: there are not two images with two views each.
+
+  References:
+    Thilak et al., LiDAR: Sensing Linear Probing Performance in Joint Embedding
+    SSL Architectures, 2023, section 4: https://arxiv.org/abs/2312.04000
+  """
+  x = np.asarray(features, np.float64)
+  if x.ndim != 3 or min(x.shape[:2]) < 2:
+    raise ValueError(
+      'LiDAR needs features [images, views, D] of at least 2 images with 2 '
+      f'views each, got shape {x.shape}.'
+    )
+  images, views, size = x.shape
+  if size > images * views:
+    # In a basis of the rows: both matrices are delta or 0 outside of it.
+    _, rows = np.linalg.qr(x.reshape(-1, size).T)
+    x = rows.T.reshape(images, views, -1)
+  means = np.mean(x, axis=1, keepdims=True)
+  within = (x - means).reshape(images * views, -1)
+  sigma = within.T @ within / len(within) + delta * np.eye(x.shape[2])
+  between = means[:, 0] - np.mean(means[:, 0], axis=0, keepdims=True)
+  # L^-1 S_b L^-T has the same eigenvalues, with L L^T = S_w: the squared
+  # singular values of the means that L^-1 whitens.
+  whitened = np.linalg.solve(np.linalg.cholesky(sigma), between.T)
+  values = np.linalg.svd(whitened, compute_uv=False) ** 2
+  return _smooth_rank(values, epsilon)
 
 
 def collapse_indicators(features: np.ndarray) -> dict[str, float]:

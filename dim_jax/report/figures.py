@@ -823,6 +823,8 @@ def _draw_retrieval(rows: Rows, images: np.ndarray) -> Any:
 
 # Images.
 
+_TEST = 'test images'
+
 
 def views(
   originals: np.ndarray, changed: np.ndarray, *, title: str, caption: str
@@ -859,6 +861,54 @@ def views(
     axes.text(start, -0.1, 'views', ha='left', va='bottom', fontsize=9)
     figure.suptitle(title, x=0.01, ha='left', fontsize=11)
     figure.supxlabel('\n'.join(lines), x=0.01, ha='left', fontsize=8.5)
+  return figure
+
+
+def reconstructions(arrays: Mapping[str, np.ndarray]) -> Picture:
+  """Draws test images, and below them what decoders make of their features.
+
+  Args:
+    arrays: uint8 [n, H, W, C]: 'test images', and by the name of their row
+      those that decoders made; others are not drawn.
+  """
+  images = {
+    name: x for name, x in arrays.items() if x.ndim == 4 and name != _TEST
+  }
+  count = len(arrays[_TEST])
+  rows: Rows = []
+  for name, made in images.items():
+    differences = (made.astype(float) - arrays[_TEST]) / 127.5
+    errors = np.mean(differences**2, axis=(1, 2, 3))
+    rows += [(name, i, float(errors[i])) for i in range(count)]
+  means = {
+    name: number(float(np.mean([row[-1] for row in mine])))
+    for name, mine in grouped(rows, 0).items()
+  }
+  listed = ', '.join(f'{name} {mean}' for name, mean in means.items())
+  return Picture(
+    'reconstructions',
+    'Reconstructions',
+    f'The first {count} test images, and below them what a decoder makes of '
+    'their features; the mean image needs none.',
+    f'Grid of {count} test images and their reconstructions, whose mean '
+    f'squared errors of pixels in [-1, 1] are: {listed}.',
+    ('features', 'image', 'squared error'),
+    rows,
+    lambda: _draw_reconstructions({_TEST: arrays[_TEST], **images}),
+  )
+
+
+def _draw_reconstructions(images: Mapping[str, np.ndarray]) -> Any:
+  # In units of an image: a margin for the rows' names, then the images.
+  start, step = 2.6, 1.06
+  count = max(map(len, images.values()))
+  figure, axes = canvas(start + count * step, len(images) * step)
+  for r, (name, row) in enumerate(images.items()):
+    look = {'ha': 'right', 'va': 'center', 'fontsize': 9}
+    label = shorten(printable(name), 18)
+    axes.text(start - 0.15, r * step + 0.5, label, **look)
+    for i, image in enumerate(row):
+      tile(axes, image, start + i * step, r * step)
   return figure
 
 

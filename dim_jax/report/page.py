@@ -32,6 +32,7 @@ from dim_jax.report.sections import (
   depth,
   embeddings,
   probes,
+  representation,
   summary,
   sweep,
 )
@@ -49,6 +50,7 @@ SECTIONS = {
   'Out-of-distribution data': attacks.detection,
   'Depth': depth.section,
   'Probes': probes.section,
+  'Representation': representation.section,
   'Embeddings': embeddings.maps,
   'Nearest neighbours': embeddings.neighbours,
   'Critic scores': embeddings.scores,

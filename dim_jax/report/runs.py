@@ -19,6 +19,8 @@ _FILES = {
   'classified': 'evaluation/classification.npz',
   'density': 'evaluation/density.json',
   'density_arrays': 'evaluation/density.npz',
+  'representation': 'evaluation/representation.json',
+  'reconstructions': 'evaluation/representation.npz',
   'summary': 'summary.json',
   'info': 'run.json',
 }
@@ -47,6 +49,8 @@ class Run(NamedTuple):
   classified: dict[str, np.ndarray]
   density: dict[str, Any]
   density_arrays: dict[str, np.ndarray]
+  representation: dict[str, Any]
+  reconstructions: dict[str, np.ndarray]
   summary: dict[str, Any]
   info: dict[str, Any]
 

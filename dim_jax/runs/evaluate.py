@@ -92,7 +92,7 @@ def evaluate(
         continue
       header = provenance.header(setup.train, trained.step, started)
       files.make_folder(folder)
-      _merge_features(
+      merge_arrays(
         os.path.join(folder, 'features.npz'),
         _pictured(setup) | arrays,
         trained.step,
@@ -404,7 +404,7 @@ def _scores(
   }
 
 
-def _merge_features(path: str, saved: dict[str, Any], step: int) -> None:
+def merge_arrays(path: str, saved: dict[str, Any], step: int) -> None:
   """Writes the arrays whole or not at all; keeps others of this step."""
   saved = {**saved, 'step': np.asarray(step)}
   if os.path.exists(path):

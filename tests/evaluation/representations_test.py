@@ -77,6 +77,104 @@ def test_effective_rank_of_spectra_by_hand():
   assert representations.effective_rank_of_spectrum(np.zeros(3)) == 0
 
 
+def _orthonormal(rows, columns, seed=0):
+  """Columns of length 1 at right angles, and to the ones: already centred."""
+  x = np.random.default_rng(seed).normal(size=(rows, columns))
+  q, _ = np.linalg.qr(np.concatenate([np.ones((rows, 1)), x], axis=1))
+  return q[:, 1:]
+
+
+@pytest.mark.parametrize('rank', [1, 4])
+def test_rankme_of_equal_singular_values_is_their_number(rank):
+  x = _orthonormal(30, rank) @ _orthonormal(9, rank, 1).T
+  # epsilon adds 1e-7 to each of 9 fractions: (9 - rank) times
+  # -1e-7 ln 1e-7 = 1.6e-6 to the entropy, from directions that are not there.
+  expected = rank * np.exp((9 - rank) * 1e-7 * 7 * np.log(10))
+  assert representations.rankme(x) == pytest.approx(expected, rel=1e-6)
+
+
+def test_rankme_is_not_centred():
+  # Constant rows are one direction here and none there.
+  x = np.full((6, 3), 2.0)
+  assert representations.rankme(x) == pytest.approx(1, rel=1e-5)
+  assert representations.effective_rank(x) == 0
+  assert representations.rankme(np.zeros((6, 3))) == 0
+  # Singular values 3 and 1, with no third direction.
+  x = np.diag([3.0, 1.0])
+  expected = np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+  assert representations.rankme(x) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize('alpha', [0.5, 1.0, 2.0])
+def test_alpha_of_a_power_law(alpha):
+  # Eigenvalues j^-alpha are singular values j^(-alpha/2); a mean is no matter.
+  values = np.arange(1, 61) ** (-alpha / 2)
+  x = 5 + _orthonormal(80, 60) * values[None] @ _orthonormal(70, 60, 1).T
+  for arguments in ((), (1,), (2, 9)):
+    value = representations.alpha_req(x, *arguments)
+    assert value == pytest.approx(alpha, rel=1e-9)
+
+
+def test_alpha_is_of_the_ranks_that_are_fitted():
+  # Eigenvalues j^-1 up to rank 10, then j^-3, joined there.
+  ranks = np.arange(1, 41)
+  values = np.where(ranks <= 10, ranks**-1.0, 100.0 * ranks**-3.0)
+  x = _orthonormal(60, 40) * np.sqrt(values)[None]
+  assert representations.alpha_req(x, 2, 10) == pytest.approx(1)
+  assert representations.alpha_req(x, 10, 40) == pytest.approx(3)
+  # All of them, by the normal equations with weights 1 / rank.
+  weights = 1 / ranks[3:]
+  a, b = np.log(ranks[3:]), np.log(values[3:])
+  a = a - np.average(a, weights=weights)
+  slope = np.sum(weights * a * b) / np.sum(weights * a * a)
+  assert representations.alpha_req(x) == pytest.approx(-slope)
+  # Ranks 4 and on of three directions are none.
+  assert math.isnan(representations.alpha_req(x[:, :3]))
+
+
+def _views(between, within):
+  """Images whose means have covariance diag(between), views diag(within)."""
+  size, images = len(between), 40
+  means = _orthonormal(images, size) * np.sqrt(images * np.array(between))[None]
+  # Two views a direction, at plus and minus sqrt(size * variance).
+  steps = np.diag(np.sqrt(size * np.array(within)))
+  return means[:, None] + np.concatenate([steps, -steps])[None]
+
+
+@pytest.mark.parametrize('turned', [False, True])
+def test_lidar_of_known_covariances(turned):
+  between, within = [8.0, 3.0, 5.0], [2.0, 3.0, 1.0]
+  x = _views(between, within)
+  if turned:
+    x = 7 + x @ np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+  p = np.array([8 / 2.5, 3 / 3.5, 5 / 1.5])  # With delta = 1/2.
+  p /= p.sum()
+  value = representations.lidar(x, delta=0.5, epsilon=0)
+  assert value == pytest.approx(np.exp(-np.sum(p * np.log(p))))
+
+
+def test_lidar_discounts_what_views_change():
+  # Four directions of equal variance between images; the views move two of
+  # them, so the others hold all but 2e-4 of the ratio.
+  x = _views([1.0] * 4, [0.0, 0.0, 1.0, 1.0])
+  assert representations.lidar(x) == pytest.approx(2, rel=2e-3)
+  assert representations.lidar(_views([1.0] * 4, [1.0] * 4)) == pytest.approx(
+    4, rel=1e-5
+  )
+
+
+def test_lidar_in_more_dimensions_than_rows():
+  # Zeros added to the features change nothing, nor does a turn of the axes.
+  x = _views([8.0, 3.0], [2.0, 3.0])[:6]
+  expected = representations.lidar(x, epsilon=0)
+  basis = _orthonormal(31, 2, 3)
+  wide = x @ basis.T
+  assert wide.shape == (6, 4, 31)
+  assert representations.lidar(wide, epsilon=0) == pytest.approx(expected)
+  with pytest.raises(ValueError, match=r'2 views each, got shape \(6, 1, 2\)'):
+    representations.lidar(x[:, :1])
+
+
 def test_pca_by_hand():
   # Along (3, 4) / 5 at -5, 0, 5, and 1 off it: variances 50 and 2 of 3 points
   # would mix, so the off-axis points are placed symmetrically.

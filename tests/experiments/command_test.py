@@ -101,7 +101,7 @@ def test_commands_are_short_and_hold_no_library_code():
   folder = pathlib.Path(__file__).parents[2] / 'experiments'
   for name in (
     *('train', 'evaluate', 'classify', 'density', 'layerwise'),
-    *('report', 'export', 'preview', 'list'),
+    *('report', 'represent', 'export', 'preview', 'list'),
   ):
     lines = (folder / f'{name}.py').read_text('utf-8').splitlines()
     assert len(lines) <= 60, name

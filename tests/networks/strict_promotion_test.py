@@ -88,6 +88,8 @@ def networks():
   yield 'autoencoder', energy, [(2, 8, 8, 1)], False
   yield 'rbm', energies.RBM(4), [(3, 2)], False
   yield 'mlp_generator', generators.MLPGenerator((2,), (8,)), [(3, 4)], False
+  decoder = decoders.ConvDecoder((8, 8, 1), 4)
+  yield 'decoder', decoder, [(3, 5)], True
   generator = generators.ConvGenerator((8, 8, 1), 4)
   yield 'conv_generator', generator, [(3, 4)], False
 

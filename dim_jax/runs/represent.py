@@ -1,0 +1,508 @@
+"""Measures a run's representation in many ways, beside the untrained one."""
+
+import dataclasses
+import functools
+import importlib
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import dim_jax
+from dim_jax import checks, files, progress
+from dim_jax.data import augment, batches
+from dim_jax.data import load as data
+from dim_jax.evaluation import features as features_lib
+from dim_jax.evaluation import probes as probes_lib
+from dim_jax.evaluation import reconstruction, representations
+from dim_jax.networks import decoders
+from dim_jax.objective import probed
+from dim_jax.report import figures
+from dim_jax.report.sections import representation
+from dim_jax.runs import evaluate, preview, provenance, tables
+from dim_jax.runs import published as published_lib
+
+_PROBES = ('svm', 'knn', 'linear_few')
+_ENCODERS = ('trained', 'untrained')
+_RANK_ROWS = 1000
+_LIDAR_IMAGES, _LIDAR_VIEWS = 256, 8
+_PICTURED = 8
+# Where a run has no augmentation of its own.
+_VIEWS = augment.Config(crop_padding=4, flip=True)
+
+
+class Settings(NamedTuple):
+  """How representations are measured.
+
+  Attributes:
+    decoder: how decoders are trained.
+    channels: of a decoder's first map; Deep InfoMax's are 512.
+    noise: standard deviation of what is added to features whose own is 1, the
+      root of the mean square over dimensions, for their information.
+    seed: of views and estimates.
+  """
+
+  decoder: reconstruction.Settings = reconstruction.Settings(
+    epochs=30, decay_epochs=(15, 22), learning_rate=2e-3
+  )
+  channels: int = 32
+  noise: float = 0.1
+  seed: int = 0
+
+
+class _Rows(NamedTuple):
+  """Features of one name, and the images that they are of.
+
+  Attributes:
+    train: float32 [n, D].
+    test: float32 [m, D].
+    views: float32 [k, views, D] of training images; None without any.
+    images: uint8 (training, test) at the decoder's size; None of other data.
+  """
+
+  train: np.ndarray
+  test: np.ndarray
+  views: np.ndarray | None
+  images: tuple[np.ndarray, np.ndarray] | None
+
+
+def represent(
+  run_dir: str,
+  *,
+  measures: Sequence[str] | None = None,
+  features: Sequence[str] | None = None,
+  max_examples: int | None = None,
+  settings: Settings | None = None,
+  step: int | None = None,
+  show_progress: bool = True,
+) -> dict[str, Any]:
+  """Measures the representation and writes the results into the run's folder.
+
+  Those of an earlier call stay. A measure that fails is left out and named in
+  'skipped'. The probes are those of `evaluate`, which keeps their results too.
+
+  Args:
+    run_dir: the run.
+    measures: names in `MEASURES`; all of them if None.
+    features: outputs of the encoder, by default those that the objective names.
+    max_examples: training examples that are kept, drawn at random.
+    settings: by default those of `Settings`.
+    step: which checkpoint; the newest if None.
+    show_progress: show a bar on standard error, and a line a measure.
+
+  Returns:
+    The contents of evaluation/representation.json; 'results' has a row for each
+    encoder, feature and measure.
+
+  Raises:
+    FileNotFoundError: the folder is not a run, or has no such checkpoint.
+    ValueError: there is no such measure or feature.
+  """
+  measures = MEASURES if measures is None else measures
+  settings = settings or Settings()
+  for name in measures:
+    checks.check_choice('measures', name, MEASURES)
+  started, run_dir = time.time(), os.path.expanduser(run_dir)
+  trained = dim_jax.load(run_dir, step=step)
+  train, test = _load(trained, max_examples, show_progress)
+  names = _features(trained, train, features)
+  folder = os.path.join(run_dir, 'evaluation')
+  results, skipped = _probe(
+    run_dir, measures, names, max_examples, step, show_progress
+  )
+  pictures: dict[str, np.ndarray] = {}
+  images = _images(train, test) if 'reconstruction' in measures else None
+  if images is not None:
+    result, pictures = _mean_image(*images)
+    results.append(result)
+  views = describe_views(trained.config.data) if 'lidar' in measures else None
+  report: dict[str, Any] = {}
+  with progress.Progress(show_progress) as bar:
+    # One encoder at a time: conv maps of a whole data set are big.
+    for kind in _ENCODERS:
+      encoder = trained if kind == 'trained' else dim_jax.load(run_dir, 0)
+      rows = _encode(
+        encoder, kind, (train, test), names, measures, settings, bar
+      )
+      for name, values in rows.items():
+        part = _Rows(*values, images)
+        new, failed, shown = _measure(kind, name, part, measures, settings, bar)
+        results, skipped = results + new, skipped + failed
+        pictures |= shown
+        files.make_folder(folder)
+        report = _merge(
+          os.path.join(folder, 'representation.json'),
+          provenance.header(train, trained.step, started)
+          | {'published': published_lib.published(trained.config)}
+          | ({'views': views} if views else {})
+          | {'results': results, 'skipped': skipped},
+        )
+  if pictures:
+    path = os.path.join(folder, 'representation.npz')
+    evaluate.merge_arrays(path, pictures, trained.step)
+    with np.load(path) as arrays:
+      figures.save(figures.reconstructions(dict(arrays)), folder)
+  return report
+
+
+def _load(
+  encoder: dim_jax.Encoder, most: int | None, show_progress: bool
+) -> tuple[data.Examples, data.Examples]:
+  """Loads the training examples that are kept, and the test set."""
+  train, test = (
+    data.load(
+      encoder.config.data, split, validation=0.0, progress=show_progress
+    )
+    for split in ('train', 'test')
+  )
+  if most is not None and most < len(train.inputs):
+    rows = np.random.default_rng(0).permutation(len(train.inputs))[:most]
+    train = train.take(np.sort(rows))
+  return train, test
+
+
+def _features(
+  encoder: dim_jax.Encoder,
+  train: data.Examples,
+  features: Sequence[str] | None,
+) -> tuple[str, ...]:
+  """Returns the names of the features, checked."""
+  batch = data.as_batch(train.inputs[:2], train.kind)
+  outputs = jax.eval_shape(encoder.encode, encoder.variables, batch)
+  for name in features or ():
+    checks.check_choice('features', name, outputs)
+  return tuple(features or probed(encoder.objective, outputs))
+
+
+def _probe(
+  run_dir: str,
+  measures: Sequence[str],
+  features: Sequence[str],
+  max_examples: int | None,
+  step: int | None,
+  show_progress: bool,
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+  """Runs the probes, by `evaluate`; returns their rows and what is skipped."""
+  probes = [name for name in _PROBES if name in measures]
+  if not probes:
+    return [], []
+  protocol = probes_lib.Protocol(max_examples=max_examples)
+  try:
+    report = evaluate.evaluate(
+      run_dir,
+      probes=probes,
+      features=features,
+      protocol=protocol,
+      step=step,
+      show_progress=show_progress,
+    )
+  except ValueError as error:  # Such as data without labels.
+    return [], [{'what': 'probes', 'reason': str(error)}]
+  results = [
+    {
+      'encoder': row['encoder'],
+      'feature': row['feature'],
+      'measure': row['probe'],
+      'label': row['label'],
+      'values': {'accuracy': row['mean'], 'accuracy_std': row['std']},
+      'protocol_hash': row['protocol_hash'],
+      'seconds': row['seconds'],
+    }
+    for row in report['results']
+    if row['probe'] in probes and row['feature'] in (*features, 'pixels')
+  ]
+  failed = [x for x in report['skipped'] if x['what'].endswith(tuple(probes))]
+  return results, failed
+
+
+def _images(
+  train: data.Examples, test: data.Examples
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Resizes images to the nearest size that a decoder makes, from 16 pixels."""
+  if train.kind != 'image':
+    return None
+  side = min(train.inputs.shape[1:3])
+  # No smaller, because the windows of SSIM need 11.
+  size = 2 ** max(4, round(math.log2(side)))
+  if train.inputs.shape[1:3] == (size, size):
+    return train.inputs, test.inputs
+  window = np.array([0, 0, *train.inputs.shape[1:3]], np.int32)
+
+  @jax.jit
+  def resized(part):
+    windows = jnp.tile(window, (len(part), 1))
+    return augment.resize_windows(part, windows, size, size)
+
+  first, second = (
+    batches.map_padded(lambda _, part: resized(part), 256, x.inputs)
+    for x in (train, test)
+  )
+  return first, second
+
+
+def _mean_image(
+  train: np.ndarray, test: np.ndarray
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Compares test images with the mean image, which needs no features."""
+  mean = np.broadcast_to(reconstruction.mean_image(train), test.shape)
+  row = {'encoder': 'none', 'feature': 'mean image'}
+  values = reconstruction.compare(test, mean)._asdict()
+  result = row | {'measure': 'reconstruction', 'values': values, 'seconds': 0.0}
+  return result, {
+    'test images': test[:_PICTURED],
+    'mean image': mean[:_PICTURED],
+  }
+
+
+def describe_views(config: Any) -> str | None:
+  """Describes the views that LiDAR is of; None where there are none."""
+  if not isinstance(config, augment.Config):
+    return None
+  if augment.make(config) is not None:
+    return preview.describe(config)
+  return f'{preview.describe(_VIEWS)} The run has no augmentation of its own.'
+
+
+def _encode(
+  encoder: dim_jax.Encoder,
+  kind: str,
+  examples: tuple[data.Examples, data.Examples],
+  names: Sequence[str],
+  measures: Sequence[str],
+  settings: Settings,
+  bar: progress.Progress,
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+  """Computes features by name: of training and test examples, and of views."""
+  if set(measures) <= set(_PROBES):
+    return {name: (np.empty((0, 0)),) * 3 for name in names}
+  config = encoder.config.data
+  parts = [x.inputs for x in examples]
+  views = None
+  if 'lidar' in measures and examples[0].kind == 'image':
+    views = _view(config, settings.seed)
+    parts.append(views)
+  extract = functools.partial(
+    features_lib.extract,
+    encoder.encode,
+    encoder.variables,
+    kind=config.kind,
+    names=names,
+  )
+  values = []
+  with bar.task(f'{kind}: encode', sum(map(len, parts))) as task:
+    for part in parts:
+      values.append(extract(part))
+      task.advance(len(part))
+  train, test, *rest = values
+  return {
+    name: (
+      train[name],
+      test[name],
+      rest[0][name].reshape(-1, _LIDAR_VIEWS, train[name].shape[1])
+      if rest
+      else None,
+    )
+    for name in names
+  }
+
+
+def _view(config: Any, seed: int) -> np.ndarray:
+  """Makes views of the first training images, those of an image together."""
+  examples = data.load(
+    config, 'train', crop=False, first=_LIDAR_IMAGES, progress=False
+  )
+  channels = examples.inputs.shape[-1]
+  change: Any = augment.make(config, channels) or augment.make(_VIEWS)
+  repeated = np.repeat(examples.inputs, _LIDAR_VIEWS, axis=0)
+  positions = np.arange(len(repeated), dtype=np.int32)
+  apply = jax.jit(functools.partial(change, jax.random.key(seed)))
+  return batches.map_padded(
+    lambda _, *part: apply(*part), 256, repeated, positions
+  )
+
+
+def _measure(
+  kind: str,
+  feature: str,
+  rows: _Rows,
+  measures: Sequence[str],
+  settings: Settings,
+  bar: progress.Progress,
+) -> tuple[list[dict[str, Any]], list[dict[str, str]], dict[str, np.ndarray]]:
+  """Measures one feature: results, what is skipped, and reconstructions."""
+  results: list[dict[str, Any]] = []
+  skipped: list[dict[str, str]] = []
+  shown: dict[str, np.ndarray] = {}
+  for measure in measures:
+    if measure in _PROBES:
+      continue
+    title = f'{kind} {feature} {measure}'
+    row = {'encoder': kind, 'feature': feature, 'measure': measure}
+    started = time.time()
+    try:
+      with bar.task(title, 100) as task:
+        values = _MEASURED[measure](rows, settings, task)
+    except (ValueError, FloatingPointError, MemoryError) as error:
+      # What the other measures say is worth as much as before.
+      skipped.append({'what': title, 'reason': str(error)})
+      bar.say(f'{title} is skipped: {error}')
+      continue
+    if 'shown' in values:
+      shown[f'{kind} {feature}'] = values.pop('shown')
+    seconds = time.time() - started
+    results.append(row | {'values': values, 'seconds': seconds})
+    words = ', '.join(
+      f'{name} {figures.number(x)}'
+      for name, x in values.items()
+      if isinstance(x, float)
+    )
+    bar.say(f'{title}: {words}  {seconds:.0f} s')
+  return results, skipped, shown
+
+
+def _reconstruct(
+  rows: _Rows, settings: Settings, task: progress.Task
+) -> dict[str, Any]:
+  """Trains a decoder; returns how alike test images are, and some of them."""
+  if rows.images is None:
+    raise ValueError('the examples are no images.')
+  train, test = rows.images
+  epochs = settings.decoder.epochs
+  reconstruct = reconstruction.fit(
+    decoders.ConvDecoder(train.shape[1:], settings.channels),
+    rows.train,
+    train,
+    settings.decoder,
+    lambda done: task.update(100 * done // epochs),
+  )
+  images = reconstruct(rows.test)
+  used = dataclasses.asdict(settings.decoder) | {'channels': settings.channels}
+  return {
+    **reconstruction.compare(test, images)._asdict(),
+    'side': train.shape[1],
+    'settings': used,
+    'shown': images[:_PICTURED],
+  }
+
+
+def _information(
+  rows: _Rows, settings: Settings, task: progress.Task
+) -> dict[str, Any]:
+  """Bounds the nats that features with noise tell of their example."""
+  del task
+  try:
+    noisy: Any = importlib.import_module('dim_jax.evaluation.information.noisy')
+  except ImportError as error:
+    raise ValueError('this version does not measure it.') from error
+  x = rows.train.astype(np.float64)
+  # One number for all dimensions, so that no direction gains.
+  x = x / (np.sqrt(np.mean(np.var(x, axis=0))) or 1.0)
+  channel = noisy.channel(x, settings.noise, jax.random.key(settings.seed))
+  names = ('lower', 'upper', 'ceiling')
+  values = {name: float(getattr(channel, name)) for name in names}
+  return values | {'settings': {'noise': settings.noise}}
+
+
+def _dependence(
+  rows: _Rows, settings: Settings, task: progress.Task
+) -> dict[str, Any]:
+  """Estimates the total correlation of features, as NDM does."""
+  del task
+  estimate: Any = getattr(dim_jax, 'total_correlation', None)
+  if estimate is None:
+    raise ValueError('this version does not measure it.')
+  result = estimate(
+    rows.train, report=rows.test, seeds=(settings.seed,), control=False
+  )
+  names = ('value', 'standard_error', 'ceiling')
+  return {name: float(getattr(result, name)) for name in names}
+
+
+def _rank(
+  rows: _Rows, settings: Settings, task: progress.Task
+) -> dict[str, Any]:
+  """Computes RankMe and alpha-ReQ of test rows."""
+  del settings, task
+  x = rows.test[:_RANK_ROWS]
+  alpha = representations.alpha_req(x)
+  return {
+    'rankme': representations.rankme(x),
+    'alpha_req': alpha if math.isfinite(alpha) else None,
+    'examples': len(x),
+    'dimensions': x.shape[1],
+  }
+
+
+def _lidar(
+  rows: _Rows, settings: Settings, task: progress.Task
+) -> dict[str, Any]:
+  """Computes LiDAR of views of training images."""
+  del settings, task
+  if rows.views is None:
+    raise ValueError('there are no views but of images.')
+  examples, views, _ = rows.views.shape
+  value = representations.lidar(rows.views)
+  return {'lidar': value, 'examples': examples, 'views': views}
+
+
+_MEASURED: dict[str, Callable[..., dict[str, Any]]] = {
+  'reconstruction': _reconstruct,
+  'information': _information,
+  'dependence': _dependence,
+  'rank': _rank,
+  'lidar': _lidar,
+}
+MEASURES = (*_PROBES, *_MEASURED)
+"""What can be measured, in the order of the table."""
+
+
+def _merge(path: str, new: dict[str, Any]) -> dict[str, Any]:
+  """Writes the results whole, beside those of this step that are not new."""
+  old = files.read_json(path)
+
+  def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(
+      row.get(name) for name in ('encoder', 'feature', 'measure', 'label')
+    )
+
+  if all(old.get(name) == new[name] for name in ('step', 'dataset')):
+    fresh = {key(row) for row in new['results']}
+    kept = [row for row in old['results'] if key(row) not in fresh]
+    new = {**old, **new, 'results': kept + new['results']}
+  files.write_json(path, new)
+  return new
+
+
+def summary(report: Mapping[str, Any]) -> list[Any]:
+  """Lists the tables of what `represent` returned, and the notes below them."""
+  records = representation.records(report)
+  columns = list(dict.fromkeys(name for row in records for name in row))
+  names, columns = columns[:2], columns[2:]
+  # Beside one another they are too wide for a terminal.
+  first = [x for x in columns if x.endswith(representation.OF_EXAMPLES)]
+  rest = [x for x in columns if x not in first]
+  parts: list[Any] = [
+    tables.table(
+      (*names, *shown),
+      [
+        [row.get(name, '') for name in (*names, *shown)]
+        for row in records
+        if row.keys() & {*shown}
+      ],
+      words=2,
+      title=f'{report["dataset"]}, step {report["step"]}',
+    )
+    for shown in (first, rest)
+    if shown
+  ]
+  if paper := report['published']:
+    header = ('model', *paper['columns'])
+    rows = [(name, *cells) for name, cells in paper['rows'].items()]
+    title = f'{paper["source"]}; this run stands for {paper["row"]}'
+    parts.append(tables.table(header, rows, title=title))
+  return [*parts, *representation.notes(report), *tables.notes(report)]
