@@ -93,7 +93,9 @@ class Log:
     """Drops what was logged after `step`, which a resumed run writes again."""
     seconds = 0.0
     if self.is_writer:
-      kept = [line for line in read(self._path) if line['step'] <= step]
+      # A run that starts again writes the line of step 0 again, if it has one.
+      last = step or -1
+      kept = [line for line in read(self._path) if line['step'] <= last]
       text = ''.join(json.dumps(line) + '\n' for line in kept)
       files.write(self._path, text)
       seconds = kept[-1]['seconds'] if kept else 0.0
@@ -118,7 +120,8 @@ class Log:
       count: how many steps it has.
       numbers: by name; lists of those of each run where there are several.
     """
-    rate = count * self._images / self.lap()
+    seconds = self.lap()
+    rate = count * self._images / seconds if count else 0.0
     line = {
       'step': step,
       'images': step * self._images,

@@ -198,10 +198,7 @@ def _channel(
   small = x if x.shape[1] <= n else x.T
   signal = _product(small.T, small) / n
   gaussian = _half_log_det(signal + jnp.eye(len(signal)))
-  chunk = _CHUNK // n
-  return _bounds(log_densities, n, chunk, labels)._replace(
-    gaussian=gaussian, noise_std=noise_std
-  )
+  return _bounds(log_densities, n, _CHUNK // n, labels, gaussian, noise_std)
 
 
 @jax.jit
@@ -240,10 +237,10 @@ def _stochastic_channel(
   covariance = covariance + _product(centred.T, centred) / n
   covariance = covariance / (unit[:, None] * unit[None])
   gaussian = _half_log_det(covariance) + jnp.sum(jnp.log(unit))
-  return _bounds(log_densities, n, _CHUNK // (n * size), labels)._replace(
-    gaussian=gaussian - jnp.mean(log_det),
-    noise_std=jnp.sqrt(jnp.sum(jnp.square(scale)) / mean.size),
-  )
+  gaussian -= jnp.mean(log_det)
+  noise_std = jnp.sqrt(jnp.sum(jnp.square(scale)) / mean.size)
+  chunk = _CHUNK // (n * size)
+  return _bounds(log_densities, n, chunk, labels, gaussian, noise_std)
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -276,6 +273,8 @@ def _bounds(
   n: int,
   chunk: int,
   labels: jax.Array | None,
+  gaussian: jax.Array,
+  noise_std: jax.Array,
 ) -> Channel:
   """Computes the bounds, of chunks of rows against all others.
 
@@ -285,59 +284,34 @@ def _bounds(
     n: how many rows there are.
     chunk: how many to take at a time; raised to 1 and lowered to n.
     labels: [n], or None.
-
-  Returns:
-    Bounds without `gaussian` and `noise_std`.
+    gaussian: a field of the result, and
+    noise_std: likewise.
   """
   chunk = min(max(chunk, 1), n)
-  if labels is not None:
-    # Of each row's class, as frequencies.
-    frequency = jnp.mean(labels[:, None] == labels[None], 1, dtype=jnp.float32)
-    classes = jnp.sum(1 / frequency) / n
+  frequency = None if labels is None else _frequency(labels)
 
-  def of_chunk(carry: tuple, start: jax.Array) -> tuple:
-    values, columns = carry
+  def add(sums: tuple, start: jax.Array) -> tuple:
+    values, columns = sums
     # The last chunk may hold rows of the one before it, without weight.
-    first = jnp.minimum(start, n - chunk)
-    rows = first + jnp.arange(chunk)
-    densities = log_densities(rows)
-    own = jnp.take_along_axis(densities, rows[:, None], 1)
-    other = rows[:, None] != jnp.arange(n)[None]
-    log_ratios = jnp.where(other, densities - own, -jnp.inf)
-    top = jnp.max(log_ratios, 1)
-    ratios = jnp.exp(log_ratios - top[:, None])
-    total = jnp.sum(ratios, 1)
-    mates = jnp.zeros_like(ratios)
-    terms = _information_terms(total, top, n)
-    if labels is not None:
-      mates = jnp.where(labels[rows][:, None] == labels[None], ratios, 0.0)
-      of_labels = _label_terms(
-        total, top, jnp.sum(mates, 1), frequency[rows], n, classes
-      )
-      terms = jax.tree.map(lambda *x: jnp.concatenate(x), terms, of_labels)
+    rows = jnp.minimum(start, n - chunk) + jnp.arange(chunk)
+    ratios, top = _ratios(log_densities(rows), rows)
+    terms, mates = _terms(ratios, top, rows, labels, frequency)
     fresh = (rows >= start)[None]
-    terms = terms._replace(
-      **{k: getattr(terms, k) * fresh for k in ('others', 'mates', 'own')}
-    )
-    columns += _product(terms.others, ratios) + _product(terms.mates, mates)
-    columns = columns.at[:, rows].add(terms.own)
+    columns += _product(terms.others * fresh, ratios)
+    columns += _product(terms.mates * fresh, mates)
+    columns = columns.at[:, rows].add(terms.own * fresh)
     return (values.at[:, rows].set(terms.values), columns), None
 
   zeros = jnp.zeros((2 if labels is None else 4, n))
   starts = jnp.arange(-(-n // chunk)) * chunk
-  (values, columns), _ = lax.scan(of_chunk, (zeros, zeros), starts)
+  (values, columns), _ = lax.scan(add, (zeros, zeros), starts)
   means = jnp.mean(values, 1)
   errors = jnp.std(values - columns, 1) / math.sqrt(n)
+  ceiling = jnp.float32(math.log(n))
   result = Channel(
-    lower=means[0],
-    upper=means[1],
-    gaussian=jnp.nan,
-    ceiling=jnp.float32(math.log(n)),
-    lower_error=errors[0],
-    upper_error=errors[1],
-    noise_std=jnp.nan,
+    means[0], means[1], gaussian, ceiling, errors[0], errors[1], noise_std
   )
-  if labels is None:
+  if frequency is None:
     return result
   return result._replace(
     label_lower=means[2],
@@ -348,25 +322,74 @@ def _bounds(
   )
 
 
-def _information_terms(total: jax.Array, top: jax.Array, n: int) -> _Terms:
+def _frequency(labels: jax.Array) -> jax.Array:
+  """Returns the fraction of rows that have the label of each row, [n]."""
+  ordered = jnp.sort(labels)
+  first = jnp.searchsorted(ordered, labels)
+  last = jnp.searchsorted(ordered, labels, side='right')
+  return (last - first) / len(labels)
+
+
+def _ratios(
+  densities: jax.Array, rows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns p(t'_i | t_j) / p(t'_i | t_i), 0 for i itself.
+
+  Args:
+    densities: their logarithms, up to a function of i, [b, n].
+    rows: i, [b].
+
+  Returns:
+    The ratios over the largest of each row [b, n], and its logarithm [b].
+  """
+  own = jnp.take_along_axis(densities, rows[:, None], 1)
+  other = rows[:, None] != jnp.arange(densities.shape[1])[None]
+  log_ratios = jnp.where(other, densities - own, -jnp.inf)
+  top = jnp.max(log_ratios, 1)
+  return jnp.exp(log_ratios - top[:, None]), top
+
+
+def _terms(
+  ratios: jax.Array,
+  top: jax.Array,
+  rows: jax.Array,
+  labels: jax.Array | None,
+  frequency: jax.Array | None,
+) -> tuple[_Terms, jax.Array]:
+  """Returns the terms of all bounds, and the ratios of rows of one class."""
+  n, total = ratios.shape[1], jnp.sum(ratios, 1)
+  log_others = top + jnp.log(total)
+  terms = _information_terms(total, log_others, n)
+  if labels is None or frequency is None:
+    return terms, jnp.zeros_like(ratios)
+  mates = jnp.where(labels[rows][:, None] == labels[None], ratios, 0.0)
+  of_labels = _label_terms(
+    total,
+    log_others,
+    jnp.sum(mates, 1) / total,
+    frequency[rows],
+    n,
+    # Each class has frequency * n rows.
+    jnp.sum(1 / frequency) / n,
+  )
+  return jax.tree.map(lambda *x: jnp.concatenate(x), terms, of_labels), mates
+
+
+def _information_terms(
+  total: jax.Array, log_others: jax.Array, n: int
+) -> _Terms:
   """Returns the terms of `lower` and `upper`.
 
   Args:
-    total: sum of exp(l_ij - top) over the other rows j, [b], where l_ij is
-      ln p(t'_i | t_j) / p(t'_i | t_i).
-    top: the largest l_ij of another row, [b].
+    total: sum over other rows of their ratios as `_ratios` gives them, [b].
+    log_others: the logarithm of the sum of the ratios themselves, [b].
     n: how many rows there are.
   """
-  others = top + jnp.log(total)
-  own = jax.nn.sigmoid(-others)
+  own = jax.nn.sigmoid(-log_others)
   zeros = jnp.zeros_like(own)
+  lower = math.log(n) - jax.nn.softplus(log_others)
   return _Terms(
-    jnp.stack(
-      [
-        math.log(n) - jax.nn.softplus(others),
-        math.log(n - 1) - others,
-      ]
-    ),
+    jnp.stack([lower, math.log(n - 1) - log_others]),
     jnp.stack([(1 - own) / total, 1 / total]),
     jnp.stack([zeros, zeros]),
     jnp.stack([own, zeros]),
@@ -375,8 +398,8 @@ def _information_terms(total: jax.Array, top: jax.Array, n: int) -> _Terms:
 
 def _label_terms(
   total: jax.Array,
-  top: jax.Array,
-  of_mates: jax.Array,
+  log_others: jax.Array,
+  by_others: jax.Array,
   frequency: jax.Array,
   n: int,
   classes: jax.Array,
@@ -385,16 +408,15 @@ def _label_terms(
 
   Args:
     total: as of `_information_terms`, and
-    top: likewise.
-    of_mates: the part of `total` that is of the row's class, [b].
+    log_others: likewise.
+    by_others: the probability of the row's class by the other rows, [b].
     frequency: of the row's class, [b].
     n: how many rows there are.
     classes: how many classes there are.
   """
-  own = jax.nn.sigmoid(-top - jnp.log(total))
-  by_others = of_mates / total
+  own = jax.nn.sigmoid(-log_others)
   by_all = own + (1 - own) * by_others
-  # A little of all classes: a row among others' costs about ln n, not distance.
+  # A little of all classes: a row amid another class costs ln n, not distance.
   mixed = (1 - 1 / n) * by_others + 1 / (n * classes)
   factor = (1 - 1 / n) / (mixed * total)
   return _Terms(
