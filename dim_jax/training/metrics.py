@@ -117,11 +117,10 @@ class Log:
 
     Args:
       step: its last one.
-      count: how many steps it has.
+      count: how many steps it has; 0 before the first.
       numbers: by name; lists of those of each run where there are several.
     """
-    seconds = self.lap()
-    rate = count * self._images / seconds if count else 0.0
+    rate = count * self._images / self.lap()
     line = {
       'step': step,
       'images': step * self._images,
@@ -129,6 +128,8 @@ class Log:
       'images_per_s': round(rate, 1),
       **numbers,
     }
+    if not count:
+      line.pop('images_per_s')  # A line of the start is no interval.
     if self.is_writer:
       files.append(self._path, json.dumps(line) + '\n')
     if self._events:

@@ -52,7 +52,9 @@ def section(runs: Sequence[Run]) -> list[Part]:
   if len(runs) == 1:
     return [draw(plane, measured, _settings(runs))] if measured else []
   return [
-    draw(plane, [p for p in measured if p.feature == name], _settings(runs))
+    draw(
+      plane, [p for p in measured if p.feature == name], _settings(runs), name
+    )
     for name in dict.fromkeys(point.feature for point in measured)
   ]
 
@@ -97,19 +99,19 @@ def _settings(runs: Sequence[Run]) -> str:
   )
 
 
-def plane(measured: Sequence[Point], settings: str = '') -> figures.Picture:
-  """Draws the paths of features, or of one feature in several runs.
+def plane(
+  measured: Sequence[Point], settings: str = '', feature: str = ''
+) -> figures.Picture:
+  """Draws the paths of the features of a run, or of one feature in several.
 
   Args:
-    measured: the points, of features of one run, or of runs of one feature.
+    measured: the points.
     settings: sentences for the caption.
+    feature: the one, where there are several runs.
   """
-  features = list(dict.fromkeys(p.feature for p in measured))
-  single = len({p.run for p in measured}) == 1
-  of_one = '' if single else f': {features[0]}'
   ends = {(p.run, p.feature): p for p in measured}
   words = '; '.join(
-    f'{p.feature if single else p.run}: input {figures.number(p.lower)} to '
+    f'{p.run if feature else p.feature}: input {figures.number(p.lower)} to '
     f'{figures.number(p.tightest)}, labels {figures.number(p.label_lower)} to '
     f'{figures.number(p.label_upper)}'
     + ('' if math.isnan(p.rate) else f', rate {figures.number(p.rate)}')
@@ -118,8 +120,8 @@ def plane(measured: Sequence[Point], settings: str = '') -> figures.Picture:
   ceiling = max(p.lower_ceiling for p in measured)
   entropy = max(p.label_entropy for p in measured)
   return figures.Picture(
-    'information_plane' + ('' if single else f'_{features[0]}'),
-    f'Information plane{of_one}',
+    'information_plane' + (feature and f'_{feature}'),
+    'Information plane' + (feature and f': {feature}'),
     figures.sentences(
       'What features with noise tell of the input and of the labels while they '
       'train, from the open circle to the full one. Marks are at the lower '
@@ -135,30 +137,30 @@ def plane(measured: Sequence[Point], settings: str = '') -> figures.Picture:
     f'lower to upper bounds: {words}.',
     Point._fields,
     [tuple(p) for p in measured],
-    lambda: _draw(measured, single),
+    lambda: _draw(measured, bool(feature)),
   )
 
 
-def _draw(measured: Sequence[Point], single: bool) -> Any:
+def _draw(measured: Sequence[Point], by_run: bool) -> Any:
   figure, axes = figures.blank(figures.WIDTH, 3.8)
   paths: dict[str, list[Point]] = {}
   for point in measured:
-    paths.setdefault(point.feature if single else point.run, []).append(point)
+    paths.setdefault(point.run if by_run else point.feature, []).append(point)
   for k, (name, path) in enumerate(paths.items()):
     colour = figures.COLOURS[k % len(figures.COLOURS)]
     _draw_path(axes, path, name, colour)
-  first = measured[0]
-  axes.axvline(first.lower_ceiling, **figures.LEVEL)
-  axes.axhline(first.label_entropy, **figures.LEVEL)
+  ceiling = max(p.lower_ceiling for p in measured)
+  entropy = max(p.label_entropy for p in measured)
+  axes.axvline(ceiling, **figures.LEVEL)
+  axes.axhline(entropy, **figures.LEVEL)
   rates = [p.rate for p in measured if not math.isnan(p.rate)]
-  widest = 1.1 * max(p.lower_ceiling for p in measured)
   if rates:
     # A rate is many times what a lower bound can show.
     least = min(p.lower for p in measured if p.lower > 0)
-    figures.log_with_zero(axes.xaxis, [least, widest, *rates])
+    figures.log_with_zero(axes.xaxis, [least, 1.1 * ceiling, *rates])
   else:
-    axes.set_xlim(0, widest)
-  axes.set_ylim(-0.02, 1.08 * max(p.label_entropy for p in measured))
+    axes.set_xlim(0, 1.1 * ceiling)
+  axes.set_ylim(-0.02, 1.08 * entropy)
   axes.set_xlabel('information of the input, nats')
   axes.set_ylabel('information of the labels, nats')
   return figure
