@@ -54,7 +54,7 @@ def test_paths_of_one_run_from_the_start_to_the_end():
   assert 'y: input 3.00 to 4.50, labels −0.300 to 1.00' in plane.alt
   assert 'code: input 3.00 to 3.50' in plane.alt and 'rate 3.50' in plane.alt
   assert 'Noise: 2.0 standard deviations' in plane.caption
-  assert 'Of validation examples' in plane.caption
+  assert 'Of validation images' in plane.caption
   assert (
     'Dashed: 5.00' in plane.caption and '1.10, the entropy' in plane.caption
   )
