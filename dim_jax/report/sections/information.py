@@ -131,7 +131,8 @@ def plane(
       f'show of so many examples, and {figures.number(entropy)}, the entropy '
       'of the labels.',
       any(not math.isnan(p.rate) for p in measured)
-      and 'Dotted: the rate, an upper bound too.',
+      and 'Dotted: the rate, an upper bound too; the horizontal axis is '
+      'logarithmic.',
     ),
     f'Paths in the plane of nats of the input and of the labels. At the end, '
     f'lower to upper bounds: {words}.',
