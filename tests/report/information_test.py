@@ -51,7 +51,7 @@ def test_paths_of_one_run_from_the_start_to_the_end():
   assert all(math.isnan(r['rate']) for r in rows[:2])
   # The table has bounds as they are, the sentence the least upper one.
   assert rows[1]['label_lower'] == -0.3
-  assert 'y: input 3.00 to 4.50, labels −0.300 to 1.00' in plane.alt
+  assert 'y: input 3.00 to 9.00, labels −0.300 to 1.00' in plane.alt
   assert 'code: input 3.00 to 3.50' in plane.alt and 'rate 3.50' in plane.alt
   assert 'Noise: 2.0 standard deviations' in plane.caption
   assert 'Of validation images' in plane.caption
@@ -70,7 +70,7 @@ def test_paths_of_one_run_from_the_start_to_the_end():
   assert [30.0, 3.5] in [list(other.get_xdata()) for other in others]
   bars = [bar.get_segments() for bar in axes.collections]
   assert [s.tolist() for s in bars[0]] == [
-    [[2.0, 0.5], [4.5, 0.5]], [[3.0, 0.0], [4.5, 0.0]],
+    [[2.0, 0.5], [9.0, 0.5]], [[3.0, 0.0], [9.0, 0.0]],
   ]  # fmt: skip
   assert bars[1][0].tolist() == [[2.0, 0.5], [2.0, 1.0]]
 

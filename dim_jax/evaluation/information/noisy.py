@@ -52,8 +52,9 @@ class Channel(NamedTuple):
     upper: likewise, by leaving out the row itself. It grows with the squared
       distance of neighbours over the noise, so is loose in many dimensions.
     gaussian: likewise an upper one, of the Gaussian of equal covariance, which
-      has the most entropy. Of the covariance of n rows it is too low by up to
-      D (D + 1) / (4 n).
+      has the most entropy. It is of the covariance of n rows, so too low by
+      about (sum a)^2 / (4 n) + sum a^2 / (4 n), where a = v / (v + s^2) < 1 for
+      each variance v along a principal axis: D (D + 1) / (4 n) at most.
     ceiling: ln n.
     lower_error: standard error of `lower`.
     upper_error: likewise of `upper`.
@@ -62,9 +63,9 @@ class Channel(NamedTuple):
     label_lower: of I(T + Z; C): H(C) less the cross-entropy of a classifier,
       the class densities from all other rows. Negative where these mislead it.
       None without labels, as are all that follow.
-    label_upper: likewise, with the row itself among those of its class: exact
-      of the n rows as if there were no others, and convex in the densities,
-      so too high of more. At most `label_ceiling`.
+    label_upper: likewise, with the row itself among those of its class: the
+      information of a draw from these n rows. That is convex in the densities
+      of the classes, so too high in expectation. At most `label_ceiling`.
     label_ceiling: H(C), of the labels' frequencies.
     label_lower_error: standard error of `label_lower`.
     label_upper_error: likewise of `label_upper`.

@@ -42,8 +42,8 @@ class Point(NamedTuple):
 
   @property
   def tightest(self) -> float:
-    """The least of the upper bounds."""
-    return float(np.nanmin([self.upper, self.gaussian, self.rate]))
+    """The least upper bound, of those that n rows make no smaller."""
+    return float(np.nanmin([self.upper, self.rate]))
 
 
 def section(runs: Sequence[Run]) -> list[Part]:
