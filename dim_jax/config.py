@@ -62,6 +62,33 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(kw_only=True)
+class InformationConfig:
+  """What features keep of the input and of labels beyond stated noise.
+
+  It is measured while they train, see `evaluation.information.monitor`; the
+  report draws the information plane.
+  """
+
+  ranges: ClassVar[Mapping[str, str]] = {
+    'every': 'int [1, inf) or None',
+    'examples': 'int [2, inf)',
+    'noise': '(0, inf)',
+  }
+  every: int | None = None
+  """Steps between two measurements, a multiple of `log_every`; None for
+  `log_every` itself."""
+  examples: int = 1000
+  """n, of the validation images, or without any of the training images, always
+  the same; labelled ones, if any are. The time grows with its square, and no
+  lower bound exceeds ln n nats."""
+  noise: float = 2.0
+  """Standard deviation of the noise, relative to that of the features; more
+  where the lower bound is near ln n."""
+  features: tuple[str, ...] | None = None
+  """Of the encoder; None for those that evaluation probes."""
+
+
+@dataclasses.dataclass(kw_only=True)
 class ExperimentConfig:
   """A run: `experiments.train` does what it says, from the seed alone."""
 
@@ -112,6 +139,9 @@ class ExperimentConfig:
   parallel: str = 'jit'
   """'jit' shards over a mesh of all devices; 'pmap' maps over local ones;
   'pipeline' gives each gradient-isolated module of Greedy InfoMax a device."""
+  information: InformationConfig | None = None
+  """Measure information during training; None does not. It changes nothing in
+  what is trained."""
   tensorboard: bool = False
   """Write TensorBoard events too (extra `[tensorboard]`)."""
   paper: dict[str, Any] | None = None
@@ -156,6 +186,11 @@ def check(config: ExperimentConfig | SweepConfig) -> None:
         raise ValueError(f'{name} must have one value at least, got none.')
       for i, value in enumerate(getattr(config, name)):
         checks.check_range(f'{name}[{i}]', value, interval)
+    if config.run.information:
+      raise ValueError(
+        'run.information is not measured in a sweep: set it to None, and train '
+        'single runs for it.'
+      )
     return check(config.run)
   to_json(config)  # Raises where it could not be saved.
   # Overrides set fields after construction, so its checks run once more.
@@ -183,11 +218,22 @@ def check(config: ExperimentConfig | SweepConfig) -> None:
         f'data.{name} needs all labels at once, which data.stream=True does '
         f'not read: set data.{name} to None, or data.stream to False.'
       )
+  if config.information:
+    _check_information(config.information, config.log_every)
   if config.parallel == 'pipeline':
     _check_pipeline(config)
   module = importlib.import_module(type(config.objective).__module__)
   if hasattr(module, 'check_optimizers'):
     module.check_optimizers(config.objective, config.groups, config.optimizer)
+
+
+def _check_information(config: InformationConfig, log_every: int) -> None:
+  checks.check_fields(config, config.ranges, 'information.')
+  if config.every and config.every % log_every:
+    raise ValueError(
+      f'information.every ({config.every}) must be a multiple of log_every '
+      f'({log_every}), or None for every logged step.'
+    )
 
 
 def _check_pipeline(config: ExperimentConfig) -> None:

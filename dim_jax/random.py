@@ -14,6 +14,7 @@ stream takes one that is free. The keys:
       0, 1, ...     step t; its micro-batches and modules are 0, 1, ... in turn
       AUGMENTATION  with step t folded in, then the position in the batch
     STORED_VIEWS  augmentation of features that are stored once
+    INFORMATION   noise on the features whose information is measured
 """
 
 import enum
@@ -28,6 +29,7 @@ class OfSeed(enum.IntEnum):
   PARAMETERS = 0
   STEPS = 1
   STORED_VIEWS = 2**32 - 2
+  INFORMATION = 2**32 - 3
 
 
 class OfRun(enum.IntEnum):
@@ -106,6 +108,7 @@ class Host(enum.IntEnum):
   TEST_POINTS = 1
   LABELS = 2**63
   FOLDER = 2**63 + 1
+  INFORMATION = 2**63 + 2
 
 
 def branch(key: jax.Array, number: int | jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ from dim_jax import config as config_lib
 from dim_jax.config import (
   DataConfig,
   ExperimentConfig,
+  InformationConfig,
   OptimizerConfig,
   SoundConfig,
   SweepConfig,
@@ -39,6 +40,7 @@ def make_config():
     ),
     data=DataConfig(name='mnist', image_size=None),
     groups={'probe': OptimizerConfig(clip=1.0)},
+    information=InformationConfig(every=200, features=('fc', 'y')),
   )
 
 
@@ -164,6 +166,11 @@ def test_right_paths_pass():
     ('steps', 1.5, 'steps must be a whole number >= 1, got 1.5'),
     ('log_every', 300, r'checkpoint_every \(1000\) must be a multiple of'),
     ('keep', 0, 'keep must be a whole number >= 1, got 0'),
+    (
+      'information',
+      InformationConfig(every=150),
+      r'information.every \(150\) must be a multiple of log_every \(100\)',
+    ),
     ('accumulate', 3, 'accumulate=3 does not divide batch_size=64'),
     (
       'data',
@@ -207,6 +214,7 @@ def test_a_pipeline_cannot_clip_the_probe():
 CASES = [
   *((config_lib.ExperimentConfig, name) for name in ExperimentConfig.ranges),
   *((OptimizerConfig, name) for name in OptimizerConfig.ranges),
+  *((InformationConfig, name) for name in InformationConfig.ranges),
 ]
 
 
@@ -214,14 +222,19 @@ CASES = [
 @pytest.mark.parametrize(('kind', 'name'), CASES)
 def test_every_number_is_checked(kind, name, bad):
   config = make_config()
-  where = config if kind is ExperimentConfig else config.groups['probe']
+  config.information = InformationConfig()
+  where = {
+    ExperimentConfig: config,
+    OptimizerConfig: config.groups['probe'],
+    InformationConfig: config.information,
+  }[kind]
   setattr(where, name, bad)
   with pytest.raises(ValueError, match=rf'{name} must be .*, got {bad}'):
     config_lib.check(config)
 
 
 def test_every_number_has_a_range():
-  for kind in (ExperimentConfig, OptimizerConfig):
+  for kind in (ExperimentConfig, OptimizerConfig, InformationConfig):
     numeric = {
       f.name
       for f in dataclasses.fields(kind)
@@ -243,6 +256,13 @@ def test_wrong_values_of_a_sweep_are_named(betas, seeds, message):
   sweep = SweepConfig(run=make_config(), betas=betas, seeds=seeds)
   with pytest.raises(ValueError, match=message):
     config_lib.check(sweep)
+
+
+def test_a_sweep_measures_no_information():
+  run = make_config()
+  run.information = InformationConfig()
+  with pytest.raises(ValueError, match='information is not measured in a sw'):
+    config_lib.check(SweepConfig(run=run, betas=(0.1,)))
 
 
 @pytest.mark.parametrize('clip', [None, 0.5])

@@ -31,6 +31,7 @@ from dim_jax.report.sections import (
   density,
   depth,
   embeddings,
+  information,
   probes,
   representation,
   summary,
@@ -44,6 +45,7 @@ SECTIONS = {
   'Not evaluated': summary.unevaluated,
   'Density': density.section,
   'Training': curves.section,
+  'Information': information.section,
   'Classification': classification.section,
   'Rate and examples of the highest loss': classification.examples,
   'Attacks': attacks.section,
@@ -57,7 +59,15 @@ SECTIONS = {
   'Spectrum': embeddings.spectra,
   'Settings': summary.settings,
 }
-_WITH_WARNINGS = (summary, curves, classification, attacks, probes, density)
+_WITH_WARNINGS = (
+  summary,
+  curves,
+  information,
+  classification,
+  attacks,
+  probes,
+  density,
+)
 
 
 def write(

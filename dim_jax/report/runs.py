@@ -27,8 +27,8 @@ _FILES = {
 
 # Settings in which two runs of one method may differ.
 _NO_SETTING = set(
-  'checkpoint_every init_from input_shape keep log_every paper parallel seed '
-  'tensorboard'.split()
+  'checkpoint_every information init_from input_shape keep log_every paper '
+  'parallel seed tensorboard'.split()
 )
 
 

@@ -13,12 +13,13 @@ import jax
 import numpy as np
 
 import dim_jax
+from dim_jax import checks, files, random
 from dim_jax import config as config_lib
-from dim_jax import files
 from dim_jax.data import augment, stream
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import representations
+from dim_jax.evaluation.information.monitor import information_monitor
 from dim_jax.objective import Objective, PyTree, probed
 from dim_jax.runs import classify, provenance
 from dim_jax.training import lock, loop, metrics, pipeline
@@ -28,7 +29,14 @@ _WATCHED = 512  # examples, for signs of collapse
 
 # A run may be made longer, or kept and shown otherwise, when it goes on; any
 # other change would make it another run.
-_FREE = ('steps', 'checkpoint_every', 'keep', 'tensorboard', 'paper')
+_FREE = (
+  'steps',
+  'checkpoint_every',
+  'keep',
+  'information',
+  'tensorboard',
+  'paper',
+)
 _FREE_OF_DATA = ('data_dir', 'stream')  # Where the same examples come from.
 
 
@@ -85,6 +93,7 @@ def train(
     monitor = representations.collapse_monitor(
       objective.encode, monitored, names[-1]
     )
+  periodic = _information(config, objective, watched, features)
   with claim(workdir):
     if jax.process_index() == 0:
       config_lib.save(config, workdir, watched.inputs.shape[1:])
@@ -99,9 +108,45 @@ def train(
       ),
       augment=None if stored else change,
       monitor=monitor,
+      periodic=periodic,
       example=example,
       start=start,
     )
+
+
+def _information(
+  config: config_lib.ExperimentConfig,
+  objective: Objective,
+  watched: data.Examples,
+  outputs: Mapping[str, Any],
+) -> tuple[int, loop.Monitor] | None:
+  """Makes what measures information, and says how often; see `loop.fit`."""
+  settings = config.information
+  if settings is None:
+    return None
+  names = settings.features
+  if names is None:
+    names = probed(objective, outputs)
+  for name in names:
+    checks.check_choice('information.features', name, outputs)
+  batch = data.batch(watched)
+  rows = random.order(0, random.Host.INFORMATION, len(watched.inputs))
+  # Labels of some rows alone would be another sample.
+  if 'label' in batch and (known := batch['label'][rows] >= 0).any():
+    rows = rows[known]
+  else:
+    batch.pop('label', None)
+  key = jax.random.key(config.seed)
+  monitor = information_monitor(
+    objective.encode,
+    {name: x[rows[: settings.examples]] for name, x in batch.items()},
+    random.branch(key, random.OfSeed.INFORMATION),
+    noise=settings.noise,
+    features=names,
+    posterior=objective.posterior,
+    rate=objective.rate,
+  )
+  return settings.every or config.log_every, monitor
 
 
 @contextlib.contextmanager
@@ -155,6 +200,8 @@ def _load(
   first, seen = None, train_set
   if isinstance(train_set, stream.Stream):
     first = _WATCHED
+    if config.information:
+      first = max(first, config.information.examples)
     seen = train_set.read(np.arange(min(first, train_set.num_examples)))
   held_out = 'validation' if config.data.validation else 'train'
   watched = data.load(

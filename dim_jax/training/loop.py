@@ -200,6 +200,7 @@ def fit(
   *,
   augment: Augment | None = None,
   monitor: Monitor | None = None,
+  periodic: tuple[int, Monitor] | None = None,
   example: Mapping[str, Any] | None = None,
   start: Callable[[step_lib.TrainState], step_lib.TrainState] | None = None,
   runs: grid.Runs | None = None,
@@ -222,6 +223,9 @@ def fit(
     settings: how long and on what it trains.
     augment: as in `make_chunk`.
     monitor: extra metrics of (params, model_state), read at each logged step.
+    periodic: (every, monitor), likewise at multiples of `every` steps alone,
+      which `log_every` divides; and before the first step, as a line of its
+      own, and after the last.
     example: rows of the shapes that the objective sees; None: those of `data`.
     start: changes the state before the first step of all.
     runs: train these in one program, on one device; their seeds take the place
@@ -270,7 +274,7 @@ def fit(
     if form == 'pipeline':
       state = pipeline.place(objective.stages, state, list(mesh.devices.flat))
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
-    return session.train(chunk, state, host, monitor, preemption)
+    return session.train(chunk, state, host, monitor, periodic, preemption)
 
 
 def _meshes(
@@ -312,6 +316,7 @@ class _Session(NamedTuple):
     state: step_lib.TrainState,
     host: jax.sharding.Mesh,
     monitor: Monitor | None,
+    periodic: tuple[int, Monitor] | None,
     preemption: '_Preemption',
   ) -> step_lib.TrainState:
     """Takes all steps that are left; `host` is where monitors find a state."""
@@ -322,9 +327,10 @@ class _Session(NamedTuple):
     tracer = timing.Tracer(
       self.run_dir if settings.profile and self.log.is_writer else None
     )
-    in_one_place = settings.parallel != 'pipeline'
     if self.runs and self.runs.compiled:
       chunk = _compiled_first(chunk, self.runs.compiled)
+    if periodic and not step:
+      self.log.write(0, 0, self._monitored([periodic[1]], state, host))
     while step < settings.steps:
       # Chunks end at multiples of log_every wherever the run began, so that a
       # resumed run compiles and rounds as an uninterrupted one does.
@@ -336,12 +342,10 @@ class _Session(NamedTuple):
           _guarded(chunk), state, step, count, times
         )
         numbers = _floats(values)
-      if monitor is not None:
-        with times.part('monitor'):
-          variables = (state.params, state.model_state)
-          if not in_one_place:
-            variables = parallel.replicate(variables, host)
-          numbers |= _floats(monitor(*variables))
+      due = [monitor] if monitor else []
+      if periodic and (last or not (step + count) % periodic[0]):
+        due.append(periodic[1])
+      numbers |= self._monitored(due, state, host)
       self._check_finite(numbers, state, step, count)
       step += count
       self.log.write(step, count, numbers)
@@ -356,7 +360,30 @@ class _Session(NamedTuple):
           'continues.'
         )
         raise SystemExit(128 + signal.SIGTERM)
-    return state if in_one_place else parallel.replicate(state, host)
+    return self._in_one_place(state, host)
+
+  def _in_one_place(self, tree: PyTree, host: jax.sharding.Mesh) -> PyTree:
+    if self.settings.parallel != 'pipeline':
+      return tree
+    return parallel.replicate(tree, host)
+
+  def _monitored(
+    self,
+    monitors: Sequence[Monitor],
+    state: step_lib.TrainState,
+    host: jax.sharding.Mesh,
+  ) -> dict[str, Any]:
+    """The metrics of all monitors."""
+    if not monitors:
+      return {}
+    with self.times.part('monitor'):
+      variables = (state.params, state.model_state)
+      variables = self._in_one_place(variables, host)
+      return {
+        name: value
+        for monitor in monitors
+        for name, value in _floats(monitor(*variables)).items()
+      }
 
   def _recover(
     self, state: step_lib.TrainState

@@ -93,7 +93,9 @@ class Log:
     """Drops what was logged after `step`, which a resumed run writes again."""
     seconds = 0.0
     if self.is_writer:
-      kept = [line for line in read(self._path) if line['step'] <= step]
+      # A run that starts again writes the line of step 0 again, if it has one.
+      last = step or -1
+      kept = [line for line in read(self._path) if line['step'] <= last]
       text = ''.join(json.dumps(line) + '\n' for line in kept)
       files.write(self._path, text)
       seconds = kept[-1]['seconds'] if kept else 0.0
@@ -115,7 +117,7 @@ class Log:
 
     Args:
       step: its last one.
-      count: how many steps it has.
+      count: how many steps it has; 0 before the first.
       numbers: by name; lists of those of each run where there are several.
     """
     rate = count * self._images / self.lap()
@@ -126,6 +128,8 @@ class Log:
       'images_per_s': round(rate, 1),
       **numbers,
     }
+    if not count:
+      line.pop('images_per_s')  # A line of the start is no interval.
     if self.is_writer:
       files.append(self._path, json.dumps(line) + '\n')
     if self._events:

@@ -11,9 +11,13 @@ import soundfile
 
 import dim_jax
 from dim_jax import config as config_lib
+from dim_jax import random
 from dim_jax.data import sources, stream
+from dim_jax.evaluation.information import noisy
 from dim_jax.networks import context, encoders, greedy_modules
 from dim_jax.objectives import dim, gim, vib
+from dim_jax.report import runs
+from dim_jax.report.sections import information
 from dim_jax.runs import train
 from dim_jax.training import lock, metrics
 from experiments import train as train_command
@@ -267,6 +271,96 @@ def test_a_refused_start_leaves_nothing_behind(tmp_path):
   # Another learning rate is another run; the message says how to have both.
   with pytest.raises(ValueError, match=rf'--config\.init_from={run}'):
     train.train(config(8, 1e-4), str(run), show_progress=False, devices=1)
+
+
+def test_information_is_that_of_the_final_parameters(tmp_path):
+  config = config_lib.ExperimentConfig(
+    objective=vib.Config(units=(8,), code=2),
+    data=config_lib.DataConfig(name='digits', image_size=8),
+    information=config_lib.InformationConfig(every=2, examples=100, noise=0.5),
+    batch_size=8,
+    steps=3,
+    log_every=1,
+    checkpoint_every=3,
+  )
+  train.train(config, str(tmp_path), show_progress=False, devices=1)
+  lines = metrics.read(tmp_path / 'metrics.jsonl')
+  measured = [ln['step'] for ln in lines if 'information/fc_lower' in ln]
+  assert measured == [0, 2, 3]
+  names = {name.split('_')[0] for name in lines[-1] if 'information' in name}
+  assert names == {'information/fc', 'information/y', 'information/code'}
+  # The same examples, in any order and with any noise: what does not depend on
+  # these is equal, the rest within four of its standard errors.
+  held_out = sources.load(
+    'digits', 'validation', image_size=8, validation=config.data.validation
+  )
+  rows = random.order(0, random.Host.INFORMATION, len(held_out.inputs))[:100]
+  labels = held_out.labels['class'][rows]
+  features = dim_jax.load(tmp_path)(held_out.inputs[rows])
+  key = jax.random.key(7)
+  expected = {
+    'y': noisy.channel(features['y'], 0.5, key, labels=labels),
+    'code': noisy.stochastic_channel(
+      features['y'], features['std'], key, labels=labels
+    ),
+  }
+  for name, channel in expected.items():
+    logged = {
+      key.removeprefix(f'information/{name}_'): value
+      for key, value in lines[-1].items()
+    }
+    for field, value in (
+      ('gaussian', channel.gaussian),
+      ('noise_std', channel.noise_std),
+      ('lower_ceiling', channel.ceiling),
+      ('label_entropy', channel.label_ceiling),
+    ):
+      np.testing.assert_allclose(logged[field], value, rtol=1e-4)
+    for field, error in (('lower', 'lower_error'), ('upper', 'upper_error')):
+      difference = abs(logged[field] - getattr(channel, field))
+      assert difference < 4 * float(getattr(channel, error)), (name, field)
+  mean, std = np.float64(features['y']), np.float64(features['std'])
+  # KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - 1) / 2 - ln s.
+  rate = ((mean**2 + std**2 - 1) / 2 - np.log(std)).sum(1).mean()
+  np.testing.assert_allclose(
+    lines[-1]['information/code_rate'], rate, rtol=1e-4
+  )
+  # Nothing that is trained depends on it, so a run may go on without, or longer
+  # with it.
+  config.information, config.steps = None, 6
+  train.train(config, str(tmp_path), show_progress=False, devices=1)
+  plain = tmp_path / 'plain'
+  train.train(config, str(plain), show_progress=False, devices=1)
+  losses = [
+    [line['loss'] for line in metrics.read(folder / 'metrics.jsonl')[-6:]]
+    for folder in (tmp_path, plain)
+  ]
+  assert losses[0] == losses[1]
+  (plane,) = information.section([runs.read(tmp_path)])
+  assert [(row[1], row[2]) for row in plane.rows] == [
+    (feature, step) for feature in ('code', 'fc', 'y') for step in (0, 2, 3)
+  ]
+
+
+@pytest.mark.parametrize(
+  ('features', 'message'),
+  [
+    (
+      ('fcc',),
+      r"information.features must be .*, got 'fcc'. Did you mean 'fc'",
+    ),
+    (('fc', 'z'), "got 'z'"),
+  ],
+)
+def test_features_that_are_not_there_are_named(features, message, tmp_path):
+  config = config_lib.ExperimentConfig(
+    objective=vib.Config(units=(8,), code=2),
+    data=config_lib.DataConfig(name='digits', image_size=8),
+    information=config_lib.InformationConfig(features=features),
+  )
+  with pytest.raises(ValueError, match=message):
+    train.train(config, str(tmp_path), show_progress=False, devices=1)
+  assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize('streamed', [False, True])

@@ -138,6 +138,42 @@ def test_killed_run_resumes_bitwise_identical(tmp_path):
   ]
 
 
+def test_a_periodic_monitor_measures_before_between_and_after(tmp_path):
+  calls = 0
+
+  def measure(params, model_state):
+    nonlocal calls
+    del model_state
+    calls += 1
+    if calls == 2:
+      raise Killed
+    return {'information/y_lower': jnp.abs(params['encoder']).sum()}
+
+  def mean(params, model_state):
+    del params
+    return {'encoder/std': model_state.mean()}
+
+  # It is killed at step 4 before anything was saved, and begins again.
+  with pytest.raises(Killed):
+    fit(tmp_path / 'cut', steps=10, periodic=(4, measure), monitor=mean)
+  assert logged_steps(tmp_path / 'cut') == [0, 2]
+  state = fit(tmp_path / 'cut', steps=10, periodic=(4, measure), monitor=mean)
+  lines = numbers(tmp_path / 'cut')
+  assert [line['step'] for line in lines] == [0, 2, 4, 6, 8, 10]
+  measured = [ln['step'] for ln in lines if 'information/y_lower' in ln]
+  assert measured == [0, 4, 8, 10]
+  assert set(lines[0]) == {'step', 'images', 'information/y_lower'}
+  assert all('encoder/std' in line for line in lines[1:])
+  last = np.abs(state.params['encoder']).sum()
+  np.testing.assert_allclose(lines[-1]['information/y_lower'], last, rtol=1e-5)
+  # Nothing else is another, and no step.
+  plain = fit(tmp_path / 'plain', steps=10, monitor=mean)
+  assert_same(plain, state)
+  for line in lines:
+    line.pop('information/y_lower', None)
+  assert lines[1:] == numbers(tmp_path / 'plain')
+
+
 def test_sigterm_saves_and_the_same_call_continues(tmp_path):
   whole = fit(tmp_path / 'whole')
 

@@ -93,6 +93,12 @@ FAMILIES = (
   Family('probe', 'Online probe', _ACCURACY, 'probe/.*_accuracy',
          'On training batches, by a linear probe that sends no gradient to the '
          'encoder; the table of probes is what counts.', _PERCENT),
+  Family('information', 'Information of the input in noisy features', 'nats',
+         'information/(?!.*_label_).*_lower',
+         'Lower bounds, with stated noise.'),
+  Family('label_information', 'Information of the labels in noisy features',
+         'nats', 'information/.*_label_lower',
+         'Lower bounds, with stated noise.'),
   Family('rank', 'Collapse: effective rank', 'effective rank',
          'encoder/effective_rank',
          'Of the code on held-out {noun}; near 1, all {noun} differ along one '
@@ -105,8 +111,12 @@ FAMILIES = (
 # fmt: on
 
 # The probe's losses say what its accuracies say, a surrogate's value means
-# nothing, and another temperature is among the warnings.
-_UNDRAWN = 'generator/surrogate|energy/temperature|probe/.*_loss'
+# nothing, another temperature is among the warnings, and what goes with a bound
+# on information is in its plane.
+_UNDRAWN = (
+  'generator/surrogate|energy/temperature|probe/.*_loss|'
+  'information/.*_(upper|gaussian|error|rate|noise_std|label_entropy)'
+)
 
 # Metrics that have another name than NAME_ceiling in their group for what to
 # compare them with, by the last part of their own.
@@ -214,7 +224,7 @@ def _line(run: Run, key: str, label: str) -> list[figures.Line]:
 
 
 def _term(key: str) -> str:
-  term = key.split('/', 1)[1].removesuffix('_accuracy')
+  term = re.sub('_(accuracy|(label_)?lower)$', '', key.split('/', 1)[1])
   return module_of(key) or _TERMS.get(term, term.replace('_', ' '))
 
 
@@ -281,7 +291,8 @@ def warnings(run: Run) -> list[str]:
     average = figures.ema(values, figures.smoothing(len(values)))
     end = float([math.nan, *average[np.isfinite(average)]][-1])
     ceiling = figures.real(run.metrics[-1].get(_ceiling(key)))
-    if end > 0.99 * ceiling:
+    # Of information, the section of its plane says it.
+    if end > 0.99 * ceiling and not key.startswith('information/'):
       what = 'all that its estimator can say, so there may be more'
       if module_of(key):
         what = 'no better than chance level'
