@@ -215,13 +215,14 @@ def _draw(rows: figures.Rows, ceiling: float) -> Any:
   for axes, (reading, mine) in zip(panels, groups.items(), strict=True):
     step, average, std, truth = np.array([row[1:] for row in mine], float).T
     step /= 1000
-    axes.step(step, truth, where='post', color=figures.INK, lw=1.4)
+    look = {'color': figures.INK, 'lw': 1.4, 'label': 'truth'}
+    axes.step(step, truth, where='post', **look)
     colour = figures.COLOURS[0]
     band = {'color': colour, 'alpha': 0.2, 'lw': 0}
     axes.fill_between(step, average - std, average + std, **band)
     axes.plot(step, average, color=colour, lw=1.8)
     if reading == 'infonce':
-      axes.axhline(ceiling, **figures.LEVEL)
+      axes.axhline(ceiling, label=f'ceiling {ceiling:.2f}', **figures.LEVEL)
     axes.set_title(LABELS[reading], fontsize=10)
     # What diverges leaves the panel; its numbers are in the table.
     axes.set_ylim(min(0.0, -0.1 * top), 1.35 * top)
