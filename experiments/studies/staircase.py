@@ -255,8 +255,8 @@ def _todo() -> list[tuple[str, str, str]]:
     (distribution, critic, method)
     for critic in _CRITICS.value
     for distribution in _DISTRIBUTIONS.value
-    for method in staircase.methods_of(critic)
-    if not _METHODS.value or method in _METHODS.value
+    for method in _METHODS.value or staircase.METHODS
+    if method in staircase.methods_of(critic)
   ]
 
 
