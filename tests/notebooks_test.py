@@ -15,6 +15,7 @@ SETTINGS = {
   'deep_infomax': {'STEPS': 2},
   'bottleneck': {'STEPS': 10},
   'greedy_infomax': {'STEPS': 20},
+  'mutual_information': {'BATCHES': 60, 'STEPS': 5, 'PAIRS': 400},
   'stein': {'STEPS': 20},
 }
 
@@ -61,11 +62,32 @@ def log_z_is_learned_from_the_model(printed):
     np.testing.assert_allclose(difference, np.log(2) - 0.25 - moved, atol=5e-4)
 
 
+def bounds_of_the_exact_critic_are_the_published_ones(printed):
+  # Mean and standard deviation of a batch at 2 and at 10 nats, of 3,000 batches
+  # by another implementation.
+  published = {
+    'InfoNCE': ((1.81, 0.19), (4.12, 0.04)),
+    'DV': ((2.01, 0.25), (11.27, 1.34)),
+    'SMILE 1': ((2.38, 0.24), (10.96, 0.45)),
+    'SMILE 5': ((2.03, 0.25), (12.05, 0.70)),
+  }
+  for name, expected in published.items():
+    (line,) = (line for line in printed[1:6] if line.startswith(name + ' '))
+    numbers = line[9:].replace('±', ' ').split()
+    for mean, (theirs, std) in zip(numbers[::8], expected, strict=True):
+      # Of 60 batches, and half of the last digit.
+      assert abs(float(mean) - theirs) < 3 * std / np.sqrt(60) + 0.005, line
+  # The batches are the same, so what lacks is 1 - (1 - 1/e) E_q[r].
+  (low,) = (line.split() for line in printed if line.startswith('truth 2:'))
+  np.testing.assert_allclose(float(low[2]) - float(low[6]), 1 / np.e, atol=0.05)
+
+
 # Of each page, its first results.
 CHECKS = {
   'deep_infomax': infonce_meets_the_truth,
   'bottleneck': rate_is_information_plus_mismatch,
   'greedy_infomax': no_gradient_passes_a_wall,
+  'mutual_information': bounds_of_the_exact_critic_are_the_published_ones,
   'stein': log_z_is_learned_from_the_model,
 }
 
