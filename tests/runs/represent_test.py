@@ -1,6 +1,7 @@
 """Tests of the table of measures, with a tiny encoder in place of a run's."""
 
 import json
+import math
 import types
 
 import jax.numpy as jnp
@@ -151,34 +152,34 @@ def test_reconstructions_are_pictured_beside_the_mean_image(run_dir):
   ]
 
 
-def test_estimates_are_asked_for_with_scaled_features(run_dir, monkeypatch):
-  seen = []
-
-  def channel(x, noise, key):
-    seen.append((x, noise))
-    return types.SimpleNamespace(lower=1.0, upper=2.0, ceiling=7.0)
-
+def test_information_and_dependence(run_dir, monkeypatch):
   def correlation(x, *, report, **options):
-    seen.append((x, report))
-    return types.SimpleNamespace(value=0.5, standard_error=0.1, ceiling=6.0)
+    assert (len(x), len(report)) == (1438, 359)
+    return types.SimpleNamespace(
+      value=0.5, standard_error=0.1, ceiling=6.0, control=-0.25
+    )
 
-  noisy = types.SimpleNamespace(channel=channel)
-  name = 'dim_jax.evaluation.information.noisy'
-  monkeypatch.setitem(represent.importlib.sys.modules, name, noisy)
-  monkeypatch.setattr(dim_jax, 'total_correlation', correlation, raising=False)
+  monkeypatch.setattr(dim_jax, 'total_correlation', correlation)
   report = _represent(run_dir, 'information', 'dependence')
-  # 0.1 of noise is meant beside features of a mean square of 1.
-  (x, noise), (train, test) = seen[:2]
-  assert noise == 0.1
-  assert np.mean(np.var(x, axis=0)) == pytest.approx(1)
-  assert (len(x), len(train), len(test)) == (1438, 1438, 359)
+  values = {
+    x['measure']: x['values']
+    for x in report['results']
+    if x['encoder'] == 'trained'
+  }
+  # Noise as strong as the features: a Gaussian of 5 dimensions has at most
+  # 5 / 2 ln 2 nats, when all have the same variance.
+  information = values['information']
+  assert 0.1 < information['lower'] < information['upper']
+  assert information['upper'] < 2.5 * math.log(2) + 0.1
+  assert information['ceiling'] == pytest.approx(math.log(1438), abs=1e-4)
+  assert values['dependence']['value'] == 0.5
   record, _ = represent.representation.records(report)
-  assert record['I(X; Y + noise) from'] == '1.00'
-  assert (record['to'], record['NDM']) == ('2.00', '0.50')
+  assert record['I(X; Y + noise) from'] == f'{information["lower"]:.2f}'
+  assert record['NDM'] == '0.50'
   table, *notes = represent.summary(report)
   titles = [str(column.header) for column in table.columns]
   assert titles == ['feature', 'encoder', 'I(X; Y + noise) from', 'to', 'NDM']
-  assert any(note.endswith('ceiling 7.00.') for note in notes)
+  assert any('(-0.25 measured); ceiling 6.00' in note for note in notes)
 
 
 def test_what_cannot_be_measured_is_named(monkeypatch, tmp_path):

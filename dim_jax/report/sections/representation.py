@@ -94,7 +94,8 @@ def notes(found: Mapping[str, Any]) -> list[str]:
   if dependence := by_measure.get('dependence'):
     sentences.append(
       'NDM: total correlation of the dimensions in nats, 0 where they are '
-      f'independent; ceiling {fixed(dependence["ceiling"], 2)}.'
+      f'independent, as of permuted ones ({fixed(dependence["control"], 2)} '
+      f'measured); ceiling {fixed(dependence["ceiling"], 2)}.'
     )
   if rank := by_measure.get('rank'):
     sentences.append(
