@@ -179,7 +179,8 @@ def test_information_and_dependence(run_dir, monkeypatch):
   table, *notes = represent.summary(report)
   titles = [str(column.header) for column in table.columns]
   assert titles == ['feature', 'encoder', 'I(X; Y + noise) from', 'to', 'NDM']
-  assert any('(-0.25 measured); ceiling 6.00' in note for note in notes)
+  # A typographic minus.
+  assert any('(−0.25 measured); ceiling 6.00' in x for x in notes
 
 
 def test_what_cannot_be_measured_is_named(monkeypatch, tmp_path):
