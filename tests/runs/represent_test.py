@@ -180,7 +180,7 @@ def test_information_and_dependence(run_dir, monkeypatch):
   titles = [str(column.header) for column in table.columns]
   assert titles == ['feature', 'encoder', 'I(X; Y + noise) from', 'to', 'NDM']
   # A typographic minus.
-  assert any('(−0.25 measured); ceiling 6.00' in x for x in notes
+  assert any('(−0.25 measured); ceiling 6.00' in x for x in notes)
 
 
 def test_what_cannot_be_measured_is_named(monkeypatch, tmp_path):
