@@ -1,22 +1,40 @@
-"""Measures the mutual information of two files of rows, in nats."""
+"""Measures the mutual information of files, or of parts of a run, in nats."""
 
 import csv
+import math
 import os
 import time
 import warnings
 import zipfile
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import dim_jax
-from dim_jax import files
+from dim_jax import checks, files, progress
+from dim_jax.data import load as data
+from dim_jax.evaluation import features
 from dim_jax.evaluation.information import classical, fit
 from dim_jax.report import figures
 from dim_jax.runs import provenance, tables
 
 KINDS = '.npy, .npz and .csv'
+# Of a run's training set.
+_MOST_ROWS = 20_000
+
+
+class Side(NamedTuple):
+  """The rows of one side.
+
+  Attributes:
+    rows: to fit and select a critic on.
+    report: to report on; None where these are a part of `rows`.
+  """
+
+  rows: np.ndarray
+  report: np.ndarray | None
 
 
 def measure(
@@ -24,51 +42,67 @@ def measure(
   y: str,
   out: str,
   *,
-  report: tuple[str, str] | None = None,
-  critic: str = 'auto',
-  seeds: Sequence[int] = (0,),
-  control: bool = True,
+  given: str | None = None,
+  report: tuple[str, ...] | None = None,
+  noise: Mapping[str, float] | None = None,
+  **options: Any,
 ) -> dict[str, Any]:
-  """Estimates the mutual information of two files and writes the results.
+  """Estimates the mutual information of two sources and writes the results.
 
   Args:
-    x: the file of x, as `read_rows` takes it.
+    x: the source of x, a file as `read_rows` takes it, or a part of a run,
+      'RUN:PART': a feature of its encoder, 'inputs', or a label. Of a run, the
+      test set is reported on.
     y: that of y.
     out: a folder, which gets information.json, and the curve of the critic's
       selection as information.png and .csv.
-    report: files of other pairs to report on; by default a third of the rows.
-    critic: as of `estimate_mi`.
-    seeds: likewise.
-    control: likewise.
+    given: the source of what is known beside, for conditional information.
+    report: files of other rows to report on, as many as there are sources.
+    noise: by side, such as 'x', the standard deviation of Gaussian noise that
+      is added, relative to that of the side (root mean square over columns).
+      What an encoder tells of its own inputs is infinite without any.
+    **options: of `estimate_mi`, such as `critic` and `seeds`.
 
   Returns:
     The contents of information.json, in nats.
 
   Raises:
-    ValueError: a file or its rows are not accepted.
+    ValueError: a source or its rows are not accepted.
     OSError: a file cannot be read, or the folder not written.
   """
-  rows = {'x': read_rows(x), 'y': read_rows(y)}
-  fresh = report and (read_rows(report[0]), read_rows(report[1]))
+  names = {'x': x, 'y': y} | ({'given': given} if given else {})
+  sides = {name: read_side(path) for name, path in names.items()}
+  for i, (name, size) in enumerate((noise or {}).items()):
+    checks.check_choice('noise', name, sides)
+    sides[name] = _noisy(sides[name], size, np.random.default_rng(i))
+  fresh: Any = report and tuple(read_rows(path) for path in report)
+  if all(side.report is not None for side in sides.values()):
+    fresh = fresh or tuple(side.report for side in sides.values())
+  elif any(side.report is not None for side in sides.values()):
+    raise ValueError(
+      'some sides are of a run and some of files, whose rows do not belong '
+      'together; give all of one kind.'
+    )
   files.make_folder(out)
   start = time.perf_counter()
-  with warnings.catch_warnings():
+  if given:
+    options['given'] = sides['given'].rows
+  with warnings.catch_warnings(), progress.Progress() as shown:
     # They are in the results, and shown with them.
     warnings.simplefilter('ignore', UserWarning)
+    # It is one program, which nothing can look into while it runs.
+    shown.say(f'fitting a critic of {len(sides["x"].rows)} rows')
     estimate = dim_jax.estimate_mi(
-      rows['x'],
-      rows['y'],
-      report=fresh,
-      critic=critic,
-      seeds=tuple(seeds),
-      control=control,
+      sides['x'].rows, sides['y'].rows, report=fresh, **options
     )
   seconds = time.perf_counter() - start
-  shapes = {name: side.reshape(len(side), -1) for name, side in rows.items()}
+  shapes = {
+    name: side.rows.reshape(len(side.rows), -1) for name, side in sides.items()
+  }
   results = {
     **provenance.session(),
-    'x': x,
-    'y': y,
+    **names,
+    'noise': dict(noise or {}),
     'columns': {name: side.shape[1] for name, side in shapes.items()},
     'seconds': seconds,
     **{
@@ -76,11 +110,70 @@ def measure(
       for name in estimate._fields
       if name not in ('history', 'pointwise')
     },
-    'beside': _beside(shapes['x'], shapes['y']),
+    'beside': {} if given else _beside(shapes['x'], shapes['y']),
   }
   files.write_json(os.path.join(out, 'information.json'), results)
   figures.save(picture(estimate), out)
   return results
+
+
+def read_side(source: str) -> Side:
+  """Reads the rows of a file, or those of a part of a run.
+
+  Args:
+    source: as of `measure`.
+
+  Raises:
+    ValueError: there is no such file, run or part.
+  """
+  run_dir, _, part = source.rpartition(':')
+  run_dir = os.path.expanduser(run_dir)
+  if not os.path.isdir(run_dir):
+    if os.path.isdir(os.path.expanduser(source)):
+      raise ValueError(
+        f'{source} is a folder; of a run give a part too, such as {source}:y, '
+        f'{source}:inputs or {source}:class.'
+      )
+    return Side(read_rows(source), None)
+  encoder = dim_jax.load(run_dir)
+  train, test = (
+    data.load(encoder.config.data, split, validation=0.0)
+    for split in ('train', 'test')
+  )
+  if len(train.inputs) > _MOST_ROWS:
+    order = np.random.default_rng(0).permutation(len(train.inputs))
+    train = train.take(np.sort(order[:_MOST_ROWS]))
+  if part == 'inputs':
+    return Side(train.inputs, test.inputs)
+  if part in train.labels:
+    return Side(train.labels[part], test.labels[part])
+  batch = data.as_batch(train.inputs[:2], train.kind)
+  outputs = jax.eval_shape(encoder.encode, encoder.variables, batch)
+  accepted = (*outputs, 'inputs', *train.labels)
+  checks.check_choice(f'the part of {run_dir}', part, accepted)
+  of_train, of_test = (
+    features.extract(
+      encoder.encode,
+      encoder.variables,
+      split.inputs,
+      kind=split.kind,
+      names=(part,),
+    )[part]
+    for split in (train, test)
+  )
+  return Side(of_train, of_test)
+
+
+def _noisy(side: Side, noise: float, rng: np.random.Generator) -> Side:
+  checks.check_range('noise', noise, '(0, inf)')
+  std = noise * math.sqrt(np.mean(np.var(side.rows, axis=0, dtype=np.float64)))
+
+  def noisy(rows: np.ndarray) -> np.ndarray:
+    return rows + std * rng.standard_normal(rows.shape, np.float32)
+
+  return Side(
+    noisy(side.rows), None if side.report is None else noisy(side.report)
+  )
 
 
 def _beside(x: np.ndarray, y: np.ndarray) -> dict[str, float]:

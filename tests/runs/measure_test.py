@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dim_jax.config import DataConfig, ExperimentConfig
 from dim_jax.data import pairs
 from dim_jax.evaluation.information import estimate
 from dim_jax.runs import measure
@@ -27,6 +28,7 @@ def given(monkeypatch):
       ceiling=6.5,
       control=0.001,
       critic='joint',
+      settings={'learning_rate': 0.008, 'weight_decay': 0.01},
       selected={'joint': 0.41, 'separable': 0.4},
       history={
         'selection': np.array([[0.2, 0.4, np.nan]]),
@@ -61,6 +63,8 @@ def test_two_files(given, tmp_path, capsys):
   assert got[2] == {
     'report': None,
     'critic': 'auto',
+    'bound': None,
+    'folds': None,
     'seeds': (1, 2),
     'control': False,
   }
@@ -90,12 +94,65 @@ def test_pairs_to_report_on(given, tmp_path):
     np.save(tmp_path / f'{name}.npy', rows)
   flags = [f'--x={tmp_path}/a.npy', f'--y={tmp_path}/b.npy']
   flags += [f'--report_x={tmp_path}/c.npy', f'--out={tmp_path}/out']
-  with pytest.raises(SystemExit, match='give both of --report_x'):
+  with pytest.raises(SystemExit, match='give all of --report_x and --rep'):
     command.main(argv=flags)
   command.main(argv=[*flags, f'--report_y={tmp_path}/d.npy'])
   assert len(given[0][2]['report']) == 2
   with pytest.raises(SystemExit, match='give --x=FILE and --y=FILE'):
     command.main(argv=flags[:1])
+
+
+class _Encoder:
+  """The mean of an image's upper half, of which the class is drawn."""
+
+  config = ExperimentConfig(objective=None, data=DataConfig(image_size=8))
+  variables = np.float32(1 / 255)
+
+  def encode(self, variables, batch):
+    half = batch['image'][:, :4].astype(np.float32) * variables
+    return {'y': half.mean((1, 2)), 'map': half}
+
+
+def test_parts_of_a_run(given, tmp_path, monkeypatch):
+  monkeypatch.setattr(measure.dim_jax, 'load', lambda run_dir: _Encoder())
+  run = str(tmp_path)
+  out = str(tmp_path / 'out')
+  measure.measure(f'{run}:inputs', f'{run}:y', out, noise={'y': 0.5})
+  measure.measure(f'{run}:y', f'{run}:class', out, given=f'{run}:map')
+  (inputs, noisy, first), (clean, labels, second) = given
+  assert inputs.shape == (1438, 8, 8, 1)
+  assert first['report'][0].shape == (359, 8, 8, 1)
+  expected = inputs[:, :4].astype(np.float64).mean((1, 2)) / 255
+  np.testing.assert_allclose(clean, expected, atol=1e-6)
+  # Half a standard deviation of noise, independent of the feature, on the
+  # pairs to report on too.
+  for rows, of_clean in zip(
+    (noisy, first['report'][1]), (clean, second['report'][0]), strict=True
+  ):
+    noise = rows - of_clean
+    assert noise.std() == pytest.approx(0.5 * clean.std(), rel=0.15)
+    assert abs(np.corrcoef(noise[:, 0], of_clean[:, 0])[0, 1]) < 0.2
+  np.testing.assert_array_equal(np.unique(labels), np.arange(10))
+  assert second['given'].shape == (1438, 4 * 8)
+  assert len(second['report']) == 3
+  assert len(second['report'][1]) == 359
+
+
+@pytest.mark.parametrize(
+  ('x', 'y', 'noise', 'match'),
+  [
+    ('', '', {}, 'is a folder; of a run give a part too'),
+    (':z', ':y', {}, "'map', 'y', 'inputs', 'class', got 'z'"),
+    (':y', '/rows.npy', {}, 'some sides are of a run and some of files'),
+    (':y', ':class', {'z': 1.0}, "noise must be one of 'x', 'y', got 'z'"),
+    (':y', ':class', {'x': 0.0}, 'noise must be > 0'),
+  ],
+)
+def test_parts_that_are_refused(tmp_path, monkeypatch, x, y, noise, match):
+  monkeypatch.setattr(measure.dim_jax, 'load', lambda run_dir: _Encoder())
+  np.save(tmp_path / 'rows.npy', np.ones(3))
+  with pytest.raises(ValueError, match=match):
+    measure.measure(f'{tmp_path}{x}', f'{tmp_path}{y}', 'out', noise=noise)
 
 
 def test_tables_of_text(tmp_path):
