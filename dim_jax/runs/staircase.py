@@ -106,7 +106,7 @@ def _with_baseline(bound: Callable[..., jax.Array], **settings: Any) -> Any:
   )
 
 
-def _regularised(scored: Scored, weight: float = 0.1) -> jax.Array:
+def _regularised(scored: Scored, weight: float = 1.0) -> jax.Array:
   """Computes Donsker-Varadhan less weight (ln mean e^T)^2, to train by.
 
   The batch's bound alone has no maximum. Let T be c on a set A of pairs, 0
