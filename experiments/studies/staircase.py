@@ -12,7 +12,11 @@ shown beside ours.
 
 A reading is a batch's value before its own step. The table has its mean and
 standard deviation over the second half of each level, which hide nothing: not
-the outliers of NWJ, nor that InfoNCE cannot exceed ln 64 = 4.16.
+the outliers of NWJ, nor that InfoNCE cannot exceed ln 64 = 4.16. 'JSD, NWJ',
+'NWJ, no 1', 'JSD, DV' and SMILE read one critic that the Jensen-Shannon bound
+trains, the second as it is wrongly done, low by 1/e. DV trained alone has no
+maximum; 'DV, penalty' trains by it less 0.1 (ln mean e^T)^2. I_α is the bound
+between TUBA and InfoNCE, DoE the difference of entropies.
 
 Writes WORKDIR/staircase.json and pictures after each bound, and its curve after
 each level; the same command goes on where it was interrupted.
