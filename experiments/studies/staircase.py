@@ -18,8 +18,8 @@ trains, the second as it is wrongly done, low by 1/e. DV trained alone has no
 maximum; 'DV, penalty' trains by it less 0.1 (ln mean e^T)^2. I_α is the bound
 between TUBA and InfoNCE, DoE the difference of entropies.
 
-Writes WORKDIR/staircase.json and pictures after each bound, and its curve after
-each level; the same command goes on where it was interrupted.
+Writes WORKDIR/staircase.json after each bound, its curve after each level, and
+pictures in the end; the same command goes on where it was interrupted.
 """
 
 import math
