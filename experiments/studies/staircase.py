@@ -12,10 +12,14 @@ shown beside ours.
 
 A reading is a batch's value before its own step. The table has its mean and
 standard deviation over the second half of each level, which hide nothing: not
-the outliers of NWJ, nor that InfoNCE cannot exceed ln 64 = 4.16.
+the outliers of NWJ, nor that InfoNCE cannot exceed ln 64 = 4.16. 'JSD, NWJ',
+'NWJ, no 1', 'JSD, DV' and SMILE read one critic that the Jensen-Shannon bound
+trains, the second as it is wrongly done, low by 1/e. DV trained alone has no
+maximum; 'DV, penalty' trains by it less 0.1 (ln mean e^T)^2. I_α is the bound
+between TUBA and InfoNCE, DoE the difference of entropies.
 
-Writes WORKDIR/staircase.json and pictures after each bound, and its curve after
-each level; the same command goes on where it was interrupted.
+Writes WORKDIR/staircase.json after each bound, its curve after each level, and
+pictures in the end; the same command goes on where it was interrupted.
 """
 
 import math
@@ -36,19 +40,19 @@ SPAN = 200
 LABELS = {
   'infonce': 'InfoNCE',
   'nwj': 'NWJ',
-  'donsker_varadhan': 'DV, regularised',
+  'donsker_varadhan': 'DV, penalty',
   'donsker_varadhan_unregularised': 'DV',
   'mine': 'MINE',
-  'jsd_nwj': 'JSD, read by NWJ',
-  'jsd_nwj_unshifted': 'JSD, NWJ without +1',
-  'jsd_donsker_varadhan': 'JSD, read by DV',
-  'jsd_smile_1': 'JSD, SMILE 1',
-  'jsd_smile_5': 'JSD, SMILE 5',
+  'jsd_nwj': 'JSD, NWJ',
+  'jsd_nwj_unshifted': 'NWJ, no 1',
+  'jsd_donsker_varadhan': 'JSD, DV',
+  'jsd_smile_1': 'SMILE 1',
+  'jsd_smile_5': 'SMILE 5',
   'tuba': 'TUBA',
-  'interpolated_0.01': 'interpolated, 0.01',
-  'interpolated_0.5': 'interpolated, 0.5',
+  'interpolated_0.01': 'I_α, 0.01',
+  'interpolated_0.5': 'I_α, 0.5',
   'club': 'CLUB',
-  'difference_of_entropies': 'diff. of entropies',
+  'difference_of_entropies': 'DoE',
 }
 PUBLISHED_LEVELS = tuple(2 * bits * math.log(2) for bits in range(1, 6))
 # Means of the same, and standard deviations, from the arrays of one run of
@@ -135,34 +139,42 @@ def rows_of(
   return rows
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> Any:
-  """Makes a table of rows, a reading a line, published numbers below it."""
-  groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+def table(rows: Sequence[Mapping[str, Any]]) -> Any:
+  """Makes the table of a critic, a reading a line, published numbers below.
+
+  Args:
+    rows: of `rows_of`, of one distribution and critic.
+  """
+  groups: dict[str, list[Mapping[str, Any]]] = {}
   for row in rows:
-    key = (row['distribution'], row['critic'], LABELS[row['reading']])
-    groups.setdefault(key, []).append(row)
+    groups.setdefault(row['reading'], []).append(row)
   lines = []
-  for key, mine in groups.items():
-    lines.append((*key, *(_cell(row) for row in mine)))
+  for reading, mine in groups.items():
+    lines.append((LABELS[reading], *(_cell(row) for row in mine)))
     if any('published' in row for row in mine):
-      theirs = [_cell(row.get('published')) for row in mine]
-      lines.append((*key[:2], f'  {key[2]}, published', *theirs))
-  levels = dict.fromkeys(
-    row['truth'] for mine in groups.values() for row in mine
-  )
+      lines.append(('  published', *(_cell(r.get('published')) for r in mine)))
+  levels = dict.fromkeys(row['truth'] for row in rows)
   return tables.table(
-    ('distribution', 'critic', 'reading', *(f'{x:.3f}' for x in levels)),
+    ('reading', *(f'{level:.3f}' for level in levels)),
     lines,
-    words=3,
+    title=f'{rows[0]["critic"]} critic, {rows[0]["distribution"]} pairs',
     caption="Nats: mean and standard deviation of a batch's value.",
   )
+
+
+def _grouped(rows: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+  groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+  for row in rows:
+    groups.setdefault((row['critic'], row['distribution']), []).append(row)
+  return list(groups.values())
 
 
 def _cell(numbers: Mapping[str, Any] | None) -> str:
   if numbers is None:
     return ''
-  std = numbers['std']
-  return f'{numbers["mean"]:.2f}' + ('' if std is None else f'±{std:.2f}')
+  both = [x for x in (numbers['mean'], numbers['std']) if x is not None]
+  form = '.2f' if max(map(abs, both)) < 100 else '.0e'
+  return ' ± '.join(f'{x:{form}}' for x in both)
 
 
 def picture(
@@ -288,7 +300,7 @@ def main() -> None:
     levels, batch_size = settings['levels'], settings['batch_size']
     drawn = picture(distribution, critic, readings, levels, batch_size)
     figures.save(drawn, _WORKDIR.value)
-  show(table(rows), path)
+  show(*map(table, _grouped(rows)), path)
 
 
 def _write(

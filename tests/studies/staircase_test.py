@@ -33,7 +33,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path, capsys, monkeypatch):
     half = file['values'][1, 2:, 0].astype(float)
   assert rows[1]['mean'] == pytest.approx(half.mean())
   assert rows[1]['std'] == pytest.approx(half.std())
-  assert f'{half.mean():.2f}±{half.std():.2f}' in capsys.readouterr().out
+  assert f'{half.mean():.2f} ± {half.std():.2f}' in capsys.readouterr().out
 
   monkeypatch.setattr(runs, '_advance', None)  # Calling it would raise.
   staircase.main(argv=flags)
