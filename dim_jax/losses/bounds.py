@@ -201,7 +201,9 @@ def mine(
   the batch's own, which takes most of the bias from the gradient. It is kept as
   a logarithm, and starts with the first batch: started at 0, it would make the
   second term 1 / (1 - decay) times too large at the first step. Only batches
-  that train should move it.
+  that train should move it. One outlier that sets it high leaves the second
+  term small for long, since it falls by a factor of `decay` a batch at most: of
+  heavy tails, the scores then rise without end.
 
   Args:
     positive: scores of joint pairs, shape [A, P].

@@ -344,7 +344,7 @@ def _columns_measure(
 
   scores = lax.map(of_set, offsets)
   log_mean = jax.nn.logsumexp(scores) - jnp.log(count * len(offsets))
-  state = {'log_mean': log_mean, 'log_count': jnp.log(count * len(offsets))}
+  state = {'log_mean': log_mean, 'log_count': jnp.log(count)}
   # With the best critic, the negatives that a row's columns are in weigh as
   # much as any others: to first order a row counts for its own score alone.
   pointwise = _log_ratio(joint, state)
@@ -354,9 +354,9 @@ def _columns_measure(
 def _log_ratio(scores: jax.Array, state: PyTree) -> jax.Array:
   """Returns scores less the log mean of the negatives and of each itself.
 
-  Itself is one of many, and changes little, but without it a critic that no
-  negative holds in check would show any number, where it now is at most the
-  logarithm of how many there are.
+  Itself counts for one of n, and changes little, but without it a critic that
+  no negative holds in check would show any number, where it now is at most
+  ln n.
   """
   own = scores - state['log_count']
   return scores - jnp.logaddexp(own, state['log_mean'])

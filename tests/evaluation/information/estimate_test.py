@@ -8,7 +8,7 @@ import pytest
 
 import dim_jax
 from dim_jax.data import pairs
-from dim_jax.evaluation.information import estimate, fit, rows
+from dim_jax.evaluation.information import critics, estimate, fit, rows
 
 
 def quietly(*args, **options):
@@ -152,7 +152,7 @@ def test_total_correlation():
   # Three columns of which all are correlated by 0.6, and one by itself.
   rng = np.random.default_rng(0)
   covariance = np.full((3, 3), 0.6) + 0.4 * np.eye(3)
-  z = rng.normal(size=(3000, 4))
+  z = rng.normal(size=(1500, 4))
   z[:, :3] = z[:, :3] @ np.linalg.cholesky(covariance).T
   truth = -np.linalg.slogdet(covariance)[1] / 2
   # Which no increasing map of a column changes.
@@ -160,10 +160,10 @@ def test_total_correlation():
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     result = dim_jax.total_correlation(z)
-  assert result.value == pytest.approx(truth, abs=0.1)
+  assert result.value == pytest.approx(truth, abs=0.12)
   low, high = result.interval
   assert low < truth < high
-  assert abs(result.control) < 0.05
+  assert abs(result.control) < 0.08
   assert result.critic == 'columns'
   z[:, 1] = np.log(z[:, 1])
   precision = np.linalg.inv(covariance)
@@ -173,7 +173,8 @@ def test_total_correlation():
   assert correlation > 0.9
 
 
-def test_images():
+def test_images(monkeypatch):
+  monkeypatch.setattr(critics, 'CHANNELS', (4, 8))
   # One bit a picture, through a channel that flips 5 % of them.
   rng = np.random.default_rng(0)
   images = rng.integers(0, 100, (60, 6, 6, 1)).astype(np.uint8)
