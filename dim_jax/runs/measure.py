@@ -274,11 +274,12 @@ def _is_number(cell: str) -> bool:
 def picture(estimate: Any) -> figures.Picture:
   """Draws the critic's values on both splits while it was fitted."""
   lines = []
+  block = fit.block_for(estimate.sizes['fit'])
   for name, values in estimate.history.items():
     for i, of_seed in enumerate(values):
       kept = of_seed[np.isfinite(of_seed)].tolist()
       label = name if len(values) == 1 else f'{name}, seed {i}'
-      steps = [fit.BLOCK * (k + 1) for k in range(len(kept))]
+      steps = [block * (k + 1) for k in range(len(kept))]
       lines.append(figures.Line(label, steps, kept))
   low, high = estimate.interval
   return figures.curves(

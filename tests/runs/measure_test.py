@@ -84,7 +84,7 @@ def test_two_files(given, tmp_path, capsys):
     assert image.size[0] > 500
   # 3 measurements, of which training reached two.
   lines = (out / 'information.csv').read_text().splitlines()
-  assert lines[1].startswith('selection,100,0.2')
+  assert lines[1].startswith('selection,25,0.2')
   assert len(lines) == 1 + 2 * 2
 
 

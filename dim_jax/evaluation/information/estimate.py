@@ -48,7 +48,8 @@ class MIEstimate(NamedTuple):
     settings: of its training, chosen likewise where there were several.
     selected: value of each critic that was tried, on the selection split.
     history: of the chosen critic, 'selection' and 'training' [S, measurements],
-      every `fit.BLOCK` steps; NaN where training had ended. Of the first fold.
+      every `fit.block_for(pairs to fit)` steps; NaN where training had ended.
+      Of the first fold.
     sizes: how many pairs fitted, selected and reported.
     warnings: what speaks against the number, in words.
     pointwise: `(x, y) -> [n]`, the estimate of ln p(x, y) / p(x) p(y) of any
@@ -474,7 +475,9 @@ def _warned(result: MIEstimate, pairs: int) -> MIEstimate:
   # Of the seeds that trained to the end: others stopped since it fell.
   curves = result.history['selection']
   ended = curves[np.isfinite(curves).all(1)]
-  rose = float(np.mean(ended[:, -1] - ended[:, -2])) if ended.size else 0.0
+  # Over the last hundred steps.
+  before = 1 + 100 // fitting.block_for(result.sizes['fit'])
+  rose = float(np.mean(ended[:, -1] - ended[:, -before])) if ended.size else 0.0
   if rose > max(0.02, 2 * result.standard_error):
     notes.append(
       f'the selection split still rose by {rose:.3f} nats at the end of '

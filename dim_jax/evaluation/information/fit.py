@@ -19,9 +19,12 @@ from jax import lax
 from dim_jax.evaluation.information.critics import CRITICS
 
 PyTree = Any
-# Steps between measurements on the selection split, and how many of these in
-# turn may be no better before training ends.
-BLOCK, PATIENCE = 100, 4
+# Steps between measurements on the selection split, by how many pairs there are
+# to fit at least: few are learned by heart soon.
+BLOCKS = {4000: 100, 0: 25}
+# Training ends where so many steps were no better.
+PATIENCE = 400
+WARM_UP = 100
 AVERAGE = 0.99
 MOST_BLOCKS = 48
 # The joint critic is for few columns of x and y together.
@@ -84,8 +87,17 @@ def pad(x: np.ndarray, y: np.ndarray) -> Split:
   return Split(padded(x), padded(y), jnp.int32(n))
 
 
+def block_for(count: int) -> int:
+  """Returns how many steps lie between measurements.
+
+  Args:
+    count: pairs to fit.
+  """
+  return next(steps for least, steps in BLOCKS.items() if count >= least)
+
+
 def blocks_for(name: str, count: int, columns: int) -> int:
-  """Returns how many times BLOCK steps to train, fewer for fewer pairs.
+  """Returns how many times `block_for` steps to train, fewer for fewer pairs.
 
   Args:
     name: of CRITICS.
@@ -95,13 +107,15 @@ def blocks_for(name: str, count: int, columns: int) -> int:
   fraction = min(max(count / 9000, 0.3), 3.0)
   if name == 'separable' and columns <= MOST_JOINT_COLUMNS:
     fraction /= 2  # It finds smooth curves in few dimensions soon.
-  return max(4, round(CRITICS[name].steps * fraction / BLOCK))
+  steps = max(400, round(CRITICS[name].steps * fraction, -2))
+  return round(steps / block_for(count))
 
 
-@functools.partial(jax.jit, static_argnames=('name', 'bound'))
+@functools.partial(jax.jit, static_argnames=('name', 'bound', 'block'))
 def fit(
   name: str,
   bound: str,
+  block: int,
   train: Split,
   select: Split,
   sizes: tuple[jax.Array, ...],
@@ -113,11 +127,12 @@ def fit(
   Args:
     name: of CRITICS.
     bound: of those that may train it.
+    block: steps between measurements.
     train: the pairs to fit, and
     select: those on which the moving average of parameters is measured.
     sizes: how many columns of x and of y are real.
     keys: [S].
-    settings: 'blocks' of BLOCK steps to train at most, up to MOST_BLOCKS;
+    settings: how many 'blocks' to train at most, up to MOST_BLOCKS;
       'learning_rate' and 'weight_decay', [S] each.
 
   Returns:
@@ -125,17 +140,17 @@ def fit(
   """
 
   def of_seed(key: jax.Array, settings: dict[str, jax.Array]) -> Fit:
-    optimizer = _optimizer(settings)
+    optimizer = _optimizer(settings, settings['blocks'] * block)
     init_key, steps_key = jax.random.split(key)
     shapes = (train.x.shape[1:], train.y.shape[1:])
     params = CRITICS[name].init(init_key, shapes, sizes)
     value = functools.partial(CRITICS[name].bound, name=bound)
     step = _step(value, train, CRITICS[name].batch_size, steps_key, optimizer)
 
-    def block(carry: Any) -> Any:
+    def trained(carry: Any) -> Any:
       inner, best, (top, at), history, index = carry
-      first = index * BLOCK
-      inner, values = lax.scan(step, inner, first + jnp.arange(BLOCK))
+      first = index * block
+      inner, values = lax.scan(step, inner, first + jnp.arange(block))
       value, _, _ = measured(name, inner[2], select)
       better = value > top
       best = jax.tree.map(lambda a, b: jnp.where(better, a, b), inner[2], best)
@@ -148,23 +163,24 @@ def fit(
 
     def goes_on(carry: Any) -> jax.Array:
       _, _, (_, at), _, index = carry
-      return (index < settings['blocks']) & (index - at <= PATIENCE)
+      return (index < settings['blocks']) & (index - at <= PATIENCE // block)
 
     state = (params, optimizer.init(params), params)
     nothing = [jnp.full(MOST_BLOCKS, jnp.nan)] * 2
     start = (state, params, (jnp.float32(-jnp.inf), 0), nothing, 0)
-    _, best, (selected, _), history, _ = lax.while_loop(goes_on, block, start)
+    _, best, (selected, _), history, _ = lax.while_loop(goes_on, trained, start)
     return Fit(best, selected, *history)
 
   return jax.vmap(of_seed)(keys, settings)
 
 
-def _optimizer(settings: dict[str, jax.Array]) -> optax.GradientTransformation:
-  """Makes Adam with decoupled decay, a warm-up of BLOCK steps, and a cosine."""
-  steps = settings['blocks'] * BLOCK
+def _optimizer(
+  settings: dict[str, jax.Array], steps: jax.Array
+) -> optax.GradientTransformation:
+  """Makes Adam with decoupled decay, a warm-up and a cosine over `steps`."""
 
   def rate(step: jax.Array) -> jax.Array:
-    warm = jnp.minimum(step / BLOCK, 1.0)
+    warm = jnp.minimum(step / WARM_UP, 1.0)
     fallen = (1 + jnp.cos(jnp.pi * step / steps)) / 2
     return settings['learning_rate'] * warm * (0.02 + 0.98 * fallen)
 

@@ -136,6 +136,7 @@ def _fit(
   fit = fitting.fit(
     name,
     trial.bound or critic.trained_by[0],
+    fitting.block_for(int(shown['fit'].size)),
     shown['fit'],
     shown['selection'],
     tuple(map(jnp.float32, sizes)),

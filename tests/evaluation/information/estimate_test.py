@@ -302,7 +302,7 @@ def test_what_the_outcome_warns_of():
     selected={'joint': 7.0},
     # The second seed stopped early.
     history={'selection': np.array([[0.1, 0.2], [0.1, np.nan]])},
-    sizes={'report': 1500},
+    sizes={'fit': 5000, 'report': 1500},
     warnings=('first.',),
     pointwise=lambda x, y: x[:, 0],
   )
@@ -327,7 +327,7 @@ def test_training_that_stopped_early_warns_of_nothing():
     settings={},
     selected={'joint': 0.4},
     history={'selection': np.array([[0.1, 0.4, np.nan]])},
-    sizes={'report': 1500},
+    sizes={'fit': 5000, 'report': 1500},
     warnings=(),
     pointwise=lambda x, y: x[:, 0],
   )
