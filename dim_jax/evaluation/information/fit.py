@@ -51,6 +51,7 @@ class Fit(NamedTuple):
   Attributes:
     params: of the critic, leaves [S, ...]: the moving average that did best on
       the selection split.
+    later: that of WARM_UP steps later, which has adapted more to the pairs.
     selected: nats on the selection split, [S].
     history: nats on the selection split, [S, measurements], NaN where training
       had ended.
@@ -58,6 +59,7 @@ class Fit(NamedTuple):
   """
 
   params: PyTree
+  later: PyTree
   selected: jax.Array
   history: jax.Array
   training: jax.Array
@@ -148,18 +150,19 @@ def fit(
     step = _step(value, train, CRITICS[name].batch_size, steps_key, optimizer)
 
     def trained(carry: Any) -> Any:
-      inner, best, (top, at), history, index = carry
+      inner, (best, later), (top, at), history, index = carry
       first = index * block
       inner, values = lax.scan(step, inner, first + jnp.arange(block))
       value, _, _ = measured(name, inner[2], select)
       better = value > top
-      best = jax.tree.map(lambda a, b: jnp.where(better, a, b), inner[2], best)
+      best = _where(better, inner[2], best)
       top, at = jnp.where(better, value, top), jnp.where(better, index, at)
+      later = _where((index - at) * block <= WARM_UP, inner[2], later)
       history = [
         h.at[index].set(v)
         for h, v in zip(history, (value, values.mean()), strict=True)
       ]
-      return inner, best, (top, at), history, index + 1
+      return inner, (best, later), (top, at), history, index + 1
 
     def goes_on(carry: Any) -> jax.Array:
       _, _, (_, at), _, index = carry
@@ -167,11 +170,18 @@ def fit(
 
     state = (params, optimizer.init(params), params)
     nothing = [jnp.full(MOST_BLOCKS, jnp.nan)] * 2
-    start = (state, params, (jnp.float32(-jnp.inf), 0), nothing, 0)
-    _, best, (selected, _), history, _ = lax.while_loop(goes_on, trained, start)
-    return Fit(best, selected, *history)
+    top = (jnp.float32(-jnp.inf), 0)
+    start = (state, (params, params), top, nothing, 0)
+    _, (best, later), (selected, _), history, _ = lax.while_loop(
+      goes_on, trained, start
+    )
+    return Fit(best, later, selected, *history)
 
   return jax.vmap(of_seed)(keys, settings)
+
+
+def _where(condition: jax.Array, this: PyTree, other: PyTree) -> PyTree:
+  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), this, other)
 
 
 def _optimizer(

@@ -42,8 +42,8 @@ class Outcome(NamedTuple):
     history: on both splits, [S, measurements].
     values: nats on the report split, one a seed, [S].
     influence: of each pair on their mean, less its own mean, [n].
-    gap: how much more the critic says of pairs that fitted it, at the upper end
-      of its own error; 0 at least.
+    gap: how much more the critic, a hundred steps later, said of pairs that
+      fitted it, at the upper end of its own error; 0 at least.
     pointwise: of other pairs, as critics see them.
   """
 
@@ -82,7 +82,7 @@ def outcome(
   values, influence, states = fitting.measure(best, fit.params, shown['report'])
   # Rows enough for an error that is small beside the report's.
   few = _first(shown['fit'], MOST_REPORTED // 4)
-  adapted, of_adapted, _ = fitting.measure(best, fit.params, few)
+  adapted, of_adapted, _ = fitting.measure(best, fit.later, few)
   error = standard_error(np.asarray(of_adapted)[: int(few.size)])
   value = float(values.mean())
   return Outcome(
