@@ -274,10 +274,8 @@ def shared_bits(
   of_class = [images[np.asarray(labels) == k] for k in (0, 1)]
   if not all(map(len, of_class)):
     raise ValueError('images must be of both classes, 0 and 1.')
-  bit_of = {image.tobytes(): k for k in (0, 1) for image in of_class[k]}
-  if len({image.tobytes() for image in of_class[0]} & set(bit_of)) != sum(
-    k == 0 for k in bit_of.values()
-  ):
+  zeros, ones = ({x.tobytes() for x in group} for group in of_class)
+  if zeros & ones:
     raise ValueError('an image is of both classes.')
   height, width, channels = images.shape[1:]
   count = grid[0] * grid[1]
@@ -300,8 +298,13 @@ def shared_bits(
   def bits_of(pictures: np.ndarray) -> np.ndarray:
     tiles = pictures.reshape(-1, grid[0], height, grid[1], width, channels)
     tiles = tiles.swapaxes(2, 3).reshape(-1, height, width, channels)
-    bits = [bit_of[tile.tobytes()] for tile in tiles]
-    return np.reshape(bits, (len(pictures), count))
+    keys = [tile.tobytes() for tile in tiles]
+    if not zeros | ones >= set(keys):
+      raise ValueError(
+        f'a part of a picture, of dtype {pictures.dtype}, is none of the '
+        f'images, of {images.dtype}; give pictures as they were drawn.'
+      )
+    return np.reshape([key in ones for key in keys], (len(pictures), count))
 
   def pointwise(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     differ = (bits_of(x) != bits_of(y)).sum(1)

@@ -876,8 +876,8 @@ def reconstructions(arrays: Mapping[str, np.ndarray]) -> Picture:
   }
   count = len(arrays[_TEST])
   rows: Rows = []
-  for name, made in images.items():
-    differences = (made.astype(float) - arrays[_TEST]) / 127.5
+  for name, others in images.items():
+    differences = (others.astype(float) - arrays[_TEST]) / 127.5
     errors = np.mean(differences**2, axis=(1, 2, 3))
     rows += [(name, i, float(errors[i])) for i in range(count)]
   means = {

@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +17,9 @@ from dim_jax import checks, files, progress
 from dim_jax.data import load as data
 from dim_jax.evaluation import features
 from dim_jax.evaluation.information import classical, fit
+from dim_jax.evaluation.information.rows import as_rows
 from dim_jax.report import figures
-from dim_jax.runs import provenance, tables
+from dim_jax.runs import provenance, represent, tables
 
 KINDS = '.npy, .npz and .csv'
 # Of a run's training set.
@@ -43,7 +44,7 @@ def measure(
   out: str,
   *,
   given: str | None = None,
-  report: tuple[str, ...] | None = None,
+  report: Sequence[str] | None = None,
   noise: Mapping[str, float] | None = None,
   **options: Any,
 ) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def measure(
   Args:
     x: the source of x, a file as `read_rows` takes it, or a part of a run,
       'RUN:PART': a feature of its encoder, 'inputs', or a label. Of a run, the
-      test set is reported on.
+      test set is reported on, or with folds all rows.
     y: that of y.
     out: a folder, which gets information.json, and the curve of the critic's
       selection as information.png and .csv.
@@ -71,18 +72,15 @@ def measure(
     OSError: a file cannot be read, or the folder not written.
   """
   names = {'x': x, 'y': y} | ({'given': given} if given else {})
-  sides = {name: read_side(path) for name, path in names.items()}
+  sides = _read_sides(names, report)
+  if options.get('folds') and not report:
+    sides = {name: _together(side) for name, side in sides.items()}
   for i, (name, size) in enumerate((noise or {}).items()):
     checks.check_choice('noise', name, sides)
     sides[name] = _noisy(sides[name], size, np.random.default_rng(i))
-  fresh: Any = report and tuple(read_rows(path) for path in report)
-  if all(side.report is not None for side in sides.values()):
-    fresh = fresh or tuple(side.report for side in sides.values())
-  elif any(side.report is not None for side in sides.values()):
-    raise ValueError(
-      'some sides are of a run and some of files, whose rows do not belong '
-      'together; give all of one kind.'
-    )
+  fresh = None
+  if sides['x'].report is not None:
+    fresh = tuple(side.report for side in sides.values())
   files.make_folder(out)
   start = time.perf_counter()
   if given:
@@ -110,21 +108,43 @@ def measure(
       for name in estimate._fields
       if name not in ('history', 'pointwise')
     },
-    'beside': {} if given else _beside(shapes['x'], shapes['y']),
+    'beside': {} if given else _beside(sides['x'].rows, sides['y'].rows),
   }
   files.write_json(os.path.join(out, 'information.json'), results)
   figures.save(picture(estimate), out)
   return results
 
 
-def read_side(source: str) -> Side:
+def _read_sides(
+  names: Mapping[str, str], report: Sequence[str] | None
+) -> dict[str, Side]:
+  """Reads all sides, each run once.
+
+  Raises:
+    ValueError: rows of some do not belong to those of others.
+  """
+  runs: dict[str, Any] = {}
+  sides = {name: _read_side(source, runs) for name, source in names.items()}
+  if report:
+    others = zip(sides.items(), report, strict=True)
+    return {
+      name: side._replace(report=read_rows(path))
+      for (name, side), path in others
+    }
+  if len({side.report is None for side in sides.values()}) > 1:
+    raise ValueError(
+      'some sides are of a run and some of files, whose rows do not belong '
+      'together; give all of one kind.'
+    )
+  return sides
+
+
+def _read_side(source: str, runs: dict[str, Any]) -> Side:
   """Reads the rows of a file, or those of a part of a run.
 
   Args:
     source: as of `measure`.
-
-  Raises:
-    ValueError: there is no such file, run or part.
+    runs: what was loaded of runs before, by folder; gets what this loads.
   """
   run_dir, _, part = source.rpartition(':')
   run_dir = os.path.expanduser(run_dir)
@@ -135,14 +155,13 @@ def read_side(source: str) -> Side:
         f'{source}:inputs or {source}:class.'
       )
     return Side(read_rows(source), None)
-  encoder = dim_jax.load(run_dir)
-  train, test = (
-    data.load(encoder.config.data, split, validation=0.0)
-    for split in ('train', 'test')
-  )
-  if len(train.inputs) > _MOST_ROWS:
-    order = np.random.default_rng(0).permutation(len(train.inputs))
-    train = train.take(np.sort(order[:_MOST_ROWS]))
+  if run_dir not in runs:
+    encoder = dim_jax.load(run_dir)
+    splits = represent.load_examples(
+      encoder.config.data, _MOST_ROWS, progress=True
+    )
+    runs[run_dir] = encoder, splits
+  encoder, (train, test) = runs[run_dir]
   if part == 'inputs':
     return Side(train.inputs, test.inputs)
   if part in train.labels:
@@ -164,8 +183,17 @@ def read_side(source: str) -> Side:
   return Side(of_train, of_test)
 
 
+def _together(side: Side) -> Side:
+  """Returns all rows of a side, which folds report on in turn."""
+  if side.report is None:
+    return side
+  return Side(np.concatenate([side.rows, side.report]), None)
+
+
 def _noisy(side: Side, noise: float, rng: np.random.Generator) -> Side:
   checks.check_range('noise', noise, '(0, inf)')
+  # Checked as the estimate will, since only numbers have a variance.
+  as_rows('what gets noise', side.rows)
   std = noise * math.sqrt(np.mean(np.var(side.rows, axis=0, dtype=np.float64)))
 
   def noisy(rows: np.ndarray) -> np.ndarray:
@@ -178,6 +206,9 @@ def _noisy(side: Side, noise: float, rng: np.random.Generator) -> Side:
 
 def _beside(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
   """Returns what estimates without a network say of all rows."""
+  if max(x.ndim, y.ndim) > 2:
+    return {}  # Of thousands of pixels they say nothing, and take long.
+  x, y = (side.reshape(len(side), -1) for side in (x, y))
   x, y = (side[:, np.ptp(side, axis=0) > 0] for side in (x, y))
   columns, beside = x.shape[1] + y.shape[1], {}
   if len(x) > columns:
@@ -232,7 +263,10 @@ def _read_file(stem: str, part: str) -> np.ndarray:
       return arrays[part]
   if stem.endswith('.csv'):
     return _read_csv(stem, part)
-  raise ValueError(f'{stem!r} is of no kind that is accepted: {KINDS}.')
+  raise ValueError(
+    f'{stem!r} is of no kind that is accepted: {KINDS}, or RUN:PART of the '
+    'folder of a run that is there.'
+  )
 
 
 def _read_csv(path: str, part: str) -> np.ndarray:

@@ -112,7 +112,9 @@ def represent(
     checks.check_choice('measures', name, MEASURES)
   started, run_dir = time.time(), os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step=step)
-  train, test = _load(trained, max_examples, show_progress)
+  train, test = load_examples(
+    trained.config.data, max_examples, progress=show_progress
+  )
   names = _features(trained, train, features)
   folder = os.path.join(run_dir, 'evaluation')
   results, skipped = _probe(
@@ -153,14 +155,18 @@ def represent(
   return report
 
 
-def _load(
-  encoder: dim_jax.Encoder, most: int | None, show_progress: bool
+def load_examples(
+  config: Any, most: int | None, *, progress: bool
 ) -> tuple[data.Examples, data.Examples]:
-  """Loads the training examples that are kept, and the test set."""
+  """Loads all examples but those for testing, and those.
+
+  Args:
+    config: a run's `DataConfig`, or another that `data.load` takes.
+    most: of the former, drawn at random; all of them if None.
+    progress: show a bar on standard error.
+  """
   train, test = (
-    data.load(
-      encoder.config.data, split, validation=0.0, progress=show_progress
-    )
+    data.load(config, split, validation=0.0, progress=progress)
     for split in ('train', 'test')
   )
   if most is not None and most < len(train.inputs):

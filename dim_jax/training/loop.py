@@ -223,9 +223,8 @@ def fit(
     settings: how long and on what it trains.
     augment: as in `make_chunk`.
     monitor: extra metrics of (params, model_state), read at each logged step.
-    periodic: (every, monitor), likewise at multiples of `every` steps alone,
-      which `log_every` divides; and before the first step, as a line of its
-      own, and after the last.
+    periodic: (every, monitor), likewise at multiples of `every`, which
+      `log_every` divides, before the first step, and after the last.
     example: rows of the shapes that the objective sees; None: those of `data`.
     start: changes the state before the first step of all.
     runs: train these in one program, on one device; their seeds take the place

@@ -167,6 +167,8 @@ def test_pictures_share_what_a_channel_of_bits_lets_through():
   assert task.pointwise(x, y).mean() == pytest.approx(
     task.mutual_information, abs=4 * error
   )
+  with pytest.raises(ValueError, match='of dtype float32, is none of the imag'):
+    task.pointwise(x.astype(np.float32), y)
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,11 @@ def test_pairs_to_report_on(given, tmp_path):
   flags += [f'--report_x={tmp_path}/c.npy', f'--out={tmp_path}/out']
   with pytest.raises(SystemExit, match='give all of --report_x and --rep'):
     command.main(argv=flags)
-  command.main(argv=[*flags, f'--report_y={tmp_path}/d.npy'])
-  assert len(given[0][2]['report']) == 2
+  command.main(argv=[*flags, f'--report_y={tmp_path}/d.npy', '--noise_y=2'])
+  of_x, of_y = given[0][2]['report']
+  np.testing.assert_array_equal(of_x, rows)
+  # Noise is of pairs to report on too: a hundred numbers, their std to 7 %.
+  assert (of_y - rows).std() == pytest.approx(2 * rows.std(), rel=0.25)
   with pytest.raises(SystemExit, match='give --x=FILE and --y=FILE'):
     command.main(argv=flags[:1])
 
@@ -119,7 +122,12 @@ def test_parts_of_a_run(given, tmp_path, monkeypatch):
   out = str(tmp_path / 'out')
   measure.measure(f'{run}:inputs', f'{run}:y', out, noise={'y': 0.5})
   measure.measure(f'{run}:y', f'{run}:class', out, given=f'{run}:map')
-  (inputs, noisy, first), (clean, labels, second) = given
+  measure.measure(f'{run}:y', f'{run}:class', out, folds=3)
+  (inputs, noisy, first), (clean, labels, second), (rows, _, third) = given
+  # Folds take turns on all rows.
+  np.testing.assert_array_equal(rows[:1438], clean)
+  assert len(rows) == 1438 + 359
+  assert third['report'] is None
   assert inputs.shape == (1438, 8, 8, 1)
   assert first['report'][0].shape == (359, 8, 8, 1)
   expected = inputs[:, :4].astype(np.float64).mean((1, 2)) / 255
@@ -146,11 +154,14 @@ def test_parts_of_a_run(given, tmp_path, monkeypatch):
     (':y', '/rows.npy', {}, 'some sides are of a run and some of files'),
     (':y', ':class', {'z': 1.0}, "noise must be one of 'x', 'y', got 'z'"),
     (':y', ':class', {'x': 0.0}, 'noise must be > 0'),
+    ('/no_run:y', ':y', {}, 'or RUN:PART of the folder of a run that is there'),
+    ('/text.npy', '/rows.npy', {'x': 1.0}, 'what gets noise has dtype <U1'),
   ],
 )
 def test_parts_that_are_refused(tmp_path, monkeypatch, x, y, noise, match):
   monkeypatch.setattr(measure.dim_jax, 'load', lambda run_dir: _Encoder())
   np.save(tmp_path / 'rows.npy', np.ones(3))
+  np.save(tmp_path / 'text.npy', np.array(list('abc')))
   with pytest.raises(ValueError, match=match):
     measure.measure(f'{tmp_path}{x}', f'{tmp_path}{y}', 'out', noise=noise)
 

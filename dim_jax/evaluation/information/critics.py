@@ -31,7 +31,7 @@ CHANNELS = (16, 32, 64)
 TRAIN_SHIFTS, MEASURE_SHIFTS = 8, 128
 ROUNDS = 10
 
-# What can train a critic, of which each is read in its own way.
+# What can train a critic; it is read in the same way whatever trained it.
 BOUNDS = {
   'infonce': bounds.infonce,
   'donsker_varadhan': bounds.donsker_varadhan,

@@ -35,9 +35,10 @@ class MIEstimate(NamedTuple):
     standard_error: of the value, by the influence of each pair on it.
     seed_std: standard deviation over seeds; 0 for one.
     interval: meant to hold the truth 19 times in 20. Its lower end is the value
-      less its error of both kinds, its upper end that of the pairs that fitted
-      the critic, to which it has adapted, plus theirs. Of conditional
-      information, a difference of two, both ends allow for that.
+      less its error of both kinds. Its upper end is what the critic says, a
+      hundred steps later, of the pairs that fitted it, to which it has adapted,
+      plus their error. Of conditional information, a difference of two, both
+      ends allow for that.
     ceiling: the most that so many pairs can show, ln n of the report split, or
       the entropy of labels if that is less.
     control: the value of the same fit with the rows of y permuted (of total
@@ -139,8 +140,8 @@ def estimate_mi(
       such as {'weight_decay': (0.5, 2.0)}; all combinations are fitted in one
       program, and the selection split chooses.
     folds: at least 2, to report on all rows in turn, each by a critic that was
-      fitted without it, which takes as many fits and halves the standard error
-      of few rows; None for one split.
+      fitted without it: as many fits, and three times the rows to report on;
+      None for one split.
     seeds: of fits, whose mean is reported; the first one draws the splits.
     control: whether to fit permuted pairs too, which takes as long again.
 
@@ -165,22 +166,24 @@ def estimate_mi(
   if np.ndim(given) == 4:
     raise ValueError('given has shape [n, H, W, C]; give its columns, [n, D].')
 
-  def terms(fit: rows.Sides, notes: list[str]) -> list[_Term]:
-    labels = {name: rows.are_labels(name, fit[name], notes) for name in fit}
-    maps = {
-      name: inputs.fit_inputs(side, labels=labels[name])
-      for name, side in fit.items()
-    }
-    if given is None:
-      return [_Term(1, maps['x'], maps['y'], ('y',))]
-    both = inputs.beside(maps['y'], maps['given'])
-    return [
-      _Term(1, maps['x'], both, ('y', 'given')),
-      _Term(-1, maps['x'], maps['given'], ('given',)),
-    ]
-
   trial = Trial((critic,), bound, tuple(seeds), dict(grid or {}))
-  return _estimate(sides, report, terms, trial, folds, control, ('y',))
+  return _estimate(sides, report, _pair_terms, trial, folds, control, ('y',))
+
+
+def _pair_terms(fit: rows.Sides, notes: list[str]) -> list[_Term]:
+  """Returns the term of mutual information, or the two of conditional."""
+  labels = {name: rows.are_labels(name, fit[name], notes) for name in fit}
+  maps = {
+    name: inputs.fit_inputs(side, labels=labels[name])
+    for name, side in fit.items()
+  }
+  if 'given' not in fit:
+    return [_Term(1, maps['x'], maps['y'], ('y',))]
+  both = inputs.beside(maps['y'], maps['given'])
+  return [
+    _Term(1, maps['x'], both, ('y', 'given')),
+    _Term(-1, maps['x'], maps['given'], ('given',)),
+  ]
 
 
 def total_correlation(
@@ -224,18 +227,22 @@ def total_correlation(
   """
   _check_bound('columns', bound)
 
-  def terms(fit: rows.Sides, notes: list[str]) -> list[_Term]:
-    del notes
-    if fit['x'].ndim != 2 or fit['x'].shape[1] < 2:
-      raise ValueError(
-        f'x has {fit["x"].shape[1:]} columns that vary; total correlation is '
-        'of at least 2.'
-      )
-    return [_Term(1, inputs.fit_columns(fit['x']), None, ())]
-
+  if np.ndim(x) == 4:
+    raise ValueError('x has shape [n, H, W, C]; give its columns, [n, D].')
   trial = Trial(('columns',), bound, tuple(seeds), dict(grid or {}))
   report = None if report is None else (report,)
-  return _estimate({'x': x}, report, terms, trial, folds, control, ())
+  return _estimate({'x': x}, report, _column_terms, trial, folds, control, ())
+
+
+def _column_terms(fit: rows.Sides, notes: list[str]) -> list[_Term]:
+  """Returns the term of total correlation."""
+  del notes
+  columns = fit['x'].shape[1]
+  if columns < 2:
+    raise ValueError(
+      f'x has {columns} column that varies; total correlation is of at least 2.'
+    )
+  return [_Term(1, inputs.fit_columns(fit['x']), None, ())]
 
 
 def _check_bound(critic: str, bound: str | None) -> None:

@@ -206,6 +206,13 @@ def split(
       f'of {count} pairs to report on, the first {MOST_REPORTED} were used.'
     )
     report = take(report, slice(MOST_REPORTED))
+  return _held_out(rows, order, report)
+
+
+def _held_out(
+  rows: Sides, order: np.ndarray, report: Sides
+) -> Mapping[str, Sides]:
+  """Returns the splits; a tenth of `order`, at least 30, is to select on."""
   cut = len(order) - max(len(order) // 10, 30)
   return {
     'fit': take(rows, order[:cut]),
@@ -221,22 +228,27 @@ def folds(
 
   Args:
     rows: of all sides.
-    count: of folds, at least 2, with at least LEAST_PAIRS // 3 rows each.
+    count: of folds, at least 2.
     rng: draws which.
+
+  Raises:
+    ValueError: a fold has fewer than LEAST_PAIRS // 3 rows, or more than
+      MOST_REPORTED.
   """
-  parts = np.array_split(rng.permutation(len(rows['x'])), count)
-  splits: list[Mapping[str, Sides]] = []
-  for i, part in enumerate(parts):
-    others = np.concatenate(parts[:i] + parts[i + 1 :])
-    cut = len(others) - max(len(others) // 10, 30)
-    splits.append(
-      {
-        'fit': take(rows, others[:cut]),
-        'selection': take(rows, others[cut:]),
-        'report': take(rows, part),
-      }
+  size = len(rows['x'])
+  least, most = -(-size // MOST_REPORTED), size // (LEAST_PAIRS // 3)
+  if not least <= count <= most:
+    raise ValueError(
+      f'{count} folds of {size} rows; give {max(least, 2)} to {most}, so that '
+      f'each has {LEAST_PAIRS // 3} to {MOST_REPORTED} rows.'
     )
-  return splits
+  parts = np.array_split(rng.permutation(size), count)
+  return [
+    _held_out(
+      rows, np.concatenate(parts[:i] + parts[i + 1 :]), take(rows, part)
+    )
+    for i, part in enumerate(parts)
+  ]
 
 
 def take(rows: Sides, at: Any) -> dict[str, np.ndarray]:

@@ -220,6 +220,12 @@ def with_nan():
     ),
     (numbers(), numbers(seed=1), {'bound': 'mine'}, "'nwj', got 'mine'"),
     (numbers(), numbers(seed=1), {'folds': 1}, 'folds must be .* >= 2'),
+    (
+      numbers(),
+      numbers(seed=1),
+      {'folds': 50},
+      '50 folds of 200 rows; give 2 to 6, .* 33 to 16384 rows',
+    ),
     (numbers(), numbers(seed=1), {'grid': {'units': (3,)}}, "got 'units'"),
     (
       numbers(),
@@ -267,7 +273,8 @@ def test_what_is_refused(x, y, options, match):
 @pytest.mark.parametrize(
   ('x', 'options', 'match'),
   [
-    (numbers(columns=1), {}, 'total correlation is of at least 2'),
+    (numbers(columns=1), {}, 'x has 1 column that varies; total correlation'),
+    (np.zeros((200, 4, 4, 1)), {}, 'give its columns'),
     (numbers(), {'bound': 'infonce'}, "'infonce' does not train the columns"),
   ],
 )
