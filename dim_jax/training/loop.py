@@ -263,17 +263,26 @@ def fit(
   ):
     example = dict(source.rows if example is None else example)
     with times.part('compile'):
-      make = functools.partial(step_lib.init_state, objective, optimizer)
-      state = (
-        grid.init_states(objective, optimizer, example, runs)
-        if runs
-        else jax.jit(make)(example, jax.random.key(settings.seed))
-      )
+      state = _initial(objective, optimizer, example, runs, settings.seed)
     state = parallel.replicate(start(state) if start else state, host)
     if form == 'pipeline':
       state = pipeline.place(objective.stages, state, list(mesh.devices.flat))
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
     return session.train(chunk, state, host, monitor, periodic, preemption)
+
+
+def _initial(
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  example: Mapping[str, Any],
+  runs: grid.Runs | None,
+  seed: int,
+) -> step_lib.TrainState:
+  """Makes the state before the first step, of all runs if there are several."""
+  if runs:
+    return grid.init_states(objective, optimizer, example, runs)
+  make = functools.partial(step_lib.init_state, objective, optimizer)
+  return jax.jit(make)(example, jax.random.key(seed))
 
 
 def _meshes(
