@@ -468,10 +468,10 @@ def _warned(result: MIEstimate, pairs: int) -> MIEstimate:
   # interval says.
   if result.interval[1] > 0.6 * most:
     notes.append(
-      f'the interval reaches {result.interval[1]:.2f} of the {most:.2f} nats '
-      f'that {pairs} pairs can show at most: such values are too low, and the '
-      'truth may be any larger number. It is infinite where y is a function '
-      'of x.'
+      f'the interval reaches {result.interval[1]:.2f} nats, where {pairs} '
+      f'pairs can show {most:.2f} at most: values above 0.6 of that are too '
+      'low, and the truth may be any larger number. It is infinite where y is '
+      'a function of x.'
     )
   if result.control is not None and abs(result.control) > max(
     0.02, 3 * result.standard_error

@@ -317,7 +317,7 @@ def test_what_the_outcome_warns_of():
     notes = estimate._warned(odd, 1500).warnings
   assert [str(w.message) for w in caught] == list(notes)
   assert notes[0] == 'first.'
-  assert 'reaches 7.10 of the 7.31 nats that 1500 pairs can' in notes[1]
+  assert 'reaches 7.10 nats, where 1500 pairs can show 7.31' in notes[1]
   assert 'permuted pairs, which share nothing, gave 0.500' in notes[2]
   assert 'still rose by 0.100 nats' in notes[3]
 
