@@ -87,9 +87,9 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     sentences.insert(0, 'few: a linear probe of few labels a class.')
   if information := by_measure.get('information'):
     sentences.append(
-      'I(X; Y + noise) in nats, of Gaussian noise of '
-      f'{information["settings"]["noise"]:g} standard deviations; ceiling '
-      f'{fixed(information["ceiling"], 2)}.'
+      'I(X; Y + noise) in nats, with Gaussian noise of '
+      f'{information["settings"]["noise"]:g} times the standard deviation of '
+      f'the features; ceiling {fixed(information["ceiling"], 2)}.'
     )
   if dependence := by_measure.get('dependence'):
     sentences.append(
