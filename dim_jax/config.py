@@ -408,6 +408,15 @@ TYPES: dict[str, str] = {
     )
     for name in ('ResNetModule', 'PatchModule', 'ConvModule')
   },
+  **{
+    f'dim_jax.objectives.dim_terms.{name}': f'dim_jax.objectives.terms.{name}'
+    for name in (
+      'classifiers:Supervised',
+      'coordinates:Coordinates',
+      'hidden_patches:Mask',
+      'prior_matching:Prior',
+    )
+  },
 }
 """Today's type of each type that moved or has another name."""
 FIELDS: dict[str, dict[str, str | None]] = {
@@ -424,7 +433,7 @@ FIELDS: dict[str, dict[str, str | None]] = {
 """By type, today's name of each field that has another; None: it is gone."""
 VALUES: dict[str, dict[str, dict[Any, Any]]] = {}
 """By type and today's field, today's value of each value that has another."""
-_TERMS = 'dim_jax.objectives.dim_terms.'
+_TERMS = 'dim_jax.objectives.terms.'
 GROUPS: dict[str, tuple[Group, ...]] = {
   'dim_jax.objectives.vib:Config': (
     Group(

@@ -55,6 +55,20 @@ class Density(NamedTuple):
   exact_sample: Callable[[PyTree, jax.Array, int], jax.Array] | None = None
 
 
+class Generator(NamedTuple):
+  """What makes images of codes.
+
+  Attributes:
+    images: `(variables, codes [n, K]) -> [n, H, W, C]`, floats in [-1, 1];
+      deterministic, with running statistics. Codes are as `encode` returns the
+      representation, so that those of images reconstruct them.
+    codes: `(rng, count) -> [count, K]`, codes of the prior; None without one.
+  """
+
+  images: Callable[[tuple[PyTree, PyTree], jax.Array], jax.Array]
+  codes: Callable[[jax.Array, int], jax.Array] | None = None
+
+
 class Objective(NamedTuple):
   """A method: three pure functions, and what else it has to offer.
 
@@ -102,6 +116,9 @@ class Objective(NamedTuple):
       Gaussians: [N, K] each, or a Cholesky factor [N, K, K] as scale.
     decode: `(variables, codes) -> logits`, [..., K] to [..., C].
     density: of an energy model.
+    generator: of a method that makes images of codes.
+    indexed: whether batches must have 'index', int32 [N], which of the training
+      examples each is.
     module_configs: `(depth) -> configs`, the objective configs that train each
       of the first `depth` modules of an encoder, or of all that it has if None,
       on the frozen ones before it.
@@ -133,6 +150,8 @@ class Objective(NamedTuple):
   ) = None
   decode: Callable[[PyTree, jax.Array], jax.Array] | None = None
   density: Density | None = None
+  generator: Generator | None = None
+  indexed: bool = False
   module_configs: Callable[[int | None], tuple[Any, ...]] | None = None
   module_outputs: Callable[[PyTree, Batch], jax.Array] | None = None
 

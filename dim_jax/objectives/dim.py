@@ -10,7 +10,7 @@ paper's structure tasks are options: `Config.coordinates`, and a `Mask` of the
 kind 'occlude'. With labels, a classifier learns together with the encoder:
 semi-supervised, fine-tuned or, with no other weight, supervised.
 
-The loss is a sum of terms, a file each in `dim_terms`. The adversary sees
+The loss is a sum of terms, a file each in `terms`. The adversary sees
 `stop_gradient` of the codes, the encoder sees `stop_gradient` of the
 adversary's parameters, and the online probe sees `stop_gradient` of the
 features; so each parameter group gets its own gradient from one backward pass.
@@ -46,8 +46,12 @@ from dim_jax.checks import check_choice, check_fields
 from dim_jax.losses import bounds, large_batches, spectral
 from dim_jax.networks import critics, layers, masking
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
-from dim_jax.objectives import image_encoder, sharded_batch
-from dim_jax.objectives.dim_terms import (
+from dim_jax.objectives import (
+  encoder_and_terms,
+  image_encoder,
+  sharded_batch,
+)
+from dim_jax.objectives.terms import (
   classifiers,
   coordinates,
   hidden_patches,
@@ -55,12 +59,12 @@ from dim_jax.objectives.dim_terms import (
   prior_matching,
   term,
 )
-from dim_jax.objectives.dim_terms.classifiers import Supervised
-from dim_jax.objectives.dim_terms.coordinates import Coordinates
-from dim_jax.objectives.dim_terms.hidden_patches import Mask
-from dim_jax.objectives.dim_terms.mutual_information import BOUNDS
-from dim_jax.objectives.dim_terms.prior_matching import Prior
-from dim_jax.objectives.dim_terms.term import Inputs, Term
+from dim_jax.objectives.terms.classifiers import Supervised
+from dim_jax.objectives.terms.coordinates import Coordinates
+from dim_jax.objectives.terms.hidden_patches import Mask
+from dim_jax.objectives.terms.mutual_information import BOUNDS
+from dim_jax.objectives.terms.prior_matching import Prior
+from dim_jax.objectives.terms.term import Inputs, Term
 
 _PROBED_FEATURES = ('conv', 'fc', 'globals', 'y')
 _GROUPS = ('encoder', 'critic', 'adversary', 'decoder', 'probe')
@@ -327,34 +331,18 @@ def _init_encoder(
   return features, params, state
 
 
-def _init(
-  config: Config, terms: list[Term], rng: jax.Array, batch: Batch
-) -> tuple[PyTree, PyTree]:
-  images = layers.normalise_images(sharded_batch.images(batch)[:2])
-  features, encoder, state = _init_encoder(config, rng, images)
-  inputs = Inputs(features, features, None, images, None, None, encoder)
-  params, model_state = {'encoder': encoder}, {'encoder': state}
-  for one in terms:
-    own, own_state = one.init(rng, inputs)
-    params = term.merged(params, own)
-    model_state = term.merged(model_state, own_state)
-  return params, model_state
-
-
-def _encode_in_training(
+def _embed(
   config: Config,
   encoder: nn.Module,
+  axis_name: str | None,
   params: PyTree,
   state: PyTree,
   batch: Batch,
   rng: jax.Array,
-  axis_name: str | None,
 ) -> tuple[Inputs, PyTree]:
   """What the terms see of a batch, and the encoder's state after it."""
   images = layers.normalise_images(sharded_batch.images(batch))
-  dropout = random.branch(rng, random.OfStep.DROPOUT)
-  if axis_name is not None:
-    dropout = random.branch(dropout, jax.lax.axis_index(axis_name))
+  dropout = encoder_and_terms.dropout_key(rng, axis_name)
 
   def embed(
     params: PyTree, images: jax.Array, rng: jax.Array
@@ -429,30 +417,11 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   check(config)
   encoder = _make_encoder(config, axis_name)
   terms = _make_terms(config, axis_name)
-  init = functools.partial(_init, config, terms)
+  init = functools.partial(
+    encoder_and_terms.init, functools.partial(_init_encoder, config), terms
+  )
+  embed = functools.partial(_embed, config, encoder, axis_name)
   supervised = _used(config.supervised)
-
-  def loss(
-    params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
-  ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
-    inputs, encoder_state = _encode_in_training(
-      config,
-      encoder,
-      params['encoder'],
-      model_state['encoder'],
-      batch,
-      rng,
-      axis_name,
-    )
-    state = model_state | {'encoder': encoder_state}
-    total = jnp.zeros(())
-    metrics: Metrics = {}
-    for one in terms:
-      value, own, own_state = one.loss(params, state, inputs, rng)
-      total += value
-      metrics |= own
-      state |= own_state
-    return total, (metrics, state)
 
   def encode(
     params: PyTree, model_state: PyTree, batch: Batch
@@ -474,7 +443,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   others = (name for name in _PROBED_FEATURES if name != config.global_feature)
   return Objective(
     init,
-    loss,
+    functools.partial(encoder_and_terms.loss, embed, terms),
     encode,
     negatives=functools.partial(_negatives, config, init, encode),
     features=(*others, config.global_feature),

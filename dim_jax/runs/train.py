@@ -79,6 +79,9 @@ def train(
     pipeline.check(objective)
   train_set, watched = _load(config, objective, stored, show_progress)
   example = {name: x[:2] for name, x in data.batch(watched).items()}
+  if objective.indexed:
+    train_set = _indexed(train_set)
+    example['index'] = np.arange(2, dtype=np.int32)
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   features = jax.eval_shape(objective.encode, *variables, example)
   optimizer = step_lib.optimizer_of(config, objective, variables[0])
@@ -231,6 +234,16 @@ def _without_labels(train_set: Any, config: config_lib.ExperimentConfig) -> Any:
   if not getattr(config.data, 'unlabelled', False):
     return train_set  # Those that were not looked at may be labelled.
   return train_set._replace(read=lambda rows: inputs(train_set.read(rows)))
+
+
+def _indexed(train_set: Any) -> Any:
+  """Adds 'index' to the examples: which of them each is."""
+  if isinstance(train_set, stream.Stream):
+    return train_set._replace(
+      read=lambda rows: train_set.read(rows) | {'index': rows.astype(np.int32)}
+    )
+  size = len(next(iter(train_set.values())))
+  return train_set | {'index': np.arange(size, dtype=np.int32)}
 
 
 def _check_loss(

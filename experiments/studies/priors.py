@@ -40,7 +40,7 @@ from dim_jax.losses import priors as prior_losses
 from dim_jax.networks import critics, encoders, generators
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import dim
-from dim_jax.objectives.dim_terms import prior_matching
+from dim_jax.objectives.terms import prior_matching
 from dim_jax.runs import provenance
 from dim_jax.training import grid, loop
 from dim_jax.training import step as step_lib

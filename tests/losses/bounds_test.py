@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dim_jax.losses import bounds
-from dim_jax.objectives.dim_terms import mutual_information
+from dim_jax.objectives.terms import mutual_information
 from tests.losses.reference import as_float32, numerical_gradient, softplus
 
 LOG_2 = math.log(2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dim_jax.losses import bounds, large_batches
-from dim_jax.objectives.dim_terms import mutual_information
+from dim_jax.objectives.terms import mutual_information
 from dim_jax.training import parallel
 
 BOUNDS = tuple(mutual_information.BOUNDS.values())

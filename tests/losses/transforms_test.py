@@ -20,7 +20,7 @@ from dim_jax.losses import (
   spectral,
   structure,
 )
-from dim_jax.objectives.dim_terms import mutual_information
+from dim_jax.objectives.terms import mutual_information
 
 KEY = jax.random.key(0)
 X, SCORES = jnp.ones((6, 3)), jnp.ones(6)

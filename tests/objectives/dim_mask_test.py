@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from dim_jax.networks import critics, masking
 from dim_jax.objectives import dim
-from dim_jax.objectives.dim_terms import mutual_information
+from dim_jax.objectives.terms import mutual_information
 from tests.small import dim_config
 
 N = 4

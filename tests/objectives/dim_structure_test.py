@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from dim_jax.objectives import dim
-from dim_jax.objectives.dim_terms import coordinates, hidden_patches
+from dim_jax.objectives.terms import coordinates, hidden_patches
 from tests.small import dim_config
 
 N, H, W = 4, 4, 6

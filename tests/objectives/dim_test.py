@@ -14,7 +14,7 @@ from dim_jax.config import ExperimentConfig, OptimizerConfig
 from dim_jax.losses import adversarial, priors
 from dim_jax.networks import critics
 from dim_jax.objectives import dim
-from dim_jax.objectives.dim_terms import prior_matching
+from dim_jax.objectives.terms import prior_matching
 from dim_jax.training import step as step_lib
 from tests.small import dim_config
 

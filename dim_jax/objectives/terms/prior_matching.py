@@ -13,8 +13,8 @@ from dim_jax.losses import adversarial, bottleneck, priors
 from dim_jax.networks import critics
 from dim_jax.objective import Metrics, PyTree
 from dim_jax.objectives import sharded_batch
-from dim_jax.objectives.dim_terms import term
-from dim_jax.objectives.dim_terms.term import Inputs, Term
+from dim_jax.objectives.terms import term
+from dim_jax.objectives.terms.term import Inputs, Term
 
 DISTRIBUTIONS = (*priors.PRIORS, 'kl')
 DIVERGENCES = (*adversarial.ADVERSARIAL, 'mmd', 'stein')

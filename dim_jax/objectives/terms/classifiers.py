@@ -11,8 +11,8 @@ from dim_jax.checks import check_fields
 from dim_jax.networks import decoders
 from dim_jax.objective import Metrics, PyTree
 from dim_jax.objectives import sharded_batch
-from dim_jax.objectives.dim_terms import term
-from dim_jax.objectives.dim_terms.term import Inputs, Term
+from dim_jax.objectives.terms import term
+from dim_jax.objectives.terms.term import Inputs, Term
 
 PROBED = ('conv', 'fc', 'y')
 

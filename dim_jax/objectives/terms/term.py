@@ -1,4 +1,4 @@
-"""What a term of Deep InfoMax is, and what it sees of a batch."""
+"""What a term of a loss is, and what it sees of a batch."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -21,6 +21,8 @@ class Inputs(NamedTuple):
     labels: int32 [N], -1 where unknown; None without any.
     hidden: the locations [N, K] that local terms are of; None for all.
     encoder: the encoder's parameters.
+    index: of each image among those that are trained on, int32 [N]; None where
+      batches do not have it, see `Objective.indexed`.
   """
 
   features: dict[str, jax.Array]
@@ -30,6 +32,7 @@ class Inputs(NamedTuple):
   labels: jax.Array | None
   hidden: jax.Array | None
   encoder: PyTree
+  index: jax.Array | None = None
 
 
 class Term(NamedTuple):

@@ -1,1 +1,0 @@
-"""The terms of Deep InfoMax, a file each: options, parameters and loss."""

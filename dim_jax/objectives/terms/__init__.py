@@ -1,0 +1,1 @@
+"""The terms that losses of an encoder add up, a file each."""
