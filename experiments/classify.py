@@ -19,7 +19,7 @@ from experiments.command import Command, show
 _COMMAND = Command(
   'classify',
   __doc__,
-  runs=True,
+  takes='RUN',
   old={'samples': '--posterior_samples', 'examples': '--attacked'},
 )
 _STRENGTHS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)

@@ -15,6 +15,7 @@ from dim_jax.runs import overrides
 from dim_jax.training import parallel
 from experiments import rows
 
+RUN = 'RUN'
 _NO = 'no'  # `--noflag` is False, as everywhere in absl.
 
 
@@ -30,7 +31,7 @@ class Command:
     name: str,
     doc: str | None,
     *,
-    runs: bool = False,
+    takes: str = '',
     old: Mapping[str, str] | None = None,
   ):
     """Makes a command that has but --help.
@@ -38,13 +39,14 @@ class Command:
     Args:
       name: the module in experiments.
       doc: the text that --help shows.
-      runs: whether it is given the folders of runs, a word each.
+      takes: what the words after it are, such as 'RUN' for the folders of
+        runs; '' for a command without.
       old: by a flag's old name, what to give instead.
     """
-    self._name, self._doc, self._runs = name, doc or '', runs
+    self._name, self._doc, self._takes = name, doc or '', takes
     self._old, self._flags = dict(old or {}), flags.FlagValues()
     self.boolean('help', False, 'Show this.')
-    if runs:
+    if takes == RUN:
       # What train calls it, so that one may repeat its command.
       self.path('workdir', None, 'The folder of a run, which needs no flag.')
 
@@ -136,7 +138,7 @@ class Command:
     """Parses the flags and runs the program, a user's mistakes as one line.
 
     Args:
-      main: gets the folders of runs where the command is of runs, else nothing.
+      main: gets the words of a command that takes some, else nothing.
       argv: arguments; those of the process if None.
 
     Raises:
@@ -144,13 +146,14 @@ class Command:
     """
     words = self.parse([self._name, *(sys.argv[1:] if argv is None else argv)])
     workdir = self._flags['workdir'].value if 'workdir' in self._flags else None
-    if self._runs and workdir:
+    if self._takes == RUN and workdir:
       words.append(workdir)
       line = self._invocation(workdir)
       sys.stderr.write(f'A run needs no flag: {line}\n')
-    if self._runs and not words:
-      sys.exit(f'Error: give the folder of a run: {self._invocation("RUN")}')
-    if words and not self._runs:
+    if self._takes and not words:
+      what = 'the folder of a run' if self._takes == RUN else 'one'
+      sys.exit(f'Error: give {what}: {self._invocation(self._takes)}')
+    if words and not self._takes:
       if 'workdir' in self._flags and not workdir:
         advice = f'to make that folder, give --workdir={words[0]}'
         sys.exit(f'Error: unknown argument {words[0]!r}; {advice}')
@@ -162,7 +165,7 @@ class Command:
       if argv is None:
         parallel.initialize()
         parallel.cache_compilations()
-      main(*([list(map(os.path.expanduser, words))] if self._runs else []))
+      main(*([list(map(os.path.expanduser, words))] if self._takes else []))
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
       if os.environ.get('DIM_JAX_TRACEBACK'):
         raise

@@ -17,7 +17,7 @@ import os
 from dim_jax.runs import density as density_lib
 from experiments.command import Command, show
 
-_COMMAND = Command('density', __doc__, runs=True)
+_COMMAND = Command('density', __doc__, takes='RUN')
 _add = _COMMAND.integer
 _ARGUMENTS = {
   'step': _add('step', None, 'A checkpoint; the newest if left out.'),

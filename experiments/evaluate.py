@@ -16,7 +16,7 @@ from dim_jax.runs import evaluate as evaluate_lib
 from experiments.command import Command, show
 
 _OLD = {'seeds': '--num_seeds, a count', 'taps': '--features'}
-_COMMAND = Command('evaluate', __doc__, runs=True, old=_OLD)
+_COMMAND = Command('evaluate', __doc__, takes='RUN', old=_OLD)
 _ARGUMENTS: dict[str, Any] = {
   'probes': _COMMAND.items('probes', tuple(probes_lib.PROBES), 'Which.'),
   'labels': _COMMAND.items('labels', None, 'Such as speaker; all if left out.'),
@@ -41,9 +41,8 @@ for _name, _value in vars(probes_lib.Protocol()).items():
 def main(runs: list[str]) -> None:
   settings = {name: flag.value for name, flag in _PROTOCOL.items()}
   epochs = settings['mlp_epochs']
-  settings['mlp_decay_epochs'] = settings['mlp_decay_epochs'] or tuple(
-    sorted({max(1, epochs // 2), max(1, 3 * epochs // 4)})
-  )
+  decay = settings['mlp_decay_epochs'] or probes_lib.decay_epochs(epochs)
+  settings['mlp_decay_epochs'] = decay
   arguments = {name: flag.value for name, flag in _ARGUMENTS.items()}
   arguments['protocol'] = probes_lib.Protocol(**settings)
   for run in runs:

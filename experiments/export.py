@@ -13,7 +13,7 @@ from experiments.command import Command, show
 _COMMAND = Command(
   'export',
   __doc__,
-  runs=True,
+  takes='RUN',
   old={'out': '--file=FILE', 'players': '--all for critics, probes and all'},
 )
 _FILE = _COMMAND.path('file', None, 'RUN/encoder.npz if left out.')

@@ -13,7 +13,7 @@ page, which holds all that it shows.
 import dim_jax
 from experiments.command import Command, show
 
-_COMMAND = Command('report', __doc__, runs=True)
+_COMMAND = Command('report', __doc__, takes='RUN')
 _OUT = _COMMAND.path('out', None, 'The folder to write into.')
 
 

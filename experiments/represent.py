@@ -15,11 +15,11 @@ there, and reconstructions.png and .csv; the probes go to probes.json too.
 
 import os
 
-from dim_jax.evaluation import reconstruction
+from dim_jax.evaluation import probes, reconstruction
 from dim_jax.runs import represent as represent_lib
 from experiments.command import Command, show
 
-_COMMAND = Command('represent', __doc__, runs=True)
+_COMMAND = Command('represent', __doc__, takes='RUN')
 _DEFAULT = represent_lib.Settings()
 _add = _COMMAND.integer
 _ARGUMENTS = {
@@ -39,9 +39,9 @@ _SEED = _add('seed', 0, 'Of decoders, views and estimates.')
 def main(runs: list[str]) -> None:
   arguments = {name: flag.value for name, flag in _ARGUMENTS.items()}
   epochs, seed = _EPOCHS.value, _SEED.value
-  decay = sorted({max(1, epochs // 2), max(1, 3 * epochs // 4)})
+  decay = probes.decay_epochs(epochs)
   decoder = reconstruction.Settings(
-    epochs=epochs, decay_epochs=(*decay,), learning_rate=_RATE.value, seed=seed
+    epochs=epochs, decay_epochs=decay, learning_rate=_RATE.value, seed=seed
   )
   settings = represent_lib.Settings(decoder, _WIDTH.value, _NOISE.value, seed)
   for run in runs:

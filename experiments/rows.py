@@ -6,7 +6,7 @@ row behind it, `dim_cifar10.py:local_jsd`; without one, the first row is meant.
 
 import importlib
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 CONFIGS = pathlib.Path(__file__).parent / 'configs'
@@ -55,6 +55,25 @@ def get(rows: Mapping[str, Row], name: str | None) -> Any:
   if paper is not None:
     config.paper = dict(paper)
   return config
+
+
+def table(words: Sequence[str]) -> dict[str, Any]:
+  """Returns the configs of a published table's methods, in its order.
+
+  Args:
+    words: the name of one file of `configs/`, of those with a `TABLE`, which
+      names its rows.
+
+  Raises:
+    ValueError: there is no such table.
+  """
+  tables = {k: v for k, v in families().items() if hasattr(v, 'TABLE')}
+  if len(words) != 1 or words[0] not in tables:
+    raise ValueError(
+      f'no table {" ".join(words)!r}: give one of {", ".join(tables)}.'
+    )
+  module = tables[words[0]]
+  return {name: module.get_config(name) for name in module.TABLE}
 
 
 def families() -> dict[str, Any]:

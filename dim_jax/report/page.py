@@ -1,9 +1,10 @@
-"""One self-contained HTML page a run or sweep, or one that compares runs.
+"""One self-contained HTML page a run, sweep, table or comparison of runs.
 
-It reads a run's folder (config.json, run.json, metrics.jsonl, evaluation/) or a
-sweep's (sweep.json) and writes index.html with every picture inside it, and
-beside it the PNG and CSV files. It needs no network, no script and no other
-file, follows the reader's light or dark setting, and fits a phone.
+It reads a run's folder (config.json, run.json, metrics.jsonl, evaluation/), a
+sweep's (sweep.json) or a table's (table.json) and writes index.html with every
+picture inside it, and beside it the PNG and CSV files. It needs no network, no
+script and no other file, follows the reader's light or dark setting, and fits a
+phone.
 
 A section of `sections` is a function from runs to plain data (`parts`), empty
 where the runs lack what it shows. page.html.j2 holds all HTML.
@@ -27,6 +28,7 @@ from dim_jax.report.runs import Run
 from dim_jax.report.sections import (
   attacks,
   classification,
+  comparison,
   curves,
   density,
   depth,
@@ -77,7 +79,7 @@ def write(
 
   Args:
     paths: folders of runs. One gives the run's page, several a comparison:
-      curves overlaid, probes in one table. Or the folder of one sweep.
+      curves overlaid, probes in one table. Or the folder of one sweep or table.
     out: the folder to write into. By default RUN/report, and for several runs
       report/comparison in the first one's.
 
@@ -86,22 +88,29 @@ def write(
 
   Raises:
     FileNotFoundError: a folder is no run.
-    ValueError: no run is given, a file of one is damaged, or a sweep is given
-      with others.
+    ValueError: no run is given, a file of one is damaged, or a sweep or table
+      is given with others.
   """
   if not paths:
     raise ValueError('Give the folder of at least one run.')
   paths = [os.path.expanduser(path) for path in paths]
-  sweeps = [path for path in paths if os.path.isfile(sweep.file_of(path))]
-  if sweeps and len(paths) > 1:
+  own = [
+    (kind, path)
+    for kind, path in itertools.product((sweep, comparison), paths)
+    if os.path.isfile(kind.file_of(path))
+  ]
+  if own and len(paths) > 1:
     raise ValueError(
-      f'A sweep has a page of its own: give {os.fspath(sweeps[0])!r} alone, '
-      f'got {len(paths)} folders.'
+      f'A sweep or table has a page of its own: give {os.fspath(own[0][1])!r} '
+      f'alone, got {len(paths)} folders.'
     )
   if out is None:
     out = os.path.join(paths[0], 'report', *['comparison'] * (len(paths) > 1))
   out = os.path.expanduser(out)
-  view = sweep.view(paths[0]) if sweeps else _view(runs_lib.read_all(paths))
+  if own:
+    view = own[0][0].view(paths[0])
+  else:
+    view = _view(runs_lib.read_all(paths))
   report = ['python', '-m', 'experiments.report', *map(str, paths)]
   view['commands'].append(shlex.join(report))
   files.make_folder(out)

@@ -85,6 +85,16 @@ def _local_and_global(config: ExperimentConfig) -> None:
   config.objective.local_weight = 0.1
 
 
+def supervised(config: ExperimentConfig) -> None:
+  """Trains the encoder from labels alone, by a linear layer on the code."""
+  config.objective.local_weight = 0.0
+  config.objective.global_weight = 0.0
+  config.objective.prior = None
+  config.objective.supervised = dim.Supervised(
+    weight=1.0, units=(), feature='y'
+  )
+
+
 def coordinates(config: ExperimentConfig) -> None:
   """Adds predicted coordinates of both kinds."""
   config.objective.coordinates = dim.Coordinates(kind='both')

@@ -93,6 +93,18 @@ def finetune() -> ExperimentConfig:
 ROWS: Mapping[str, Row] = {
   'infonce': Row('DIM(L) with InfoNCE: the demo', infonce),
   'jsd': Row('DIM(L) with the JSD bound', changed(infonce, dim_cifar10.jsd)),
+  'dv': Row(
+    'DIM(L) with the Donsker-Varadhan bound',
+    changed(infonce, dim_cifar10.donsker_varadhan),
+  ),
+  'global': Row(
+    'DIM(G) with the JSD bound',
+    changed(infonce, dim_cifar10.jsd, dim_cifar10.global_information),
+  ),
+  'supervised': Row(
+    'Fully supervised, on the same encoder',
+    changed(infonce, dim_cifar10.supervised),
+  ),
   'masked': Row('DIM(L), codes of half of each image', masked),
   'structure': Row('DIM(L) with occlusion and coordinates', structure),
   'semi_supervised': Row(
@@ -102,6 +114,8 @@ ROWS: Mapping[str, Row] = {
     'A classifier of few labels on a pretrained encoder', finetune
   ),
 }
+
+TABLE = ('supervised', 'global', 'dv', 'jsd', 'infonce')
 
 
 def get_config(row: str | None = None) -> ExperimentConfig:

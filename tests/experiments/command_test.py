@@ -68,7 +68,7 @@ def test_a_wrong_flag_ends_with_what_to_type(arguments, message):
 
 
 def test_runs_are_words_and_their_old_flag_is_understood(capsys):
-  command, _ = make(runs=True)
+  command, _ = make(takes='RUN')
   found = []
   command.run(found.extend, ['a', '~/b'])
   command.run(found.extend, ['--workdir=c'])
@@ -101,7 +101,7 @@ def test_commands_are_short_and_hold_no_library_code():
   folder = pathlib.Path(__file__).parents[2] / 'experiments'
   for name in (
     *('train', 'evaluate', 'classify', 'density', 'layerwise'),
-    *('report', 'represent', 'export', 'preview', 'list'),
+    *('report', 'represent', 'table', 'export', 'preview', 'list'),
   ):
     lines = (folder / f'{name}.py').read_text('utf-8').splitlines()
     assert len(lines) <= 60, name

@@ -13,7 +13,11 @@ from dim_jax.evaluation.probes.examples import Examples, Progress, Result
 from dim_jax.evaluation.probes.knn import knn_probe
 from dim_jax.evaluation.probes.linear import linear_few_probe, linear_probe
 from dim_jax.evaluation.probes.mlp import mlp_probe
-from dim_jax.evaluation.probes.protocol import DataSummary, Protocol
+from dim_jax.evaluation.probes.protocol import (
+  DataSummary,
+  Protocol,
+  decay_epochs,
+)
 from dim_jax.evaluation.probes.svm import svm_probe
 
 PROBES: dict[str, Callable[..., Result]] = {
@@ -47,6 +51,7 @@ __all__ = [
   'Progress',
   'Protocol',
   'Result',
+  'decay_epochs',
   'knn_probe',
   'linear_few_probe',
   'linear_probe',

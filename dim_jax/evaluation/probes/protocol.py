@@ -72,6 +72,11 @@ _INTERVALS = {
 }
 
 
+def decay_epochs(epochs: int) -> tuple[int, ...]:
+  """Returns a half and three quarters of a training, where its rate falls."""
+  return tuple(sorted({max(1, epochs // 2), max(1, 3 * epochs // 4)}))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSummary:
   """Describes the data of a result, which its protocol's hash covers too."""

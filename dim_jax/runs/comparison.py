@@ -1,0 +1,333 @@
+"""Trains and probes several methods alike: a table of them, a cell at a time.
+
+A cell is one method with one seed: a run in WORKDIR/NAME_seedS, trained for as
+many steps as all others and probed by the same protocol. WORKDIR/table.json is
+written after each, and the same call goes on where another one stopped.
+"""
+
+import csv
+import dataclasses
+import io
+import itertools
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dim_jax import checks, files
+from dim_jax import config as config_lib
+from dim_jax import progress as progress_lib
+from dim_jax.evaluation import probes as probes_lib
+from dim_jax.report.sections import comparison
+from dim_jax.report.sections.comparison import FEATURES, PROBES, UNTRAINED
+from dim_jax.runs import evaluate, provenance, represent, tables, train
+
+# What a cell's evaluation tells of its data and protocol.
+_COMMON = ('dataset', 'note', 'protocol', 'protocol_hash', 'chance')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+  """What all cells of a table have in common."""
+
+  seeds: tuple[int, ...] = (0,)
+  """A run each, of every method."""
+  steps: int | None = None
+  """Of training; None for what the configs say."""
+  protocol: probes_lib.Protocol = dataclasses.field(
+    # Several seeds of an encoder say more than several of its probe.
+    default_factory=lambda: probes_lib.Protocol(seeds=1)
+  )
+  """Of the probes in PROBES."""
+  methods: tuple[str, ...] | None = None
+  """Those to train now; all if None."""
+  measures: tuple[str, ...] = ()
+  """Of `represent.MEASURES`, to take of each code besides."""
+
+
+def compare(
+  name: str,
+  configs: Mapping[str, config_lib.ExperimentConfig],
+  workdir: str | os.PathLike,
+  settings: Settings,
+  *,
+  show_progress: bool = True,
+) -> dict[str, Any]:
+  """Trains and probes what is missing of a table, seed by seed.
+
+  A cell whose training fails is named in 'skipped', and tried again by the next
+  call. One method's encoder is probed untrained too.
+
+  Args:
+    name: of the table.
+    configs: of the methods, in the table's order.
+    workdir: a folder for all runs.
+    settings: of all cells. A later call may add seeds, methods and measures.
+    show_progress: show bars and lines on standard error.
+
+  Returns:
+    The contents of table.json: 'rows', a title and a published row for each
+    method; 'cells', with 'accuracy' by probe and feature; and 'settings'.
+
+  Raises:
+    ValueError: a config cannot be trained, the methods do not see equally many
+      images, or the folder holds a table of other settings.
+  """
+  workdir = os.path.expanduser(os.fspath(workdir))
+  path = comparison.file_of(workdir)
+  report = _start(name, configs, settings) | provenance.session()
+  before = _read(path, report['settings'])
+  cells = before.get('cells', [])
+  report |= {key: before[key] for key in _COMMON if key in before}
+  files.make_folder(workdir)
+  methods = [m for m in configs if m in (settings.methods or configs)]
+  todo = list(itertools.product(settings.seeds, methods))
+  # Not entered: each cell has bars of its own.
+  bar = progress_lib.Progress(show_progress)
+  for count, (seed, method) in enumerate(todo):
+    kinds = {'trained': method}
+    if method == methods[0]:
+      kinds['untrained'] = UNTRAINED
+    old = [_cell_of(cells, name, seed) for name in kinds.values()]
+    if all(cell and not _missing(cell, settings) for cell in old):
+      continue
+    bar.say(f'{method}, seed {seed}: cell {count + 1} of {len(todo)}')
+    folder = os.path.join(workdir, f'{method}_seed{seed}')
+    config = _config(configs[method], seed, settings.steps)
+    try:
+      if None in old:
+        new, common = _probed(config, folder, kinds, settings, show_progress)
+        report |= common
+        old = [{'row': kinds[k], 'seed': seed} | x for k, x in new.items()]
+      _measure(
+        folder, dict(zip(kinds, old, strict=True)), settings, show_progress
+      )
+    except FloatingPointError as error:
+      what = f'{method}, seed {seed}'
+      report['skipped'].append({'what': what, 'reason': str(error)})
+      bar.say(f'{what} is skipped: {error}')
+      continue
+    for cell in old:
+      cells = [
+        c for c in cells if (c['row'], c['seed']) != (cell['row'], seed)
+      ] + [cell]
+    _write(path, report | {'cells': cells})
+  return _write(path, report | {'cells': cells})
+
+
+def _start(
+  name: str,
+  configs: Mapping[str, config_lib.ExperimentConfig],
+  settings: Settings,
+) -> dict[str, Any]:
+  """Begins the report, of configs that are checked."""
+  if not configs or not settings.seeds:
+    raise ValueError('a table needs a method and a seed at least.')
+  for measure in settings.measures:
+    checks.check_choice('measures', measure, represent.MEASURES)
+  for method in settings.methods or ():
+    checks.check_choice('methods', method, configs)
+  seen = {}
+  for method, config in configs.items():
+    config = _config(config, 0, settings.steps)
+    config_lib.check(config)
+    seen[method] = config.steps * config.batch_size
+  if len(set(seen.values())) > 1:
+    raise ValueError(
+      f'the methods of a table see equally many images, got {seen}: set '
+      '--steps, and one batch_size.'
+    )
+  rows = [
+    {
+      'name': method,
+      'title': (config.paper or {}).get('row') or method,
+      'method': provenance.title(config.objective),
+      'paper': config.paper,
+    }
+    for method, config in configs.items()
+  ]
+  first = _config(next(iter(configs.values())), 0, settings.steps)
+  return {
+    'table': name,
+    'settings': {
+      'table': name,
+      'steps': first.steps,
+      'batch_size': first.batch_size,
+      'protocol': settings.protocol.describe(),
+    },
+    'rows': rows,
+    'cells': [],
+    'skipped': [],
+  }
+
+
+def _config(
+  config: config_lib.ExperimentConfig, seed: int, steps: int | None
+) -> config_lib.ExperimentConfig:
+  """Returns a cell's config."""
+  return dataclasses.replace(
+    config, seed=seed, steps=config.steps if steps is None else steps
+  )
+
+
+def _read(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Reads an interrupted table; raises ValueError where it is another one."""
+  before = files.read_json(path)
+  for key, value in settings.items() if before else ():
+    old, new = before['settings'].get(key), value
+    if isinstance(value, Mapping) and old != new:
+      key = next(k for k in value if old.get(k) != value[k])
+      old, new = old.get(key), value[key]
+    if old != new:
+      raise ValueError(
+        f'{path!r} holds a table with {key} = {old!r}, this one has {new!r}: '
+        'give the same, or another --workdir.'
+      )
+  return before
+
+
+def _cell_of(
+  cells: Sequence[dict[str, Any]], method: str, seed: int
+) -> dict[str, Any] | None:
+  for cell in cells:
+    if (cell['row'], cell['seed']) == (method, seed):
+      return cell
+  return None
+
+
+def _missing(cell: Mapping[str, Any], settings: Settings) -> list[str]:
+  return [m for m in settings.measures if m not in cell['measures']]
+
+
+def _probed(
+  config: config_lib.ExperimentConfig,
+  folder: str,
+  kinds: Mapping[str, str],
+  settings: Settings,
+  show_progress: bool,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+  """Trains and probes a cell.
+
+  Returns:
+    Values by kind of encoder, and what is common to all cells.
+  """
+  started = time.time()
+  train.train(config, folder, show_progress=show_progress)
+  trained = time.time()
+  report = evaluate.evaluate(
+    folder,
+    probes=PROBES,
+    labels=('class',),
+    encoders=tuple(kinds),
+    protocol=settings.protocol,
+    show_progress=show_progress,
+  )
+  seconds = {'training': trained - started, 'probes': time.time() - trained}
+  values: dict[str, dict[str, Any]] = {}
+  for kind in kinds:
+    accuracy: dict[str, dict[str, float]] = {probe: {} for probe in PROBES}
+    for row in report['results']:
+      if row['encoder'] == kind and row['probe'] in PROBES:
+        accuracy[row['probe']][row['feature']] = row['mean']
+    values[kind] = {'accuracy': accuracy, 'measures': {}}
+  values['trained']['seconds'] = seconds
+  return values, {key: report[key] for key in _COMMON if key in report}
+
+
+def _measure(
+  folder: str,
+  cells: Mapping[str, dict[str, Any]],
+  settings: Settings,
+  show_progress: bool,
+) -> None:
+  """Takes the measures that cells of one run, by kind of encoder, lack."""
+  missing = {m for cell in cells.values() for m in _missing(cell, settings)}
+  if not missing:
+    return
+  report = represent.represent(
+    folder,
+    measures=sorted(missing),
+    features=FEATURES[-1:],
+    show_progress=show_progress,
+  )
+  for row in report['results']:
+    if row['encoder'] in cells:
+      cells[row['encoder']]['measures'][row['measure']] = row['values']
+
+
+def _write(path: str, report: dict[str, Any]) -> dict[str, Any]:
+  """Writes the table, as JSON and as CSV."""
+  report = report | {'disagreements': comparison.disagreements(report)}
+  files.write_json(path, report)
+  text = io.StringIO()
+  lines = comparison.records(report)
+  header = dict.fromkeys(key for line in lines for key in line)
+  writer = csv.DictWriter(text, [*header], lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(lines)
+  files.write(f'{os.path.splitext(path)[0]}.csv', text.getvalue())
+  return report
+
+
+def summary(report: Mapping[str, Any]) -> list[Any]:
+  """Lists the tables of what `compare` returned, and the notes below them."""
+  by_row: dict[str, dict[str, dict[str, Any]]] = {}
+  for line in comparison.records(report):
+    by_row.setdefault(line['title'], {})[line['feature']] = line
+  columns, rows = ['model'], []
+  for feature in FEATURES:
+    columns += [feature, 'paper', 'gap']
+  for title, lines in by_row.items():
+    cells = [title]
+    for feature in FEATURES:
+      cells += _compared(lines.get(feature))
+    rows.append(cells)
+  # Columns that nothing fills, as of data that no paper has.
+  kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+  parts: list[Any] = [
+    tables.table(
+      [columns[i] for i in kept],
+      [[row[i] for i in kept] for row in rows],
+      title=f'{comparison.heading(report)}: MLP probe, test accuracy in %',
+      caption=comparison.describe(report),
+    )
+  ]
+  few = report['settings']['protocol']['few_labels']
+  parts.append(
+    tables.table(
+      ['model', *FEATURES],
+      [
+        [title, *(_mean(lines.get(f), 'few_') for f in FEATURES)]
+        for title, lines in by_row.items()
+        if any(_mean(line, 'few_') for line in lines.values())
+      ],
+      title=f'Linear probe with {few} labels a class, test accuracy in %',
+    )
+  )
+  if measured := comparison.measures(report):
+    columns = list(dict.fromkeys(key for line in measured for key in line))
+    parts.append(
+      tables.table(
+        columns,
+        [[line.get(key, '') for key in columns] for line in measured],
+        title='Measures of the code',
+      )
+    )
+  parts += report['disagreements']
+  return [*parts, *tables.notes({'note': '', **report})]
+
+
+def _compared(line: Mapping[str, Any] | None) -> list[str]:
+  """Formats a number, the published one, and the gap to it."""
+  published = line and line['published']
+  if published is None:
+    return [_mean(line, ''), '', '']
+  gap = '' if line['mean'] is None else f'{line["mean"] - published:+.1f}'
+  return [_mean(line, ''), f'{published:.1f}', gap]
+
+
+def _mean(line: Mapping[str, Any] | None, prefix: str) -> str:
+  if line is None or line[f'{prefix}mean'] is None:
+    return ''
+  std = line[f'{prefix}std']
+  return f'{line[f"{prefix}mean"]:.1f}' + (f'±{std:.1f}' if std else '')
