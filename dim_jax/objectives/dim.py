@@ -226,16 +226,7 @@ def check_optimizers(
     optimizers: those of single parameter groups.
     default: of all others.
   """
-  prior = _used(config.prior)
-  if prior is None or prior.divergence != 'wgan':
-    return
-  optimizer = optimizers.get('adversary', default)
-  if optimizer.clip_weights is None and not prior.spectral_norm:
-    raise ValueError(
-      "objective.prior.divergence='wgan' needs an adversary of bounded slope: "
-      "set groups['adversary'] to an OptimizerConfig with clip_weights=0.01, "
-      "or objective.prior.spectral_norm=True; 'wgan_gp' has a penalty instead."
-    )
+  prior_matching.check_optimizers(_used(config.prior), optimizers, default)
 
 
 def _used(group: Any) -> Any:

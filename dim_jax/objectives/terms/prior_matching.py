@@ -1,6 +1,7 @@
 """The term that brings codes to a prior: by samples, or by a closed form."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -87,6 +88,51 @@ def check(prior: Prior) -> None:
       "objective.prior.budget is of distribution='kl', got distribution="
       f'{prior.distribution!r}: set that one, or budget=None.'
     )
+
+
+def check_optimizers(
+  prior: Prior | None, optimizers: Mapping[str, Any], default: Any
+) -> None:
+  """Raises ValueError where nothing keeps a Wasserstein critic from growing.
+
+  Args:
+    prior: a run's; None where it has no weight.
+    optimizers: those of single parameter groups.
+    default: of all others.
+  """
+  if prior is None or prior.divergence != 'wgan':
+    return
+  optimizer = optimizers.get('adversary', default)
+  if optimizer.clip_weights is None and not prior.spectral_norm:
+    raise ValueError(
+      "objective.prior.divergence='wgan' needs an adversary of bounded slope: "
+      "set groups['adversary'] to an OptimizerConfig with clip_weights=0.01, "
+      "or objective.prior.spectral_norm=True; 'wgan_gp' has a penalty instead."
+    )
+
+
+def draw_codes(
+  prior: Prior, rng: jax.Array, shape: tuple[int, int]
+) -> jax.Array:
+  """Draws codes as an encoder returns them, where they match the prior.
+
+  Args:
+    prior: its options.
+    rng: a key.
+    shape: (N, D).
+
+  Returns:
+    Samples of the prior; of the uniform one, whose codes pass through a sigmoid
+    before they are matched, their logits.
+  """
+  if prior.distribution == 'kl':
+    return priors.sample_prior(rng, 'gaussian', shape)
+  codes = priors.sample_prior(rng, prior.distribution, shape)
+  if prior.distribution != 'uniform':
+    return codes
+  # Samples may be 0; they are multiples of the smallest step below 1.
+  step = jnp.finfo(codes.dtype).eps
+  return jax.scipy.special.logit(jnp.clip(codes, step, 1 - step))
 
 
 def normalises(divergence: str, spectral_norm: bool | None) -> bool:
