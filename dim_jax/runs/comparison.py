@@ -140,7 +140,7 @@ def _start(
   rows = [
     {
       'name': method,
-      'title': (config.paper or {}).get('row') or method,
+      'title': _title(method, config.paper or {}),
       'method': provenance.title(config.objective),
       'paper': config.paper,
     }
@@ -159,6 +159,14 @@ def _start(
     'cells': [],
     'skipped': [],
   }
+
+
+def _title(method: str, paper: Mapping[str, Any]) -> str:
+  """Names a row; one whose own error is published has it beside its name."""
+  title = str(paper.get('row') or method)
+  if 'error_1' in paper:
+    title += f' (paper {100 - paper["error_1"]:.1f})'
+  return title
 
 
 def _config(

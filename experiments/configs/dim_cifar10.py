@@ -38,6 +38,8 @@ from typing import Any
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.objectives import dim
+from experiments import dim_rows
+from experiments.dim_rows import MEMORY, published
 from experiments.rows import Row, changed, get
 
 
@@ -59,40 +61,9 @@ def local_infonce() -> ExperimentConfig:
   )
 
 
-def jsd(config: ExperimentConfig) -> None:
-  """Sets the JSD bound."""
-  config.objective.bound = 'jsd'
-
-
-def donsker_varadhan(config: ExperimentConfig) -> None:
-  """Sets the Donsker-Varadhan bound."""
-  config.objective.bound = 'donsker_varadhan'
-
-
-def global_information(config: ExperimentConfig) -> None:
-  """Sets DIM(G): alpha, beta, gamma = 1, 0, 1.
-
-  The critic is the paper's: the last map and the code, concatenated, through
-  two hidden layers of 512.
-  """
-  config.objective.global_weight = 1.0
-  config.objective.local_weight = 0.0
-  config.objective.prior.weight = 1.0
-
-
 def _local_and_global(config: ExperimentConfig) -> None:
   config.objective.global_weight = 0.5
   config.objective.local_weight = 0.1
-
-
-def supervised(config: ExperimentConfig) -> None:
-  """Trains the encoder from labels alone, by a linear layer on the code."""
-  config.objective.local_weight = 0.0
-  config.objective.global_weight = 0.0
-  config.objective.prior = None
-  config.objective.supervised = dim.Supervised(
-    weight=1.0, units=(), feature='y'
-  )
 
 
 def coordinates(config: ExperimentConfig) -> None:
@@ -122,41 +93,27 @@ def several_globals(config: ExperimentConfig) -> None:
   config.objective.probe_features = ('conv', 'globals')
 
 
-def published(
-  source: str, row: str, *percent: float, probe: str = 'mlp'
-) -> dict[str, Any]:
-  """Returns a published row: a probe's accuracies on conv, fc and y."""
-  accuracies = dict(zip(('conv', 'fc', 'y'), percent, strict=False))
-  source = f'Hjelm et al. 2019, {source}'
-  return {'source': source, 'row': row, 'probe': probe, **accuracies}
-
-
-MEMORY = '(from memory, unverified)'
-
 ROWS: Mapping[str, Row] = {
-  'local_infonce': Row(
-    'DIM(L) with InfoNCE',
+  **dim_rows.table_rows(
     local_infonce,
-    published('table 1', 'DIM(L) infoNCE', 75.21, 75.57, 69.13),
-  ),
-  'local_jsd': Row(
-    'DIM(L) with the JSD bound',
-    changed(local_infonce, jsd),
-    published('table 1', 'DIM(L) JSD', 73.25, 73.62, 66.96),
-  ),
-  'local_dv': Row(
-    'DIM(L) with the Donsker-Varadhan bound',
-    changed(local_infonce, donsker_varadhan),
-    published(f'table 1 {MEMORY}', 'DIM(L) DV', 72.66, 70.60, 64.71),
-  ),
-  'global': Row(
-    'DIM(G) with the JSD bound',
-    changed(local_infonce, jsd, global_information),
-    published('table 1', 'DIM(G)', 52.2, 52.84, 43.17),
+    'table 1',
+    {
+      'supervised': (75.39,),
+      'vae': (60.71, 60.54, 54.61),
+      'ae': (62.19, 55.78, 54.47),
+      'beta_vae': (62.4, 57.89, 55.43),
+      'aae': (59.44, 57.19, 52.81),
+      'bigan': (62.57, 62.74, 52.54),
+      'nat': (56.19, 51.29, 31.16),
+      'global': (52.2, 52.84, 43.17),
+      'local_dv': (72.66, 70.60, 64.71),
+      'local_jsd': (73.25, 73.62, 66.96),
+      'local_infonce': (75.21, 75.57, 69.13),
+    },
   ),
   'local_global': Row(
     'DIM(L+G) with the JSD bound',
-    changed(local_infonce, jsd, _local_and_global),
+    changed(local_infonce, dim_rows.jsd, _local_and_global),
     published(
       'extended comparison', 'DIM(L+G)', 57.55, 45.56, 18.63, probe='svm'
     ),
@@ -189,6 +146,8 @@ ROWS: Mapping[str, Row] = {
     published(f'CPC comparison {MEMORY}', 'DIM(L) multiple globals', 77.51),
   ),
 }
+
+TABLE = dim_rows.TABLE
 
 
 def get_config(row: str | None = None) -> ExperimentConfig:

@@ -28,8 +28,9 @@ from collections.abc import Mapping
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.objectives import dim
+from experiments import dim_rows
 from experiments.configs import dim_cifar10
-from experiments.rows import Row, changed, get
+from experiments.rows import Row, get
 
 
 def infonce() -> ExperimentConfig:
@@ -91,20 +92,10 @@ def finetune() -> ExperimentConfig:
 
 
 ROWS: Mapping[str, Row] = {
-  'infonce': Row('DIM(L) with InfoNCE: the demo', infonce),
-  'jsd': Row('DIM(L) with the JSD bound', changed(infonce, dim_cifar10.jsd)),
-  'dv': Row(
-    'DIM(L) with the Donsker-Varadhan bound',
-    changed(infonce, dim_cifar10.donsker_varadhan),
-  ),
-  'global': Row(
-    'DIM(G) with the JSD bound',
-    changed(infonce, dim_cifar10.jsd, dim_cifar10.global_information),
-  ),
-  'supervised': Row(
-    'Fully supervised, on the same encoder',
-    changed(infonce, dim_cifar10.supervised),
-  ),
+  **{
+    name.removeprefix('local_'): row
+    for name, row in dim_rows.table_rows(infonce).items()
+  },
   'masked': Row('DIM(L), codes of half of each image', masked),
   'structure': Row('DIM(L) with occlusion and coordinates', structure),
   'semi_supervised': Row(
@@ -115,7 +106,7 @@ ROWS: Mapping[str, Row] = {
   ),
 }
 
-TABLE = ('supervised', 'global', 'dv', 'jsd', 'infonce')
+TABLE = tuple(name.removeprefix('local_') for name in dim_rows.TABLE)
 
 
 def get_config(row: str | None = None) -> ExperimentConfig:

@@ -10,6 +10,7 @@ No result of these runs has been measured yet.
 from collections.abc import Mapping
 
 from dim_jax.config import DataConfig, ExperimentConfig
+from experiments import dim_rows
 from experiments.configs import dim_cifar10
 from experiments.rows import Row, changed, get
 
@@ -26,9 +27,7 @@ def local_infonce() -> ExperimentConfig:
 
 ROWS: Mapping[str, Row] = {
   'local_infonce': Row('DIM(L) with InfoNCE', local_infonce),
-  'jsd': Row(
-    'DIM(L) with the JSD bound', changed(local_infonce, dim_cifar10.jsd)
-  ),
+  'jsd': Row('DIM(L) with the JSD bound', changed(local_infonce, dim_rows.jsd)),
 }
 
 

@@ -163,6 +163,30 @@ def test_there_is_a_config_a_paper_row(name, form):
   assert ('from memory' in paper['source']) == (form == 'local_dv')
 
 
+@pytest.mark.parametrize('name', ['digits', *TABLES])
+def test_the_methods_of_a_table_differ_in_their_objective_alone(name):
+  configs = rows_lib.table([f'dim_{name}'])
+  first = configs['supervised']
+  for method, config in configs.items():
+    for field in ('data', 'optimizer', 'batch_size', 'steps', 'average'):
+      assert getattr(config, field) == getattr(first, field), (method, field)
+    for field in ('encoder', 'code', 'norm', 'num_classes', 'probe_features'):
+      assert getattr(config.objective, field) == getattr(
+        first.objective, field
+      ), (method, field)
+  if name == 'digits':
+    return
+  # The published error of the classifier is 100 less its accuracy.
+  accuracies = {
+    'cifar10': 75.39, 'cifar100': 42.27, 'tiny_imagenet': 36.6, 'stl10': 68.7
+  }  # fmt: skip
+  error = configs['supervised'].paper['error_1']
+  assert error == pytest.approx(100 - accuracies[name])
+  for method in ('ae', 'beta_vae', 'local_dv'):
+    assert 'from memory' in configs[method].paper['source']
+  assert 'from memory' not in configs['vae'].paper['source']
+
+
 def test_the_row_of_both_kinds_of_information():
   config = load('dim_cifar10', 'local_global')
   assert weights_of(config.objective) == (0.5, 0.1, 0.1)
