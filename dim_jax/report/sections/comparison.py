@@ -258,7 +258,7 @@ def measures(report: Mapping[str, Any]) -> list[dict[str, str]]:
 def heading(report: Mapping[str, Any]) -> str:
   """Names the data of a table and how many seeds there are at most."""
   seeds = sorted({cell['seed'] for cell in report['cells']})
-  many = f'seeds {", ".join(map(str, seeds))}' if seeds else 'no seed yet'
+  many = f'seed{"s"[: len(seeds) > 1]} {", ".join(map(str, seeds))}'
   return f'{report.get("dataset", report["table"])}, {many}'
 
 
