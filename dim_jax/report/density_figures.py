@@ -188,12 +188,14 @@ def image_grid(
   blocks: Mapping[str, np.ndarray],
   *,
   columns: int = 5,
+  across: int = 3,
   name: str = 'samples',
   title: str = 'Samples',
   caption: str = '',
 ) -> figures.Picture:
   """Draws images in blocks side by side, such as reals beside samples.
 
+  A block has `columns` images a row, and a row of blocks at most `across`.
   Images are by the name of their block, uint8 or float in [-1, 1], of shape
   [n, H, W, C] with C of 1 or 3; rows have the least, mean and greatest of the
   pixels as they came.
@@ -220,16 +222,18 @@ def image_grid(
     + '.',
     ('block', 'index', 'least', 'mean', 'greatest'),
     rows,
-    lambda: _draw_images(blocks, columns),
+    lambda: _draw_images(blocks, columns, across),
   )
 
 
-def _draw_images(blocks: Mapping[str, np.ndarray], columns: int) -> Any:
+def _draw_images(
+  blocks: Mapping[str, np.ndarray], columns: int, across: int
+) -> Any:
   step = 1.06
   most = max(-(-len(images) // columns) for images in blocks.values())
   ratio = max(np.shape(v)[1] / np.shape(v)[2] for v in blocks.values())
   figure, grid = figures.panels(
-    len(blocks), min(len(blocks), 3), ratio * most / columns
+    len(blocks), min(len(blocks), across), ratio * most / columns
   )
   for axes, (label, images) in zip(grid, blocks.items(), strict=True):
     shown = np.asarray(images)

@@ -864,31 +864,37 @@ def views(
   return figure
 
 
-def reconstructions(arrays: Mapping[str, np.ndarray]) -> Picture:
+def reconstructions(
+  arrays: Mapping[str, np.ndarray],
+  *,
+  name: str = 'reconstructions',
+  caption: str = '',
+) -> Picture:
   """Draws test images, and below them what decoders make of their features.
 
   Args:
     arrays: uint8 [n, H, W, C]: 'test images', and by the name of their row
       those that decoders made; others are not drawn.
+    name: stem of the files.
+    caption: by default that of decoders of frozen features.
   """
-  images = {
-    name: x for name, x in arrays.items() if x.ndim == 4 and name != _TEST
-  }
+  images = {k: x for k, x in arrays.items() if x.ndim == 4 and k != _TEST}
   count = len(arrays[_TEST])
   rows: Rows = []
-  for name, others in images.items():
+  for label, others in images.items():
     differences = (others.astype(float) - arrays[_TEST]) / 127.5
     errors = np.mean(differences**2, axis=(1, 2, 3))
-    rows += [(name, i, float(errors[i])) for i in range(count)]
+    rows += [(label, i, float(errors[i])) for i in range(count)]
   means = {
-    name: number(float(np.mean([row[-1] for row in mine])))
-    for name, mine in grouped(rows, 0).items()
+    label: number(float(np.mean([row[-1] for row in mine])))
+    for label, mine in grouped(rows, 0).items()
   }
-  listed = ', '.join(f'{name} {mean}' for name, mean in means.items())
+  listed = ', '.join(f'{label} {mean}' for label, mean in means.items())
   return Picture(
-    'reconstructions',
+    name,
     'Reconstructions',
-    f'The first {count} test images, and below them what a decoder makes of '
+    caption
+    or f'The first {count} test images, and below them what a decoder makes of '
     'their features; the mean image needs none.',
     f'Grid of {count} test images and their reconstructions, whose mean '
     f'squared errors of pixels in [-1, 1] are: {listed}.',

@@ -19,7 +19,7 @@ from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.evaluation import representations
 from dim_jax.objective import probed
-from dim_jax.runs import provenance, tables
+from dim_jax.runs import generate, provenance, tables
 
 ENCODERS = ('trained', 'untrained', 'raw')
 _SAVED_IMAGES = 2000
@@ -298,11 +298,16 @@ def _encode(
     )
   prefix = '' if kind == 'trained' else 'untrained_'
   scores = _scores(encoder, setup.test.inputs)
+  generated = {}
+  if kind == 'trained':
+    generated = generate.generate(encoder, setup.test.inputs)
   first, last = len(setup.rows), len(setup.rows) + _SAVED_IMAGES
-  return values, {prefix + name: x for name, x in scores.items()} | {
+  pictured = {
     f'{kind}_{feature}': values[feature][first:last]
     for feature in setup.pictured
   }
+  scores = {prefix + name: x for name, x in scores.items()}
+  return values, scores | pictured | generated
 
 
 def _probe(

@@ -10,7 +10,7 @@ import dim_jax
 from dim_jax.config import DataConfig, ExperimentConfig, SoundConfig
 from dim_jax.data import load as data
 from dim_jax.evaluation import probes
-from dim_jax.objective import Objective
+from dim_jax.objective import Generator, Objective
 from dim_jax.runs import evaluate, provenance
 from experiments import evaluate as evaluate_command
 
@@ -110,6 +110,32 @@ def test_features_are_those_of_the_test_images(run_dir):
     expected = encoder.encode(encoder.variables, {'image': saved['images']})
     np.testing.assert_allclose(saved['trained_y'], expected['y'], atol=1e-3)
     assert not np.allclose(saved['untrained_y'], saved['trained_y'])
+
+
+def test_a_generator_shows_what_it_makes_of_the_trained_encoders_codes(
+  run_dir, monkeypatch
+):
+  def images(variables, codes):
+    # Gray levels of the first number of a code.
+    level = jnp.tanh(codes[:, 0] + variables['a'][0, 0])
+    return jnp.broadcast_to(level[:, None, None, None], (len(codes), 2, 2, 1))
+
+  encoder = _Encoder(7)
+  encoder.objective = encoder.objective._replace(generator=Generator(images))
+  encoders = {None: encoder, 0: _Encoder(0)}
+  monkeypatch.setattr(
+    dim_jax, 'load', lambda run_dir, step=None: encoders[step]
+  )
+  _run(run_dir, ['knn'], features=['fc'])
+  with np.load(run_dir / 'evaluation' / 'features.npz') as saved:
+    outputs = encoder.encode(encoder.variables, {'image': saved['images'][:64]})
+    # Of the representation, whichever features are probed.
+    levels = np.tanh(outputs['y'][:, 0] + encoder.variables['a'][0, 0])
+    np.testing.assert_allclose(
+      saved['reconstructions'][:, 0, 0, 0], (levels + 1) * 127.5, atol=0.6
+    )
+    assert saved['interpolations'].shape == (4, 8, 2, 2, 1)
+    assert 'samples' not in saved
 
 
 def test_an_encoder_that_changes_is_noticed(run_dir, monkeypatch):

@@ -50,6 +50,14 @@ FAMILIES = (
          _BATCHES),
   Family('accuracy', 'Accuracy', _ACCURACY, 'decoder/accuracy', _BATCHES,
          _PERCENT),
+  Family('distortion', 'Distortion', 'nats', 'decoder/distortion',
+         '−ln p(x|z) of an image, on training batches; lower is better.'),
+  Family('elbo', 'Evidence lower bound', 'nats', 'decoder/elbo',
+         'On ln p(x), a density of pixels in [-1, 1], on training batches; '
+         'higher is better.'),
+  Family('squared_error', 'Squared error of reconstructions',
+         'mean square of a pixel', 'decoder/squared_error',
+         'Of pixels in [-1, 1], on training batches.'),
   Family('rate', 'Rate', 'nats', 'encoder/rate',
          'An upper bound on I(Z;X): the KL divergence of the code from its '
          'marginal, summed over dimensions.'),
