@@ -91,11 +91,13 @@ class ConvDecoder(nn.Module):
     shape: of an image, (S, S, C), S = 8, 16, 32, and on.
     channels: of the 4x4 map; the paper's are 512.
     lowering: see `layers.Conv`.
+    axis_name: the `pmap` axis over which batch statistics are averaged.
   """
 
   shape: tuple[int, int, int]
   channels: int = 512
   lowering: str | None = None
+  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
@@ -112,12 +114,20 @@ class ConvDecoder(nn.Module):
         f'shape {self.shape}: resize them.'
       )
     x = layers.Dense(_SMALLEST**2 * self.channels, name='input')(features)
-    x = nn.relu(layers.normalise(x, train=train, name='input_norm'))
+    x = nn.relu(
+      layers.normalise(
+        x, train=train, axis_name=self.axis_name, name='input_norm'
+      )
+    )
     x = x.reshape(-1, _SMALLEST, _SMALLEST, self.channels)
     for i in range(doublings):
       channels = max(1, self.channels // 2 ** (i + 1))
       x = TransposedConv(channels, name=f'double_{i}')(x)
-      x = nn.relu(layers.normalise(x, train=train, name=f'norm_{i}'))
+      x = nn.relu(
+        layers.normalise(
+          x, train=train, axis_name=self.axis_name, name=f'norm_{i}'
+        )
+      )
     x = layers.Conv(
       colours, kernel_size=3, padding=1, lowering=self.lowering, name='output'
     )(x)
