@@ -1,7 +1,7 @@
 r"""BiGAN: an encoder and a generator that a discriminator cannot tell apart.
 
-The discriminator D sees pairs: of a generated image with the code that it is of,
-(G(z), z), z of the prior, and of an image with its code, (x, E(x)). Encoder and
+The discriminator D sees pairs: of a generated image and the code that it is of,
+(G(z), z), z of the prior, and of an image and its code, (x, E(x)). Encoder and
 generator play against it together; where the two kinds of pairs are equal in
 distribution, each is the inverse of the other.
 
@@ -17,8 +17,8 @@ D sees `stop_gradient` of images and codes, encoder and generator see
 each parameter group gets its own gradient from one backward pass.
 
 The metrics, in the divergence's own unit, nats for 'jsd' and 'rsgan':
-'bigan/discriminator', its 'bigan/gradient_penalty' or, if it is of scores alone,
-'bigan/penalty', 'bigan/encoder' and 'bigan/generator'. In nats
+'bigan/discriminator', 'bigan/encoder' and 'bigan/generator', the losses, and
+'bigan/gradient_penalty' or, if it is of scores alone, 'bigan/penalty'. In nats
 'probe/NAME_loss', and 'probe/NAME_accuracy', a fraction.
 
 Donahue et al., Adversarial Feature Learning, ICLR 2017.
