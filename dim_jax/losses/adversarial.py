@@ -166,6 +166,24 @@ class Adversarial(NamedTuple):
   input_gradient: bool = False
   paired: bool = False
 
+  def generator_loss(
+    self, prior_scores: jax.Array, code_scores: jax.Array
+  ) -> jax.Array:
+    """Computes the loss of what makes the prior's side, where something does.
+
+    It is `encoder_loss` with the two sides exchanged: what makes the prior's
+    side wants its scores low, as the codes' should be. Of 'jsd' it is
+    E[softplus(T)], again the form that does not saturate.
+
+    Args:
+      prior_scores: of what is generated, shape [N].
+      code_scores: shape [M].
+
+    Returns:
+      A scalar to be minimised over the generator.
+    """
+    return self.encoder_loss(-code_scores, -prior_scores)
+
 
 def _without_rng(penalty: Callable[..., jax.Array], **fields: Any) -> Penalty:
   """Returns a penalty that draws nothing in the form of those that do."""

@@ -31,6 +31,7 @@ from jax import lax
 
 from dim_jax.losses import large_batches
 from dim_jax.networks import layers
+from dim_jax.networks.convolutional import ConvLayer
 
 Embedded = tuple[jax.Array, ...]
 
@@ -348,6 +349,66 @@ class Adversary(nn.Module):
       dense = layers.Dense(units, dtype=self.dtype, name=f'fc_{i}')
       x = nn.relu(apply(dense, x))
     return apply(_Score(self.dtype, name='score'), x)
+
+
+class PairAdversary(nn.Module):
+  """Scores pairs of an image and a code: convolutions, then an `Adversary`.
+
+  The code joins the flattened last map. A score is of its own pair alone.
+
+  Attributes:
+    convs: the convolutions, first to last, of an encoder's shapes; each is
+      followed by a leaky ReLU of slope 0.2.
+    units: sizes of the hidden layers that see both.
+    norm: after each convolution, 'layer' or 'group'; None for biases alone.
+    spectral_norm: as of `Adversary`, of all weights; without a norm, which
+      would undo it.
+    lowering: of the convolutions, see `layers.Conv`.
+  """
+
+  convs: tuple[ConvLayer, ...]
+  units: tuple[int, ...] = (1024,)
+  norm: str | None = None
+  spectral_norm: bool = False
+  dtype: Any = jnp.float32
+  lowering: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, images: jax.Array, codes: jax.Array, *, train: bool = False
+  ) -> jax.Array:
+    """Returns scores [N] of images [N, H, W, C], each with its code [N, D].
+
+    To train is to keep the power iteration's step, see `Adversary`.
+    """
+    x = images.astype(self.dtype)
+    for i, conv in enumerate(self.convs):
+      layer: nn.Module = layers.Conv(
+        conv.features,
+        kernel_size=conv.kernel_size,
+        strides=conv.strides,
+        padding=conv.padding,
+        use_bias=self.norm is None,
+        dtype=self.dtype,
+        lowering=self.lowering,
+        name=f'conv_{i}',
+      )
+      if self.spectral_norm:
+        x = nn.SpectralNorm(layer)(x, update_stats=train)
+      else:
+        x = layer(x)
+      if self.norm is not None:
+        x = layers.normalise(
+          x, self.norm, train=train, dtype=self.dtype, name=f'conv_{i}_norm'
+        )
+      x = nn.leaky_relu(x, 0.2)
+      if conv.pool:
+        x = nn.max_pool(x, (3, 3), strides=(2, 2))
+    x = x.reshape(x.shape[0], -1)
+    pairs = jnp.concatenate([x, codes.astype(self.dtype)], axis=1)
+    return Adversary(self.units, self.spectral_norm, self.dtype, name='pairs')(
+      pairs, train=train
+    )
 
 
 CRITICS: dict[str, Callable[..., nn.Module]] = {

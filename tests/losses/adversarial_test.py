@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from dim_jax.losses import adversarial
 from tests.losses.reference import as_float32, softplus
@@ -132,6 +133,44 @@ def test_encoder_opposes_critic_in_every_loss(name):
   of_encoder = jax.grad(losses.encoder_loss, argnums=1)(r, g)
   assert np.all(np.asarray(of_critic) > 0)
   assert np.all(np.asarray(of_encoder) < 0)
+
+
+# The loss of what makes the prior's side, of the same scores.
+GENERATOR = {
+  'jsd': lambda r, g: softplus(r).mean(),
+  'rsgan': lambda r, g: softplus(r - g).mean(),
+  **dict.fromkeys(('wgan', 'wgan_gp', 'wgan_div'), lambda r, g: r.mean()),
+  **dict.fromkeys(('gan_qp_l1', 'gan_qp_l2'), lambda r, g: (r - g).mean()),
+  'hinge': lambda r, g: r.mean(),
+}
+
+
+@every_loss
+def test_generator_opposes_critic_on_the_priors_side(name):
+  rng = np.random.default_rng(21)
+  r, g = rng.uniform(-0.9, 0.9, size=(2, 5))
+  losses = adversarial.ADVERSARIAL[name]
+  np.testing.assert_allclose(
+    losses.generator_loss(*as_float32(r, g)), GENERATOR[name](r, g), rtol=1e-5
+  )
+  r, g = as_float32(r, g)
+  assert np.all(np.asarray(jax.grad(losses.critic_loss)(r, g)) < 0)
+  assert np.all(np.asarray(jax.grad(losses.generator_loss)(r, g)) > 0)
+
+
+def test_all_three_gradients_of_the_jsd_in_closed_form():
+  # softplus' is the logistic function s, and a row's share of a mean 1/3.
+  r, g = np.array([3.0, -0.2, -8.0]), np.array([-3.0, 0.4, 9.0])
+  losses = adversarial.ADVERSARIAL['jsd']
+  scores = as_float32(r, g)
+  of_critic = jax.grad(losses.critic_loss, argnums=(0, 1))(*scores)
+  np.testing.assert_allclose(of_critic[0], -special.expit(-r) / 3, rtol=1e-5)
+  np.testing.assert_allclose(of_critic[1], special.expit(g) / 3, rtol=1e-5)
+  # Neither saturates: each is largest where the critic is right.
+  of_encoder = jax.grad(losses.encoder_loss, argnums=1)(*scores)
+  np.testing.assert_allclose(of_encoder, -special.expit(-g) / 3, rtol=1e-5)
+  of_generator = jax.grad(losses.generator_loss)(*scores)
+  np.testing.assert_allclose(of_generator, special.expit(r) / 3, rtol=1e-5)
 
 
 @every_loss

@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from dim_jax.networks import critics
+from dim_jax.networks.convolutional import ConvLayer
 
 N, M, L, C, D = 4, 2, 3, 6, 5
 
@@ -313,6 +314,46 @@ def test_spectrally_normalised_adversary():
     size = float(jnp.linalg.norm(kernel) * jnp.linalg.norm(gradient))
     assert size > 1e-3
     assert abs(inner) < 1e-3 * size
+
+
+def test_pair_adversary_is_convolutions_which_the_code_joins():
+  convs = (ConvLayer(3, 4, 2, 1), ConvLayer(5, 3, 1, 1, pool=True))
+  adversary = critics.PairAdversary(convs, (7,))
+  rng = np.random.default_rng(5)
+  images, codes = _normal(rng, 4, 8, 8, 2), _normal(rng, 4, D)
+  variables = _variables(adversary, images, codes)
+  params = variables['params']
+  assert list(variables) == ['params']
+  apply = jax.jit(adversary.apply)
+  scores = apply(variables, images, codes)
+  x = images
+  for i, (stride, name) in enumerate(((2, 'conv_0'), (1, 'conv_1'))):
+    x = jax.lax.conv_general_dilated(
+      x,
+      params[name]['kernel'],
+      (stride, stride),
+      [(1, 1), (1, 1)],
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    x = x + params[name]['bias'].reshape(1, 1, 1, -1)
+    x = jnp.where(x > 0, x, 0.2 * x)
+    if i:  # Of 4x4, one window of 3x3 with stride 2 fits.
+      x = x[:, :3, :3].max((1, 2))
+  x = jnp.concatenate([x, codes], 1)
+  fc, score = params['pairs']['fc_0'], params['pairs']['score']
+  x = nn.relu(x @ fc['kernel'] + fc['bias'][None])
+  expected = x @ score['kernel'] + score['bias'][None]
+  np.testing.assert_allclose(scores, expected[:, 0], rtol=1e-4, atol=1e-5)
+  # A score is of its own pair alone, also with normalisation.
+  other = images.at[1:].add(1.0), codes.at[1:].add(1.0)
+  np.testing.assert_allclose(scores[0], apply(variables, *other)[0], rtol=1e-5)
+  grouped = critics.PairAdversary(convs, (7,), norm='group')
+  variables = _variables(grouped, images, codes)
+  values = [
+    jax.jit(grouped.apply)(variables, *x) for x in ((images, codes), other)
+  ]
+  np.testing.assert_allclose(values[0][0], values[1][0], rtol=1e-5)
+  assert np.all(np.abs(values[0][1:] - values[1][1:]) > 1e-4)
 
 
 def test_adversary_iterates_in_its_own_step_alone():

@@ -15,6 +15,7 @@ from dim_jax.networks import (
   greedy_modules,
   posteriors,
 )
+from dim_jax.networks.convolutional import ConvLayer
 
 KEY = jax.random.key(0)
 DTYPES = (jnp.float32, jnp.bfloat16)
@@ -71,6 +72,11 @@ def networks():
       module = critics.Adversary((8, 4), spectral, dtype=dtype)
       name = f'adversary_{spectral}_{dtype.__name__}'
       yield name, module, [(2, 3)], True
+    convs = (ConvLayer(4, 3, 1, 1, pool=True), ConvLayer(4, 3, 2, 1))
+    for norm, spectral in (('group', False), (None, True)):
+      module = critics.PairAdversary(convs, (8,), norm, spectral, dtype=dtype)
+      name = f'pair_adversary_{norm}_{dtype.__name__}'
+      yield name, module, [(2, 8, 8, 3), (2, 5)], True
     module = critics.CoordinateHead(8, dtype=dtype)
     name = f'coordinates_{dtype.__name__}'
     yield name, module, [(2, 3, 3, 4), (2, 1, 5)], True

@@ -10,10 +10,17 @@ import pytest
 
 from dim_jax import config as config_lib
 from dim_jax.config import ExperimentConfig
-from dim_jax.objectives import autoencoder, dim, energy_model, gim, vib
+from dim_jax.objectives import (
+  autoencoder,
+  bigan,
+  dim,
+  energy_model,
+  gim,
+  vib,
+)
 from dim_jax.runs import overrides
 
-METHODS = (autoencoder, dim, energy_model, gim, vib)
+METHODS = (autoencoder, bigan, dim, energy_model, gim, vib)
 
 
 def fields_of(kind, path='objective'):
