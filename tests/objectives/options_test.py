@@ -10,10 +10,10 @@ import pytest
 
 from dim_jax import config as config_lib
 from dim_jax.config import ExperimentConfig
-from dim_jax.objectives import dim, energy_model, gim, vib
+from dim_jax.objectives import dim, energy_model, gim, nat, vib
 from dim_jax.runs import overrides
 
-METHODS = (dim, energy_model, gim, vib)
+METHODS = (dim, energy_model, gim, nat, vib)
 
 
 def fields_of(kind, path='objective'):
