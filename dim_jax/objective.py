@@ -119,6 +119,8 @@ class Objective(NamedTuple):
     generator: of a method that makes images of codes.
     indexed: whether batches must have 'index', int32 [N], which of the training
       examples each is.
+    check_size: `count -> None`, raises ValueError where the method cannot train
+      on so many examples.
     module_configs: `(depth) -> configs`, the objective configs that train each
       of the first `depth` modules of an encoder, or of all that it has if None,
       on the frozen ones before it.
@@ -152,6 +154,7 @@ class Objective(NamedTuple):
   density: Density | None = None
   generator: Generator | None = None
   indexed: bool = False
+  check_size: Callable[[int], None] = lambda count: None
   module_configs: Callable[[int | None], tuple[Any, ...]] | None = None
   module_outputs: Callable[[PyTree, Batch], jax.Array] | None = None
 

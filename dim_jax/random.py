@@ -15,6 +15,8 @@ stream takes one that is free. The keys:
       AUGMENTATION  with step t folded in, then the position in the batch
     STORED_VIEWS  augmentation of features that are stored once
     INFORMATION   noise on the features whose information is measured
+    TARGETS       of seed 0 alone: the targets of `objectives.nat`, then the
+                  number of one
 """
 
 import enum
@@ -30,6 +32,7 @@ class OfSeed(enum.IntEnum):
   STEPS = 1
   STORED_VIEWS = 2**32 - 2
   INFORMATION = 2**32 - 3
+  TARGETS = 2**32 - 4
 
 
 class OfRun(enum.IntEnum):
@@ -61,6 +64,7 @@ class OfParameters(enum.IntEnum):
 
   SPECTRAL_VECTORS = 0
   DECODER = 1
+  ASSIGNMENT = 2**32 - 2
   MASK_TOKEN = 2**32 - 1
 
 

@@ -125,7 +125,10 @@ def measure(
   objective = config_lib.make_objective(config)
   if config.parallel == 'pipeline':
     pipeline.check(objective)
-  example = _batch(config, found, found.seen, 2)
+  if found.examples is not None:
+    objective.check_size(found.examples)
+  batch = functools.partial(_batch, config, found, objective.indexed)
+  example = batch(found.seen, 2)
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   optimizer = step_lib.optimizer_of(config, objective, variables[0])
   init = functools.partial(step_lib.init_state, objective, optimizer)
@@ -141,12 +144,12 @@ def measure(
   )
   compiled = chunk.lower(
     state,
-    _batch(config, found, found.stored, rows),
+    batch(found.stored, rows),
     jax.ShapeDtypeStruct((1, config.batch_size), jnp.int32),
   ).compile()
   cost = compiled.cost_analysis() or {}
   part = config.batch_size // config.accumulate
-  terms = objective.negatives(_batch(config, found, found.seen, part))
+  terms = objective.negatives(batch(found.seen, part))
   ceilings = {k: v for k, (_, v) in terms.items() if v is not None}
   if objective.supervised:
     ceilings['information on the label'] = math.log(objective.classes)
@@ -173,6 +176,7 @@ def measure(
 def _batch(
   config: config_lib.ExperimentConfig,
   found: Shapes,
+  indexed: bool,
   shape: tuple[int, ...],
   rows: int | None,
 ) -> dict[str, Any]:
@@ -180,6 +184,8 @@ def _batch(
   batch = as_batch(examples, config.data.kind)
   if found.labelled:
     batch['label'] = jax.ShapeDtypeStruct((rows,), jnp.int32)
+  if indexed:
+    batch['index'] = jax.ShapeDtypeStruct((rows,), jnp.int32)
   return batch
 
 

@@ -79,6 +79,7 @@ def train(
     pipeline.check(objective)
   train_set, watched = _load(config, objective, stored, show_progress)
   example = {name: x[:2] for name, x in data.batch(watched).items()}
+  objective.check_size(_num_examples(train_set))
   if objective.indexed:
     train_set = _indexed(train_set)
     example['index'] = np.arange(2, dtype=np.int32)
@@ -236,14 +237,20 @@ def _without_labels(train_set: Any, config: config_lib.ExperimentConfig) -> Any:
   return train_set._replace(read=lambda rows: inputs(train_set.read(rows)))
 
 
+def _num_examples(train_set: Any) -> int:
+  if isinstance(train_set, stream.Stream):
+    return train_set.num_examples
+  return len(next(iter(train_set.values())))
+
+
 def _indexed(train_set: Any) -> Any:
   """Adds 'index' to the examples: which of them each is."""
   if isinstance(train_set, stream.Stream):
     return train_set._replace(
       read=lambda rows: train_set.read(rows) | {'index': rows.astype(np.int32)}
     )
-  size = len(next(iter(train_set.values())))
-  return train_set | {'index': np.arange(size, dtype=np.int32)}
+  index = np.arange(_num_examples(train_set), dtype=np.int32)
+  return train_set | {'index': index}
 
 
 def _check_loss(

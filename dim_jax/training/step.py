@@ -318,11 +318,11 @@ def accumulated(
     micro-batches, which are of one size; where labels are unknown (-1), one
     without any adds nothing to a mean over known ones, and counts. Each
     micro-batch starts from the model state that the one before left, but for
-    whole numbers: these count steps, and change once.
+    scalar whole numbers: these count steps, and change once.
   """
 
   def is_counter(x: jax.Array) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.integer)
+    return x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.integer)
 
   def run(params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array):
     size = jax.tree.leaves(batch)[0].shape[0]

@@ -16,11 +16,12 @@ from dim_jax.objectives import (
   dim,
   energy_model,
   gim,
+  nat,
   vib,
 )
 from dim_jax.runs import overrides
 
-METHODS = (autoencoder, bigan, dim, energy_model, gim, vib)
+METHODS = (autoencoder, bigan, dim, energy_model, gim, nat, vib)
 
 
 def fields_of(kind, path='objective'):
