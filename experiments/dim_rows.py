@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dim_jax.config import ExperimentConfig
-from dim_jax.objectives import autoencoder, dim
+from dim_jax.objectives import autoencoder, bigan, dim, nat
 from experiments.rows import Row, changed
 
 MEMORY = '(from memory, unverified)'
@@ -75,6 +75,16 @@ def autoencoding(prior: dim.Prior | None) -> Callable[[ExperimentConfig], None]:
   return change
 
 
+def adversarial_pairs(config: ExperimentConfig) -> None:
+  """Sets the BiGAN."""
+  _of_encoder(config, bigan.Config)
+
+
+def noise_targets(config: ExperimentConfig) -> None:
+  """Sets noise as targets, one for each image of the configs' data sets."""
+  _of_encoder(config, nat.Config, targets=100_000)
+
+
 class _Method(NamedTuple):
   """A row of each table: its description, its published name, its changes."""
 
@@ -111,10 +121,12 @@ METHODS: dict[str, _Method] = {
     'AAE',
     (autoencoding(dim.Prior(distribution='gaussian', weight=1.0)),),
   ),
+  'bigan': _Method('BiGAN', 'BiGAN', (adversarial_pairs,)),
+  'nat': _Method('Noise as targets', 'NAT', (noise_targets,)),
 }
 """By name, in the order of `--list`."""
 TABLE = (
-  'supervised', 'vae', 'ae', 'beta_vae', 'aae',
+  'supervised', 'vae', 'ae', 'beta_vae', 'aae', 'bigan', 'nat',
   'global', 'local_dv', 'local_jsd', 'local_infonce',
 )  # fmt: skip
 """The methods in the paper's order."""

@@ -351,7 +351,7 @@ def test_fields_that_cannot_be_used(changes, message):
 @pytest.mark.parametrize(
   ('changes', 'size', 'message'),
   [
-    ({}, 12, r'images of 8, 16, 32 and on .* \(12, 12, 1\)'),
+    ({}, 18, r'images of 8, 10, 12, .* and on.* \(18, 18, 1\)'),
     ({'code': 7}, 8, 'objective.code is 7, but .* has 5 numbers: set code=5'),
     (
       {'encoder': 'foldmultialex64'},
