@@ -119,7 +119,7 @@ METHODS: dict[str, _Method] = {
   'aae': _Method(
     'AAE with a Gaussian prior',
     'AAE',
-    (autoencoding(dim.Prior(distribution='gaussian', weight=1.0)),),
+    (autoencoding(dim.Prior(distribution='gaussian', weight=30.0)),),
   ),
   'bigan': _Method('BiGAN', 'BiGAN', (adversarial_pairs,)),
   'nat': _Method('Noise as targets', 'NAT', (noise_targets,)),
