@@ -16,7 +16,7 @@ shows what was not learned.
 import functools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,16 +31,20 @@ from dim_jax.evaluation.information import fit as fitting
 from dim_jax.evaluation.information.outcome import TWO_SIDED_95, standard_error
 
 PyTree = Any
+# What there is of x and of y.
+Pair = tuple[jax.Array, jax.Array]
 # Of noise: `(role, noised, clean, log_snr) -> (of x, of y)`, as
 # `denoisers.predict` without its parameters.
-Predict = Callable[..., tuple[jax.Array, jax.Array]]
-STEPS = 8000
-BLOCKS = 20
-BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 256, 2e-3, 0.3, 100
-PROPOSAL = 1.5
-DECAY = 1000
-# The average weighs the last tenth of all steps so far.
+Predict = Callable[..., Pair]
+STEPS, BLOCKS, BATCH_SIZE = 8000, 20, 256
+LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.3, 100
+# From here on the learning rate falls with the root of the steps.
+FALLS_FROM = 1000
+# The average weighs about the last tenth of all steps so far.
 AVERAGE_POWER = 10
+# Training sees log signal-to-noise ratios of a logistic law, where most of what
+# there is to learn is: at high ones little but noise is seen.
+CENTRE, SCALE = 1.0, 1.5
 # Noise levels of a row, each with a noise and its opposite.
 SELECTION_DRAWS, REPORT_DRAWS, POINTWISE_DRAWS = 8, 32, 64
 READ_OUTS = ('difference', 'sigma', 'nll')
@@ -70,8 +74,8 @@ FORMS = {
 def read(
   predict: Predict,
   form: Form,
-  sides: tuple[jax.Array, jax.Array],
-  real: tuple[jax.Array, jax.Array],
+  sides: Pair,
+  real: Pair,
   key: jax.Array,
   draws: int,
 ) -> dict[str, jax.Array]:
@@ -100,7 +104,7 @@ def read(
   key, offset_key = jax.random.split(key)
   offsets = jax.random.uniform(offset_key, (n,))
 
-  def integrands(noise: tuple[jax.Array, jax.Array], level: jax.Array) -> Any:
+  def integrands(noise: Pair, level: jax.Array) -> Any:
     noised = tuple(
       denoisers.channel(side, e, level)
       for side, e in zip(sides, noise, strict=True)
@@ -114,7 +118,7 @@ def read(
     at = _noised_of(form.broad, [noised] * len(form.broad))
     g = denoisers.scales(level)[1][:, None] * at
     e = _noised_of(form.broad, [noise] * len(form.broad))
-    mask = _noised_of(form.broad, [tuple(r[None] for r in real)])
+    mask = _noised_of(form.broad, [(real[0][None], real[1][None])])
     each = (
       (u - v) ** 2,
       (v - u) * (u + v - 2 * g),
@@ -135,9 +139,9 @@ def read(
 
 def _noise(
   key: jax.Array,
-  sides: tuple[jax.Array, jax.Array],
-  real: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array]:
+  sides: Pair,
+  real: Pair,
+) -> Pair:
   of_x, of_y = (
     jax.random.normal(k, side.shape) * mask[None]
     for k, side, mask in zip(jax.random.split(key), sides, real, strict=True)
@@ -145,9 +149,7 @@ def _noise(
   return of_x, of_y
 
 
-def _noised_of(
-  roles: tuple[str, ...], each: Sequence[tuple[jax.Array, jax.Array]]
-) -> jax.Array:
+def _noised_of(roles: tuple[str, ...], each: Sequence[Pair]) -> jax.Array:
   """Returns what belongs to the noised sides of roles, side by side."""
   parts = [
     side
@@ -180,14 +182,14 @@ def fit(
   units: int,
   train: fitting.Split,
   select: fitting.Split,
-  sizes: tuple[jax.Array, jax.Array],
+  sizes: Pair,
   keys: jax.Array,
   block: jax.Array,
 ) -> Fit:
   """Fits a network with each of several seeds, in one program.
 
-  The learning rate is constant and the average's reach grows with the steps, so
-  that a fit is the beginning of any longer one with the same seed.
+  No step depends on how many there will be, so that a fit is the beginning of
+  any longer one of the same seed.
 
   Args:
     form: which roles to train.
@@ -204,10 +206,7 @@ def fit(
   def of_seed(key: jax.Array) -> Fit:
     init_key, steps_key, noise_key = jax.random.split(key, 3)
     params = denoisers.init(init_key, columns, sizes[0] + sizes[1], units)
-    optimizer = optax.adamw(
-      lambda step: LEARNING_RATE * jnp.minimum(step / WARM_UP, 1.0) / jnp.sqrt(jnp.maximum(step / DECAY, 1.0)),
-      weight_decay=WEIGHT_DECAY,
-    )
+    optimizer = _optimizer(params)
     step = _step(form, train, real, steps_key, optimizer)
 
     def trained(carry: Any, index: jax.Array) -> Any:
@@ -218,9 +217,7 @@ def fit(
       best = jax.tree.map(lambda a, b: jnp.where(better, a, b), inner[2], best)
       least = jnp.minimum(least, history['error'])
       early = index < BLOCKS // 2
-      halfway = jax.tree.map(
-        lambda a, b: jnp.where(early, a, b), best, halfway
-      )
+      halfway = jax.tree.map(lambda a, b: jnp.where(early, a, b), best, halfway)
       return (inner, best, halfway, least), history
 
     state = (params, optimizer.init(params), params)
@@ -233,9 +230,7 @@ def fit(
   return jax.vmap(of_seed)(keys)
 
 
-def _real(
-  split: fitting.Split, sizes: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def _real(split: fitting.Split, sizes: Pair) -> Pair:
   of_x, of_y = (
     (jnp.arange(side.shape[1]) < size).astype(jnp.float32)
     for side, size in zip(split[:2], sizes, strict=True)
@@ -243,12 +238,35 @@ def _real(
   return of_x, of_y
 
 
+def _optimizer(params: PyTree) -> optax.GradientTransformation:
+  """Makes Adam whose rate at a step does not depend on how many there are.
+
+  Weights decay but for the last layer's, which would shrink all predictions.
+  """
+
+  def rate(step: jax.Array) -> jax.Array:
+    warm = jnp.minimum(step / WARM_UP, 1.0)
+    return LEARNING_RATE * warm * lax.rsqrt(jnp.maximum(step / FALLS_FROM, 1.0))
+
+  decays = {name: not name.startswith('out') for name in params}
+  return optax.adamw(rate, weight_decay=WEIGHT_DECAY, mask=decays)
+
+
+def _levels(key: jax.Array, count: int) -> jax.Array:
+  """Draws noise levels to train on, one of each of `count` equal parts."""
+  ends = jnp.array([denoisers.LOW, denoisers.HIGH])
+  low, high = jax.nn.sigmoid((ends - CENTRE) / SCALE)
+  part = (jnp.arange(count) + jax.random.uniform(key)) / count
+  quantile = low + (high - low) * part
+  return CENTRE + SCALE * (jnp.log(quantile) - jnp.log1p(-quantile))
+
+
 def _errors(
   params: PyTree,
   form: Form,
-  sides: tuple[jax.Array, jax.Array],
-  real: tuple[jax.Array, jax.Array],
-  noise: tuple[jax.Array, jax.Array],
+  sides: Pair,
+  real: Pair,
+  noise: Pair,
   level: jax.Array,
 ) -> jax.Array:
   """Returns each row's squared error of noise a column, over all roles."""
@@ -259,14 +277,14 @@ def _errors(
   roles = form.broad + form.narrow
   each = [denoisers.predict(params, r, noised, sides, level) for r in roles]
   difference = _noised_of(roles, each) - _noised_of(roles, [noise] * len(roles))
-  mask = _noised_of(roles, [tuple(r[None] for r in real)] * len(roles))
+  mask = _noised_of(roles, [(real[0][None], real[1][None])] * len(roles))
   return jnp.sum(difference**2 * mask, 1) / jnp.sum(mask)
 
 
 def _step(
   form: Form,
   train: fitting.Split,
-  real: tuple[jax.Array, jax.Array],
+  real: Pair,
   key: jax.Array,
   optimizer: optax.GradientTransformation,
 ) -> Callable[[jax.Array, Any], Any]:
@@ -276,13 +294,7 @@ def _step(
     rows_key, level_key, noise_key = jax.random.split(key, 3)
     at = jax.random.randint(rows_key, (BATCH_SIZE,), 0, train.size)
     sides = (train.x[at], train.y[at])
-    # One noise level of each of as many equal ranges as there are rows.
-    part = (jnp.arange(BATCH_SIZE) + jax.random.uniform(level_key)) / BATCH_SIZE
-    level = denoisers.LOW + (denoisers.HIGH - denoisers.LOW) * part
-    if PROPOSAL:
-      lo, hi = (jax.nn.sigmoid((l - 1) / PROPOSAL) for l in (denoisers.LOW, denoisers.HIGH))
-      q = lo + (hi - lo) * part
-      level = 1 + PROPOSAL * (jnp.log(q) - jnp.log1p(-q))
+    level = _levels(level_key, BATCH_SIZE)
     noise = _noise(noise_key, sides, real)
     # All roles see the same rows and noise: their errors differ by less.
     return jnp.mean(_errors(params, form, sides, real, noise, level))
@@ -304,7 +316,7 @@ def _measured(
   form: Form,
   params: PyTree,
   split: fitting.Split,
-  real: tuple[jax.Array, jax.Array],
+  real: Pair,
   key: jax.Array,
 ) -> dict[str, jax.Array]:
   """Returns the means over a split of errors and read-outs."""
@@ -323,3 +335,294 @@ def _measured(
 
   values['error'] = lax.map(error, jnp.arange(SELECTION_DRAWS)).mean(0)
   return {k: jnp.mean(v, where=counted) for k, v in values.items()}
+
+
+@functools.partial(jax.jit, static_argnames=('form', 'draws'))
+def measure(
+  form: Form,
+  draws: int,
+  params: PyTree,
+  split: fitting.Split,
+  sizes: Pair,
+  key: jax.Array,
+) -> dict[str, jax.Array]:
+  """Reads the information of a split's rows, the mean over seeds aside.
+
+  Args:
+    form: which roles to compare.
+    draws: noise levels of each row.
+    params: leaves [S, ...].
+    split: the pairs.
+    sizes: how many columns of x and of y are real.
+    key: of the noise, the same of all seeds.
+
+  Returns:
+    Nats [S, rows] by name in READ_OUTS; those of padding mean nothing.
+  """
+  real = _real(split, sizes)
+  return lax.map(
+    lambda p: read(
+      functools.partial(denoisers.predict, p),
+      form,
+      (split.x, split.y),
+      real,
+      key,
+      draws,
+    ),
+    params,
+  )
+
+
+class ScoreEstimate(NamedTuple):
+  """An estimate of information by scores. Everything is in nats.
+
+  Attributes:
+    value: the first of the form's two read-outs, on pairs that neither fitted
+      nor selected the network; the mean over seeds.
+    standard_error: of the value, by what is read off each pair.
+    seed_std: standard deviation over seeds; 0 for one.
+    interval: from the lower to the higher of both read-outs, less and plus
+      their errors, and on by as much as they moved over the second half of
+      training. It reaches what is read off pairs that fitted the network too.
+    form: of FORMS.
+    read_outs: all of READ_OUTS.
+    fitted: the same of pairs that fitted the network.
+    moved: by how much each of them grew over the second half of training.
+    history: on the selection split, after each twentieth of the steps, the mean
+      squared 'error' of noise and READ_OUTS, [S, BLOCKS] each.
+    settings: of the training.
+    sizes: how many pairs fitted, selected and reported.
+    warnings: what speaks against the number, in words.
+    pointwise: `(x, y) -> [n]`, the estimate of ln p(x, y) / p(x) p(y) of any
+      pairs, by 'nll', with noise of about a nat each.
+  """
+
+  value: float
+  standard_error: float
+  seed_std: float
+  interval: tuple[float, float]
+  form: str
+  read_outs: dict[str, float]
+  fitted: dict[str, float]
+  moved: dict[str, float]
+  history: dict[str, np.ndarray]
+  settings: dict[str, float]
+  sizes: dict[str, int]
+  warnings: tuple[str, ...]
+  pointwise: Callable[[Any, Any], np.ndarray]
+
+
+def estimate_by_scores(
+  x: Any,
+  y: Any,
+  *,
+  report: Sequence[Any] | None = None,
+  form: str = 'conditional',
+  seeds: Sequence[int] = (0,),
+  steps: int = STEPS,
+  units: int = denoisers.UNITS,
+) -> ScoreEstimate:
+  """Estimates the mutual information of paired rows by scores.
+
+  To compare with `dim_jax.estimate_mi`, which is nearer and many times as fast
+  on all that was measured. One network learns to predict the noise of columns,
+  which were mapped to normal scores, on some rows; the average of its
+  parameters with the least error on others is reported on the rest.
+
+  The 'conditional' and 'joint' forms are MINDE's, read by the difference of
+  scores and by its sigma form. 'mmse' is the minimum mean squared error gap,
+  read by the difference of errors ('nll') and in its orthogonal form, which is
+  the same integral as the difference of scores. Where predictions are off, the
+  difference of scores and sigma are off in proportion, and nll by the square.
+
+  Args:
+    x: rows [n, D] or [n], of numbers that have a density.
+    y: likewise; row i belongs to row i of x.
+    report: other rows to report on, (x, y); by default a third of the rows.
+    form: of FORMS. 'conditional' and 'mmse' are of x alone and x given y, and
+      'joint' of both together and of either given the other.
+    seeds: of fits, whose mean is reported; the first one draws the splits.
+    steps: of training, rounded up to a multiple of BLOCKS.
+    units: width of the network.
+
+  Returns:
+    The estimate. It warns, which `warnings` holds as well, where it still moves
+    at the end of training, where both read-outs differ, and where pairs that
+    fitted the network show more than fresh ones.
+
+  Raises:
+    ValueError: lengths differ, a number is not finite, there are too few rows
+      or only constant columns, x and y are equal, are images or labels, or an
+      option is not accepted.
+
+  References:
+    Franzese et al., MINDE: Mutual Information Neural Diffusion Estimation,
+    2024, eqs. 15 to 20: https://arxiv.org/abs/2310.09031
+    Kong et al., Information-Theoretic Diffusion, 2023:
+    https://arxiv.org/abs/2302.03792
+  """
+  checks.check_choice('form', form, FORMS)
+  checks.check_range('steps', steps, f'int [{BLOCKS}, inf)')
+  checks.check_range('units', units, 'int [1, inf)')
+  if not len(seeds):
+    raise ValueError('seeds is empty; give at least one, such as (0,).')
+  notes: list[str] = []
+  checked, columns = rows.checked({'x': x, 'y': y}, notes)
+  for name, side in checked.items():
+    _check_density(name, side, notes)
+  fresh = None if report is None else rows.report_sides(report, columns)
+  split = rows.split(checked, fresh, np.random.default_rng(seeds[0]), notes)
+  result = _estimate(split, columns, form, seeds, steps, units, notes)
+  for note in result.warnings:
+    warnings.warn(note, stacklevel=2)
+  return result
+
+
+def _estimate(
+  split: Mapping[str, rows.Sides],
+  columns: Mapping[str, rows.Columns],
+  form: str,
+  seeds: Sequence[int],
+  steps: int,
+  units: int,
+  notes: Sequence[str],
+) -> ScoreEstimate:
+  """Fits to one split and reports on its rows; see `estimate_by_scores`."""
+  maps = {name: inputs.fit_columns(z) for name, z in split['fit'].items()}
+
+  def shown(sides: rows.Sides) -> fitting.Split:
+    return fitting.pad(*(maps[name].map(sides[name]) for name in ('x', 'y')))
+
+  sizes = (jnp.float32(maps['x'].columns), jnp.float32(maps['y'].columns))
+  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+  block = -(-steps // BLOCKS)
+  fitted = fit(
+    FORMS[form],
+    units,
+    shown(split['fit']),
+    shown(split['selection']),
+    sizes,
+    keys,
+    jnp.int32(block),
+  )
+  noise_key = jax.random.fold_in(keys[0], 1)
+
+  def values(
+    params: PyTree, sides: rows.Sides, draws: int = REPORT_DRAWS
+  ) -> dict[str, np.ndarray]:
+    part = shown(sides)
+    of_rows = measure(FORMS[form], draws, params, part, sizes, noise_key)
+    return {k: np.asarray(v)[:, : int(part.size)] for k, v in of_rows.items()}
+
+  def pointwise(x: Any, y: Any) -> np.ndarray:
+    same = rows.same_columns('pointwise', (x, y), columns)
+    return values(fitted.params, same, POINTWISE_DRAWS)['nll'].mean(0)
+
+  few = rows.take(split['fit'], slice(len(split['report']['x'])))
+  return ScoreEstimate(
+    **_combined(
+      FORMS[form].read_outs,
+      values(fitted.params, split['report']),
+      values(fitted.halfway, split['report']),
+      values(fitted.params, few),
+      block * BLOCKS,
+      notes,
+    ),
+    form=form,
+    history={name: np.asarray(h) for name, h in fitted.history.items()},
+    settings={'steps': block * BLOCKS, 'units': units},
+    sizes={name: len(sides['x']) for name, sides in split.items()},
+    pointwise=pointwise,
+  )
+
+
+def _check_density(name: str, side: np.ndarray, notes: list[str]) -> None:
+  if side.ndim == 4:
+    raise ValueError(
+      f'{name} has shape [n, H, W, C]; give columns, [n, D], or use '
+      'dim_jax.estimate_mi.'
+    )
+  if rows.are_labels(name, side, []):
+    raise ValueError(
+      f'{name} has few different whole numbers, which have no density and so '
+      'no scores; use dim_jax.estimate_mi.'
+    )
+  values = min(len(np.unique(column)) for column in side.T)
+  if values < len(side) / 2:
+    notes.append(
+      f'a column of {name} has {values} different values in {len(side)} rows; '
+      'where numbers repeat there is no density, and scores have no limit.'
+    )
+
+
+def _combined(
+  names: tuple[str, str],
+  end: dict[str, np.ndarray],
+  halfway: dict[str, np.ndarray],
+  fitted: dict[str, np.ndarray],
+  steps: int,
+  notes: Sequence[str],
+) -> dict[str, Any]:
+  """Returns the fields that come from what was read off rows, [S, rows].
+
+  Args:
+    names: of the form's read-outs.
+    end: of rows to report on.
+    halfway: of the same rows and noise by the parameters of half the steps.
+    fitted: of rows that fitted the network.
+    steps: of training.
+    notes: what speaks against the estimate already.
+  """
+  notes = list(notes)
+  means, of_fitted = (
+    {k: float(v.mean()) for k, v in part.items()} for part in (end, fitted)
+  )
+  grown = {k: (v - halfway[k]).mean(0) for k, v in end.items()}
+  moved = {k: float(v.mean()) for k, v in grown.items()}
+  errors, fitted_errors, moved_errors = (
+    {k: standard_error(np.atleast_2d(v).mean(0)) for k, v in part.items()}
+    for part in (end, fitted, grown)
+  )
+  of_seeds = end[names[0]].mean(1)
+  std = float(of_seeds.std())
+  low, high = math.inf, -math.inf
+  for k in names:
+    both = TWO_SIDED_95 * math.hypot(errors[k], std / math.sqrt(len(of_seeds)))
+    low = min(low, means[k] - both + min(moved[k], 0.0))
+    high = max(high, means[k] + both + max(moved[k], 0.0))
+    high = max(high, of_fitted[k] + TWO_SIDED_95 * fitted_errors[k])
+  value, other = (means[k] for k in names)
+  error = TWO_SIDED_95 * max(errors[k] for k in names)
+  most = max(names, key=lambda k: abs(moved[k]))
+  if abs(moved[most]) > max(0.01, TWO_SIDED_95 * moved_errors[most]):
+    notes.append(
+      f'the estimate still moves: half of the {steps} steps would have read '
+      f'{means[most] - moved[most]:.3f} nats ({most}) where all of them read '
+      f'{means[most]:.3f}. Give more steps.'
+    )
+  if abs(value - other) > error:
+    notes.append(
+      f'two read-outs that agree for the true scores, {names[0]} and '
+      f'{names[1]}, are {value:.3f} and {other:.3f} nats, further apart than '
+      f'their error of {error:.3f}.'
+    )
+  beyond = {
+    k: of_fitted[k] - means[k] - TWO_SIDED_95 * (fitted_errors[k] + errors[k])
+    for k in names
+  }
+  most = max(names, key=lambda k: beyond[k])
+  if beyond[most] > 0:
+    notes.append(
+      f'pairs that fitted the network read {of_fitted[most]:.3f} nats ({most}),'
+      f' and fresh ones {means[most]:.3f}: more pairs would show more.'
+    )
+  return {
+    'value': value,
+    'standard_error': errors[names[0]],
+    'seed_std': std,
+    'interval': (low, high),
+    'read_outs': means,
+    'fitted': of_fitted,
+    'moved': moved,
+    'warnings': tuple(notes),
+  }
