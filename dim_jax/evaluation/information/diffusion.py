@@ -56,18 +56,18 @@ class Form(NamedTuple):
   Attributes:
     broad: roles of `denoisers.ROLES`, and
     narrow: those that know more of the same sides.
-    read_outs: two of READ_OUTS; the first is the value.
+    value: that of READ_OUTS which is reported.
   """
 
   broad: tuple[str, ...]
   narrow: tuple[str, ...]
-  read_outs: tuple[str, str]
+  value: str
 
 
 FORMS = {
-  'conditional': Form(('x',), ('x_given_y',), ('difference', 'sigma')),
-  'joint': Form(('both',), ('x_given_y', 'y_given_x'), ('difference', 'sigma')),
-  'mmse': Form(('x',), ('x_given_y',), ('nll', 'difference')),
+  'conditional': Form(('x',), ('x_given_y',), 'difference'),
+  'joint': Form(('both',), ('x_given_y', 'y_given_x'), 'difference'),
+  'mmse': Form(('x',), ('x_given_y',), 'nll'),
 }
 
 
@@ -377,13 +377,13 @@ class ScoreEstimate(NamedTuple):
   """An estimate of information by scores. Everything is in nats.
 
   Attributes:
-    value: the first of the form's two read-outs, on pairs that neither fitted
-      nor selected the network; the mean over seeds.
+    value: what the form reads off pairs that neither fitted nor selected the
+      network; the mean over seeds.
     standard_error: of the value, by what is read off each pair.
     seed_std: standard deviation over seeds; 0 for one.
-    interval: from the lower to the higher of both read-outs, less and plus
-      their errors, and on by as much as they moved over the second half of
-      training. It reaches what is read off pairs that fitted the network too.
+    interval: from the lowest to the highest of READ_OUTS, less and plus their
+      errors, and on by as much as they moved over the second half of training.
+      It reaches what is read off pairs that fitted the network too.
     form: of FORMS.
     read_outs: all of READ_OUTS.
     fitted: the same of pairs that fitted the network.
@@ -429,11 +429,12 @@ def estimate_by_scores(
   which were mapped to normal scores, on some rows; the average of its
   parameters with the least error on others is reported on the rest.
 
-  The 'conditional' and 'joint' forms are MINDE's, read by the difference of
-  scores and by its sigma form. 'mmse' is the minimum mean squared error gap,
-  read by the difference of errors ('nll') and in its orthogonal form, which is
-  the same integral as the difference of scores. Where predictions are off, the
-  difference of scores and sigma are off in proportion, and nll by the square.
+  The 'conditional' and 'joint' forms are MINDE's, whose value is the difference
+  of scores, and 'sigma' their other read-out. 'mmse' is the minimum mean
+  squared error gap, whose value is the difference of errors, 'nll'; its
+  orthogonal form is the same integral as the difference of scores. Where
+  predictions are off, 'difference' and 'sigma' are off in proportion, and 'nll'
+  by the square. All three are read, whatever the form.
 
   Args:
     x: rows [n, D] or [n], of numbers that have a density.
@@ -447,7 +448,7 @@ def estimate_by_scores(
 
   Returns:
     The estimate. It warns, which `warnings` holds as well, where it still moves
-    at the end of training, where both read-outs differ, and where pairs that
+    at the end of training, where its read-outs differ, and where pairs that
     fitted the network show more than fresh ones.
 
   Raises:
@@ -521,7 +522,7 @@ def _estimate(
   few = rows.take(split['fit'], slice(len(split['report']['x'])))
   return ScoreEstimate(
     **_combined(
-      FORMS[form].read_outs,
+      FORMS[form].value,
       values(fitted.params, split['report']),
       values(fitted.halfway, split['report']),
       values(fitted.params, few),
@@ -556,7 +557,7 @@ def _check_density(name: str, side: np.ndarray, notes: list[str]) -> None:
 
 
 def _combined(
-  names: tuple[str, str],
+  name: str,
   end: dict[str, np.ndarray],
   halfway: dict[str, np.ndarray],
   fitted: dict[str, np.ndarray],
@@ -566,7 +567,7 @@ def _combined(
   """Returns the fields that come from what was read off rows, [S, rows].
 
   Args:
-    names: of the form's read-outs.
+    name: of the read-out that is reported.
     end: of rows to report on.
     halfway: of the same rows and noise by the parameters of half the steps.
     fitted: of rows that fitted the network.
@@ -583,42 +584,42 @@ def _combined(
     {k: standard_error(np.atleast_2d(v).mean(0)) for k, v in part.items()}
     for part in (end, fitted, grown)
   )
-  of_seeds = end[names[0]].mean(1)
+  of_seeds = end[name].mean(1)
   std = float(of_seeds.std())
   low, high = math.inf, -math.inf
-  for k in names:
+  for k in READ_OUTS:
     both = TWO_SIDED_95 * math.hypot(errors[k], std / math.sqrt(len(of_seeds)))
     low = min(low, means[k] - both + min(moved[k], 0.0))
     high = max(high, means[k] + both + max(moved[k], 0.0))
     high = max(high, of_fitted[k] + TWO_SIDED_95 * fitted_errors[k])
-  value, other = (means[k] for k in names)
-  error = TWO_SIDED_95 * max(errors[k] for k in names)
-  most = max(names, key=lambda k: abs(moved[k]))
+  most = max(READ_OUTS, key=lambda k: abs(moved[k]))
   if abs(moved[most]) > max(0.01, TWO_SIDED_95 * moved_errors[most]):
     notes.append(
       f'the estimate still moves: half of the {steps} steps would have read '
       f'{means[most] - moved[most]:.3f} nats ({most}) where all of them read '
       f'{means[most]:.3f}. Give more steps.'
     )
-  if abs(value - other) > error:
+  least, most = (f(means, key=lambda k: means[k]) for f in (min, max))
+  error = TWO_SIDED_95 * max(errors[least], errors[most])
+  if means[most] - means[least] > error:
     notes.append(
-      f'two read-outs that agree for the true scores, {names[0]} and '
-      f'{names[1]}, are {value:.3f} and {other:.3f} nats, further apart than '
+      f'read-outs that agree for the true scores, {least} and {most}, are '
+      f'{means[least]:.3f} and {means[most]:.3f} nats, further apart than '
       f'their error of {error:.3f}.'
     )
   beyond = {
     k: of_fitted[k] - means[k] - TWO_SIDED_95 * (fitted_errors[k] + errors[k])
-    for k in names
+    for k in READ_OUTS
   }
-  most = max(names, key=lambda k: beyond[k])
+  most = max(READ_OUTS, key=lambda k: beyond[k])
   if beyond[most] > 0:
     notes.append(
       f'pairs that fitted the network read {of_fitted[most]:.3f} nats ({most}),'
       f' and fresh ones {means[most]:.3f}: more pairs would show more.'
     )
   return {
-    'value': value,
-    'standard_error': errors[names[0]],
+    'value': means[name],
+    'standard_error': errors[name],
     'seed_std': std,
     'interval': (low, high),
     'read_outs': means,
