@@ -233,7 +233,9 @@ def main() -> None:
   with progress.Progress() as shown, shown.task('estimates', len(todo)) as task:
     for done, (name, seed, estimator) in enumerate(todo):
       task.update(done, f'{name}, {estimator}')
-      rows += measure(name, seed, *settings.values(), (estimator,))
+      rows += measure(
+        name, seed, settings['pairs'], settings['report'], (estimator,)
+      )
       if path:
         content = {**settings, 'rows': rows, **provenance.session()}
         files.write_json(path, content)
