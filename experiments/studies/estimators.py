@@ -2,6 +2,7 @@
 
   python -m experiments.studies.estimators --tasks=normal,spiral_5
   python -m experiments.studies.estimators --seeds=5 --workdir=runs/estimators
+  python -m experiments.studies.estimators --estimators=minde_c,minde_j,mmse
 
 Every estimator sees the same pairs: --pairs to fit and select on, and as many
 fresh ones as --report says to report on. KSG and the Gaussian formula, which
@@ -9,10 +10,11 @@ fit nothing, take the first. The error is against the mean of the exact
 pointwise information of the pairs that are reported on, which removes most of
 the noise of sampling; intervals are held against the truth itself. Seconds are
 of the processor, all cores added up, and of the first task of a shape they
-include compilation.
+include compilation. The difference of scores (minde_c, minde_j) is no mean of
+what each pair says, so that the noise of sampling stays in its error.
 
-Writes WORKDIR/estimators.json after each task; the same command goes on where
-it was interrupted.
+Writes WORKDIR/estimators.json after each estimate; the same command goes on
+where it was interrupted, and one of other --estimators adds them.
 """
 
 import os
@@ -26,12 +28,24 @@ import numpy as np
 import dim_jax
 from dim_jax import checks, files, progress
 from dim_jax.data import pairs
-from dim_jax.evaluation.information import classical
+from dim_jax.evaluation.information import classical, diffusion
 from dim_jax.runs import provenance, tables
 from experiments.command import Command, show
 
 _COMMAND = Command('studies.estimators', __doc__)
 _TASKS = _COMMAND.items('tasks', None, 'Names, with commas; all if left out.')
+# Of estimates by scores, the form.
+_FORMS = {'minde_c': 'conditional', 'minde_j': 'joint', 'mmse': 'mmse'}
+_CLASSICAL = {
+  'ksg': ('KSG, k = 3', classical.ksg),
+  'gaussian': ('Gaussian', classical.gaussian),
+}
+ESTIMATORS = ('critic', *_CLASSICAL, *_FORMS)
+_ESTIMATORS = _COMMAND.items(
+  'estimators',
+  ESTIMATORS[:3],
+  f'Names, with commas, of {", ".join(ESTIMATORS)}.',
+)
 _PAIRS = _COMMAND.integer('pairs', 10_000, 'To fit and select on.')
 _REPORT = _COMMAND.integer('report', 5_000, 'To report on.')
 _SEEDS = _COMMAND.integer('seeds', 1, 'How many draws of each task.')
@@ -40,15 +54,20 @@ _WORKDIR = _COMMAND.path('workdir', None, 'Where to write.')
 
 
 def measure(
-  name: str, seed: int, count: int, report: int
+  name: str,
+  seed: int,
+  count: int,
+  report: int,
+  estimators: Sequence[str] = ESTIMATORS[:3],
 ) -> list[dict[str, Any]]:
-  """Estimates one draw of a task by every estimator.
+  """Estimates one draw of a task by several estimators.
 
   Args:
     name: in `pairs.TASKS`.
     seed: of the draw and the fit.
     count: pairs to fit and select on.
     report: pairs to report on.
+    estimators: of ESTIMATORS.
 
   Returns:
     A row for each estimator, in nats: what it is, its error, and where it has
@@ -58,53 +77,82 @@ def measure(
   rng = np.random.default_rng([seed, len(name), *name.encode()])
   x, y = task.sample(rng, count)
   fresh = task.sample(rng, report)
-  exact = task.pointwise(*fresh)
   same = {
     'task': name,
     'seed': seed,
     'truth': task.mutual_information,
-    'exact': float(exact.mean()),
+    'exact': float(task.pointwise(*fresh).mean()),
   }
-  rows = []
+  lines = []
+  for estimator in estimators:
+    if estimator in _CLASSICAL:
+      line = _without_fit(estimator, task, x, y)
+    else:
+      line = _fitted(estimator, task, (x, y), fresh, seed)
+    lines.append(same | line)
+  return lines
+
+
+def _title(estimator: str) -> str:
+  return _CLASSICAL[estimator][0] if estimator in _CLASSICAL else estimator
+
+
+def _without_fit(
+  estimator: str, task: pairs.Task, x: np.ndarray, y: np.ndarray
+) -> dict[str, Any]:
+  function = _CLASSICAL[estimator][1]
+  start = time.process_time()
+  value = function(x, y)
+  seconds = time.process_time() - start
+  return {
+    'estimator': _title(estimator),
+    'value': value,
+    'error': value - float(task.pointwise(x, y).mean()),
+    'cpu_s': seconds,
+  }
+
+
+def _fitted(
+  estimator: str,
+  task: pairs.Task,
+  given: tuple[np.ndarray, np.ndarray],
+  fresh: tuple[np.ndarray, np.ndarray],
+  seed: int,
+) -> dict[str, Any]:
+  result: Any
   start = time.process_time()
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', UserWarning)
-    result = dim_jax.estimate_mi(
-      x, y, report=fresh, seeds=(seed,), control=False
-    )
-  seconds = time.process_time() - start
-  pointwise = result.pointwise(*fresh)
-  low, high = result.interval
-  rows.append(
-    {
-      'estimator': 'critic',
-      'chosen': result.critic,
-      'value': result.value,
-      'error': result.value - float(exact.mean()),
-      'standard_error': result.standard_error,
-      'interval': [low, high],
-      'covers': low <= task.mutual_information <= high,
-      'correlation': _correlation(pointwise, exact),
-      'cpu_s': seconds,
-      'warnings': list(result.warnings),
-    }
-  )
-  for estimator, function in (
-    ('KSG, k = 3', classical.ksg),
-    ('Gaussian', classical.gaussian),
-  ):
-    start = time.process_time()
-    value = function(x, y)
-    seconds = time.process_time() - start
-    rows.append(
-      {
-        'estimator': estimator,
-        'value': value,
-        'error': value - float(task.pointwise(x, y).mean()),
-        'cpu_s': seconds,
+    if estimator == 'critic':
+      result = dim_jax.estimate_mi(
+        *given, report=fresh, seeds=(seed,), control=False
+      )
+      own = {'chosen': result.critic}
+    else:
+      result = diffusion.estimate_by_scores(
+        *given, report=fresh, seeds=(seed,), form=_FORMS[estimator]
+      )
+      own = {
+        'read_outs': result.read_outs,
+        'fitted': result.fitted,
+        'moved': result.moved,
+        'settings': result.settings,
       }
-    )
-  return [same | row for row in rows]
+  seconds = time.process_time() - start
+  exact = task.pointwise(*fresh)
+  low, high = result.interval
+  return {
+    'estimator': estimator,
+    **own,
+    'value': result.value,
+    'error': result.value - float(exact.mean()),
+    'standard_error': result.standard_error,
+    'interval': [low, high],
+    'covers': low <= task.mutual_information <= high,
+    'correlation': _correlation(result.pointwise(*fresh), exact),
+    'cpu_s': seconds,
+    'warnings': list(result.warnings),
+  }
 
 
 def _correlation(estimated: np.ndarray, exact: np.ndarray) -> float | None:
@@ -162,6 +210,8 @@ def main() -> None:
   names = _TASKS.value or tuple(pairs.TASKS)
   for name in names:
     checks.check_choice('task', name, pairs.TASKS)
+  for estimator in _ESTIMATORS.value:
+    checks.check_choice('estimator', estimator, ESTIMATORS)
   for flag, least in ((_PAIRS, 100), (_REPORT, 100), (_SEEDS, 1)):
     checks.check_range(flag.name, flag.value, f'int [{least}, inf)')
   settings = {'pairs': _PAIRS.value, 'report': _REPORT.value}
@@ -172,17 +222,28 @@ def main() -> None:
     path = os.path.join(_WORKDIR.value, 'estimators.json')
     rows = _read(path, settings)
   seeds = range(_FIRST.value, _FIRST.value + _SEEDS.value)
-  before = {(row['task'], row['seed']) for row in rows}
-  todo = [(n, s) for n in names for s in seeds if (n, s) not in before]
-  with progress.Progress() as shown, shown.task('draws', len(todo)) as task:
-    for done, (name, seed) in enumerate(todo):
-      task.update(done, name)
-      rows += measure(name, seed, settings['pairs'], settings['report'])
+  before = {(row['task'], row['seed'], row['estimator']) for row in rows}
+  todo = [
+    (name, seed, estimator)
+    for name in names
+    for seed in seeds
+    for estimator in _ESTIMATORS.value
+    if (name, seed, _title(estimator)) not in before
+  ]
+  with progress.Progress() as shown, shown.task('estimates', len(todo)) as task:
+    for done, (name, seed, estimator) in enumerate(todo):
+      task.update(done, f'{name}, {estimator}')
+      rows += measure(
+        name, seed, settings['pairs'], settings['report'], (estimator,)
+      )
       if path:
         content = {**settings, 'rows': rows, **provenance.session()}
         files.write_json(path, content)
       task.update(done + 1)
-  shown_rows = [row for row in rows if row['task'] in names]
+  titles = [_title(estimator) for estimator in _ESTIMATORS.value]
+  shown_rows = [
+    row for row in rows if row['task'] in names and row['estimator'] in titles
+  ]
   show(table(shown_rows), *([path] if path else []))
 
 

@@ -62,6 +62,43 @@ def test_an_interrupted_study_goes_on(oracle, tmp_path, capsys):
     estimators.main(argv=[*flags[:1], *flags[2:], '--pairs=300'])
 
 
+def test_other_estimators_are_added(oracle, monkeypatch, tmp_path, capsys):
+  forms = []
+
+  def by_scores(x, y, *, report, seeds, form):
+    assert len(x) == len(y) == 200
+    forms.append((seeds, form))
+    return types.SimpleNamespace(
+      value=0.4,
+      standard_error=0.02,
+      interval=(0.41, 0.42),
+      read_outs={'nll': 0.4},
+      fitted={'nll': 0.5},
+      moved={'nll': 0.1},
+      settings={'steps': 20},
+      warnings=('the estimate still moves',),
+      pointwise=pairs.find('normal').pointwise,
+    )
+
+  monkeypatch.setattr(estimators.diffusion, 'estimate_by_scores', by_scores)
+  flags = ['--tasks=normal', '--pairs=200', '--report=150']
+  flags.append(f'--workdir={tmp_path}')
+  estimators.main(argv=flags)
+  estimators.main(argv=[*flags, '--estimators=critic,mmse,minde_j'])
+  estimators.main(argv=[*flags, '--estimators=minde_j'])
+  assert oracle == [(0,)]
+  assert forms == [((0,), 'mmse'), ((0,), 'joint')]
+  rows = json.loads((tmp_path / 'estimators.json').read_text())['rows']
+  kinds = ['critic', 'KSG, k = 3', 'Gaussian', 'mmse', 'minde_j']
+  assert [row['estimator'] for row in rows] == kinds
+  assert rows[3]['error'] == pytest.approx(0.4 - rows[0]['exact'])
+  assert rows[3]['moved'] == {'nll': 0.1}
+  # The last command asked for one alone.
+  assert 'KSG' not in capsys.readouterr().out.split('estimators.json')[-2]
+
+
 def test_tasks_are_checked():
   with pytest.raises(SystemExit, match="got 'gauss'"):
     estimators.main(argv=['--tasks=gauss'])
+  with pytest.raises(SystemExit, match="got 'minde'"):
+    estimators.main(argv=['--estimators=minde'])
