@@ -4,7 +4,9 @@ Classifiers are linear by default, as the bottleneck paper's: all that makes
 classes separable has to pass through the code.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,8 @@ from flax import linen as nn
 
 from dim_jax.networks import layers
 
-_SMALLEST = 4
+# Sides of the first map: one of these times 2, 4, and on, is an image's side.
+_FIRST = range(4, 8)
 
 
 class Classifier(nn.Module):
@@ -47,9 +50,11 @@ class TransposedConv(nn.Module):
 
   Attributes:
     features: output channels.
+    dtype: compute dtype, or None to promote inputs and parameters.
   """
 
   features: int
+  dtype: Any = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,6 +62,7 @@ class TransposedConv(nn.Module):
     n, height, width, channels = x.shape
     shape = (4, 4, channels, self.features)
     kernel = self.param('kernel', layers.torch_uniform(), shape, jnp.float32)
+    x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
     y = layers.product(x, kernel.transpose(2, 0, 1, 3).reshape(channels, -1))
     # Pixel i reaches 2 (i + a) + p - 1 for a and p of 0 and 1, on each axis.
     y = y.reshape(n, height, width, 2, 2, 2, 2, self.features)
@@ -82,22 +88,28 @@ class ConvDecoder(nn.Module):
   """Deep InfoMax's decoder: images of features, to see what these tell.
 
   A dense layer to a map of 4x4, then transposed convolutions, each to a map of
-  twice the size and half the channels, all with batch normalisation and a ReLU;
-  a 3x3 convolution and a tanh end it.
+  twice the size and half the channels, all with a normalisation and a ReLU; a
+  3x3 convolution and a tanh end it. Where doubling 4x4 does not lead to the
+  image's size, the first map is of 5x5, 6x6 or 7x7.
 
   `deconvnets.py` of the paper's released code: https://github.com/rdevon/DIM
 
   Attributes:
-    shape: of an image, (S, S, C), S = 8, 16, 32, and on.
-    channels: of the 4x4 map; the paper's are 512.
-    lowering: see `layers.Conv`.
+    shape: of an image, (S, S, C), S = 4, 5, 6 or 7 times 2, 4, 8, and on.
+    channels: of the first map; the paper's are 512.
+    norm: of all layers but the last, see `layers.normalise`.
+    dtype: compute dtype, or None to promote; parameters, batch statistics and
+      images are float32.
     axis_name: the `pmap` axis over which batch statistics are averaged.
+    lowering: see `layers.Conv`.
   """
 
   shape: tuple[int, int, int]
   channels: int = 512
-  lowering: str | None = None
+  norm: str = 'batch'
+  dtype: Any = None
   axis_name: str | None = None
+  lowering: str | None = None
 
   @nn.compact
   def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
@@ -106,29 +118,62 @@ class ConvDecoder(nn.Module):
     Raises:
       ValueError: the shape is none that it can make.
     """
-    height, width, colours = self.shape
-    doublings = (height // _SMALLEST).bit_length() - 1
-    if doublings < 1 or not height == width == _SMALLEST * 2**doublings:
-      raise ValueError(
-        'a decoder makes square images of 8, 16, 32 and on pixels a side, got '
-        f'shape {self.shape}: resize them.'
-      )
-    x = layers.Dense(_SMALLEST**2 * self.channels, name='input')(features)
-    x = nn.relu(
-      layers.normalise(
-        x, train=train, axis_name=self.axis_name, name='input_norm'
-      )
+    first, doublings = _plan(self.shape)
+    x = layers.Dense(first**2 * self.channels, dtype=self.dtype, name='input')(
+      features
     )
-    x = x.reshape(-1, _SMALLEST, _SMALLEST, self.channels)
+    x = self._activate(x, train, 'input_norm')
+    x = x.reshape(-1, first, first, self.channels)
     for i in range(doublings):
       channels = max(1, self.channels // 2 ** (i + 1))
-      x = TransposedConv(channels, name=f'double_{i}')(x)
-      x = nn.relu(
-        layers.normalise(
-          x, train=train, axis_name=self.axis_name, name=f'norm_{i}'
-        )
-      )
+      x = TransposedConv(channels, dtype=self.dtype, name=f'double_{i}')(x)
+      x = self._activate(x, train, f'norm_{i}')
     x = layers.Conv(
-      colours, kernel_size=3, padding=1, lowering=self.lowering, name='output'
+      self.shape[2],
+      kernel_size=3,
+      padding=1,
+      dtype=self.dtype,
+      lowering=self.lowering,
+      name='output',
     )(x)
-    return jnp.tanh(x)
+    return jnp.tanh(x.astype(jnp.float32))
+
+  def _activate(self, x: jax.Array, train: bool, name: str) -> jax.Array:
+    x = layers.normalise(
+      x,
+      self.norm,
+      train=train,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+      name=name,
+    )
+    return nn.relu(x)
+
+
+def _plan(shape: tuple[int, int, int]) -> tuple[int, int]:
+  """Returns the side of the first map, and how often it doubles."""
+  first, doublings = shape[0], 0
+  while first % 2 == 0 and first > max(_FIRST):
+    first, doublings = first // 2, doublings + 1
+  if shape[0] != shape[1] or first not in _FIRST or not doublings:
+    sides = ', '.join(str(k * 2**n) for n in (1, 2, 3) for k in _FIRST)
+    raise ValueError(
+      f'a decoder makes square images of {sides}, and on, pixels a side, got '
+      f'shape {tuple(shape)}: resize them, as by --config.data.image_size=32.'
+    )
+  return first, doublings
+
+
+def conv_decoder_of(params: Mapping[str, Any], **fields: Any) -> ConvDecoder:
+  """Makes the `ConvDecoder` that has these parameters.
+
+  Args:
+    params: its own.
+    **fields: what they do not tell, such as `norm`.
+  """
+  doublings = sum(name.startswith('double_') for name in params)
+  channels = params['double_0']['kernel'].shape[2]
+  first = math.isqrt(params['input']['kernel'].shape[1] // channels)
+  side = first * 2**doublings
+  colours = params['output']['kernel'].shape[3]
+  return ConvDecoder((side, side, colours), channels, **fields)

@@ -53,8 +53,11 @@ def test_decoder_has_the_papers_layers():
   }
 
 
-@pytest.mark.parametrize(('size', 'doublings'), [(8, 1), (64, 4)])
-def test_decoder_doubles_as_often_as_needed(size, doublings):
+@pytest.mark.parametrize(
+  ('size', 'first', 'doublings'),
+  [(8, 4, 1), (64, 4, 4), (28, 7, 2), (10, 5, 1), (96, 6, 4)],
+)
+def test_decoder_doubles_as_often_as_needed(size, first, doublings):
   decoder = decoders.ConvDecoder((size, size, 1), channels=4)
   x = jnp.ones((2, 3))
   images, variables = jax.eval_shape(
@@ -63,9 +66,12 @@ def test_decoder_doubles_as_often_as_needed(size, doublings):
   assert images.shape == (2, size, size, 1)
   names = [name for name in variables['params'] if name.startswith('double')]
   assert len(names) == doublings
+  assert variables['params']['input']['kernel'].shape == (3, 4 * first**2)
+  # And its parameters tell what it is.
+  assert decoders.conv_decoder_of(variables['params']) == decoder
 
 
-@pytest.mark.parametrize('shape', [(28, 28, 1), (32, 64, 1), (4, 4, 1)])
+@pytest.mark.parametrize('shape', [(30, 30, 1), (32, 64, 1), (4, 4, 1)])
 def test_sizes_that_it_cannot_make(shape):
   decoder = decoders.ConvDecoder(shape)
   with pytest.raises(ValueError, match=rf'got shape \({shape[0]}, {shape[1]}'):

@@ -292,7 +292,7 @@ def test_generator_makes_images_of_encoded_ones(terms):
   [
     ('basic32', 256, (1024,)),
     ('basic64', 512, (1024,)),
-    ('alex64', 384, (4096, 4096)),
+    ('alex64', 192, (4096, 4096)),
     ('small32', 128, (256,)),
   ],
 )
@@ -351,12 +351,13 @@ def test_fields_that_cannot_be_used(changes, message):
 @pytest.mark.parametrize(
   ('changes', 'size', 'message'),
   [
-    ({}, 12, r'images of 8, 16, 32 and on .* \(12, 12, 1\)'),
-    ({'code': 7}, 8, 'objective.code is 7, but .* has 5 numbers: set code=5'),
+    ({}, 9, r'square images of .* got shape \(9, 9, 1\)'),
+    ({'generator_channels': None}, 8, "those of the feature 'conv'"),
+    ({'code': 7}, 8, 'has 5 dimensions, but objective.code is 7: set'),
     (
       {'encoder': 'foldmultialex64'},
       64,
-      r"needs an encoder with a code 'y' \[N, K\]",
+      r"pairs images with vectors, the feature 'y' \[N, K\]",
     ),
   ],
 )
