@@ -12,6 +12,10 @@ its loss there -2 JSD, which is 0 where the pairs are equal. The encoder raises
 the scores of encoded pairs and the generator lowers those of generated ones,
 each by the form that does not saturate.
 
+D must stay ahead of both: at one learning rate for all it scarcely looks at the
+code, and the codes of different images come together. Give the group
+'discriminator' five times the learning rate of the others.
+
 D sees `stop_gradient` of images and codes, encoder and generator see
 `stop_gradient` of D's parameters, and the online probe that of the features; so
 each parameter group gets its own gradient from one backward pass.
@@ -76,10 +80,11 @@ class Config:
   `adversarial.ADVERSARIAL`. The discriminator may take k steps to one of the
   others': give the groups 'encoder' and 'generator' an OptimizerConfig with
   every=k. 'wgan' needs clip_weights in that of 'discriminator'."""
-  gradient_penalty: float = 1.0
+  gradient_penalty: float | None = None
   """Weight of the divergence's own penalty on the discriminator, 1 being its
   paper's: zero-centred for 'jsd', over both kinds of pairs; of GAN-QP, its
-  quadratic term. It has no meaning where there is none."""
+  quadratic term. None for 1, but for 'jsd' for 0, as BiGAN has no penalty. It
+  has no meaning where the divergence has none."""
   generator_channels: int | None = None
   """Channels of the generator's first map, which each doubling halves; None for
   those of the encoder's last one, 'conv'."""
@@ -125,7 +130,7 @@ def check(config: Config) -> None:
     config,
     {
       'code': 'int [1, inf)',
-      'gradient_penalty': '[0, inf)',
+      'gradient_penalty': '[0, inf) or None',
       'generator_channels': 'int [1, inf) or None',
       'num_classes': 'int [0, inf)',
     },
@@ -166,6 +171,12 @@ def check_optimizers(
 
 def _normalises(config: Config) -> bool:
   return prior_matching.normalises(config.divergence, config.spectral_norm)
+
+
+def _penalty_weight(config: Config) -> float:
+  if config.gradient_penalty is None:
+    return 0.0 if config.divergence == 'jsd' else 1.0
+  return config.gradient_penalty
 
 
 def _make_encoder(config: Config, axis_name: str | None) -> nn.Module:
@@ -304,14 +315,14 @@ def _make_pairs(config: Config, axis_name: str | None) -> Term:
       {'params': params['discriminator'], **model_state['discriminator']},
       random.branch(rng, random.OfPrior.PENALTY),
       *pairs,
-      penalised=config.gradient_penalty > 0,
+      penalised=_penalty_weight(config) > 0,
     )
     if axis_name is not None:
       # Every term is a mean over pairs.
       terms = jax.lax.pmean(terms, axis_name)
     total = jnp.zeros(())
     for name, value in terms.items():
-      weight = config.gradient_penalty if name.endswith('penalty') else 1.0
+      weight = _penalty_weight(config) if name.endswith('penalty') else 1.0
       total += weight * value
     metrics = {f'bigan/{name}': value for name, value in terms.items()}
     return (
