@@ -12,6 +12,10 @@ its loss there -2 JSD, which is 0 where the pairs are equal. The encoder raises
 the scores of encoded pairs and the generator lowers those of generated ones,
 each by the form that does not saturate.
 
+D must stay ahead of both: at one learning rate for all it scarcely looks at the
+code, and the codes of different images come together. Give the group
+'discriminator' five times the learning rate of the others.
+
 D sees `stop_gradient` of images and codes, encoder and generator see
 `stop_gradient` of D's parameters, and the online probe that of the features; so
 each parameter group gets its own gradient from one backward pass.
@@ -60,13 +64,14 @@ class Config:
   """A bidirectional GAN on Deep InfoMax's encoder (Donahue et al. 2017)."""
 
   encoder: str | Any = 'basic32'
-  """A name of `networks.encoders.ENCODERS` with a code, or a Flax module that
-  maps images [N, H, W, C] and `train` to a dictionary of features, among them
-  the code 'y' [N, K], or to 'y' alone."""
+  """A name of `networks.encoders.ENCODERS`, or a Flax module that maps images
+  [N, H, W, C] and `train` to a dictionary of features, among them the code 'y'
+  [N, K], or to that array."""
   code: int = 64
-  """K, size of the code Y; of your own module, which size its 'y' has."""
+  """K, size of the code Y; of a module of your own, what it has."""
   norm: str = 'batch'
-  """The normalisation of a named encoder: 'batch', 'layer' or 'group'."""
+  """The normalisation of a named encoder and of the generator: 'batch', or
+  without statistics of the batch, 'layer' or 'group'."""
   prior: str = 'uniform'
   """Of the codes: 'uniform' on (-1, 1), as the paper's, against tanh(Y / 2),
   which is 2 sigmoid(Y) - 1; or 'gaussian', 'ball' or 'sphere', against Y."""
@@ -75,14 +80,14 @@ class Config:
   `adversarial.ADVERSARIAL`. The discriminator may take k steps to one of the
   others': give the groups 'encoder' and 'generator' an OptimizerConfig with
   every=k. 'wgan' needs clip_weights in that of 'discriminator'."""
-  gradient_penalty: float = 1.0
+  gradient_penalty: float | None = None
   """Weight of the divergence's own penalty on the discriminator, 1 being its
   paper's: zero-centred for 'jsd', over both kinds of pairs; of GAN-QP, its
-  quadratic term. It has no meaning where there is none."""
+  quadratic term. None for 1, but for 'jsd' for 0, as BiGAN has no penalty. It
+  has no meaning where the divergence has none."""
   generator_channels: int | None = None
-  """Channels of the generator's 4x4 map, which halve as the map doubles; None
-  for as many as the widest convolution of a named encoder has, and 512 for
-  encoders that are no plain stack of convolutions."""
+  """Channels of the generator's first map, which each doubling halves; None for
+  those of the encoder's last one, 'conv'."""
   discriminator_units: tuple[int, ...] | None = None
   """Sizes of the discriminator's hidden layers, which the code joins; None for
   those of a named encoder. Its convolutions are the encoder's; where that is no
@@ -94,8 +99,8 @@ class Config:
   """Whether the discriminator's weights are divided by their spectral norms;
   None for 'hinge' alone."""
   dtype: str = 'float32'
-  """Compute dtype of encoder and discriminator, 'float32' or 'bfloat16';
-  parameters, scores and the generator stay float32."""
+  """Compute dtype of the networks, 'float32' or 'bfloat16'; parameters, scores
+  and generated images stay float32."""
   num_classes: int = 10
   """Classes of the online probe, a linear layer on every feature of
   `probe_features` that sends no gradient back; 0 for none. Labels must be below
@@ -125,7 +130,7 @@ def check(config: Config) -> None:
     config,
     {
       'code': 'int [1, inf)',
-      'gradient_penalty': '[0, inf)',
+      'gradient_penalty': '[0, inf) or None',
       'generator_channels': 'int [1, inf) or None',
       'num_classes': 'int [0, inf)',
     },
@@ -168,6 +173,12 @@ def _normalises(config: Config) -> bool:
   return prior_matching.normalises(config.divergence, config.spectral_norm)
 
 
+def _penalty_weight(config: Config) -> float:
+  if config.gradient_penalty is None:
+    return 0.0 if config.divergence == 'jsd' else 1.0
+  return config.gradient_penalty
+
+
 def _make_encoder(config: Config, axis_name: str | None) -> nn.Module:
   return image_encoder.make(
     config.encoder,
@@ -188,31 +199,56 @@ def _mirrored(config: Config) -> tuple[tuple[ConvLayer, ...], tuple[int, ...]]:
   return convs, fields.get('fcs', ())
 
 
-def _channels(config: Config) -> int:
-  """Those of the generator's smallest map."""
-  convs, _ = _mirrored(config)
-  widest = max((conv.features for conv in convs), default=512)
-  return config.generator_channels or widest
+def _init_generator(
+  config: Config, rng: jax.Array, inputs: Inputs
+) -> tuple[PyTree, PyTree]:
+  """The generator's parameters and state; checks that the code is a vector."""
+  codes = inputs.features.get('y')
+  if codes is None or codes.ndim != 2:
+    shapes = {name: x.shape[1:] for name, x in inputs.features.items()}
+    raise ValueError(
+      "BiGAN pairs images with vectors, the feature 'y' [N, K], but the "
+      f'encoder returns features of shapes {shapes}: set objective.encoder to '
+      "one with a code, such as 'basic32'."
+    )
+  if codes.shape[1] != config.code:
+    raise ValueError(
+      f"the encoder's code 'y' has {codes.shape[1]} dimensions, but "
+      f'objective.code is {config.code}: set objective.code={codes.shape[1]}.'
+    )
+  channels = config.generator_channels
+  if channels is None:
+    if 'conv' not in inputs.features:
+      raise ValueError(
+        "objective.generator_channels is None, for those of the feature 'conv',"
+        f' but the encoder returns {sorted(inputs.features)}: set it, to 128 '
+        'for example.'
+      )
+    channels = inputs.features['conv'].shape[-1]
+  generator = decoders.ConvDecoder(
+    inputs.images.shape[1:], channels, config.norm, jnp.dtype(config.dtype)
+  )
+  rng = random.branch(rng, random.OfParameters.DECODER)
+  return term.split(generator.init(rng, codes, train=False))
 
 
-def _make_generator(
-  config: Config, shape: tuple[int, ...], axis_name: str | None
-) -> nn.Module:
-  height, width, colours = shape
-  return decoders.ConvDecoder(
-    (height, width, colours), _channels(config), axis_name=axis_name
+def _generator_of(
+  config: Config, params: PyTree, axis_name: str | None
+) -> decoders.ConvDecoder:
+  return decoders.conv_decoder_of(
+    params, norm=config.norm, dtype=jnp.dtype(config.dtype), axis_name=axis_name
   )
 
 
 def _make_discriminator(
-  config: Config, shape: tuple[int, ...]
+  config: Config, generator: decoders.ConvDecoder
 ) -> critics.PairAdversary:
   convs, units = _mirrored(config)
   if not convs:
-    # As many as halve the image to 4x4, where the generator starts.
-    halvings = int(math.log2(min(shape[:2]))) - 2
+    # As many as halve the image to where the generator starts.
+    halvings = int(math.log2(generator.shape[0])) - 2
     convs = tuple(
-      ConvLayer(max(1, _channels(config) // 2**i), 4, 2, 1)
+      ConvLayer(max(1, generator.channels // 2**i), 4, 2, 1)
       for i in reversed(range(halvings))
     )
   return critics.PairAdversary(
@@ -243,44 +279,28 @@ def _make_pairs(config: Config, axis_name: str | None) -> Term:
   gathers = losses.input_gradient and losses.paired
 
   def init(rng: jax.Array, inputs: Inputs) -> tuple[PyTree, PyTree]:
-    codes = inputs.features.get('y')
-    if codes is None or codes.ndim != 2:
-      shapes = {name: x.shape[1:] for name, x in inputs.features.items()}
-      raise ValueError(
-        "BiGAN needs an encoder with a code 'y' [N, K], but that of "
-        f'objective.encoder returns {shapes}: name one with a code, or give '
-        'your module one.'
+    generator, generator_state = _init_generator(config, rng, inputs)
+    discriminator, state = term.split(
+      _make_discriminator(config, _generator_of(config, generator, None)).init(
+        jax.random.split(rng, 3)[2], inputs.images, inputs.features['y']
       )
-    if codes.shape[1] != config.code:
-      raise ValueError(
-        f'objective.code is {config.code}, but the code of objective.encoder '
-        f'has {codes.shape[1]} numbers: set code={codes.shape[1]}.'
-      )
-    shape = inputs.images.shape[1:]
-    generator = _make_generator(config, shape, None).init(
-      random.branch(rng, random.OfParameters.DECODER), codes, train=False
     )
-    discriminator = _make_discriminator(config, shape).init(
-      jax.random.split(rng, 3)[2], inputs.images, codes
-    )
-    networks = {'generator': generator, 'discriminator': discriminator}
-    parts = {name: term.split(x) for name, x in networks.items()}
     return (
-      {name: params for name, (params, _) in parts.items()},
-      {name: state for name, (_, state) in parts.items()},
+      {'generator': generator, 'discriminator': discriminator},
+      {'generator': generator_state, 'discriminator': state},
     )
 
   def loss(
     params: PyTree, model_state: PyTree, inputs: Inputs, rng: jax.Array
   ) -> tuple[jax.Array, Metrics, PyTree]:
     rng = jax.random.split(rng, 4)[3]
-    shape = inputs.images.shape[1:]
+    generator = _generator_of(config, params['generator'], axis_name)
     codes = _mapped(config, inputs.features['y'])
     samples = sharded_batch.per_image(
       rng, codes.shape, axis_name, functools.partial(_draw, config)
     )
     state = model_state['generator']
-    generated, state = _make_generator(config, shape, axis_name).apply(
+    generated, state = generator.apply(
       {'params': params['generator'], **state},
       samples,
       train=True,
@@ -291,18 +311,18 @@ def _make_pairs(config: Config, axis_name: str | None) -> Term:
       pairs = jax.tree.map(lambda x: sharded_batch.gather(x, axis_name), pairs)
     terms, discriminator_state = _joint_terms(
       losses,
-      _make_discriminator(config, shape),
+      _make_discriminator(config, generator),
       {'params': params['discriminator'], **model_state['discriminator']},
       random.branch(rng, random.OfPrior.PENALTY),
       *pairs,
-      penalised=config.gradient_penalty > 0,
+      penalised=_penalty_weight(config) > 0,
     )
     if axis_name is not None:
       # Every term is a mean over pairs.
       terms = jax.lax.pmean(terms, axis_name)
     total = jnp.zeros(())
     for name, value in terms.items():
-      weight = config.gradient_penalty if name.endswith('penalty') else 1.0
+      weight = _penalty_weight(config) if name.endswith('penalty') else 1.0
       total += weight * value
     metrics = {f'bigan/{name}': value for name, value in terms.items()}
     return (
@@ -400,20 +420,9 @@ def _images(
 ) -> jax.Array:
   """Images of codes Y, by running statistics."""
   params, model_state = (part['generator'] for part in variables)
-  generator = _make_generator(config, _image_shape(config, params), None)
-  return generator.apply(
-    {'params': params, **model_state},
-    _mapped(config, codes),
-    train=False,
+  return _generator_of(config, params, None).apply(
+    {'params': params, **model_state}, _mapped(config, codes), train=False
   )
-
-
-def _image_shape(config: Config, params: PyTree) -> tuple[int, int, int]:
-  """The shape (S, S, C) that a generator's parameters are of."""
-  area = params['input']['kernel'].shape[1] // _channels(config)
-  doublings = sum(name.startswith('double_') for name in params)
-  side = math.isqrt(area) * 2**doublings
-  return side, side, params['output']['kernel'].shape[-1]
 
 
 def _codes(config: Config, rng: jax.Array, count: int) -> jax.Array:
