@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from dim_jax.networks import layers
@@ -63,25 +64,18 @@ class TransposedConv(nn.Module):
     shape = (4, 4, channels, self.features)
     kernel = self.param('kernel', layers.torch_uniform(), shape, jnp.float32)
     x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
-    y = layers.product(x, kernel.transpose(2, 0, 1, 3).reshape(channels, -1))
-    # Pixel i reaches 2 (i + a) + p - 1 for a and p of 0 and 1, on each axis.
-    y = y.reshape(n, height, width, 2, 2, 2, 2, self.features)
-    y = _shifted_sum(y, 1, 3)
-    y = _shifted_sum(y, 2, 4)
+    # Pixel i reaches 2 (i + a) + p - 1 for a and p of 0 and 1, on each axis:
+    # four blocks of a product, each of the 2x2 pixels p.
+    kernel = kernel.reshape(2, 2, 2, 2, channels, self.features)
+    kernel = kernel.transpose(4, 0, 2, 1, 3, 5).reshape(channels, -1)
+    blocks = jnp.split(layers.product(x, kernel), 4, axis=-1)
+    y: Any = 0
+    for block, (a, b) in zip(blocks, np.ndindex(2, 2), strict=True):
+      y += jnp.pad(block, ((0, 0), (a, 1 - a), (b, 1 - b), (0, 0)))
+    y = y.reshape(n, height + 1, width + 1, 2, 2, self.features)
     y = y.transpose(0, 1, 3, 2, 4, 5)
     y = y.reshape(n, 2 * height + 2, 2 * width + 2, self.features)
     return y[:, 1:-1, 1:-1]
-
-
-def _shifted_sum(y: jax.Array, axis: int, shift: int) -> jax.Array:
-  """Adds entry 1 of the axis `shift` to entry 0, one further along `axis`."""
-  first, second = (
-    jax.lax.index_in_dim(y, i, shift, keepdims=False) for i in (0, 1)
-  )
-  none = [(0, 0)] * (y.ndim - 1)
-  ends = [[(0, 1) if k == axis else x for k, x in enumerate(none)],
-          [(1, 0) if k == axis else x for k, x in enumerate(none)]]  # fmt: skip
-  return jnp.pad(first, ends[0]) + jnp.pad(second, ends[1])
 
 
 class ConvDecoder(nn.Module):

@@ -77,7 +77,10 @@ class Config:
   """The normalisation of a named encoder and of the decoder: 'batch', or
   without statistics of the batch, 'layer' or 'group'."""
   prior: Prior | None = None
-  """What the code's distribution is matched to; None for nothing."""
+  """What the code's distribution is matched to; None for nothing. An adversary
+  takes weights of 30 to 100 beside a sum of squared errors: on digits, after
+  300 steps, the sigmoid of codes had a variance of 0.026 with a weight of 1,
+  0.055 with 100 and 0.069 with 1000, the uniform prior 0.083."""
   std: float = math.sqrt(0.5)
   """s: standard deviation of pixels, in [-1, 1], around their reconstruction.
   The smaller, the more the reconstruction weighs against the prior."""

@@ -245,7 +245,7 @@ def _draw_images(
       row, column = divmod(i, columns)
       figures.tile(axes, image, column * step, row * step)
     axes.set_aspect(shown.shape[1] / shown.shape[2])
-    axes.set_title(label, fontsize=10)
+    axes.set_title(figures.shorten(label), fontsize=10)
   return figure
 
 

@@ -196,6 +196,23 @@ def test_small_maps_equal_the_native_operation(spatial, sizes, monkeypatch):
   assert len(used) == len(settings)
 
 
+def test_few_outputs_are_added_up_and_equal_the_native_operation(monkeypatch):
+  used = []
+  sums = layers._convolve_sums
+  monkeypatch.setattr(
+    layers, '_convolve_sums', lambda *args: used.append(1) or sums(*args)
+  )
+  settings = [
+    (1, ((1, 1), (1, 1))),
+    (1, ((0, 0), (2, 1))),
+    (1, ((0, 4), (3, 0))),
+    # Of strides it knows nothing.
+    (2, ((1, 1), (1, 1))),
+  ]
+  _check_native(_normal(2, 6, 7, 8), _normal(3, 2, 8, 2), settings)
+  assert len(used) == 3
+
+
 @pytest.fixture
 def small_groups(monkeypatch):
   """256 rows at a time, the least."""
