@@ -56,7 +56,7 @@ def case(name: str) -> tuple[Any, tuple[int, ...], str]:
   Args:
     name: of `names`.
   """
-  from dim_jax.networks import encoders
+  from dim_jax.networks import encoders, greedy_modules
   from dim_jax.objectives import dim, gim
 
   if name in encoders.ENCODERS:
@@ -68,6 +68,18 @@ def case(name: str) -> tuple[Any, tuple[int, ...], str]:
       config.global_feature = 'globals'
     channels = 1 if size == 28 else 3
     return dim.make(config), (size, size, channels), 'uint8'
+  crops = greedy_modules.MODULES[name]()[0]
+  if isinstance(crops, greedy_modules.CropEncoder):
+    encoder = encoders.make(crops.encoder)
+    fields = {
+      'modules': name,
+      'patch_size': encoder.crop,
+      'patch_stride': encoder.crop // 2,
+      'stop_gradient_after': (),
+      'negatives': None,
+    }
+    shape = (encoder.image_size, encoder.image_size, 3)
+    return gim.make(gim.Config(num_classes=0, **fields)), shape, 'uint8'
   # A context changes neither the examples nor the fields, but for
   # where the gradient stops.
   plain = name.removesuffix('_cpc')

@@ -90,11 +90,28 @@ def finetune() -> ExperimentConfig:
   return config
 
 
+def folded() -> ExperimentConfig:
+  """`infonce` on 7x7 crops of 8 of 32x32 pixels, each alone."""
+  config = infonce()
+  dim_cifar10.folded('foldsmall32')(config)
+  config.objective.critic_units = 256
+  return config
+
+
+def cpc() -> ExperimentConfig:
+  """CPC on the crops of `folded`."""
+  config = infonce()
+  dim_cifar10.predictive_coding('foldsmall32_cpc', 8)(config)
+  return config
+
+
 ROWS: Mapping[str, Row] = {
   'infonce': Row('DIM(L) with InfoNCE: the demo', infonce),
   'jsd': Row('DIM(L) with the JSD bound', changed(infonce, dim_cifar10.jsd)),
   'masked': Row('DIM(L), codes of half of each image', masked),
   'structure': Row('DIM(L) with occlusion and coordinates', structure),
+  'folded': Row('DIM(L) on strided crops', folded),
+  'cpc': Row('CPC on strided crops', cpc),
   'semi_supervised': Row(
     'DIM(L) and a classifier of few labels together', semi_supervised
   ),
