@@ -1,8 +1,8 @@
 """Autoregressors: modules that turn features into contexts.
 
-A context summarises what came before it: on a grid, the rows above and its own;
-in sound, all frames so far. The class attribute `context` marks such modules
-for the objectives, which then predict features from their outputs.
+A context summarises what came before it: on a grid, rows above and, in part or
+whole, its own; in sound, all frames so far. The class attribute `context` marks
+such modules for the objectives, which then predict features from their outputs.
 """
 
 from typing import Any

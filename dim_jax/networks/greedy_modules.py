@@ -2,8 +2,10 @@
 
 Images are cut into overlapping patches, and each patch goes through the modules
 alone; sound goes through strided convolutions. The paper's modules do not
-normalise. Weights and biases start as PyTorch's do. A module with the attribute
-`context` (see `dim_jax.networks.context`) turns the features into contexts.
+normalise; `CropEncoder`, of Deep InfoMax's comparison with contrastive
+predictive coding, does. Weights and biases start as PyTorch's do. A module with
+the attribute `context` (see `dim_jax.networks.context`) turns the features into
+contexts.
 
 Löwe, O'Connor and Veeling, Putting an end to end-to-end: gradient-isolated
 learning of representations, NeurIPS 2019. https://arxiv.org/abs/1905.11786

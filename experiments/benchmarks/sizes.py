@@ -70,16 +70,17 @@ def case(name: str) -> tuple[Any, tuple[int, ...], str]:
     return dim.make(config), (size, size, channels), 'uint8'
   crops = greedy_modules.MODULES[name]()[0]
   if isinstance(crops, greedy_modules.CropEncoder):
-    encoder = encoders.make(crops.encoder)
-    fields = {
-      'modules': name,
-      'patch_size': encoder.crop,
-      'patch_stride': encoder.crop // 2,
-      'stop_gradient_after': (),
-      'negatives': None,
-    }
-    shape = (encoder.image_size, encoder.image_size, 3)
-    return gim.make(gim.Config(num_classes=0, **fields)), shape, 'uint8'
+    size = encoders.make(crops.encoder).image_size
+    crop = encoders.of_crops(crops.encoder).image_size
+    crop_config = gim.Config(
+      modules=name,
+      patch_size=crop,
+      patch_stride=crop // 2,
+      stop_gradient_after=(),
+      negatives=None,
+      num_classes=0,
+    )
+    return gim.make(crop_config), (size, size, 3), 'uint8'
   # A context changes neither the examples nor the fields, but for
   # where the gradient stops.
   plain = name.removesuffix('_cpc')

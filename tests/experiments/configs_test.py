@@ -110,6 +110,8 @@ def test_config_traces_and_names_its_command(name, row):
   assert f'--config=experiments/configs/{name}.py' in FAMILIES[name].__doc__
   objective = config_lib.make_objective(config)
   batch = batch_of(config)
+  if objective.indexed:
+    batch['index'] = jax.ShapeDtypeStruct((config.batch_size,), np.int32)
   encoder = getattr(config.objective, 'encoder', 'mlp')
   if encoder != 'mlp':
     assert batch['image'].shape[1] == encoders.make(encoder).image_size
