@@ -1,8 +1,8 @@
 """Autoregressors: modules that turn features into contexts.
 
-A context summarises what came before it: on a grid, the rows above and its own;
-in sound, all frames so far. The class attribute `context` marks such modules
-for the objectives, which then predict features from their outputs.
+A context summarises what came before it: on a grid, rows above and, in part or
+whole, its own; in sound, all frames so far. The class attribute `context` marks
+such modules for the objectives, which then predict features from their outputs.
 """
 
 from typing import Any
@@ -142,17 +142,84 @@ class GRU(nn.Module):
       if self.detach:
         state = lax.stop_gradient(state)
       hidden = (state.astype(self.dtype) @ u).astype(jnp.float32)
-      hidden = layers.add_bias(hidden, d)
-      reset, update, candidate = jnp.split(frame, 3, -1)
-      reset_h, update_h, candidate_h = jnp.split(hidden, 3, -1)
-      update = nn.sigmoid(update + update_h)
-      candidate = nn.tanh(candidate + nn.sigmoid(reset + reset_h) * candidate_h)
-      state = (1 - update) * candidate + update * state
+      state = _gru_step(state, frame, layers.add_bias(hidden, d))
       return state, state
 
     state = jnp.zeros((z.shape[0], self.features), jnp.float32)
     _, states = lax.scan(step, state, inputs.transpose(1, 0, 2))
     return states.transpose(1, 0, 2).astype(self.dtype)
+
+
+class RowGRU(nn.Module):
+  """A PixelRNN of gated recurrent units: the state goes from row to row.
+
+  The units of a row have one state each, and step together. Column j of row i
+  takes in the features of columns j - 1 and j of its row, and the states of
+  columns j - 1, j and j + 1 of the row above, zeros beyond the edges; with both
+  in place of x and h it is the unit of `GRU`, and keeps what its own column's
+  state above was. So the context there sees, of the row r above it, columns
+  j - r - 1 to j + r; of its own row nothing to the right, and no row below.
+
+  Row LSTM of van den Oord, Kalchbrenner and Kavukcuoglu, Pixel recurrent neural
+  networks, 2016, section 3.1, with a GRU in place of the LSTM:
+  https://arxiv.org/abs/1601.06759
+
+  Attributes:
+    features: size of the states and of the contexts.
+    dtype: compute dtype, float32 or bfloat16. Parameters and the states are
+      float32.
+  """
+
+  features: int
+  dtype: Any = jnp.float32
+
+  context = True
+
+  @nn.compact
+  def __call__(self, z: jax.Array) -> jax.Array:
+    """Returns contexts [N, H, W, features] of grids `z` [N, H, W, C]."""
+    if z.ndim != 4:
+      raise ValueError(f'RowGRU takes grids [N, H, W, C]; got shape {z.shape}.')
+    gates = 3 * self.features
+    inputs = layers.Conv(
+      gates,
+      kernel_size=(1, 2),
+      padding=((0, 0), (1, 0)),
+      use_bias=True,
+      dtype=self.dtype,
+      name='input',
+    )(z.astype(self.dtype))
+    init = layers.torch_bias(3 * self.features)
+    u = self.param('state_kernel', init, (3, self.features, gates), jnp.float32)
+    d = self.param('state_bias', init, (gates,), jnp.float32)
+    u = u.astype(self.dtype)
+
+    def step(state, row):
+      hidden = layers.convolve(state.astype(self.dtype), u, padding=1)
+      hidden = layers.add_bias(hidden.astype(jnp.float32), d)
+      state = _gru_step(state, row.astype(jnp.float32), hidden)
+      return state, state
+
+    state = jnp.zeros((z.shape[0], z.shape[2], self.features), jnp.float32)
+    _, states = lax.scan(step, state, jnp.moveaxis(inputs, 1, 0))
+    return jnp.moveaxis(states, 0, 1).astype(self.dtype)
+
+
+def _gru_step(
+  state: jax.Array, inputs: jax.Array, hidden: jax.Array
+) -> jax.Array:
+  """The next state of a GRU.
+
+  Args:
+    state: h, [..., D].
+    inputs: what the gates r, z and n get from the input, [..., 3 D].
+    hidden: what they get from the state.
+  """
+  reset, update, candidate = jnp.split(inputs, 3, -1)
+  reset_h, update_h, candidate_h = jnp.split(hidden, 3, -1)
+  update = nn.sigmoid(update + update_h)
+  candidate = nn.tanh(candidate + nn.sigmoid(reset + reset_h) * candidate_h)
+  return (1 - update) * candidate + update * state
 
 
 def _gate(x: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dim_jax.networks import greedy_modules, layers
+from dim_jax.networks import layers
 
 # The log-variance of a stochastic code lies in (-10, 10), that is, standard
 # deviations in (0.0067, 148) around a prior's 1.
@@ -199,7 +199,7 @@ class ConvEncoder(nn.Module):
     self._check(images)
     x = images.astype(self.dtype)
     if self.crop:
-      x = greedy_modules.patches(x, self.crop, self.crop // 2)
+      x = layers.patches(x, self.crop, self.crop // 2)
       grid, x = x.shape[:3], x.reshape(-1, *x.shape[3:])
     endpoints = {}
     for i, layer in enumerate(self.convs):

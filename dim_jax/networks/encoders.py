@@ -83,6 +83,14 @@ ENCODERS: dict[str, dict[str, Any]] = {
     'fcs': (256,),
     'local': 1,
   },
+  # small32 on 7x7 crops of 8 pixels; locals 7x7x128.
+  'foldsmall32': {
+    'image_size': 32,
+    'crop': 8,
+    'convs': _halving(32, 64, 128),
+    'fcs': (256,),
+    'local': 2,
+  },
   # alex64 on 7x7 crops of 16 pixels; locals 7x7x192. What the paper compares
   # with contrastive predictive coding on STL-10. The released code gives the
   # layers before normalisation biases, which do nothing, and the convolution
@@ -158,7 +166,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
 """The fields of each `ConvEncoder` by name, see `make`."""
 
 
-def make(name: str, **overrides: Any) -> ConvEncoder:
+def make(name: str, /, **overrides: Any) -> ConvEncoder:
   """Returns a named encoder.
 
   Args:
@@ -181,6 +189,36 @@ def make(name: str, **overrides: Any) -> ConvEncoder:
   if 'code' in ENCODERS[name]:  # It is 0: the globals stand in its place.
     overrides.pop('code', None)
   return ConvEncoder(**{'title': name, **ENCODERS[name], **overrides})
+
+
+def of_crops(name: str, /, **overrides: Any) -> ConvEncoder:
+  """Returns the layers of a folded encoder that see a crop, of single crops.
+
+  Its 'local' of the crops [N * rows * cols, crop, crop, C] is that of the named
+  encoder with the same parameters, before they are laid out as a map.
+
+  Args:
+    name: a key of `ENCODERS` with a `crop`.
+    **overrides: as of `make`.
+
+  Raises:
+    ValueError: on another name.
+  """
+  folded = {k: fields for k, fields in ENCODERS.items() if 'crop' in fields}
+  if name not in folded:
+    raise ValueError(
+      f'{name!r} is no encoder of crops; accepted are {", ".join(folded)}.'
+    )
+  fields = folded[name]
+  return make(
+    name,
+    image_size=fields['crop'],
+    crop=None,
+    convs=fields['convs'][: fields['local'] + 1],
+    fcs=(),
+    code=0,
+    **overrides,
+  )
 
 
 class MLPEncoder(nn.Module):

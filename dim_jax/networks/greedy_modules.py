@@ -2,8 +2,10 @@
 
 Images are cut into overlapping patches, and each patch goes through the modules
 alone; sound goes through strided convolutions. The paper's modules do not
-normalise. Weights and biases start as PyTorch's do. A module with the attribute
-`context` (see `dim_jax.networks.context`) turns the features into contexts.
+normalise; `CropEncoder`, of Deep InfoMax's comparison with contrastive
+predictive coding, does. Weights and biases start as PyTorch's do. A module with
+the attribute `context` (see `dim_jax.networks.context`) turns the features into
+contexts.
 
 Löwe, O'Connor and Veeling, Putting an end to end-to-end: gradient-isolated
 learning of representations, NeurIPS 2019. https://arxiv.org/abs/1905.11786
@@ -17,42 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dim_jax.networks import context, layers
-
-
-def patches(images: jax.Array, size: int, stride: int) -> jax.Array:
-  """Cuts images into a grid of square patches that may overlap.
-
-  Args:
-    images: [N, H, W, C], of any dtype.
-    size: height and width of a patch.
-    stride: step from one patch to the next, along both axes.
-
-  Returns:
-    [N, rows, cols, size, size, C], rows from the top and columns from the left.
-
-  Raises:
-    ValueError: if the patches do not cover the images exactly.
-  """
-  if images.ndim != 4:
-    raise ValueError(
-      f'patches are cut from images [N, H, W, C]; got shape {images.shape}.'
-    )
-  height, width = images.shape[1:3]
-  for n in (height, width):
-    if n < size or (n - size) % stride:
-      fits = size + max(0, round((n - size) / stride)) * stride
-      raise ValueError(
-        f'patches of {size} pixels every {stride} do not cover images of '
-        f'{height}x{width}; accepted sizes are {size} plus multiples of '
-        f'{stride}. The nearest to {n} is {fits}: crop or resize to it, or '
-        'choose other patches.'
-      )
-  # Slices of rows, then of columns: rows + cols operations, and no gather.
-  starts = range(0, height - size + 1, stride)
-  x = jnp.stack([images[:, i : i + size] for i in starts], 1)
-  starts = range(0, width - size + 1, stride)
-  return jnp.stack([x[:, :, :, i : i + size] for i in starts], 2)
+from dim_jax.networks import context, encoders, layers
 
 
 class ResNetModule(nn.Module):
@@ -211,6 +178,44 @@ class ConvModule(nn.Module):
     return nn.relu(conv(x))
 
 
+class CropEncoder(nn.Module):
+  """The layers of Deep InfoMax's folded encoders that see one crop.
+
+  Patches must be the encoder's crops, every half crop. Batch statistics are of
+  the crops of all images together, as there.
+
+  Attributes:
+    encoder: a name of `encoders.ENCODERS` with a crop.
+    norm: of every layer, see `encoders.ConvEncoder`.
+    dtype: compute dtype, float32 or bfloat16; parameters are float32.
+    axis_name: the `pmap` axis over which batch statistics are averaged.
+  """
+
+  encoder: str
+  norm: str = 'batch'
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Returns local features [P, 1, 1, D] >= 0 of crops `x` [P, h, w, C]."""
+    encoder = encoders.of_crops(
+      self.encoder,
+      norm=self.norm,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+      name='convs',
+    )
+    size = encoder.image_size
+    if x.shape[1:3] != (size, size):
+      raise ValueError(
+        f'{self.encoder} takes crops of {size}x{size} pixels; got '
+        f'{"x".join(map(str, x.shape[1:3]))}. Set objective.patch_size={size} '
+        f'and objective.patch_stride={size // 2}.'
+      )
+    return encoder(x, train=train)['local']
+
+
 def resnet50(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
   """Returns the paper's three modules of bottlenecks, for 16x16 patches.
 
@@ -279,6 +284,18 @@ def patch_small_cpc(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
   return (*patch_small(dtype=dtype), context.PixelCNN(128, 2, dtype=dtype))
 
 
+def _fold_cpc(encoder: str, features: int) -> Callable[..., Any]:
+  """Returns what makes a crop encoder and the PixelRNN of its features."""
+
+  def make(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
+    return (
+      CropEncoder(encoder, dtype=dtype),
+      context.RowGRU(features, dtype=dtype),
+    )
+
+  return make
+
+
 def sound(*, dtype: Any = jnp.float32) -> tuple[nn.Module, ...]:
   """Returns the paper's five convolutions and GRU, for sound at 16 kHz.
 
@@ -308,6 +325,10 @@ MODULES: dict[str, Callable[..., tuple[nn.Module, ...]]] = {
   'resnet34_cpc': resnet34_cpc,
   'resnet_small_cpc': resnet_small_cpc,
   'patch_small_cpc': patch_small_cpc,
+  # What the paper of Deep InfoMax compares with, on its own encoders.
+  'foldresnet34_cpc': _fold_cpc('foldresnet34_32', 1024),
+  'foldalex64_cpc': _fold_cpc('foldalex64', 192),
+  'foldsmall32_cpc': _fold_cpc('foldsmall32', 128),
   'sound': sound,
   'sound_small': sound_small,
 }

@@ -81,6 +81,41 @@ def normalise_images(images: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
   )
 
 
+def patches(images: jax.Array, size: int, stride: int) -> jax.Array:
+  """Cuts images into a grid of square patches that may overlap.
+
+  Args:
+    images: [N, H, W, C], of any dtype.
+    size: height and width of a patch.
+    stride: step from one patch to the next, along both axes.
+
+  Returns:
+    [N, rows, cols, size, size, C], rows from the top and columns from the left.
+
+  Raises:
+    ValueError: if the patches do not cover the images exactly.
+  """
+  if images.ndim != 4:
+    raise ValueError(
+      f'patches are cut from images [N, H, W, C]; got shape {images.shape}.'
+    )
+  height, width = images.shape[1:3]
+  for n in (height, width):
+    if n < size or (n - size) % stride:
+      fits = size + max(0, round((n - size) / stride)) * stride
+      raise ValueError(
+        f'patches of {size} pixels every {stride} do not cover images of '
+        f'{height}x{width}; accepted sizes are {size} plus multiples of '
+        f'{stride}. The nearest to {n} is {fits}: crop or resize to it, or '
+        'choose other patches.'
+      )
+  # Slices of rows, then of columns: rows + cols operations, and no gather.
+  starts = range(0, height - size + 1, stride)
+  x = jnp.stack([images[:, i : i + size] for i in starts], 1)
+  starts = range(0, width - size + 1, stride)
+  return jnp.stack([x[:, :, :, i : i + size] for i in starts], 2)
+
+
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
   """Returns `x` [..., D] plus `bias` [D], without implicit rank promotion."""
   return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))

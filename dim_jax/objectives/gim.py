@@ -235,9 +235,7 @@ def inputs(config: Config, batch: Batch) -> jax.Array:
   """
   if 'image' in batch:
     images = layers.normalise_images(batch['image'])
-    return greedy_modules.patches(
-      images, config.patch_size, config.patch_stride
-    )
+    return layers.patches(images, config.patch_size, config.patch_stride)
   if 'audio' not in batch:
     raise ValueError(
       f"A batch must have 'image' or 'audio'; got {sorted(batch)}."
@@ -496,6 +494,14 @@ class _Chain(NamedTuple):
   def of(cls, config: Config, axis_name: str | None) -> '_Chain':
     """The chain of a config."""
     modules = all_modules(config)
+    if axis_name:
+      # Of batch statistics, which are then those of all devices.
+      modules = tuple(
+        module.clone(axis_name=axis_name)
+        if hasattr(module, 'axis_name')
+        else module
+        for module in modules
+      )
     depth = config.depth or len(modules)
     # Stops do not depend on the depth: module_1 without a stop behind it has
     # its loss only where it is the last.

@@ -56,7 +56,7 @@ def case(name: str) -> tuple[Any, tuple[int, ...], str]:
   Args:
     name: of `names`.
   """
-  from dim_jax.networks import encoders
+  from dim_jax.networks import encoders, greedy_modules
   from dim_jax.objectives import dim, gim
 
   if name in encoders.ENCODERS:
@@ -68,6 +68,19 @@ def case(name: str) -> tuple[Any, tuple[int, ...], str]:
       config.global_feature = 'globals'
     channels = 1 if size == 28 else 3
     return dim.make(config), (size, size, channels), 'uint8'
+  crops = greedy_modules.MODULES[name]()[0]
+  if isinstance(crops, greedy_modules.CropEncoder):
+    size = encoders.make(crops.encoder).image_size
+    crop = encoders.of_crops(crops.encoder).image_size
+    crop_config = gim.Config(
+      modules=name,
+      patch_size=crop,
+      patch_stride=crop // 2,
+      stop_gradient_after=(),
+      negatives=None,
+      num_classes=0,
+    )
+    return gim.make(crop_config), (size, size, 3), 'uint8'
   # A context changes neither the examples nor the fields, but for
   # where the gradient stops.
   plain = name.removesuffix('_cpc')

@@ -18,6 +18,13 @@ as they are (mask.evaluation='naive'); 92.1 / 91.3 % without a mask,
 In structure, the code is of an image of which a random rectangle is hidden, and
 tells where each local feature of the whole image is.
 
+folded and cpc see 7x7 crops of 8 of 32x32 pixels, each alone. Measured with
+seed 0, in 45 and 94 CPU seconds: linear probe with 5 labels a class on the
+crops' map 92.6 % for folded and 90.0 % for cpc (untrained 88.7 %), MLP probe
+99.8 and 100.0 % (untrained 99.0 %); of folded fc / y 93.2 / 91.6 %; of cpc on
+the mean over crops (module_0) 79.1 % and of its contexts (module_1) 86.4 %,
+untrained 63.4 and 66.9 %.
+
 semi_supervised trains a classifier of few labels too; from labels alone it is
 `--config.objective.local_weight=0 --config.objective.prior=None`. finetune
 starts from the run in `init_from`, runs/digits, and labels alone train the
@@ -91,6 +98,21 @@ def finetune() -> ExperimentConfig:
   return config
 
 
+def folded() -> ExperimentConfig:
+  """`infonce` on 7x7 crops of 8 of 32x32 pixels, each alone."""
+  config = infonce()
+  dim_cifar10.folded('foldsmall32')(config)
+  config.objective.critic_units = 256
+  return config
+
+
+def cpc() -> ExperimentConfig:
+  """CPC on the crops of `folded`."""
+  config = infonce()
+  dim_cifar10.predictive_coding('foldsmall32_cpc', 8)(config)
+  return config
+
+
 ROWS: Mapping[str, Row] = {
   **{
     name.removeprefix('local_'): row
@@ -98,6 +120,8 @@ ROWS: Mapping[str, Row] = {
   },
   'masked': Row('DIM(L), codes of half of each image', masked),
   'structure': Row('DIM(L) with occlusion and coordinates', structure),
+  'folded': Row('DIM(L) on strided crops', folded),
+  'cpc': Row('CPC on strided crops', cpc),
   'semi_supervised': Row(
     'DIM(L) and a classifier of few labels together', semi_supervised
   ),

@@ -216,6 +216,42 @@ def test_the_rows_against_cpc(row):
   assert taps[tap].shape[1:3] == ((5, 5) if tap == 'globals' else (64,))
 
 
+@pytest.mark.parametrize(
+  ('name', 'encoder', 'accuracy'),
+  [
+    ('dim_cifar10', 'foldresnet34_32', 77.45),
+    ('dim_stl10', 'foldalex64', 77.81),
+    ('dim_digits', 'foldsmall32', None),
+  ],
+)
+def test_cpc_sees_the_crops_of_the_row_that_it_is_compared_with(
+  name, encoder, accuracy
+):
+  config, folded = load(name, 'cpc'), load(name, 'folded')
+  assert folded.objective.encoder == encoder
+  for field in ('data', 'optimizer', 'groups', 'batch_size', 'steps'):
+    assert getattr(config, field) == getattr(folded, field)
+  assert config.objective.title == 'CPC'
+  objective = config_lib.make_objective(config)
+  batch = batch_of(config)
+  variables = jax.eval_shape(objective.init, jax.random.key(0), batch)
+  taps = jax.eval_shape(objective.encode, *variables, batch)
+  other = config_lib.make_objective(folded)
+  variables = jax.eval_shape(other.init, jax.random.key(0), batch)
+  locals_ = jax.eval_shape(other.encode, *variables, batch)['local']
+  assert taps['module_0_map'].shape == locals_.shape
+  assert taps['module_1_map'].shape == locals_.shape
+  # Two rows below, the nearest predicted, there are 5 of the 7 rows of crops.
+  counts = objective.negatives(batch)
+  assert counts['module_1/infonce'][0] == 64 * 5 * 7 - 1
+  paper = config.paper
+  if accuracy is None:
+    assert paper is None
+  else:
+    assert (paper['module_0_map'], paper['probe']) == (accuracy, 'mlp')
+    assert paper['row'] == 'CPC' and 'from memory' in paper['source']
+
+
 # Alemi et al. 2017, table 1: what each row adds to the network, and its error.
 VIB_ROWS = {
   'vib': ({'covariance': 'diagonal', 'beta': 1e-3, 'code': 256}, 1.13),

@@ -18,7 +18,14 @@ def test_every_encoder_has_a_row():
 
 @pytest.mark.parametrize(
   'name',
-  ['basic28', 'foldmultialex64', 'resnet50', 'patch_small_cpc', 'sound_small'],
+  [
+    'basic28',
+    'foldmultialex64',
+    'resnet50',
+    'patch_small_cpc',
+    'foldsmall32_cpc',
+    'sound_small',
+  ],
 )
 def test_cases_trace(name):
   objective, shape, dtype = sizes.case(name)

@@ -139,13 +139,76 @@ def test_vertical_kernels_start_as_if_they_were_square():
 
 
 def _gru_step(params, state, frame):
-  """One step of a GRU, gate by gate; in float64 if the parameters are."""
+  """One step of a GRU; in float64 if the parameters are."""
+  _, z, n = _gates(params, state, frame)
+  return (1 - z) * n + z * state
+
+
+def _gates(params, state, frame):
+  """The gates and the candidate of a GRU, one by one."""
   w, u = (np.split(params[f'{n}_kernel'], 3, 1) for n in ('input', 'state'))
   b, d = (np.split(params[f'{n}_bias'], 3) for n in ('input', 'state'))
   r = _sigmoid(frame @ w[0] + b[0] + state @ u[0] + d[0])
   z = _sigmoid(frame @ w[1] + b[1] + state @ u[1] + d[1])
   n = np.tanh(frame @ w[2] + b[2] + r * (state @ u[2] + d[2]))
-  return (1 - z) * n + z * state
+  return r, z, n
+
+
+def test_row_gru_equals_its_equations():
+  module = context.RowGRU(3)
+  z = normal(2, 4, 5, 2)
+  variables = variables_of(module, *z.shape)
+  contexts = jax.jit(module.apply)(variables, z)
+  params = variables['params']
+  features, above = params['input']['kernel'], params['state_kernel']
+  assert features.shape == (1, 2, 2, 9) and above.shape == (3, 3, 9)
+  # One GRU of what a unit takes in: two features, and three states above it.
+  unit = {
+    'input_kernel': features.reshape(4, 9),
+    'input_bias': params['input']['bias'],
+    'state_kernel': above.reshape(9, 9),
+    'state_bias': params['state_bias'],
+  }
+  states = np.zeros((2, 5, 3))
+  for i in range(4):
+    # With zeros beyond the edges.
+    row = np.pad(z[:, i], ((0, 0), (1, 0), (0, 0)))
+    old = np.pad(states, ((0, 0), (1, 1), (0, 0)))
+    for j in range(5):
+      taken = row[:, j : j + 2].reshape(2, 4), old[:, j : j + 3].reshape(2, 9)
+      _, u, n = _gates(unit, taken[1], taken[0])
+      states[:, j] = (1 - u) * n + u * old[:, j + 1]
+    np.testing.assert_allclose(contexts[:, i], states, rtol=1e-5, atol=1e-5)
+
+
+def test_row_gru_sees_a_triangle_above_and_nothing_that_is_predicted():
+  module = context.RowGRU(2)
+  z = normal(1, 5, 7, 2)
+  variables = variables_of(module, *z.shape)
+  jacobian = jax.jit(jax.jacrev(lambda z: module.apply(variables, z)[0]))(z)
+  # [row, column, D, 0, row', column', C]
+  depends = (np.asarray(jacobian)[:, :, :, 0] != 0).any((2, 5))
+  row, column, other, across = np.ogrid[:5, :7, :5, :7]
+  above = row - other
+  expected = (
+    (above >= 0) & (across >= column - above - 1) & (across <= column + above)
+  )
+  np.testing.assert_array_equal(depends, expected)
+
+
+def test_row_gru_has_a_row_of_states_and_two_features_a_unit():
+  contexts, variables = shapes_of(context.RowGRU(1024), 1, 7, 7, 512)
+  assert contexts.shape == (1, 7, 7, 1024)
+  gates = 3 * 1024
+  assert num_parameters(variables) == (
+    2 * 512 * gates + gates + 3 * 1024 * gates + gates
+  )
+  low = context.RowGRU(8, dtype=jnp.bfloat16)
+  contexts, variables = shapes_of(low, 1, 3, 3, 4)
+  assert contexts.dtype == jnp.bfloat16
+  assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+  with pytest.raises(ValueError, match=r'takes grids \[N, H, W, C\]; got'):
+    shapes_of(low, 1, 9, 4)
 
 
 @pytest.mark.parametrize('detach', [False, True])

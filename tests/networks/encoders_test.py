@@ -87,6 +87,8 @@ SMALL32 = (
   + (4 * 4 * 128 * 256 + 2 * 256)
   + (256 * 64 + 64)
 )
+# The same convolutions, and features of 7x7 crops.
+FOLDSMALL32 = SMALL32 + (7 * 7 - 4 * 4) * 128 * 256
 # The convolutions on crops are those of alex64.
 ON_CROPS = (
   (3 * 3 * 3 * 96 + 2 * 96)
@@ -142,6 +144,7 @@ FULL, CROPS = (4, 4, 1024), (7, 7, 1024)
     ('basic64', BASIC64, 11.21, (8, 8, 256), (4, 4, 512), 1024),
     ('alex64', ALEX64, 58.42, (15, 15, 384), (7, 7, 192), 4096),
     ('small32', SMALL32, 0.71, (8, 8, 64), (4, 4, 128), 256),
+    ('foldsmall32', FOLDSMALL32, 1.79, (7, 7, 128), (7, 7, 128), 256),
     ('foldalex64', FOLDALEX64, 17.92, (7, 7, 192), (7, 7, 192), 4096),
     ('resnet19_32', RESNET19 + HEAD[4], 20.28, (8, 8, 512), FULL, 1024),
     ('resnet34_32', RESNET34 + HEAD[4], 22.59, (8, 8, 512), FULL, 1024),

@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dim_jax.networks import greedy_modules
+from dim_jax.networks import encoders, greedy_modules, layers
 from tests.networks.reference import (
+  draw_images,
+  draw_variables,
   normal,
   num_parameters,
   shapes_of,
@@ -38,7 +40,7 @@ def _convolve(x, layer, strides, padding):
 def test_patches_are_windows_in_row_major_order(height, width, size, stride):
   images = np.arange(2 * height * width * 3).reshape(2, height, width, 3)
   images = images.astype(np.uint8)
-  grid = greedy_modules.patches(jnp.asarray(images), size, stride)
+  grid = layers.patches(jnp.asarray(images), size, stride)
   rows, columns = (height - size) // stride + 1, (width - size) // stride + 1
   assert grid.shape == (2, rows, columns, size, size, 3)
   assert grid.dtype == jnp.uint8
@@ -53,7 +55,7 @@ def test_patches_are_windows_in_row_major_order(height, width, size, stride):
 def test_images_of_64_pixels_give_49_patches():
   # (64 - 16) / 8 + 1 = 7 along each axis.
   images = jax.ShapeDtypeStruct((3, 64, 64, 1), jnp.float32)
-  grid = jax.eval_shape(lambda x: greedy_modules.patches(x, 16, 8), images)
+  grid = jax.eval_shape(lambda x: layers.patches(x, 16, 8), images)
   assert grid.shape == (3, 7, 7, 16, 16, 1)
 
 
@@ -69,7 +71,7 @@ def test_images_of_64_pixels_give_49_patches():
 )
 def test_patches_refuse_images_that_they_do_not_cover(shape, match):
   with pytest.raises(ValueError, match=match):
-    greedy_modules.patches(jnp.zeros(shape), 16, 8)
+    layers.patches(jnp.zeros(shape), 16, 8)
 
 
 @pytest.mark.parametrize('bottleneck', [True, False])
@@ -218,6 +220,82 @@ def test_small_patch_modules_shrink_patches_of_16_pixels_to_one():
     assert x == shape
 
 
+CROPS = {
+  'foldresnet34_cpc': ('foldresnet34_32', 8, 1024),
+  'foldalex64_cpc': ('foldalex64', 16, 192),
+  'foldsmall32_cpc': ('foldsmall32', 8, 128),
+}
+
+
+@pytest.mark.parametrize('name', CROPS)
+def test_crops_go_through_what_the_folded_encoder_has_up_to_its_map(name):
+  encoder, size, features = CROPS[name]
+  crops, gru = greedy_modules.MODULES[name]()
+  y, variables = shapes_of(crops, 3, size, size, 3)
+  assert y.shape == (3, 1, 1, features) and gru.features == features
+  full = encoders.make(encoder)
+  endpoints, full_variables = shapes_of(
+    full, 2, full.image_size, full.image_size, 3
+  )
+  assert endpoints['local'].shape == (2, 7, 7, features)
+  # Whatever it has by the name of a layer, the other has alike.
+  layers_of = {
+    kind: {k: full_variables[kind][k] for k in tree['convs']}
+    for kind, tree in variables.items()
+  }
+  assert set(layers_of) == {'params', 'batch_stats'}
+  same = {kind: tree['convs'] for kind, tree in variables.items()}
+  assert jax.tree.map(jnp.shape, same) == jax.tree.map(jnp.shape, layers_of)
+  kinds = {k.split('_norm')[0] for k in same['params']}
+  assert kinds == {
+    f'{"block" if hasattr(layer, "width") else "conv"}_{i}'
+    for i, layer in enumerate(full.convs[: full.local + 1])
+  }
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_features_of_crops_are_the_folded_map(train):
+  full = encoders.make('foldsmall32')
+  images = draw_images(32, 2)
+  variables = draw_variables(full, images)
+  endpoints, changed = jax.jit(
+    lambda v, x: full.apply(v, x, train=train, mutable=['batch_stats'])
+  )(variables, images)
+
+  crops, _ = greedy_modules.MODULES['foldsmall32_cpc']()
+  names = [f'conv_{i}' for i in range(3)]
+  names += [f'{name}_norm' for name in names]
+
+  def own(tree):
+    return {'convs': {k: v for k, v in tree.items() if k in names}}
+
+  grid = layers.patches(images, 8, 4)
+  features, crops_changed = jax.jit(
+    lambda v, x: crops.apply(v, x, train=train, mutable=['batch_stats'])
+  )({k: own(v) for k, v in variables.items()}, grid.reshape(-1, 8, 8, 3))
+  np.testing.assert_allclose(
+    features.reshape(2, 7, 7, 128), endpoints['local'], rtol=1e-5, atol=1e-5
+  )
+  assert (features > 0).any()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    crops_changed['batch_stats'],
+    own(changed['batch_stats']),
+  )
+
+
+def test_crops_of_another_size_name_the_fields():
+  crops, _ = greedy_modules.MODULES['foldalex64_cpc']()
+  with pytest.raises(ValueError) as error:
+    shapes_of(crops, 3, 8, 8, 3)
+  assert str(error.value) == (
+    'foldalex64 takes crops of 16x16 pixels; got 8x8. Set '
+    'objective.patch_size=16 and objective.patch_stride=8.'
+  )
+  with pytest.raises(ValueError, match="'small32' is no encoder of crops; acc"):
+    shapes_of(greedy_modules.CropEncoder('small32'), 3, 8, 8, 3)
+
+
 @pytest.mark.parametrize('name', ['resnet50', 'resnet34', 'resnet_small'])
 def test_cpc_appends_an_autoregressor_as_wide_as_the_features(name):
   *encoder, autoregressor = greedy_modules.MODULES[f'{name}_cpc'](
@@ -284,6 +362,8 @@ def test_small_sound_gives_a_frame_every_80_samples():
 def test_modules_compute_in_bfloat16_with_float32_parameters(name):
   for module in greedy_modules.MODULES[name](dtype=jnp.bfloat16):
     grid = (1, 32, 4) if 'sound' in name else (1, 8, 8, 4)
+    if getattr(module, 'encoder', None) == 'foldalex64':
+      grid = (1, 16, 16, 4)
     y, variables = shapes_of(module, *grid)
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {

@@ -56,9 +56,13 @@ class Past(nn.Module):
 class Normalised(nn.Module):
   """A module with running statistics, which it changes in training alone."""
 
+  axis_name: str | None = None
+
   @nn.compact
   def __call__(self, x, train=False):
-    return nn.BatchNorm(use_running_average=not train, momentum=0.5)(x)
+    return nn.BatchNorm(
+      use_running_average=not train, momentum=0.5, axis_name=self.axis_name
+    )(x)
 
 
 class Dropped(nn.Module):
@@ -660,7 +664,12 @@ def test_named_modules_compute_in_bfloat16_and_score_in_float32(name, shape):
     sound_config(
       modules=SOUND_MODULES[1:], stop_gradient_after=(), num_classes=0
     ),
-    image_config(modules=IMAGE_MODULES[:2], loss='supervised'),
+    # One of them with statistics of the batch, which is on all devices.
+    image_config(
+      modules=(IMAGE_MODULES[0], Normalised(), IMAGE_MODULES[1]),
+      stop_gradient_after=(),
+      loss='supervised',
+    ),
   ],
   ids=['grid', 'sequence', 'supervised'],
 )
