@@ -206,7 +206,7 @@ def _make_term(count: int, axis_name: str | None) -> Term:
   def loss(
     params: PyTree, model_state: PyTree, inputs: Inputs, rng: jax.Array
   ) -> tuple[jax.Array, Metrics, PyTree]:
-    if inputs.index is None:
+    if inputs.number is None:
       raise ValueError(
         "noise as targets needs batch['index'], int32 [N], which of the "
         'training examples each image is: add it to your batches, as '
@@ -215,7 +215,7 @@ def _make_term(count: int, axis_name: str | None) -> Term:
     codes = inputs.features[_CODE].astype(jnp.float32)
     codes = codes.reshape(len(codes), -1)
     codes = sharded_batch.gather(_normalised(codes), axis_name)
-    index = sharded_batch.gather(inputs.index, axis_name)
+    index = sharded_batch.gather(inputs.number, axis_name)
     assignment = model_state['nat']['assignment']
     before = assignment[index]
     vectors = targets(before, codes.shape[1])

@@ -88,14 +88,18 @@ def compare(
     kinds = {'trained': method}
     if method == methods[0]:
       kinds['untrained'] = UNTRAINED
-    old = [_cell_of(cells, name, seed) for name in kinds.values()]
-    if all(cell and not _missing(cell, settings) for cell in old):
+    # Without those of kinds that were not probed yet.
+    old = [
+      cell for name in kinds.values() if (cell := _cell_of(cells, name, seed))
+    ]
+    complete = len(old) == len(kinds)
+    if complete and not any(_missing(cell, settings) for cell in old):
       continue
     bar.say(f'{method}, seed {seed}: cell {count + 1} of {len(todo)}')
     folder = os.path.join(workdir, f'{method}_seed{seed}')
     config = _config(configs[method], seed, settings.steps)
     try:
-      if None in old:
+      if not complete:
         new, common = _probed(config, folder, kinds, settings, show_progress)
         report |= common
         old = [{'row': kinds[k], 'seed': seed} | x for k, x in new.items()]
@@ -327,9 +331,9 @@ def summary(report: Mapping[str, Any]) -> list[Any]:
 
 def _compared(line: Mapping[str, Any] | None) -> list[str]:
   """Formats a number, the published one, and the gap to it."""
-  published = line and line['published']
-  if published is None:
+  if line is None or line['published'] is None:
     return [_mean(line, ''), '', '']
+  published = line['published']
   gap = '' if line['mean'] is None else f'{line["mean"] - published:+.1f}'
   return [_mean(line, ''), f'{published:.1f}', gap]
 

@@ -21,7 +21,7 @@ class Inputs(NamedTuple):
     labels: int32 [N], -1 where unknown; None without any.
     hidden: the locations [N, K] that local terms are of; None for all.
     encoder: the encoder's parameters.
-    index: of each image among those that are trained on, int32 [N]; None where
+    number: of each image among those that are trained on, int32 [N]; None where
       batches do not have it, see `Objective.indexed`.
   """
 
@@ -32,7 +32,7 @@ class Inputs(NamedTuple):
   labels: jax.Array | None
   hidden: jax.Array | None
   encoder: PyTree
-  index: jax.Array | None = None
+  number: jax.Array | None = None
 
 
 class Term(NamedTuple):
