@@ -260,6 +260,7 @@ def _measure(
     folder,
     measures=sorted(missing),
     features=FEATURES[-1:],
+    max_examples=settings.protocol.max_examples,
     show_progress=show_progress,
   )
   for row in report['results']:

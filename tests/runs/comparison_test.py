@@ -73,12 +73,15 @@ def calls(monkeypatch):
       'results': results,
     }
 
-  def represent(folder, *, measures, features, show_progress):
+  def represent(folder, *, measures, features, max_examples, show_progress):
     del show_progress
-    assert features == ('y',)
+    assert features == ('y',) and max_examples is None
     done.append(('represent', folder.rpartition('/')[2], *measures))
-    row = {'measure': 'svm', 'values': {'accuracy': 0.25}}
-    return {'results': [row | {'encoder': 'trained'}]}
+    rows = [
+      {'measure': 'svm', 'values': {'accuracy': 0.25}},
+      {'measure': 'dependence', 'values': {'value': 3.0, 'ceiling': 4.5}},
+    ]
+    return {'results': [row | {'encoder': 'trained'} for row in rows]}
 
   monkeypatch.setattr(comparison.train, 'train', train)
   monkeypatch.setattr(comparison.evaluate, 'evaluate', evaluate)
@@ -209,7 +212,13 @@ def test_files_page_and_terminal_say_the_same(calls, tmp_path):
   html = (tmp_path / 'report').joinpath('index.html')
   assert dim_jax.report(tmp_path) == str(html)
   text = html.read_text('utf-8')
-  for words in ('+21.0', 'A copy.', 'reads 11.0 points above', '25.00'):
+  for words in (
+    '+21.0',
+    'A copy.',
+    'reads 11.0 points above',
+    '25.00',
+    '3.00 of 4.50',
+  ):
     assert words in text
   with pytest.raises(ValueError, match='a page of its own'):
     dim_jax.report([tmp_path, tmp_path])

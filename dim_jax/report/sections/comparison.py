@@ -248,8 +248,15 @@ def measures(report: Mapping[str, Any]) -> list[dict[str, str]]:
         for c in cells
         if measure in c['measures']
       ]
+      # What so many examples can show at most, where there is such a bound.
+      most = [
+        c['measures'][measure]['ceiling']
+        for c in cells
+        if 'ceiling' in c['measures'].get(measure, {})
+      ]
       if values:
         line[title] = f'{np.mean(values):.2f}'
+        line[title] += f' of {min(most):.2f}' if most else ''
     if line:
       lines.append({'model': row['title']} | line)
   return lines
