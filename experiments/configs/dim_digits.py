@@ -7,6 +7,14 @@
 Measured by `make demo` on two CPU cores, seed 0: 34 s; linear probe with 5
 labels a class fc / y 92.2 / 90.5 % (experiments/results/dim_digits.json).
 
+The baselines of the paper's tables (supervised, vae, ae, beta_vae, aae, bigan,
+nat, global, dv) are trained beside it by `python -m experiments.table
+dim_digits --seeds=0,1,2`: 13 min 42 s on two CPU cores, linear probe with 5
+labels a class on y from 35.0 % (nat) to 91.6 % (jsd and dv), supervised 99.3 %
+(experiments/results/table_digits.json). Without augmentation nat learns its
+targets by heart; with `--config.data.crop_padding=4` its y reads 85.7 % (seed
+0).
+
 In masked, half of the 16 patches are a learned token, and the code is scored
 against what they hid; `experiments.studies.masks` trains its kinds of masks
 side by side. Measured by it on a CPU, 300 steps, 3 seeds
@@ -26,7 +34,8 @@ the mean over crops (module_0) 79.1 % and of its contexts (module_1) 86.4 %,
 untrained 63.4 and 66.9 %.
 
 semi_supervised trains a classifier of few labels too; from labels alone it is
-`--config.objective.local_weight=0 --config.objective.prior=None`. finetune
+`--config.objective.local_weight=0 --config.objective.prior=None`, and with all
+of them, by a linear layer on the code, supervised. finetune
 starts from the run in `init_from`, runs/digits, and labels alone train the
 classifier and the whole encoder. Measure both with `experiments.classify`.
 """
