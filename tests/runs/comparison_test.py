@@ -117,6 +117,10 @@ def test_means_gaps_and_orders_that_differ(calls, tmp_path):
     'conv: A reads 10.0 points above B; published, it is 10.0 below.'
   ]
   assert '160 images (20 steps of 8)' in section.describe(report)
+  # Of 25 test rows the standard errors are sqrt(80 * 20 / 25) = 8 and
+  # sqrt(70 * 30 / 25) = 9.2 points: 10 is no difference.
+  few = report | {'protocol': {'test_rows': 25}}
+  assert section.disagreements(few) == []
 
 
 def test_a_table_goes_on_where_it_was(calls, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The page of a table: methods trained and probed alike, beside a paper's."""
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -187,8 +188,8 @@ def records(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def disagreements(report: Mapping[str, Any]) -> list[str]:
   """Says where the order of two methods is not the published one.
 
-  A difference counts that is larger than both standard deviations together,
-  where there are several seeds.
+  A difference counts that is larger than the noise of both together: of each
+  the standard deviation over seeds, and at least the binomial standard error.
 
   Args:
     report: what `compare` returned.
@@ -197,6 +198,7 @@ def disagreements(report: Mapping[str, Any]) -> list[str]:
     A sentence for each pair of methods and feature.
   """
   sentences = []
+  tested = (report.get('protocol') or {}).get('test_rows')
   for feature in FEATURES:
     lines = [
       line
@@ -206,7 +208,7 @@ def disagreements(report: Mapping[str, Any]) -> list[str]:
       and line['published'] is not None
     ]
     for a, b in itertools.permutations(lines, 2):
-      noise = (a['std'] or 0.0) + (b['std'] or 0.0)
+      noise = _noise(a, tested) + _noise(b, tested)
       ours = a['mean'] - b['mean']
       if ours > noise and a['published'] < b['published']:
         sentences.append(
@@ -215,6 +217,14 @@ def disagreements(report: Mapping[str, Any]) -> list[str]:
           f'{b["published"] - a["published"]:.1f} below.'
         )
   return sentences
+
+
+def _noise(line: Mapping[str, Any], tested: int | None) -> float:
+  """Returns the noise of an accuracy, in points."""
+  error = 0.0
+  if tested:
+    error = math.sqrt(line['mean'] * (100 - line['mean']) / tested)
+  return max(error, line['std'] or 0.0)
 
 
 _MEASURED: dict[str, tuple[str, str, Callable[[float], float]]] = {
