@@ -73,16 +73,15 @@ def _facts(report: Mapping[str, Any]) -> dict[str, str]:
 def _compared(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
   """Tabulates the MLP probe, the published numbers, and the gaps to them."""
   rows: dict[str, dict[str, str]] = {}
+  published = any(line['published'] is not None for line in lines)
   for line in lines:
     row = rows.setdefault(line['title'], {'model': line['title']})
-    feature = line['feature']
-    if line['mean'] is not None:
-      row[feature] = with_error(line['mean'], line['std'], 1)
-    if line['published'] is not None:
-      row[f'{feature}, paper'] = fixed(line['published'], 1)
-      if line['mean'] is not None:
-        gap = line['mean'] - line['published']
-        row[f'{feature}, gap'] = fixed(gap, 1, True)
+    feature, mean, paper = (line[k] for k in ('feature', 'mean', 'published'))
+    row[feature] = '–' if mean is None else with_error(mean, line['std'], 1)
+    if published:
+      row[f'{feature}, paper'] = fixed(paper, 1)
+      known = None not in (mean, paper)
+      row[f'{feature}, gap'] = fixed(mean - paper, 1, True) if known else '–'
   return list(rows.values())
 
 
