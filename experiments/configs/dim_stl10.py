@@ -19,9 +19,9 @@ the 5,000 labels together with the encoder, beside Deep InfoMax on these and the
 100,000 images without; as in the 2018 code, the cross-entropy is added. A batch
 of 64 has three labels on average. Measure it with `experiments.classify`. The
 JSD row is `--config.objective.bound=jsd`, an error of 23.04 % in the paper. To
-fine-tune a run of local_infonce instead, set init_from to its folder,
-objective.local_weight to 0, objective.prior to None and data.unlabelled to
-False.
+fine-tune a run of local_infonce instead, or of vae, bigan and any other row,
+set init_from to its folder, objective.local_weight to 0, objective.prior to
+None and data.unlabelled to False; table 2 has an SS number of each.
 """
 
 from collections.abc import Mapping
