@@ -49,8 +49,9 @@ def main(words: list[str]) -> None:
     measures=_MEASURES.value,
   )
   results = comparison.compare(words[0], configs, workdir, settings)
-  path = section.file_of(workdir)
-  show(*comparison.summary(results), path, dim_jax.report(workdir))
+  show(*comparison.summary(results), section.file_of(workdir))
+  if results['cells']:
+    show(dim_jax.report(workdir))
 
 
 if __name__ == '__main__':

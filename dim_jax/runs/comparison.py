@@ -56,7 +56,8 @@ def compare(
   """Trains and probes what is missing of a table, seed by seed.
 
   A cell whose training fails is named in 'skipped', and tried again by the next
-  call. One method's encoder is probed untrained too.
+  call; so is named what a cell's probes and measures left out. One method's
+  encoder is probed untrained too.
 
   Args:
     name: of the table.
@@ -78,6 +79,7 @@ def compare(
   report = _start(name, configs, settings) | provenance.session()
   before = _read(path, report['settings'])
   cells = before.get('cells', [])
+  failed: list[dict[str, str]] = []
   report |= {key: before[key] for key in _COMMON if key in before}
   files.make_folder(workdir)
   methods = [m for m in configs if m in (settings.methods or configs)]
@@ -98,25 +100,26 @@ def compare(
     bar.say(f'{method}, seed {seed}: cell {count + 1} of {len(todo)}')
     folder = os.path.join(workdir, f'{method}_seed{seed}')
     config = _config(configs[method], seed, settings.steps)
-    try:
-      if not complete:
+    if not complete:
+      try:
         new, common = _probed(config, folder, kinds, settings, show_progress)
-        report |= common
-        old = [{'row': kinds[k], 'seed': seed} | x for k, x in new.items()]
+      except FloatingPointError as error:
+        what = f'{method}, seed {seed}'
+        failed.append({'what': what, 'reason': str(error)})
+        bar.say(f'{what} is skipped: {error}')
+        continue
+      report |= common
+      old = [{'row': kinds[k], 'seed': seed} | x for k, x in new.items()]
+      places = {(cell['row'], seed) for cell in old}
+      cells = [c for c in cells if (c['row'], c['seed']) not in places] + old
+      # Before the measures: what is probed stays, whatever these do.
+      _write(path, report, cells, failed)
+    if any(_missing(cell, settings) for cell in old):
       _measure(
         folder, dict(zip(kinds, old, strict=True)), settings, show_progress
       )
-    except FloatingPointError as error:
-      what = f'{method}, seed {seed}'
-      report['skipped'].append({'what': what, 'reason': str(error)})
-      bar.say(f'{what} is skipped: {error}')
-      continue
-    for cell in old:
-      cells = [
-        c for c in cells if (c['row'], c['seed']) != (cell['row'], seed)
-      ] + [cell]
-    _write(path, report | {'cells': cells})
-  return _write(path, report | {'cells': cells})
+      _write(path, report, cells, failed)
+  return _write(path, report, cells, failed)
 
 
 def _start(
@@ -160,8 +163,6 @@ def _start(
       'protocol': settings.protocol.describe(),
     },
     'rows': rows,
-    'cells': [],
-    'skipped': [],
   }
 
 
@@ -242,7 +243,7 @@ def _probed(
       if row['encoder'] == kind and row['probe'] in PROBES:
         accuracy[row['probe']][row['feature']] = row['mean']
     values[kind] = {'accuracy': accuracy, 'measures': {}}
-  values['trained']['seconds'] = seconds
+  values['trained'] |= {'seconds': seconds, 'skipped': report['skipped']}
   return values, {key: report[key] for key in _COMMON if key in report}
 
 
@@ -254,8 +255,6 @@ def _measure(
 ) -> None:
   """Takes the measures that cells of one run, by kind of encoder, lack."""
   missing = {m for cell in cells.values() for m in _missing(cell, settings)}
-  if not missing:
-    return
   report = represent.represent(
     folder,
     measures=sorted(missing),
@@ -266,11 +265,24 @@ def _measure(
   for row in report['results']:
     if row['encoder'] in cells:
       cells[row['encoder']]['measures'][row['measure']] = row['values']
+  skipped = cells['trained'].setdefault('skipped', [])
+  skipped += [x for x in report['skipped'] if x not in skipped]
 
 
-def _write(path: str, report: dict[str, Any]) -> dict[str, Any]:
+def _write(
+  path: str,
+  report: Mapping[str, Any],
+  cells: Sequence[dict[str, Any]],
+  failed: Sequence[dict[str, str]],
+) -> dict[str, Any]:
   """Writes the table, as JSON and as CSV."""
-  report = report | {'disagreements': comparison.disagreements(report)}
+  skipped = [
+    {**x, 'what': f'{cell["row"]}, seed {cell["seed"]}, {x["what"]}'}
+    for cell in cells
+    for x in cell.get('skipped', ())
+  ]
+  report = {**report, 'cells': cells, 'skipped': [*failed, *skipped]}
+  report['disagreements'] = comparison.disagreements(report)
   files.write_json(path, report)
   text = io.StringIO()
   lines = comparison.records(report)
@@ -284,63 +296,23 @@ def _write(path: str, report: dict[str, Any]) -> dict[str, Any]:
 
 def summary(report: Mapping[str, Any]) -> list[Any]:
   """Lists the tables of what `compare` returned, and the notes below them."""
-  by_row: dict[str, dict[str, dict[str, Any]]] = {}
-  for line in comparison.records(report):
-    by_row.setdefault(line['title'], {})[line['feature']] = line
-  columns, rows = ['model'], []
-  for feature in FEATURES:
-    columns += [feature, 'paper', 'gap']
-  for title, lines in by_row.items():
-    cells = [title]
-    for feature in FEATURES:
-      cells += _compared(lines.get(feature))
-    rows.append(cells)
-  # Columns that nothing fills, as of data that no paper has.
-  kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-  parts: list[Any] = [
-    tables.table(
-      [columns[i] for i in kept],
-      [[row[i] for i in kept] for row in rows],
-      title=f'{comparison.heading(report)}: MLP probe, test accuracy in %',
-      caption=comparison.describe(report),
-    )
-  ]
+  lines = comparison.records(report)
   few = report['settings']['protocol']['few_labels']
-  parts.append(
-    tables.table(
-      ['model', *FEATURES],
-      [
-        [title, *(_mean(lines.get(f), 'few_') for f in FEATURES)]
-        for title, lines in by_row.items()
-        if any(_mean(line, 'few_') for line in lines.values())
-      ],
-      title=f'Linear probe with {few} labels a class, test accuracy in %',
-    )
-  )
-  if measured := comparison.measures(report):
-    columns = list(dict.fromkeys(key for line in measured for key in line))
-    parts.append(
-      tables.table(
-        columns,
-        [[line.get(key, '') for key in columns] for line in measured],
-        title='Measures of the code',
-      )
-    )
-  parts += report['disagreements']
+  shown = {
+    f'{comparison.heading(report)}: MLP probe, test accuracy in %': (
+      comparison.compared(lines)
+    ),
+    f'Linear probe with {few} labels a class, test accuracy in %': (
+      comparison.few_labels(lines)
+    ),
+    'Measures of the code': comparison.measures(report),
+  }
+  parts: list[Any] = []
+  for title, rows in shown.items():
+    if rows:
+      columns = list(dict.fromkeys(key for row in rows for key in row))
+      cells = [[row.get(key, '') for key in columns] for row in rows]
+      parts.append(tables.table(columns, cells, title=title))
+  parts.append(f'{comparison.describe(report)}.')
+  parts += comparison.disagreements(report)
   return [*parts, *tables.notes({'note': '', **report})]
-
-
-def _compared(line: Mapping[str, Any] | None) -> list[str]:
-  """Formats a number, the published one, and the gap to it."""
-  if line is None or line['published'] is None:
-    return [_mean(line, ''), '', '']
-  published = line['published']
-  gap = '' if line['mean'] is None else f'{line["mean"] - published:+.1f}'
-  return [_mean(line, ''), f'{published:.1f}', gap]
-
-
-def _mean(line: Mapping[str, Any] | None, prefix: str) -> str:
-  if line is None or line[f'{prefix}mean'] is None:
-    return ''
-  std = line[f'{prefix}std']
-  return f'{line[f"{prefix}mean"]:.1f}' + (f'±{std:.1f}' if std else '')

@@ -71,6 +71,7 @@ def calls(monkeypatch):
       'note': 'A copy.',
       'protocol_hash': protocol.hash(),
       'results': results,
+      'skipped': [],
     }
 
   def represent(folder, *, measures, features, max_examples, show_progress):
@@ -81,7 +82,8 @@ def calls(monkeypatch):
       {'measure': 'svm', 'values': {'accuracy': 0.25}},
       {'measure': 'dependence', 'values': {'value': 3.0, 'ceiling': 4.5}},
     ]
-    return {'results': [row | {'encoder': 'trained'} for row in rows]}
+    results = [row | {'encoder': 'trained'} for row in rows]
+    return {'results': results, 'skipped': [{'what': 'y', 'reason': 'No.'}]}
 
   monkeypatch.setattr(comparison.train, 'train', train)
   monkeypatch.setattr(comparison.evaluate, 'evaluate', evaluate)
@@ -141,7 +143,12 @@ def test_a_table_goes_on_where_it_was(calls, tmp_path, monkeypatch):
   assert [call[1] for call in calls] == ['a_seed0', 'b_seed0']
   assert [x for x in report['cells'] if x['row'] == 'a'] == first['cells'][:1]
   # Another seed, and measures of all, train nothing again.
-  compare(tmp_path, seeds=(0, 1), methods=('b',), measures=('svm',))
+  report = compare(tmp_path, seeds=(0, 1), methods=('b',), measures=('svm',))
+  # What a cell left out is still named when nothing is left to do for it.
+  for again in (report, compare(tmp_path)):
+    assert again['skipped'] == [
+      {'what': f'b, seed {seed}, y', 'reason': 'No.'} for seed in (0, 1)
+    ]
   assert calls[2:] == [
     ('represent', 'b_seed0', 'svm'),
     ('train', 'b_seed1', 1, 20),
@@ -165,6 +172,19 @@ def test_a_method_that_diverges_is_named_and_the_rest_goes_on(
     {'what': 'a, seed 0', 'reason': 'mi/local is NaN.'}
   ]
   assert [cell['row'] for cell in report['cells']] == ['b']
+
+
+def test_measures_that_fail_cost_no_probes(calls, tmp_path, monkeypatch):
+  def fails(*args, **options):
+    raise MemoryError
+
+  measure = comparison.represent.represent
+  monkeypatch.setattr(comparison.represent, 'represent', fails)
+  with pytest.raises(MemoryError):
+    compare(tmp_path, methods=('b',), measures=('svm',))
+  monkeypatch.setattr(comparison.represent, 'represent', measure)
+  compare(tmp_path, methods=('b',), measures=('svm',))
+  assert [call[0] for call in calls] == ['train', 'represent']
 
 
 def test_another_protocol_or_length_is_refused_in_a_line(calls, tmp_path):

@@ -38,13 +38,13 @@ def view(path: str | os.PathLike) -> dict[str, Any]:
     'Accuracy': [
       Text(f'Test accuracy in percent of an MLP probe, {describe(report)}.'),
       draw(picture, lines),
-      Table(_compared(lines), 'MLP probe'),
-      Table(_few(lines), f'Linear probe with {few} labels a class'),
+      Table(compared(lines), 'MLP probe'),
+      Table(few_labels(lines), f'Linear probe with {few} labels a class'),
     ]
   }
   if measured := measures(report):
     sections['Measures of the code'] = [Table(measured)]
-  orders = [Text(sentence) for sentence in report['disagreements']]
+  orders = [Text(sentence) for sentence in disagreements(report)]
   sections['Where the order is not the published one'] = [*orders]
   skipped = [f'{x["what"]}: {x["reason"]}' for x in report['skipped']]
   sections['Not trained'] = [Text(text) for text in skipped]
@@ -70,12 +70,19 @@ def _facts(report: Mapping[str, Any]) -> dict[str, str]:
   }
 
 
-def _compared(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-  """Tabulates the MLP probe, the published numbers, and the gaps to them."""
+def compared(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+  """Tabulates the MLP probe, the published numbers, and the gaps to them.
+
+  Args:
+    lines: of `records`.
+
+  Returns:
+    A row of texts for each method, in percent and points.
+  """
   rows: dict[str, dict[str, str]] = {}
   published = any(line['published'] is not None for line in lines)
   for line in lines:
-    row = rows.setdefault(line['title'], {'model': line['title']})
+    row = rows.setdefault(line['name'], {'model': line['title']})
     feature, mean, paper = (line[k] for k in ('feature', 'mean', 'published'))
     row[feature] = '–' if mean is None else with_error(mean, line['std'], 1)
     if published:
@@ -85,12 +92,19 @@ def _compared(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
   return list(rows.values())
 
 
-def _few(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-  """Tabulates the probe of few labels."""
+def few_labels(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+  """Tabulates the probe of few labels.
+
+  Args:
+    lines: of `records`.
+
+  Returns:
+    A row of texts for each method, in percent.
+  """
   rows: dict[str, dict[str, str]] = {}
   for line in lines:
     if line['few_mean'] is not None:
-      row = rows.setdefault(line['title'], {'model': line['title']})
+      row = rows.setdefault(line['name'], {'model': line['title']})
       row[line['feature']] = with_error(line['few_mean'], line['few_std'], 1)
   return list(rows.values())
 
