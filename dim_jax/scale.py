@@ -1,7 +1,9 @@
-"""What stored examples mean: uint8 and int16 as floats in [-1, 1]."""
+"""What stored examples mean: uint8 and int16 as floats in [-1, 1], and back."""
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -23,3 +25,15 @@ def to_unit(x: Any) -> Any:
   if x.dtype == np.int16:
     return x.astype(np.float32) / 2**15
   return x
+
+
+def to_pixels(x: jax.Array) -> jax.Array:
+  """Maps images in [-1, 1] to uint8; what lies beyond is clipped.
+
+  Args:
+    x: floats of any shape.
+
+  Returns:
+    uint8 of the same shape, the nearest to (x + 1) * 127.5.
+  """
+  return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)

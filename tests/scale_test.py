@@ -20,3 +20,13 @@ def test_stored_values_are_in_minus_one_to_one(array):
 def test_floats_pass_as_they_are():
   x = np.array([0.25, 3.0])
   assert scale.to_unit(x) is x
+
+
+def test_pixels_come_back_and_what_is_beyond_is_clipped():
+  pixels = np.arange(256, dtype=np.uint8)
+  back = scale.to_pixels(jnp.asarray(scale.to_unit(pixels)))
+  np.testing.assert_array_equal(back, pixels)
+  assert back.dtype == np.uint8
+  # (x + 1) * 127.5 of 0.5 is 191.25.
+  beyond = scale.to_pixels(jnp.array([-1.5, 0.5, 2.0]))
+  np.testing.assert_array_equal(beyond, [0, 191, 255])

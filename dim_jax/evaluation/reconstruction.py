@@ -172,8 +172,7 @@ def _programs(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(decoder: Any, variables: Any, x: jax.Array) -> jax.Array:
-  images = decoder.apply(variables, x, train=False)
-  return jnp.round((jnp.clip(images, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+  return scale.to_pixels(decoder.apply(variables, x, train=False))
 
 
 def compare(images: np.ndarray, others: np.ndarray) -> Similarity:

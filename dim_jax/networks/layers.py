@@ -376,8 +376,7 @@ def _convolve_sums(
 ) -> jax.Array:
   """Convolves by one product whose outputs are shifted and added up.
 
-  With few of them that takes less memory than windows: of 64 maps of 32x32 with
-  32 channels, a 3x3 kernel to 3 takes 7 ms with gradients and not 42.
+  With few of them that moves less memory than windows of all input channels.
   """
   sizes, features = kernel.shape[:-2], kernel.shape[-1]
   spatial = x.shape[1:-1]

@@ -49,9 +49,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dim_jax.checks import check_choice, check_fields
+from dim_jax.checks import check_fields
 from dim_jax.losses import adversarial
-from dim_jax.networks import layers, posteriors
+from dim_jax.networks import posteriors
 from dim_jax.objective import Batch, Generator, Metrics, Objective, PyTree
 from dim_jax.objectives import encoder_and_terms, image_encoder
 from dim_jax.objectives.terms import (
@@ -77,10 +77,9 @@ class Config:
   """The normalisation of a named encoder and of the decoder: 'batch', or
   without statistics of the batch, 'layer' or 'group'."""
   prior: Prior | None = None
-  """What the code's distribution is matched to; None for nothing. An adversary
-  takes weights of 30 to 100 beside a sum of squared errors: on digits, after
-  300 steps, the sigmoid of codes had a variance of 0.026 with a weight of 1,
-  0.055 with 100 and 0.069 with 1000, the uniform prior 0.083."""
+  """What the code's distribution is matched to; None for nothing. Beside a sum
+  of squared errors an adversary needs a weight well above 1: its term is of
+  some nats, theirs of hundreds."""
   std: float = math.sqrt(0.5)
   """s: standard deviation of pixels, in [-1, 1], around their reconstruction.
   The smaller, the more the reconstruction weighs against the prior."""
@@ -111,16 +110,10 @@ class Config:
 
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
-  check_choice('objective.norm', config.norm, layers.NORMS)
-  check_choice('objective.dtype', config.dtype, ('float32', 'bfloat16'))
+  image_encoder.check(config)
   check_fields(
     config,
-    {
-      'code': 'int [1, inf)',
-      'std': '(0, inf)',
-      'decoder_channels': 'int [1, inf) or None',
-      'num_classes': 'int [0, inf)',
-    },
+    {'std': '(0, inf)', 'decoder_channels': 'int [1, inf) or None'},
     'objective.',
   )
   if config.prior:
@@ -192,14 +185,8 @@ def _is_stochastic(config: Config) -> bool:
 
 
 def _make_encoder(config: Config, axis_name: str | None) -> nn.Module:
-  return image_encoder.make(
-    config.encoder,
-    axis_name,
-    code=config.code,
-    norm=config.norm,
-    stochastic=_is_stochastic(config),
-    dtype=jnp.dtype(config.dtype),
-  )
+  stochastic = _is_stochastic(config)
+  return image_encoder.of_config(config, axis_name, stochastic=stochastic)
 
 
 def _make_terms(config: Config, axis_name: str | None) -> list[Term]:
@@ -221,10 +208,7 @@ def _make_terms(config: Config, axis_name: str | None) -> list[Term]:
       terms.append(
         prior_matching.make(prior, reconstruction.CODE, dtype, axis_name)
       )
-  if config.num_classes and config.probe_features:
-    names = tuple(config.probe_features)
-    terms.append(classifiers.make_probes(names, config.num_classes, axis_name))
-  return terms
+  return terms + classifiers.make_probes(config, axis_name)
 
 
 def _loss_and_bound(

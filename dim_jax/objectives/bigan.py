@@ -44,7 +44,7 @@ from flax import linen as nn
 from dim_jax import random
 from dim_jax.checks import check_choice, check_fields
 from dim_jax.losses import adversarial, priors
-from dim_jax.networks import critics, decoders, encoders, layers
+from dim_jax.networks import critics, decoders, encoders
 from dim_jax.networks.convolutional import ConvLayer
 from dim_jax.objective import Generator, Metrics, Objective, PyTree
 from dim_jax.objectives import (
@@ -52,7 +52,12 @@ from dim_jax.objectives import (
   image_encoder,
   sharded_batch,
 )
-from dim_jax.objectives.terms import classifiers, prior_matching, term
+from dim_jax.objectives.terms import (
+  classifiers,
+  prior_matching,
+  reconstruction,
+  term,
+)
 from dim_jax.objectives.terms.term import Inputs, Term
 
 NORMS = (None, 'layer', 'group')
@@ -116,7 +121,7 @@ class Config:
 
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
-  check_choice('objective.norm', config.norm, layers.NORMS)
+  image_encoder.check(config)
   check_choice('objective.prior', config.prior, priors.PRIORS)
   check_choice(
     'objective.divergence', config.divergence, adversarial.ADVERSARIAL
@@ -125,14 +130,11 @@ def check(config: Config) -> None:
   check_choice(
     'objective.spectral_norm', config.spectral_norm, (None, True, False)
   )
-  check_choice('objective.dtype', config.dtype, ('float32', 'bfloat16'))
   check_fields(
     config,
     {
-      'code': 'int [1, inf)',
       'gradient_penalty': '[0, inf) or None',
       'generator_channels': 'int [1, inf) or None',
-      'num_classes': 'int [0, inf)',
     },
     'objective.',
   )
@@ -179,16 +181,6 @@ def _penalty_weight(config: Config) -> float:
   return config.gradient_penalty
 
 
-def _make_encoder(config: Config, axis_name: str | None) -> nn.Module:
-  return image_encoder.make(
-    config.encoder,
-    axis_name,
-    code=config.code,
-    norm=config.norm,
-    dtype=jnp.dtype(config.dtype),
-  )
-
-
 def _mirrored(config: Config) -> tuple[tuple[ConvLayer, ...], tuple[int, ...]]:
   """Convolutions and hidden layers of an encoder that is a plain stack."""
   named = isinstance(config.encoder, str)
@@ -197,39 +189,6 @@ def _mirrored(config: Config) -> tuple[tuple[ConvLayer, ...], tuple[int, ...]]:
   if 'crop' in fields or not all(isinstance(x, ConvLayer) for x in convs):
     return (), ()
   return convs, fields.get('fcs', ())
-
-
-def _init_generator(
-  config: Config, rng: jax.Array, inputs: Inputs
-) -> tuple[PyTree, PyTree]:
-  """The generator's parameters and state; checks that the code is a vector."""
-  codes = inputs.features.get('y')
-  if codes is None or codes.ndim != 2:
-    shapes = {name: x.shape[1:] for name, x in inputs.features.items()}
-    raise ValueError(
-      "BiGAN pairs images with vectors, the feature 'y' [N, K], but the "
-      f'encoder returns features of shapes {shapes}: set objective.encoder to '
-      "one with a code, such as 'basic32'."
-    )
-  if codes.shape[1] != config.code:
-    raise ValueError(
-      f"the encoder's code 'y' has {codes.shape[1]} dimensions, but "
-      f'objective.code is {config.code}: set objective.code={codes.shape[1]}.'
-    )
-  channels = config.generator_channels
-  if channels is None:
-    if 'conv' not in inputs.features:
-      raise ValueError(
-        "objective.generator_channels is None, for those of the feature 'conv',"
-        f' but the encoder returns {sorted(inputs.features)}: set it, to 128 '
-        'for example.'
-      )
-    channels = inputs.features['conv'].shape[-1]
-  generator = decoders.ConvDecoder(
-    inputs.images.shape[1:], channels, config.norm, jnp.dtype(config.dtype)
-  )
-  rng = random.branch(rng, random.OfParameters.DECODER)
-  return term.split(generator.init(rng, codes, train=False))
 
 
 def _generator_of(
@@ -279,7 +238,15 @@ def _make_pairs(config: Config, axis_name: str | None) -> Term:
   gathers = losses.input_gradient and losses.paired
 
   def init(rng: jax.Array, inputs: Inputs) -> tuple[PyTree, PyTree]:
-    generator, generator_state = _init_generator(config, rng, inputs)
+    generator, generator_state = reconstruction.init_decoder(
+      rng,
+      inputs,
+      code=config.code,
+      channels=config.generator_channels,
+      field='generator_channels',
+      norm=config.norm,
+      dtype=jnp.dtype(config.dtype),
+    )
     discriminator, state = term.split(
       _make_discriminator(config, _generator_of(config, generator, None)).init(
         jax.random.split(rng, 3)[2], inputs.images, inputs.features['y']
@@ -397,13 +364,12 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     ValueError: a field cannot be used.
   """
   check(config)
-  _make_encoder(config, axis_name)  # Raises where there is none of that name.
+  # Raises where there is none of that name.
+  image_encoder.of_config(config, axis_name)
   terms = [_make_pairs(config, axis_name)]
-  if config.num_classes and config.probe_features:
-    names = tuple(config.probe_features)
-    terms.append(classifiers.make_probes(names, config.num_classes, axis_name))
+  terms += classifiers.make_probes(config, axis_name)
   return encoder_and_terms.make(
-    functools.partial(_make_encoder, config),
+    functools.partial(image_encoder.of_config, config),
     terms,
     code='y',
     axis_name=axis_name,

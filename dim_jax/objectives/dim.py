@@ -149,12 +149,10 @@ def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
   check_choice('objective.bound', config.bound, BOUNDS)
   check_choice('objective.critic', config.critic, critics.CRITICS)
-  check_choice('objective.norm', config.norm, layers.NORMS)
-  check_choice('objective.dtype', config.dtype, ('float32', 'bfloat16'))
+  image_encoder.check(config)
   check_fields(
     config,
     {
-      'code': 'int [1, inf)',
       'local_weight': '[0, inf)',
       'global_weight': '[0, inf)',
       'critic_units': 'int [1, inf)',
@@ -162,7 +160,6 @@ def check(config: Config) -> None:
       'local_samples': 'int [1, inf) or None',
       'global_samples': 'int [1, inf) or None',
       'spectral_penalty': '[0, inf)',
-      'num_classes': 'int [0, inf)',
     },
     'objective.',
   )
@@ -235,14 +232,8 @@ def _used(group: Any) -> Any:
 
 
 def _make_encoder(config: Config, axis_name: str | None) -> nn.Module:
-  return image_encoder.make(
-    config.encoder,
-    axis_name,
-    code=config.code,
-    norm=config.norm,
-    stochastic=_is_stochastic(config),
-    dtype=jnp.dtype(config.dtype),
-  )
+  stochastic = _is_stochastic(config)
+  return image_encoder.of_config(config, axis_name, stochastic=stochastic)
 
 
 def _is_stochastic(config: Config) -> bool:
@@ -271,10 +262,7 @@ def _make_terms(config: Config, axis_name: str | None) -> list[Term]:
     )
   if config.spectral_penalty:
     terms.append(_make_spectral(config.spectral_penalty))
-  if config.num_classes and config.probe_features:
-    names = tuple(config.probe_features)
-    terms.append(classifiers.make_probes(names, config.num_classes, axis_name))
-  return terms
+  return terms + classifiers.make_probes(config, axis_name)
 
 
 def _make_spectral(weight: float) -> Term:

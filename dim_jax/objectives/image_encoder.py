@@ -9,7 +9,8 @@ import numpy as np
 from flax import linen as nn
 from flax import nnx
 
-from dim_jax.networks import encoders
+from dim_jax.checks import check_choice, check_fields
+from dim_jax.networks import encoders, layers
 
 
 def make(
@@ -59,6 +60,38 @@ def make(
   if axis_name and hasattr(encoder, 'axis_name'):
     encoder = encoder.clone(axis_name=axis_name)
   return encoder
+
+
+def of_config(config: Any, axis_name: str | None, **fields: Any) -> nn.Module:
+  """Makes the encoder of a config with 'encoder', 'code', 'norm' and 'dtype'.
+
+  Args:
+    config: of an objective.
+    axis_name: as of `make`, and
+    **fields: others of a named encoder.
+
+  Raises:
+    ValueError: as `make` does.
+  """
+  return make(
+    config.encoder,
+    axis_name,
+    code=config.code,
+    norm=config.norm,
+    dtype=jnp.dtype(config.dtype),
+    **fields,
+  )
+
+
+def check(config: Any) -> None:
+  """Raises ValueError where a field that such configs share is wrong."""
+  check_choice('objective.norm', config.norm, layers.NORMS)
+  check_choice('objective.dtype', config.dtype, ('float32', 'bfloat16'))
+  check_fields(
+    config,
+    {'code': 'int [1, inf)', 'num_classes': 'int [0, inf)'},
+    'objective.',
+  )
 
 
 def features_of(outputs: Any) -> dict[str, jax.Array]:

@@ -42,9 +42,8 @@ import jax.numpy as jnp
 import optax
 
 from dim_jax import random
-from dim_jax.checks import check_choice, check_fields
+from dim_jax.checks import check_fields
 from dim_jax.losses import priors
-from dim_jax.networks import layers
 from dim_jax.objective import Metrics, Objective, PyTree
 from dim_jax.objectives import (
   encoder_and_terms,
@@ -85,17 +84,8 @@ class Config:
 
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
-  check_choice('objective.norm', config.norm, layers.NORMS)
-  check_choice('objective.dtype', config.dtype, ('float32', 'bfloat16'))
-  check_fields(
-    config,
-    {
-      'code': 'int [1, inf)',
-      'targets': 'int [1, 2**31)',
-      'num_classes': 'int [0, inf)',
-    },
-    'objective.',
-  )
+  image_encoder.check(config)
+  check_fields(config, {'targets': 'int [1, 2**31)'}, 'objective.')
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
@@ -116,22 +106,10 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     ValueError: a field cannot be used.
   """
   check(config)
-
-  def make_encoder(axis_name: str | None) -> Any:
-    return image_encoder.make(
-      config.encoder,
-      axis_name,
-      code=config.code,
-      norm=config.norm,
-      dtype=jnp.dtype(config.dtype),
-    )
-
   terms = [_make_term(config.targets, axis_name)]
-  if config.num_classes and config.probe_features:
-    names = tuple(config.probe_features)
-    terms.append(classifiers.make_probes(names, config.num_classes, axis_name))
+  terms += classifiers.make_probes(config, axis_name)
   return encoder_and_terms.make(
-    make_encoder,
+    functools.partial(image_encoder.of_config, config),
     terms,
     code=_CODE,
     axis_name=axis_name,

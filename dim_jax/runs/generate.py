@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dim_jax
+from dim_jax import scale
 from dim_jax.data.load import as_batch
 from dim_jax.objective import probed
 
@@ -47,8 +48,7 @@ def generate(
     parts = [codes, between.reshape(-1, codes.shape[1])]
     if generator.codes is not None:
       parts.append(generator.codes(rng, _SAMPLES))
-    x = generator.images(variables, jnp.concatenate(parts))
-    return jnp.round((jnp.clip(x, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+    return scale.to_pixels(generator.images(variables, jnp.concatenate(parts)))
 
   batch = as_batch(images, encoder.config.data.kind)
   x = np.asarray(run(encoder.variables, batch, jax.random.key(seed)))

@@ -367,7 +367,7 @@ def test_fields_that_cannot_be_used(changes, message):
     (
       {'encoder': 'foldmultialex64'},
       64,
-      r"pairs images with vectors, the feature 'y' \[N, K\]",
+      r"decoded of a vector, the feature 'y' \[N, K\], but .*'globals'",
     ),
   ],
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,16 +104,20 @@ def make(
   return Term(init, loss)
 
 
-def make_probes(
-  names: tuple[str, ...], num_classes: int, axis_name: str | None
-) -> Term:
+def make_probes(config: Any, axis_name: str | None) -> list[Term]:
   """Makes linear classifiers on detached features, of the group 'probe'.
 
   Args:
-    names: of the features; of `PROBED`, those that the encoder has.
-    num_classes: C; labels of -1 do not count.
+    config: of an objective, with 'probe_features', of `PROBED` those that the
+      encoder has, and 'num_classes', C; labels of -1 do not count.
     axis_name: the pmapped axis.
+
+  Returns:
+    The term; nothing where there are no features or no classes.
   """
+  names, num_classes = tuple(config.probe_features), config.num_classes
+  if not names or not num_classes:
+    return []
 
   def init(rng: jax.Array, inputs: Inputs) -> tuple[PyTree, PyTree]:
     features = inputs.features
@@ -148,4 +153,4 @@ def make_probes(
       total += value
     return total, metrics, {}
 
-  return Term(init, loss)
+  return [Term(init, loss)]

@@ -42,20 +42,14 @@ def make(
     return value if axis_name is None else jax.lax.pmean(value, axis_name)
 
   def init(rng: jax.Array, inputs: Inputs) -> tuple[PyTree, PyTree]:
-    _check_code(inputs.features, code)
-    first = channels
-    if first is None:
-      if 'conv' not in inputs.features:
-        raise ValueError(
-          "objective.decoder_channels is None, for those of the feature 'conv',"
-          f' but the encoder returns {sorted(inputs.features)}: set it, to 128 '
-          'for example.'
-        )
-      first = inputs.features['conv'].shape[-1]
-    decoder = decoders.ConvDecoder(inputs.images.shape[1:], first, norm, dtype)
-    rng = random.branch(rng, random.OfParameters.DECODER)
-    params, state = term.split(
-      decoder.init(rng, inputs.features[CODE], train=False)
+    params, state = init_decoder(
+      rng,
+      inputs,
+      code=code,
+      channels=channels,
+      field='decoder_channels',
+      norm=norm,
+      dtype=dtype,
     )
     return {'decoder': params}, {'decoder': state}
 
@@ -82,6 +76,48 @@ def make(
   return Term(init, loss)
 
 
+def init_decoder(
+  rng: jax.Array,
+  inputs: Inputs,
+  *,
+  code: int,
+  channels: int | None,
+  field: str,
+  norm: str,
+  dtype: Any,
+) -> tuple[PyTree, PyTree]:
+  """Draws the parameters of a decoder of codes to the images of a batch.
+
+  Args:
+    rng: the objective's key.
+    inputs: a batch.
+    code: K, the size of the codes.
+    channels: of the first map; None for those of the feature 'conv'.
+    field: of the objective's config, which gave the channels.
+    norm: one of `layers.NORMS`.
+    dtype: compute dtype.
+
+  Returns:
+    Parameters and state of a `decoders.ConvDecoder`.
+
+  Raises:
+    ValueError: the encoder has no vector of that size as its code, the channels
+      are not known, or no decoder makes images of this size.
+  """
+  _check_code(inputs.features, code)
+  if channels is None:
+    if 'conv' not in inputs.features:
+      raise ValueError(
+        f"objective.{field} is None, for those of the feature 'conv', but the "
+        f'encoder returns {sorted(inputs.features)}: set it, to 128 for '
+        'example.'
+      )
+    channels = inputs.features['conv'].shape[-1]
+  decoder = decoders.ConvDecoder(inputs.images.shape[1:], channels, norm, dtype)
+  rng = random.branch(rng, random.OfParameters.DECODER)
+  return term.split(decoder.init(rng, inputs.features[CODE], train=False))
+
+
 def decode(
   variables: PyTree, codes: jax.Array, *, norm: str, dtype: Any
 ) -> jax.Array:
@@ -106,7 +142,7 @@ def _check_code(features: dict[str, jax.Array], code: int) -> None:
   if y is None or y.ndim != 2:
     shapes = {name: x.shape[1:] for name, x in features.items()}
     raise ValueError(
-      "an autoencoder decodes a vector, the feature 'y' [N, K], but the "
+      "images are decoded of a vector, the feature 'y' [N, K], but the "
       f'encoder returns features of shapes {shapes}: set objective.encoder to '
       "one with a code, such as 'basic32'."
     )
