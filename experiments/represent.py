@@ -16,6 +16,7 @@ there, and reconstructions.png and .csv; the probes go to probes.json too.
 import os
 
 from dim_jax.evaluation import probes, reconstruction
+from dim_jax.runs import evaluate as evaluate_lib
 from dim_jax.runs import represent as represent_lib
 from experiments.command import Command, show
 
@@ -25,6 +26,7 @@ _add = _COMMAND.integer
 _ARGUMENTS = {
   'measures': _COMMAND.items('measures', represent_lib.MEASURES, 'Which.'),
   'features': _COMMAND.items('features', None, 'Such as fc,y; all if not.'),
+  'encoders': _COMMAND.items('encoders', evaluate_lib.ENCODERS, 'Of what.'),
   'max_examples': _add('max_examples', None, 'Training examples kept.'),
   'step': _add('step', None, 'A checkpoint; the newest if left out.'),
 }

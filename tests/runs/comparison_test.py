@@ -74,10 +74,12 @@ def calls(monkeypatch):
       'skipped': [],
     }
 
-  def represent(folder, *, measures, features, max_examples, show_progress):
+  def represent(
+    folder, *, measures, features, encoders, max_examples, show_progress
+  ):
     del show_progress
     assert features == ('y',) and max_examples is None
-    done.append(('represent', folder.rpartition('/')[2], *measures))
+    done.append(('represent', folder.rpartition('/')[2], encoders, *measures))
     rows = [
       {'measure': 'svm', 'values': {'accuracy': 0.25}},
       {'measure': 'dependence', 'values': {'value': 3.0, 'ceiling': 4.5}},
@@ -149,10 +151,16 @@ def test_a_table_goes_on_where_it_was(calls, tmp_path, monkeypatch):
     assert again['skipped'] == [
       {'what': f'b, seed {seed}, y', 'reason': 'No.'} for seed in (0, 1)
     ]
+  # The untrained encoder is measured once, of the first method that is asked.
+  both = 'trained', 'untrained'
   assert calls[2:] == [
-    ('represent', 'b_seed0', 'svm'),
+    ('represent', 'b_seed0', both, 'svm'),
     ('train', 'b_seed1', 1, 20),
-    ('represent', 'b_seed1', 'svm'),
+    ('represent', 'b_seed1', both, 'svm'),
+  ]
+  compare(tmp_path, measures=('svm',))
+  assert calls[5:] == [
+    ('represent', 'a_seed0', ('trained', 'untrained'), 'svm')
   ]
 
 

@@ -103,6 +103,19 @@ def test_ranks_and_probes_are_those_of_the_features(run_dir):
   assert report['views'].endswith('The run has no augmentation of its own.')
 
 
+def test_only_the_encoders_that_are_asked_are_measured(run_dir):
+  report = _represent(run_dir, 'rank', 'knn', encoders=['untrained'])
+  assert set(_values(report)) == {
+    ('untrained', 'y', 'rank'),
+    ('untrained', 'y', 'knn'),
+  }
+  report = _represent(run_dir, 'knn', encoders=['raw'])
+  assert ('raw', 'pixels', 'knn') in _values(report)
+  assert not any(key[0] == 'trained' for key in _values(report))
+  with pytest.raises(ValueError, match="encoders must be one of 'trained'"):
+    _represent(run_dir, 'rank', encoders=['random'])
+
+
 def test_views_of_an_image_stand_together(monkeypatch):
   # Features that tell nothing but which image it is: views change none.
   config = DataConfig(image_size=16, flip=True)
