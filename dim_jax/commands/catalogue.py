@@ -13,8 +13,8 @@ import dim_jax.evaluation
 import dim_jax.losses
 import dim_jax.networks
 import dim_jax.objectives
+from dim_jax import configs
 from dim_jax.runs import provenance, tables
-from experiments import rows as rows_lib
 
 # Whose constants name what fields accept.
 _ROOMS = (
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
   Attributes:
     method: the name of its objective's method.
-    name: the file, or FILE:ROW, as --config takes it.
+    name: the family, or FAMILY:ROW, as --config takes it.
     description: in a line.
     paper: the published row and its numbers, or '' where there is none.
   """
@@ -48,7 +48,7 @@ def rows() -> list[Row]:
   Raises:
     ValueError: a file is no config; the message names it.
   """
-  families = rows_lib.families()
+  families = configs.families()
   return sorted(row for name in families for row in _rows(name, families[name]))
 
 
@@ -65,12 +65,12 @@ def _rows(name: str, module: Any) -> Iterable[Row]:
       config = module.get_config(*filter(None, [row]))
       config = getattr(config, 'run', config)  # A sweep's.
       method = provenance.title(config.objective)
-      file = f'{name}.py:{row}' if row else f'{name}.py'
-      yield Row(method, file, description, published(config.paper))
+      full = f'{name}:{row}' if row else name
+      yield Row(method, full, description, published(config.paper))
   except Exception as error:
     raise ValueError(
-      f'experiments/configs/{name}.py has no get_config() that runs ({error}): '
-      'mend it, or move it elsewhere.'
+      f'{module.__file__} has no get_config() that runs ({error}): mend it, '
+      'or move it elsewhere.'
     ) from error
 
 
@@ -122,7 +122,7 @@ def show(
   Raises:
     ValueError: no list of that field's values is known.
   """
-  columns = ['--config=experiments/configs/', 'what it trains', 'published']
+  columns = ['--config=', 'what it trains', 'published']
   listed: list[Any] = []
   if field == 'configs':
     listed += rows()

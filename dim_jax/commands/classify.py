@@ -1,20 +1,20 @@
-r"""Measures a run that classifies: errors, information, attacks, calibration.
+r"""Measures a classifier: errors, information, attacks, calibration.
 
-  python -m experiments.classify runs/vib_mnist
-  python -m experiments.classify runs/vib_mnist --attacks=fgsm,pgd,cw \
+  dim-jax classify runs/vib_mnist
+  dim-jax classify runs/vib_mnist --attacks=fgsm,pgd,cw \
       --attacked=200 --surrogate=runs/deterministic --ood=noise,inverted
 
 Prints the error of one posterior sample beside that of their averaged
 prediction, of the averaged weights and of the last ones, and writes
-RUN/evaluation/classification.json and .npz, which `experiments.report` shows.
+RUN/evaluation/classification.json and .npz, which `dim-jax report` shows.
 """
 
 import os
 from typing import Any
 
+from dim_jax.commands.command import Command, show
 from dim_jax.runs import attack
 from dim_jax.runs import classify as classify_lib
-from experiments.command import Command, show
 
 _COMMAND = Command(
   'classify',
@@ -48,7 +48,3 @@ def main(runs: list[str]) -> None:
     results = classify_lib.classify(run, **arguments)
     show(*classify_lib.summary(results))
     show(os.path.join(run, 'evaluation', 'classification.json'))
-
-
-if __name__ == '__main__':
-  main()

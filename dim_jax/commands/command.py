@@ -2,7 +2,6 @@
 
 import functools
 import os
-import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,9 +10,9 @@ import jax
 import rich.console
 from absl import flags, logging
 
+from dim_jax import configs
 from dim_jax.runs import overrides
 from dim_jax.training import parallel
-from experiments import rows
 
 RUN = 'RUN'
 _NO = 'no'  # `--noflag` is False, as everywhere in absl.
@@ -37,10 +36,11 @@ class Command:
     """Makes a command that has but --help.
 
     Args:
-      name: the module in experiments.
+      name: what is typed behind dim-jax; of a study, its module in
+        experiments.
       doc: the text that --help shows.
       takes: what the words after it are, such as 'RUN' for the folders of
-        runs; '' for a command without.
+        runs; '[FOLDER]' where they may be left out; '' for a command without.
       old: by a flag's old name, what to give instead.
     """
     self._name, self._doc, self._takes = name, doc or '', takes
@@ -72,6 +72,10 @@ class Command:
     """Adds a file or folder; '~' is the user's home."""
     return self._define(name, default, text, _Parser(os.path.expanduser))
 
+  def repeated(self, name: str, text: str) -> Any:
+    """Adds a word that may be given several times, a list."""
+    return flags.DEFINE_multi_string(name, None, text, flag_values=self._flags)
+
   def items(
     self,
     name: str,
@@ -88,9 +92,12 @@ class Command:
     return self._define(name, shown, text, _Parser(read))
 
   def config(self, default: str | None = None) -> Any:
-    """Adds --config=FILE, with --config.a.b=VALUE for each of its fields."""
-    text = 'A file of experiments/configs, or FILE:ROW of several rows.'
-    return self._define('config', default, text, _Parser(load_config))
+    """Adds --config=NAME, with --config.a.b=VALUE for each of its fields."""
+    text = (
+      'NAME or NAME:ROW of `dim-jax list`, or FILE.py with a get_config(); '
+      '--config.FIELD=VALUE changes a field.'
+    )
+    return self._define('config', default, text, _Parser(configs.load))
 
   def _define(self, name: str, default: Any, text: str, parser: Any) -> Any:
     return flags.DEFINE(parser, name, default, text, flag_values=self._flags)
@@ -108,7 +115,7 @@ class Command:
       _, *rest = self._flags(argv)
       if fields:
         if self._flags.config is None:
-          raise ValueError('--config.FIELD=VALUE needs --config=FILE too.')
+          raise ValueError('--config.FIELD=VALUE needs --config=NAME too.')
         flag = self._flags['config']
         flag.value = overrides.apply(flag.value, fields)
     except flags.UnrecognizedFlagError as error:
@@ -121,6 +128,7 @@ class Command:
       sys.exit(f'Error: {error}')
     if self._flags.help:
       text = self._flags.get_help().replace(f'{__name__}:', 'Flags:')
+      text = text.partition('\nabsl.flags:')[0]  # Those that absl adds.
       print(f'{self._doc.strip()}\n\n{text.strip()}')
       sys.exit(0)
     return rest
@@ -130,7 +138,9 @@ class Command:
     return functools.partial(self.run, function)
 
   def _invocation(self, arguments: str) -> str:
-    return f'python -m experiments.{self._name} {arguments}'
+    study = '.' in self._name
+    program = 'python -m experiments.' if study else 'dim-jax '
+    return f'{program}{self._name} {arguments}'
 
   def run(
     self, main: Callable[..., None], argv: Sequence[str] | None = None
@@ -150,7 +160,7 @@ class Command:
       words.append(workdir)
       line = self._invocation(workdir)
       sys.stderr.write(f'A run needs no flag: {line}\n')
-    if self._takes and not words:
+    if self._takes and not words and not self._takes.startswith('['):
       what = 'the folder of a run' if self._takes == RUN else 'one'
       sys.exit(f'Error: give {what}: {self._invocation(self._takes)}')
     if words and not self._takes:
@@ -205,36 +215,10 @@ def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
   return rest, fields
 
 
-def load_config(text: str) -> Any:
-  """Loads the config of a file with `get_config()`, or a row of it, FILE:ROW.
-
-  Raises:
-    ValueError: there is no such file or row.
-  """
-  path, _, name = text.rpartition('.py:')
-  path, arguments = (f'{path}.py', [name]) if path else (text, [])
-  path = os.path.expanduser(path)
-  if not os.path.isfile(path):
-    stem = os.path.basename(path).removesuffix('.py')
-    row = rows.renamed(stem)
-    raise ValueError(
-      f'no file {path!r}; that config is now --config=experiments/configs/{row}'
-      if row
-      else f'no file {path!r}; python -m experiments.train --list shows all '
-      'configs.'
-    )
-  namespace = runpy.run_path(path)
-  get_config = namespace.get('get_config')
-  if get_config is None:
-    raise ValueError(f'{path!r} has no get_config(): it is no config.')
-  if arguments and 'ROWS' not in namespace:
-    raise ValueError(f'{path!r} is one config, without rows: --config={path}')
-  return get_config(*arguments)
-
-
 def show(*parts: Any) -> None:
   """Prints tables and plain texts, on the first of several hosts."""
-  if jax.process_index():
+  # Asking alone would take the accelerator, which a run may be using.
+  if jax.distributed.is_initialized() and jax.process_index():
     return
   console = rich.console.Console()
   for part in parts:

@@ -1,7 +1,7 @@
 """Measures the density that a run of an energy learned, in nats.
 
-  python -m experiments.density runs/mixture_2d
-  python -m experiments.density runs/rbm runs/gan --ais
+  dim-jax density runs/mixture_2d
+  dim-jax density runs/rbm runs/gan --ais
 
 Points in one or two dimensions are normalised on a grid and compared with the
 density that they were drawn from; an RBM has an exact partition function, and
@@ -14,8 +14,8 @@ Writes RUN/evaluation/density.json and .npz.
 
 import os
 
+from dim_jax.commands.command import Command, show
 from dim_jax.runs import density as density_lib
-from experiments.command import Command, show
 
 _COMMAND = Command('density', __doc__, takes='RUN')
 _add = _COMMAND.integer
@@ -39,7 +39,3 @@ def main(runs: list[str]) -> None:
       show(density_lib.table(results))
     path = os.path.join(run, 'evaluation', 'density.json')
     show(density_lib.notes(results), path)
-
-
-if __name__ == '__main__':
-  main()

@@ -1,7 +1,7 @@
-r"""Probes a run's frozen encoder beside the untrained one and the raw data.
+r"""Probes a run's encoder beside the untrained one and the raw data.
 
-  python -m experiments.evaluate runs/digits
-  python -m experiments.evaluate runs/cifar10 --probes=linear,knn \
+  dim-jax evaluate runs/digits
+  dim-jax evaluate runs/cifar10 --probes=linear,knn \
       --features=fc,y --max_train=20000
 
 Results go to RUN/evaluation/probes.json, where a later call with other probes
@@ -11,9 +11,9 @@ or features adds to them; RUN/evaluation/features.npz has those for figures.
 import os
 from typing import Any
 
+from dim_jax.commands.command import Command, show
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.runs import evaluate as evaluate_lib
-from experiments.command import Command, show
 
 _OLD = {'seeds': '--num_seeds, a count', 'taps': '--features'}
 _COMMAND = Command('evaluate', __doc__, takes='RUN', old=_OLD)
@@ -49,7 +49,3 @@ def main(runs: list[str]) -> None:
     results = evaluate_lib.evaluate(run, **arguments)
     path = os.path.join(run, 'evaluation', 'probes.json')
     show(*evaluate_lib.summary(results), path)
-
-
-if __name__ == '__main__':
-  main()

@@ -1,14 +1,14 @@
-"""Writes a run's encoder as one file of arrays, with a card that describes it.
+"""Writes a run's encoder as one file, with a card that describes it.
 
-  python -m experiments.export runs/digits
-  python -m experiments.export runs/digits --file=encoder.npz
+  dim-jax export runs/digits
+  dim-jax export runs/digits --file=encoder.npz
 
 The file is read by `dim_jax.load`, or by NumPy alone; the card, encoder.md, has
 the config, the data and the numbers that were measured of this very step.
 """
 
+from dim_jax.commands.command import Command, show
 from dim_jax.runs import model_card
-from experiments.command import Command, show
 
 _COMMAND = Command(
   'export',
@@ -33,7 +33,3 @@ def main(runs: list[str]) -> None:
         run, _FILE.value, step=_STEP.value, all_groups=_ALL.value
       )
     )
-
-
-if __name__ == '__main__':
-  main()

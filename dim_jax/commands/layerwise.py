@@ -1,7 +1,7 @@
 r"""Trains the modules of Greedy InfoMax one after another.
 
-  python -m experiments.layerwise \
-      --config=experiments/configs/gim_spoken_digits.py \
+  dim-jax layerwise \
+      --config=gim_spoken_digits \
       --workdir=runs/layerwise --store --half
 
 Each module is a run of its own in WORKDIR/module_0, WORKDIR/module_1, ..., of
@@ -17,8 +17,8 @@ The sizes are printed, and refused beyond --budget_gb, before anything is
 trained. Stored examples see no augmentation but that of their views.
 """
 
+from dim_jax.commands.command import Command, show
 from dim_jax.runs.layerwise import train_modules
-from experiments.command import Command, show
 
 _COMMAND = Command('layerwise', __doc__)
 _CONFIG = _COMMAND.config()
@@ -46,7 +46,3 @@ def main() -> None:
     devices=_DEVICES.value,
   )
   show(last)
-
-
-if __name__ == '__main__':
-  main()

@@ -1,9 +1,9 @@
-"""Measures mutual information: of files, or of what a run has, in nats.
+"""Measures mutual information, of files or of what a run has, in nats.
 
-  python -m experiments.measure --x=x.npy --y=y.npy
-  python -m experiments.measure --x=table.csv:height,weight --y=table.csv:age
-  python -m experiments.measure --x=runs/a:y --y=runs/a:class
-  python -m experiments.measure --x=runs/a:inputs --y=runs/a:y --noise_y=1
+  dim-jax measure --x=x.npy --y=y.npy
+  dim-jax measure --x=table.csv:height,weight --y=table.csv:age
+  dim-jax measure --x=runs/a:y --y=runs/a:class
+  dim-jax measure --x=runs/a:inputs --y=runs/a:y --noise_y=1
 
 Row i of one belongs to row i of the other. Files are .npy, .npz
 ('FILE.npz:NAME' for one of several arrays), and .csv ('FILE.csv:a,b' for some
@@ -19,8 +19,8 @@ Writes OUT/information.json, .png and .csv.
 
 import os
 
+from dim_jax.commands.command import Command, show
 from dim_jax.runs import measure as measure_lib
-from experiments.command import Command, show
 
 _COMMAND = Command('measure', __doc__)
 _SOURCES = {
@@ -64,7 +64,3 @@ def main() -> None:
   )
   path = os.path.join(_OUT.value, 'information.json')
   show(measure_lib.table(results), *measure_lib.notes(results), path)
-
-
-if __name__ == '__main__':
-  main()

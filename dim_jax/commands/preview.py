@@ -1,7 +1,7 @@
-r"""Draws what a config's augmentation makes of its first training images.
+r"""Draws what a config's augmentation makes of training images.
 
-  python -m experiments.preview --file=preview.png --config.data.jitter=0.5 \
-      --config=experiments/configs/dim_cifar10.py:local_jsd
+  dim-jax preview --file=preview.png --config.data.jitter=0.5 \
+      --config=dim_cifar10:local_jsd
 
 Each row is an image as it is stored, then views of it as training may see them.
 The same seed and config draw the same picture.
@@ -10,9 +10,9 @@ The same seed and config draw the same picture.
 import os
 
 from dim_jax import config as config_lib
+from dim_jax.commands.command import Command, show
 from dim_jax.report import figures
 from dim_jax.runs.preview import preview
-from experiments.command import Command, show
 
 _COMMAND = Command('preview', __doc__, old={'out': '--file=FILE'})
 _CONFIG = _COMMAND.config()
@@ -25,7 +25,7 @@ _VIEWS = _COMMAND.integer('views', 8, 'Of each example.')
 def main() -> None:
   config = _CONFIG.value
   if config is None:
-    raise ValueError('give a config, --config=experiments/configs/NAME.py')
+    raise ValueError('give a config, --config=NAME')
   if isinstance(config, config_lib.SweepConfig):
     config = config.run
   folder = os.path.dirname(os.path.abspath(_FILE.value))
@@ -34,7 +34,3 @@ def main() -> None:
   figure = preview(config, examples=_EXAMPLES.value, views=_VIEWS.value)
   figures.write(figure, _FILE.value)
   show(_FILE.value)
-
-
-if __name__ == '__main__':
-  main()

@@ -1,7 +1,7 @@
-"""Writes the page of a run or a sweep, or one that compares several runs.
+"""Writes the page of a run or a sweep, or one that compares runs.
 
-  python -m experiments.report runs/digits
-  python -m experiments.report runs/infonce runs/jsd --out=report
+  dim-jax report runs/digits
+  dim-jax report runs/infonce runs/jsd --out=report
 
 One run or sweep gives its folder's report/index.html, several runs give
 report/comparison/index.html in the first; --out names another folder. Runs of
@@ -11,7 +11,7 @@ page, which holds all that it shows.
 """
 
 import dim_jax
-from experiments.command import Command, show
+from dim_jax.commands.command import Command, show
 
 _COMMAND = Command('report', __doc__, takes='RUN')
 _OUT = _COMMAND.path('out', None, 'The folder to write into.')
@@ -19,7 +19,3 @@ _OUT = _COMMAND.path('out', None, 'The folder to write into.')
 
 def main(argv: list[str] | None = None) -> None:
   _COMMAND.run(lambda runs: show(dim_jax.report(runs, _OUT.value)), argv)
-
-
-if __name__ == '__main__':
-  main()

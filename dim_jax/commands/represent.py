@@ -1,7 +1,7 @@
-r"""Measures a run's representation in many ways, beside the untrained one.
+r"""Measures a run's representation beside the untrained encoder's.
 
-  python -m experiments.represent runs/digits
-  python -m experiments.represent runs/cifar10 --features=y \
+  dim-jax represent runs/digits
+  dim-jax represent runs/cifar10 --features=y \
       --measures=reconstruction,rank --decoder_width=512 --decoder_rate=1e-4
 
 One table has a row for each feature and encoder: accuracies of a linear SVM,
@@ -15,10 +15,10 @@ there, and reconstructions.png and .csv; the probes go to probes.json too.
 
 import os
 
+from dim_jax.commands.command import Command, show
 from dim_jax.evaluation import probes, reconstruction
 from dim_jax.runs import evaluate as evaluate_lib
 from dim_jax.runs import represent as represent_lib
-from experiments.command import Command, show
 
 _COMMAND = Command('represent', __doc__, takes='RUN')
 _DEFAULT = represent_lib.Settings()
@@ -50,7 +50,3 @@ def main(runs: list[str]) -> None:
     results = represent_lib.represent(run, settings=settings, **arguments)
     path = os.path.join(run, 'evaluation', 'representation.json')
     show(*represent_lib.summary(results), path)
-
-
-if __name__ == '__main__':
-  main()

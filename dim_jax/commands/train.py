@@ -1,8 +1,7 @@
-r"""Trains what a config says.
+"""Trains what a config says.
 
-  python -m experiments.train --config=experiments/configs/dim_digits.py \
-      --workdir=runs/digits --config.steps=300
-  python -m experiments.train --list
+  dim-jax train --config=dim_digits --workdir=runs/digits --config.steps=300
+  dim-jax train --list
 
 The same command on the same --workdir continues a run that was interrupted.
 --list shows all configs, and --list=encoders what a field of one accepts.
@@ -12,9 +11,9 @@ import os
 
 import dim_jax
 from dim_jax import config as config_lib
+from dim_jax.commands import catalogue
+from dim_jax.commands.command import Command, show
 from dim_jax.runs import dry_run, sweep
-from experiments import catalogue
-from experiments.command import Command, show
 
 COMMAND = Command('train', __doc__)
 parse = COMMAND.parse
@@ -37,8 +36,7 @@ def main() -> None:
     return catalogue.show(_LIST.value)
   if config is None or not (workdir or _DRY_RUN.value):
     raise ValueError(
-      'give --config and --workdir; python -m experiments.train --list shows '
-      'all configs.'
+      'give --config and --workdir; dim-jax train --list shows all configs.'
     )
   if not isinstance(config, config_lib.SweepConfig):
     if _DRY_RUN.value:
@@ -49,7 +47,3 @@ def main() -> None:
     raise ValueError('a sweep takes no --dry_run, --profile or --devices.')
   results = dim_jax.train(config, workdir)
   return show(sweep.table(results), os.path.join(workdir, 'sweep.json'))
-
-
-if __name__ == '__main__':
-  main()

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dim_jax.config import ExperimentConfig, OptimizerConfig
+from dim_jax.configs import Row, changed
 from dim_jax.objectives import autoencoder, bigan, dim, nat
-from experiments.rows import Row, changed
 
 MEMORY = '(from memory, unverified)'
 

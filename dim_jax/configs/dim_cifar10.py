@@ -1,15 +1,13 @@
 """Deep InfoMax on CIFAR-10: the rows of Hjelm et al. 2019.
 
-  python -m experiments.train \
-      --config=experiments/configs/dim_cifar10.py:local_infonce \
-      --workdir=runs/dim_cifar10
+  dim-jax train --config=dim_cifar10:local_infonce --workdir=runs/dim_cifar10
 
 The paper's 1000 epochs are meant for an accelerator. Measured on two shared
 CPU cores, with `--config.objective.critic_units=512` and a JPEG-recompressed
 copy of the data, 5,500 steps in about an hour, MLP probe conv / fc / y:
 local_infonce 61.2 / 57.2 / 50.4 %, local_jsd 59.1 / 56.5 / 49.9 %
 (experiments/results/dim_cifar10_local_infonce.json and ..._local_jsd.json). One
-epoch of every row of table 1, by `experiments.table dim_cifar10 --steps=703`:
+epoch of every row of table 1, by `dim-jax table dim_cifar10 --steps=703`:
 from 47.0 % (local_infonce) to 29.7 % (global) on y, supervised 60.8 %
 (experiments/results/table_cifar10.json). The rows of other tables were not
 trained here. The critic is `factored`, the paper's
@@ -44,10 +42,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.configs import Row, changed, get
+from dim_jax.configs import _dim_rows as dim_rows
+from dim_jax.configs._dim_rows import MEMORY, published
 from dim_jax.objectives import dim, gim
-from experiments import dim_rows
-from experiments.dim_rows import MEMORY, published
-from experiments.rows import Row, changed, get
 
 
 def local_infonce() -> ExperimentConfig:

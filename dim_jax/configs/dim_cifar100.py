@@ -1,8 +1,6 @@
 """Deep InfoMax on CIFAR-100: the rows of Hjelm et al. 2019.
 
-  python -m experiments.train \
-      --config=experiments/configs/dim_cifar100.py:local_infonce \
-      --workdir=runs/dim_cifar100
+  dim-jax train --config=dim_cifar100:local_infonce --workdir=runs/dim_cifar100
 
 All but data and classes is as in dim_cifar10.py. The table of structure tasks
 has a baseline of its own, conv / fc / y 49.90 / 47.96 / 44.27 %. Not trained
@@ -12,10 +10,9 @@ here.
 from collections.abc import Mapping
 
 from dim_jax.config import ExperimentConfig
-from experiments import dim_rows
-from experiments.configs import dim_cifar10
-from experiments.dim_rows import published
-from experiments.rows import Row, changed, get
+from dim_jax.configs import Row, changed, dim_cifar10, get
+from dim_jax.configs import _dim_rows as dim_rows
+from dim_jax.configs._dim_rows import published
 
 
 def local_infonce() -> ExperimentConfig:

@@ -1,14 +1,12 @@
 """Deep InfoMax on scikit-learn's digits: the demo, and one of each kind.
 
-  python -m experiments.train \
-      --config=experiments/configs/dim_digits.py:infonce \
-      --workdir=runs/digits
+  dim-jax train --config=dim_digits:infonce --workdir=runs/digits
 
 Measured by `make demo` on two CPU cores, seed 0: 34 s; linear probe with 5
 labels a class fc / y 92.2 / 90.5 % (experiments/results/dim_digits.json).
 
 The baselines of the paper's tables (supervised, vae, ae, beta_vae, aae, bigan,
-nat, global, dv) are trained beside it by `python -m experiments.table
+nat, global, dv) are trained beside it by `dim-jax table
 dim_digits --seeds=0,1,2`: 13 min 42 s on two CPU cores, linear probe with 5
 labels a class on y from 35.0 % (nat) to 91.6 % (jsd and dv), supervised 99.3 %
 (experiments/results/table_digits.json). Without augmentation nat learns its
@@ -37,16 +35,15 @@ semi_supervised trains a classifier of few labels too; from labels alone it is
 `--config.objective.local_weight=0 --config.objective.prior=None`, and with all
 of them, by a linear layer on the code, supervised. finetune
 starts from the run in `init_from`, runs/digits, and labels alone train the
-classifier and the whole encoder. Measure both with `experiments.classify`.
+classifier and the whole encoder. Measure both with `dim-jax classify`.
 """
 
 from collections.abc import Mapping
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.configs import Row, dim_cifar10, get
+from dim_jax.configs import _dim_rows as dim_rows
 from dim_jax.objectives import dim
-from experiments import dim_rows
-from experiments.configs import dim_cifar10
-from experiments.rows import Row, get
 
 
 def infonce() -> ExperimentConfig:

@@ -1,8 +1,6 @@
 """Deep InfoMax on MNIST, with the encoder for 28x28 images.
 
-  python -m experiments.train \
-      --config=experiments/configs/dim_mnist.py:local_infonce \
-      --workdir=runs/mnist
+  dim-jax train --config=dim_mnist:local_infonce --workdir=runs/mnist
 
 No result of these runs has been measured yet.
 """
@@ -10,9 +8,8 @@ No result of these runs has been measured yet.
 from collections.abc import Mapping
 
 from dim_jax.config import DataConfig, ExperimentConfig
-from experiments import dim_rows
-from experiments.configs import dim_cifar10
-from experiments.rows import Row, changed, get
+from dim_jax.configs import Row, changed, dim_cifar10, get
+from dim_jax.configs import _dim_rows as dim_rows
 
 
 def local_infonce() -> ExperimentConfig:

@@ -1,8 +1,6 @@
 """Deep InfoMax on STL-10: the rows of Hjelm et al. 2019.
 
-  python -m experiments.train \
-      --config=experiments/configs/dim_stl10.py:local_infonce \
-      --workdir=runs/dim_stl10
+  dim-jax train --config=dim_stl10:local_infonce --workdir=runs/dim_stl10
 
 Trains on the 100,000 images without labels, mirrored crops of 64x64 at random;
 the paper adds the 5,000 labelled ones, which here serve for probes alone, as
@@ -17,7 +15,7 @@ dim_cifar10.py.
 In semi_supervised (table 2, SS) a small network on the last convolution learns
 the 5,000 labels together with the encoder, beside Deep InfoMax on these and the
 100,000 images without; as in the 2018 code, the cross-entropy is added. A batch
-of 64 has three labels on average. Measure it with `experiments.classify`. The
+of 64 has three labels on average. Measure it with `dim-jax classify`. The
 JSD row is `--config.objective.bound=jsd`, an error of 23.04 % in the paper. To
 fine-tune a run of local_infonce instead, or of vae, bigan and any other row,
 set init_from to its folder, objective.local_weight to 0, objective.prior to
@@ -27,11 +25,10 @@ None and data.unlabelled to False; table 2 has an SS number of each.
 from collections.abc import Mapping
 
 from dim_jax.config import DataConfig, ExperimentConfig
+from dim_jax.configs import Row, changed, dim_cifar10, get
+from dim_jax.configs import _dim_rows as dim_rows
+from dim_jax.configs._dim_rows import MEMORY, published
 from dim_jax.objectives import dim
-from experiments import dim_rows
-from experiments.configs import dim_cifar10
-from experiments.dim_rows import MEMORY, published
-from experiments.rows import Row, changed, get
 
 
 def local_infonce() -> ExperimentConfig:

@@ -1,7 +1,6 @@
 """Deep InfoMax on Tiny ImageNet: the rows of Hjelm et al. 2019, table 2.
 
-  python -m experiments.train \
-      --config=experiments/configs/dim_tiny_imagenet.py:local_infonce \
+  dim-jax train --config=dim_tiny_imagenet:local_infonce \
       --workdir=runs/dim_tiny_imagenet
 
 `--config.data.name` is the path of the unzipped tiny-imagenet-200.zip. Images
@@ -14,9 +13,8 @@ tenth of the training set is.
 from collections.abc import Mapping
 
 from dim_jax.config import DataConfig, ExperimentConfig
-from experiments import dim_rows
-from experiments.configs import dim_cifar10
-from experiments.rows import Row, get
+from dim_jax.configs import Row, dim_cifar10, get
+from dim_jax.configs import _dim_rows as dim_rows
 
 
 def local_infonce() -> ExperimentConfig:

@@ -1,8 +1,6 @@
 """Greedy InfoMax and CPC on CIFAR-10, at a size for a CPU.
 
-  python -m experiments.train \
-      --config=experiments/configs/gim_cifar10.py:gim \
-      --workdir=runs/gim_cifar10
+  dim-jax train --config=gim_cifar10:gim --workdir=runs/gim_cifar10
 
 Measured with seeds 0, 1 and 2 on a JPEG-recompressed copy (experiments/results/
 gim_cifar10.json): a linear probe on 10,000 training images reads from module_0
@@ -15,8 +13,8 @@ times this learning rate the features of cpc collapse in the first steps.
 from collections.abc import Mapping
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.configs import Row, get
 from dim_jax.objectives import gim as gim_lib
-from experiments.rows import Row, get
 
 
 def gim() -> ExperimentConfig:

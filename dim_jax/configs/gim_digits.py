@@ -1,9 +1,8 @@
 """Greedy InfoMax on scikit-learn's digits: needs no files, for a first look.
 
-  python -m experiments.train \
-      --config=experiments/configs/gim_digits.py --workdir=runs/gim_digits
+  dim-jax train --config=gim_digits --workdir=runs/gim_digits
 
-A minute or two on two cores. Probe it with experiments.evaluate.
+A minute or two on two cores. Probe it with dim-jax evaluate.
 """
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig

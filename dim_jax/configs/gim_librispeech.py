@@ -1,8 +1,6 @@
 """Greedy InfoMax, CPC and supervised modules on LibriSpeech: Löwe et al. 2019.
 
-  python -m experiments.train \
-      --config=experiments/configs/gim_librispeech.py:gim \
-      --workdir=runs/gim_librispeech \
+  dim-jax train --config=gim_librispeech:gim --workdir=runs/gim_librispeech \
       --config.data.name=/path/to/LibriSpeech/train-clean-100 \
       --config.data.lists=/path/to/the/CPC/authors/lists \
       --config.data.phones=/path/to/converted_aligned_phones.txt
@@ -18,9 +16,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from dim_jax.config import ExperimentConfig, OptimizerConfig, SoundConfig
+from dim_jax.configs import Row, changed, get
+from dim_jax.configs.gim_spoken_digits import end_to_end, supervised
 from dim_jax.objectives import gim as gim_lib
-from experiments.configs.gim_spoken_digits import end_to_end, supervised
-from experiments.rows import Row, changed, get
 
 
 def gim() -> ExperimentConfig:

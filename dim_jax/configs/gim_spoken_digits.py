@@ -1,8 +1,6 @@
 """Greedy InfoMax, CPC and supervised modules on spoken digits, for a CPU.
 
-  python -m experiments.train \
-      --config=experiments/configs/gim_spoken_digits.py:gim \
-      --workdir=runs/gim_spoken_digits
+  dim-jax train --config=gim_spoken_digits:gim --workdir=runs/gim_spoken_digits
 
 Measured (experiments/results/gim_spoken_digits.json): what a linear probe on
 4,000 training windows reads from module_0 to module_5, in percent, on one core
@@ -23,8 +21,8 @@ of two, shared.
 from collections.abc import Mapping
 
 from dim_jax.config import ExperimentConfig, OptimizerConfig, SoundConfig
+from dim_jax.configs import Row, changed, get
 from dim_jax.objectives import gim as gim_lib
-from experiments.rows import Row, changed, get
 
 
 def gim() -> ExperimentConfig:

@@ -1,7 +1,6 @@
 """Greedy InfoMax, CPC and supervised modules on STL-10: Löwe et al. 2019.
 
-  python -m experiments.train \
-      --config=experiments/configs/gim_stl10.py:gim --workdir=runs/gim_stl10
+  dim-jax train --config=gim_stl10:gim --workdir=runs/gim_stl10
 
 The paper's 300 epochs of 100,000 unlabelled images are meant for accelerators:
 an image takes 12.6 billion multiplications forward. Not trained here. Images
@@ -13,10 +12,9 @@ parameters; the probe reads the encoder, module_2.
 from collections.abc import Mapping
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.configs import Row, changed, get, gim_spoken_digits
+from dim_jax.configs.gim_librispeech import published
 from dim_jax.objectives import gim as gim_lib
-from experiments.configs import gim_spoken_digits
-from experiments.configs.gim_librispeech import published
-from experiments.rows import Row, changed, get
 
 
 def gim() -> ExperimentConfig:

@@ -1,17 +1,15 @@
 r"""SteinGAN on scikit-learn's digits: an energy and a generator in minutes.
 
-  python -m experiments.train \
-      --config=experiments/configs/stein_gan_digits.py \
-      --workdir=runs/stein_gan_digits
-  python -m experiments.density runs/stein_gan_digits
+  dim-jax train --config=stein_gan_digits --workdir=runs/stein_gan_digits
+  dim-jax density runs/stein_gan_digits
 
 The auto-encoder's energy, and a generator that follows its Stein direction in
 the space of codes, as for MNIST; not from a paper.
 """
 
 from dim_jax.config import DataConfig, ExperimentConfig
+from dim_jax.configs import stein_gan_mnist
 from dim_jax.networks import generators
-from experiments.configs import stein_gan_mnist
 
 
 def get_config() -> ExperimentConfig:

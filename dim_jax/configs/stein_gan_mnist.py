@@ -1,9 +1,7 @@
 r"""SteinGAN on MNIST, small enough for a CPU.
 
-  python -m experiments.train \
-      --config=experiments/configs/stein_gan_mnist.py \
-      --workdir=runs/stein_gan
-  python -m experiments.density runs/stein_gan
+  dim-jax train --config=stein_gan_mnist --workdir=runs/stein_gan
+  dim-jax density runs/stein_gan
 
 After Wang and Liu, Learning to draw samples, 2016: the energy is how well an
 auto-encoder copies an image, the kernel compares its codes, and the generator

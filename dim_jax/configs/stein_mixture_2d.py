@@ -1,16 +1,14 @@
 r"""An energy in the plane, on a mixture of three Gaussians.
 
-  python -m experiments.train \
-      --config=experiments/configs/stein_mixture_2d.py \
-      --workdir=runs/mixture_2d
-  python -m experiments.density runs/mixture_2d
+  dim-jax train --config=stein_mixture_2d --workdir=runs/mixture_2d
+  dim-jax density runs/mixture_2d
 
 Other negatives with --config.objective.negatives=NAME: short_run, persistent,
 buffer, stein (SteinCD); generator (SteinGAN) or mixture, for which the energy
 must learn slower than the generator: --config.optimizer.learning_rate=1e-4
 --config.objective.energy_penalty=0.01.
 Other points with --config.data.name=ring, gaussian or banana. The truth is
-known: experiments.density prints the divergence from it.
+known: dim-jax density prints the divergence from it.
 
 Measured, seeds 0 to 2 (experiments/results/stein_mixture_2d.json), nats: this
 config 0.030, SteinCD 0.048, SteinGAN 0.287, mixture 0.100; one Gaussian 0.638.

@@ -1,15 +1,13 @@
 r"""A Gaussian-Bernoulli RBM of 10 hidden units on MNIST, by CD-1.
 
-  python -m experiments.train \
-      --config=experiments/configs/stein_rbm_mnist.py \
-      --workdir=runs/rbm
-  python -m experiments.density runs/rbm
+  dim-jax train --config=stein_rbm_mnist --workdir=runs/rbm
+  dim-jax density runs/rbm
 
 After Liu and Wang, Learning deep energy models, 2017, with pixels in [0, 1].
 Its partition function is known, so negatives may also be 'exact', or chains
 'gibbs': --config.objective.negatives=stein is SteinCD, --config.objective.
 transition=gibbs Gibbs sampling. Read a log likelihood beside that of a single
-Gaussian, N(train mean, I), which experiments.density prints.
+Gaussian, N(train mean, I), which dim-jax density prints.
 
 Measured, seeds 0 to 2 (experiments/results/stein_rbm_mnist.json), nats a test
 image by the exact partition function: exact -743.4, Gibbs with 10 steps -744.6,

@@ -1,8 +1,6 @@
 """The bottleneck on scikit-learn's digits: trains in a minute.
 
-  python -m experiments.train \
-      --config=experiments/configs/vib_digits.py:vib \
-      --workdir=runs/vib_digits
+  dim-jax train --config=vib_digits:vib --workdir=runs/vib_digits
 
 Not from the paper: sizes and steps were chosen to take seconds. The rows are
 those of vib_mnist.py.
@@ -16,9 +14,8 @@ from dim_jax.config import (
   OptimizerConfig,
   SweepConfig,
 )
+from dim_jax.configs import Row, changed, get, vib_mnist
 from dim_jax.objectives import vib as vib_lib
-from experiments.configs import vib_mnist
-from experiments.rows import Row, changed, get
 
 
 def vib() -> ExperimentConfig:

@@ -1,8 +1,6 @@
 """The bottleneck on MNIST: the rows and figures of Alemi et al. 2017.
 
-  python -m experiments.train \
-      --config=experiments/configs/vib_mnist.py:vib \
-      --workdir=runs/vib_mnist
+  dim-jax train --config=vib_mnist:vib --workdir=runs/vib_mnist
 
 The network is 784-1024-1024-256-10, K = 256 and beta = 1e-3. Measured with
 averaged weights on one CPU core (experiments/results/vib_mnist*.json):
@@ -41,8 +39,8 @@ from dim_jax.config import (
   OptimizerConfig,
   SweepConfig,
 )
+from dim_jax.configs import Row, changed, get
 from dim_jax.objectives import vib as vib_lib
-from experiments.rows import Row, changed, get
 
 
 def vib() -> ExperimentConfig:

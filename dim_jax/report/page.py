@@ -113,7 +113,7 @@ def write(
     view = own[0][0].view(paths[0])
   else:
     view = _view(runs_lib.read_all(paths))
-  report = ['python', '-m', 'experiments.report', *map(str, paths)]
+  report = ['dim-jax', 'report', *map(str, paths)]
   view['commands'].append(shlex.join(report))
   files.make_folder(out)
   view['sections'] = {

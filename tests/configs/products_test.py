@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from dim_jax import config as config_lib
+from dim_jax import configs
 from dim_jax.runs import dry_run
-from experiments import rows as rows_lib
 from experiments.benchmarks import harness
 
 # All that a step multiplies occurs in one of these.
@@ -43,8 +43,8 @@ def products(jaxpr):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_product_contracts_one_axis(name):
   family, _, row = name.partition(':')
-  module = rows_lib.families()[family]
-  config = rows_lib.get(module.ROWS, row) if row else module.get_config()
+  module = configs.families()[family]
+  config = configs.get(module.ROWS, row) if row else module.get_config()
   objective = config_lib.make_objective(config)
   shapes = dry_run.shapes(config.data)
   batch = {

@@ -9,8 +9,8 @@ import sys
 import pytest
 import rich.console
 
-from experiments import catalogue
-from experiments import rows as rows_lib
+from dim_jax import configs
+from dim_jax.commands import catalogue
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -21,8 +21,9 @@ def rows():
 
 
 def test_every_config_is_listed_and_told_apart(rows):
-  files = {path.name for path in (ROOT / 'experiments/configs').glob('*.py')}
-  assert {row.name.partition(':')[0] for row in rows} == files
+  folder = ROOT / 'dim_jax' / 'configs'
+  names = {path.stem for path in folder.glob('[!_]*.py')}
+  assert {row.name.partition(':')[0] for row in rows} == names
   # One line each, that no other config has.
   assert all(row.description.strip() for row in rows)
   assert len({row.description for row in rows}) == len(rows)
@@ -34,16 +35,16 @@ def test_every_config_is_listed_and_told_apart(rows):
 
 def test_published_numbers_are_told_with_their_row_and_source(rows):
   found = {row.name: row.paper for row in rows}
-  assert found['dim_cifar10.py:local_infonce'] == (
+  assert found['dim_cifar10:local_infonce'] == (
     'DIM(L) infoNCE, Hjelm et al. 2019, table 1: conv 75.21, fc 75.57, y 69.13'
   )
-  assert found['dim_digits.py:infonce'] == ''
+  assert found['dim_digits:infonce'] == ''
   assert catalogue.published({'source': 'Ours'}) == 'Ours'
 
 
 def test_a_file_that_is_no_config_is_named(tmp_path, monkeypatch):
   (tmp_path / 'dim_broken.py').write_text('"""A file."""\n')
-  monkeypatch.setattr(rows_lib, 'CONFIGS', tmp_path)
+  monkeypatch.setattr(configs, 'CONFIGS', tmp_path)
   with pytest.raises(ValueError, match=r'dim_broken\.py.*does not import'):
     catalogue.rows()
 
@@ -81,10 +82,7 @@ def test_the_command_needs_neither_config_nor_workdir():
 
   listed = run('--list')
   assert listed.returncode == 0, listed.stderr
-  assert 'Deep InfoMax\tdim_digits.py:infonce\tDeep InfoMax on' in listed.stdout
+  assert 'Deep InfoMax\tdim_digits:infonce\tDeep InfoMax on' in listed.stdout
   without = run('--workdir=runs/x')
   assert without.returncode == 1
-  assert (
-    'give --config and --workdir; python -m experiments.train --list'
-    in without.stderr
-  )
+  assert 'give --config and --workdir; dim-jax train --list' in without.stderr

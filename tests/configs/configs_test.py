@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from dim_jax import config as config_lib
+from dim_jax import configs
 from dim_jax.data import points
 from dim_jax.networks import encoders
 from dim_jax.objectives import dim, gim, vib
-from experiments import rows as rows_lib
 
-FAMILIES = rows_lib.families()
+FAMILIES = configs.families()
 CONFIGS = [
   (name, row)
   for name, module in FAMILIES.items()
@@ -107,7 +107,7 @@ def test_config_traces_and_names_its_command(name, row):
     config = config.run
   config_lib.check(config)
   assert config_lib.from_json(config_lib.to_json(config)) == config
-  assert f'--config=experiments/configs/{name}.py' in FAMILIES[name].__doc__
+  assert f'dim-jax train --config={name}' in FAMILIES[name].__doc__
   objective = config_lib.make_objective(config)
   batch = batch_of(config)
   if objective.indexed:
@@ -167,9 +167,9 @@ def test_there_is_a_config_a_paper_row(name, form):
 
 @pytest.mark.parametrize('name', ['digits', *TABLES])
 def test_the_methods_of_a_table_differ_in_their_objective_alone(name):
-  configs = rows_lib.table([f'dim_{name}'])
-  first = configs['supervised']
-  for method, config in configs.items():
+  methods = configs.table([f'dim_{name}'])
+  first = methods['supervised']
+  for method, config in methods.items():
     for field in ('data', 'optimizer', 'batch_size', 'steps', 'average'):
       assert getattr(config, field) == getattr(first, field), (method, field)
     for field in ('encoder', 'code', 'norm', 'num_classes', 'probe_features'):
@@ -182,7 +182,7 @@ def test_the_methods_of_a_table_differ_in_their_objective_alone(name):
   accuracies = {
     'cifar10': 75.39, 'cifar100': 42.27, 'tiny_imagenet': 36.6, 'stl10': 68.7
   }  # fmt: skip
-  error = configs['supervised'].paper['error_1']
+  error = methods['supervised'].paper['error_1']
   assert error == pytest.approx(100 - accuracies[name])
   for method in ('ae', 'beta_vae', 'local_dv'):
     assert 'from memory' in configs[method].paper['source']
@@ -334,13 +334,13 @@ def test_the_rows_of_greedy_infomax_are_the_papers(name, row):
 
 def test_a_file_of_one_config_is_found_as_a_row():
   for old, new in {
-    'dim_cifar10_local_jsd': 'dim_cifar10.py:local_jsd',
-    'vib_digits_sweep_k2': 'vib_digits.py:sweep_k2',
-    'greedy_supervised_stl10': 'gim_stl10.py:greedy_supervised',
-    'cpc_spoken_digits': 'gim_spoken_digits.py:cpc',
+    'dim_cifar10_local_jsd': 'dim_cifar10:local_jsd',
+    'vib_digits_sweep_k2': 'vib_digits:sweep_k2',
+    'greedy_supervised_stl10': 'gim_stl10:greedy_supervised',
+    'cpc_spoken_digits': 'gim_spoken_digits:cpc',
     'dim_cifar10_nothing': None,
   }.items():
-    assert rows_lib.renamed(old) == new
+    assert configs.renamed(old) == new
 
 
 def test_a_row_that_is_not_there_is_named_beside_those_that_are():
