@@ -94,12 +94,8 @@ def own_images_are_read_and_their_neighbours_are_alike(printed):
   # Digits lie near digits even in an encoder that hardly trained; else 0.1.
   assert float(printed[-1].split()[-1]) > 0.5
   kinds = {tuple(line.split()[:3]) for line in printed if ' knn ' in line}
-  assert kinds == {
-    *(
-      (kind, x, 'knn') for kind in ('trained', 'untrained') for x in ('fc', 'y')
-    ),
-    ('raw', 'pixels', 'knn'),
-  }
+  encoders = [('trained', 'y'), ('untrained', 'y'), ('raw', 'pixels')]
+  assert kinds == {(*encoder, 'knn') for encoder in encoders}
 
 
 # Of each page, its first results.

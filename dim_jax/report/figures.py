@@ -22,6 +22,7 @@ import itertools
 import math
 import os
 import re
+import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -212,6 +213,9 @@ def blank(
   from matplotlib import figure as figure_lib
   from matplotlib.backends import backend_agg
 
+  if 'IPython' in sys.modules:
+    # Notebooks show figures once it was imported, also those made without it.
+    import matplotlib.pyplot  # noqa: F401
   figure = figure_lib.Figure((width, height), layout='constrained')
   backend_agg.FigureCanvasAgg(figure)
   return figure, figure.subplots(rows, columns, **grid)
