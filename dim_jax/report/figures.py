@@ -22,7 +22,6 @@ import itertools
 import math
 import os
 import re
-import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -210,15 +209,25 @@ def blank(
   Returns:
     The figure, and its axes or array of axes.
   """
-  from matplotlib import figure as figure_lib
   from matplotlib.backends import backend_agg
 
-  if 'IPython' in sys.modules:
-    # Notebooks show figures once it was imported, also those made without it.
-    import matplotlib.pyplot  # noqa: F401
-  figure = figure_lib.Figure((width, height), layout='constrained')
+  figure = _shown()((width, height), layout='constrained')
   backend_agg.FigureCanvasAgg(figure)
   return figure, figure.subplots(rows, columns, **grid)
+
+
+@functools.cache
+def _shown() -> Any:
+  """The class of figures that a notebook shows, though pyplot made none."""
+  from matplotlib import figure as figure_lib
+
+  class Shown(figure_lib.Figure):
+    def _repr_png_(self) -> bytes:
+      file = io.BytesIO()
+      write(self, file)
+      return file.getvalue()
+
+  return Shown
 
 
 def panels(

@@ -195,6 +195,7 @@ def test_a_notebook_has_the_pictures_by_the_names_of_their_files(tmp_path):
   # The curve of the figure is that of the metrics, in nats.
   figure = drawn['mi'].figure()
   assert isinstance(figure, matplotlib.figure.Figure)
+  assert figure._repr_png_().startswith(b'\x89PNG')
   (line, *_) = figure.axes[0].get_lines()
   np.testing.assert_array_equal(line.get_xydata(), [[20, 1.0], [40, 2.0]])
   with pytest.raises(FileNotFoundError, match='is not a run'):
