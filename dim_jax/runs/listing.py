@@ -276,7 +276,7 @@ def table(runs: Sequence[Listed]) -> rich.table.Table:
       run.data,
       f'{run.step:,} / {run.steps:,}' if run.steps else '',
       '' if math.isnan(run.probe) else f'{run.probe:.1f} %',
-      run.measured.replace(' ', '\u00a0'),
+      run.measured,
       '' if math.isnan(run.age) else _age(run.age),
     )
     for run in runs
