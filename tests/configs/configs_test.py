@@ -186,7 +186,7 @@ def test_the_methods_of_a_table_differ_in_their_objective_alone(name):
   assert error == pytest.approx(100 - accuracies[name])
   for method in ('ae', 'beta_vae', 'local_dv'):
     assert 'from memory' in methods[method].paper['source']
-  assert 'from memory' not in configs['vae'].paper['source']
+  assert 'from memory' not in methods['vae'].paper['source']
 
 
 def test_the_row_of_both_kinds_of_information():
