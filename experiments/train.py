@@ -24,6 +24,11 @@ _DEVICES = COMMAND.integer('devices', None, 'Use only so many devices.')
 _DRY_RUN = COMMAND.boolean(
   'dry_run', False, 'Print sizes, FLOPs, memory and ceilings; read no data.'
 )
+_TOPOLOGY = COMMAND.string(
+  'topology',
+  None,
+  'With --dry_run: compile for a TPU slice, such as v5e:16x16; needs no TPU.',
+)
 _PROFILE = COMMAND.boolean(
   'profile', False, 'Write a trace of the second interval to WORKDIR/profile.'
 )
@@ -40,9 +45,14 @@ def main() -> None:
       'give --config and --workdir; python -m experiments.train --list shows '
       'all configs.'
     )
+  if _TOPOLOGY.value and not _DRY_RUN.value:
+    raise ValueError(
+      '--topology compiles for chips that are not there: give --dry_run too.'
+    )
   if not isinstance(config, config_lib.SweepConfig):
     if _DRY_RUN.value:
-      return show(dry_run.text(dry_run.measure(config, devices)))
+      report = dry_run.measure(config, devices, _TOPOLOGY.value)
+      return show(dry_run.text(report))
     dim_jax.train(config, workdir, devices=devices, profile=_PROFILE.value)
     return None
   if _DRY_RUN.value or _PROFILE.value or devices not in (None, 1):

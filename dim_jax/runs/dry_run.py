@@ -4,6 +4,7 @@ One training step is compiled, and no example is read; of a folder of images the
 names, and the header of one.
 """
 
+import dataclasses
 import functools
 import math
 import os
@@ -17,7 +18,8 @@ from dim_jax import config as config_lib
 from dim_jax.data import augment, decode, folders, points, sources
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
-from dim_jax.runs import provenance
+from dim_jax.objective import Objective
+from dim_jax.runs import provenance, slices
 from dim_jax.training import loop, parallel, pipeline
 from dim_jax.training import step as step_lib
 
@@ -99,27 +101,36 @@ def _images(config: config_lib.DataConfig) -> tuple[tuple[int, ...], int]:
 
 
 def measure(
-  config: config_lib.ExperimentConfig, devices: int | None = None
+  config: config_lib.ExperimentConfig,
+  devices: int | None = None,
+  topology: str | None = None,
 ) -> dict[str, Any]:
   """Compiles one step of a run and counts.
 
   Args:
     config: the run.
     devices: use only so many devices; all of them if None.
+    topology: compile for this TPU slice, such as 'v5e:16x16', instead of this
+      host's devices; needs no TPU. See `dim_jax.runs.slices`.
 
   Returns:
     'shape', 'dtype' and 'examples' of the data; 'parameters', how many by
     group; 'batch', 'steps' and 'devices'; 'flops' of a step of the whole
     batch; 'memory', bytes on each device by what they are for, or None where
     the compiler does not say; 'negatives' of an anchor and 'ceilings' in nats,
-    by term.
+    by term; 'slice' of a topology, what `slices.compile_for` returns, with its
+    'efficiency' where it is larger than `slices.REFERENCE` chips.
 
   Raises:
-    ValueError: the config cannot be trained.
+    ValueError: the config cannot be trained, or not so.
   """
   config_lib.check(config)
-  mesh = parallel.make_mesh(1 if config.parallel == 'pipeline' else devices)
-  parallel.check_batch_size(config.batch_size, mesh.size, config.accumulate)
+  if topology is not None:
+    _check_slice(config, devices, topology)
+    mesh = parallel.make_mesh(among=slices.devices(topology))
+  else:
+    mesh = parallel.make_mesh(1 if config.parallel == 'pipeline' else devices)
+    parallel.check_batch_size(config.batch_size, mesh.size, config.accumulate)
   found = shapes(config.data)
   # Under pmap and as a pipeline the step is the same, in other parts.
   objective = config_lib.make_objective(config)
@@ -127,33 +138,8 @@ def measure(
     pipeline.check(objective)
   if found.examples is not None:
     objective.check_size(found.examples)
-  batch = functools.partial(_batch, config, found, objective.indexed)
-  example = batch(found.seen, 2)
-  variables = jax.eval_shape(objective.init, jax.random.key(0), example)
-  optimizer = step_lib.optimizer_of(config, objective, variables[0])
-  init = functools.partial(step_lib.init_state, objective, optimizer)
-  state = jax.eval_shape(init, example, jax.random.key(0))
-  streams = found.examples is None or getattr(config.data, 'stream', False)
-  rows = config.batch_size if streams else found.examples
-  chunk: Any = loop.make_chunk(
-    objective,
-    optimizer,
-    mesh,
-    augment=augment.make(config.data, found.stored[-1]),
-    accumulate=config.accumulate,
-  )
-  compiled = chunk.lower(
-    state,
-    batch(found.stored, rows),
-    jax.ShapeDtypeStruct((1, config.batch_size), jnp.int32),
-  ).compile()
-  cost = compiled.cost_analysis() or {}
-  part = config.batch_size // config.accumulate
-  terms = objective.negatives(batch(found.seen, part))
-  ceilings = {k: v for k, (_, v) in terms.items() if v is not None}
-  if objective.supervised:
-    ceilings['information on the label'] = math.log(objective.classes)
-  return {
+  state, lowered = _lower(config, found, objective, mesh)
+  report = {
     'name': config.data.name,
     'shape': found.stored,
     'dtype': np.dtype(found.dtype).name,
@@ -165,9 +151,103 @@ def measure(
     'steps': config.steps,
     'devices': mesh.size,
     'device': mesh.devices.flat[0].device_kind,
+    **_terms(config, found, objective),
+  }
+  if topology is None:
+    compiled = lowered.compile()
+    cost = compiled.cost_analysis() or {}
     # XLA counts what one device does.
-    'flops': cost.get('flops', math.nan) * mesh.size,
-    'memory': _memory(compiled),
+    flops = cost.get('flops', math.nan) * mesh.size
+    return report | {'flops': flops, 'memory': _memory(compiled)}
+  one = slices.compile_for(topology, lowered)
+  if mesh.size > slices.REFERENCE:
+    one['efficiency'] = slices.efficiency(one, _reference(config, topology))
+  return report | {'flops': one['flops'] * mesh.size, 'slice': one}
+
+
+def _check_slice(
+  config: config_lib.ExperimentConfig, devices: int | None, topology: str
+) -> None:
+  """Raises ValueError where a run cannot be compiled for a slice."""
+  _, chips = slices.parse(topology)
+  if devices is not None:
+    raise ValueError(
+      f'--topology={topology} is all of its {chips:,} chips: leave out '
+      '--devices.'
+    )
+  if config.parallel != 'jit':
+    raise ValueError(
+      f"--topology compiles parallel='jit', got {config.parallel!r}: the other "
+      'forms stay on one host.'
+    )
+  each = chips * config.accumulate
+  if config.batch_size % each:
+    nearest = max(1, round(config.batch_size / each)) * each
+    parts = f' in {config.accumulate} parts' if config.accumulate > 1 else ''
+    raise ValueError(
+      f'batch_size {config.batch_size} does not divide{parts} over the '
+      f'{chips:,} chips of {topology}: use a multiple of {each:,}, such as '
+      f'--config.batch_size={nearest} ({nearest // chips} a chip).'
+    )
+
+
+def _reference(
+  config: config_lib.ExperimentConfig, topology: str
+) -> dict[str, Any]:
+  """Compiles the same step for few chips, of as many examples on each."""
+  name = slices.reference(topology)
+  chips = slices.parse(topology)[1]
+  small = dataclasses.replace(
+    config, batch_size=config.batch_size // chips * slices.REFERENCE
+  )
+  mesh = parallel.make_mesh(among=slices.devices(name))
+  objective = config_lib.make_objective(small)
+  _, lowered = _lower(small, shapes(small.data), objective, mesh)
+  return slices.compile_for(name, lowered)
+
+
+def _lower(
+  config: config_lib.ExperimentConfig,
+  found: Shapes,
+  objective: Objective,
+  mesh: jax.sharding.Mesh,
+) -> tuple[step_lib.TrainState, Any]:
+  """Returns the shapes of the state, and the program of a step."""
+  batch = functools.partial(_batch, config, found, objective.indexed)
+  example = batch(found.seen, 2)
+  variables = jax.eval_shape(objective.init, jax.random.key(0), example)
+  optimizer = step_lib.optimizer_of(config, objective, variables[0])
+  init = functools.partial(step_lib.init_state, objective, optimizer)
+  state = jax.eval_shape(init, example, jax.random.key(0))
+  chunk: Any = loop.make_chunk(
+    objective,
+    optimizer,
+    mesh,
+    augment=augment.make(config.data, found.stored[-1]),
+    accumulate=config.accumulate,
+  )
+  if found.examples is not None and not getattr(config.data, 'stream', False):
+    data = batch(found.stored, found.examples)
+    rows: Any = jax.ShapeDtypeStruct((1, config.batch_size), jnp.int32)
+    return state, chunk.lower(state, data, rows)
+  rows = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
+    batch(found.stored, config.batch_size),
+  )
+  return state, chunk.lower(state, {}, rows)
+
+
+def _terms(
+  config: config_lib.ExperimentConfig, found: Shapes, objective: Objective
+) -> dict[str, Any]:
+  """The negatives of an anchor and the ceilings, by term."""
+  part = config.batch_size // config.accumulate
+  batch = _batch(config, found, objective.indexed, found.seen, part)
+  terms = objective.negatives(batch)
+  ceilings = {k: v for k, (_, v) in terms.items() if v is not None}
+  if objective.supervised:
+    ceilings['information on the label'] = math.log(objective.classes)
+  return {
     'negatives': {name: count for name, (count, _) in terms.items()},
     'ceilings': ceilings,
   }
@@ -218,8 +298,11 @@ def text(report: dict[str, Any]) -> str:
   lines.append(('parameters', f'{sum(parameters.values()):,}: {each}'))
   flops = f'{report["flops"]:.3g} a step, {report["flops"] * steps:.3g} in all'
   flops += ', as the compiler counts (the body of a loop inside a step once)'
-  lines.append(('FLOPs', flops))
-  memory = dict(report['memory'] or {})
+  if 'slice' in report:
+    lines += slices.lines(report['slice'])
+  else:
+    lines.append(('FLOPs', flops))
+  memory = dict(report.get('memory') or {})
   if memory:
     total = memory.pop('total')
     each = ', '.join(f'{k} {v / 2**20:,.1f}' for k, v in memory.items())

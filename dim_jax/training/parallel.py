@@ -1,6 +1,7 @@
 """Devices and hosts: the mesh, and the arrays that are spread over it."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -45,18 +46,26 @@ def cache_compilations() -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
-def make_mesh(devices: int | None = None) -> Mesh:
+def make_mesh(
+  devices: int | None = None, among: Sequence[Any] | None = None
+) -> Mesh:
   """Makes one axis, 'data', over the first `devices` devices, or over all.
+
+  Args:
+    devices: how many; all of them if None.
+    among: devices to choose from, such as those of a slice that is not there
+      (`dim_jax.runs.slices`); all of JAX's if None.
 
   Raises:
     ValueError: there are not so many devices.
   """
-  chosen = jax.devices()[:devices]
-  if devices is not None and not 1 <= devices <= len(jax.devices()):
+  known = list(jax.devices() if among is None else among)
+  if devices is not None and not 1 <= devices <= len(known):
     raise ValueError(
-      f'devices={devices}, but there are {len(jax.devices())}: use 1 to '
-      f'{len(jax.devices())}, or leave it out for all.'
+      f'devices={devices}, but there are {len(known)}: use 1 to {len(known)}, '
+      'or leave it out for all.'
     )
+  chosen = known[:devices]
   return jax.make_mesh(
     (len(chosen),), ('data',), axis_types=(AxisType.Auto,), devices=chosen
   )
