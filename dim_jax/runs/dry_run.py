@@ -19,7 +19,7 @@ from dim_jax.data import augment, decode, folders, points, sources
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.objective import Objective
-from dim_jax.runs import provenance, slices
+from dim_jax.runs import hlo, provenance, slices
 from dim_jax.training import loop, parallel, pipeline
 from dim_jax.training import step as step_lib
 
@@ -117,9 +117,11 @@ def measure(
     'shape', 'dtype' and 'examples' of the data; 'parameters', how many by
     group; 'batch', 'steps' and 'devices'; 'flops' of a step of the whole
     batch; 'memory', bytes on each device by what they are for, or None where
-    the compiler does not say; 'negatives' of an anchor and 'ceilings' in nats,
-    by term; 'slice' of a topology, what `slices.compile_for` returns, with its
-    'efficiency' where it is larger than `slices.REFERENCE` chips.
+    the compiler does not say; what `hlo.summary` returns, of what the devices
+    exchange in a step; 'negatives' of an anchor and 'ceilings' in nats, by
+    term. Of a topology, 'slice' instead of memory and exchange: what
+    `slices.compile_for` returns, with 'efficiency' where there are more than
+    `slices.REFERENCE` chips.
 
   Raises:
     ValueError: the config cannot be trained, or not so.
@@ -131,38 +133,57 @@ def measure(
   else:
     mesh = parallel.make_mesh(1 if config.parallel == 'pipeline' else devices)
     parallel.check_batch_size(config.batch_size, mesh.size, config.accumulate)
-  found = shapes(config.data)
-  # Under pmap and as a pipeline the step is the same, in other parts.
-  objective = config_lib.make_objective(config)
-  if config.parallel == 'pipeline':
-    pipeline.check(objective)
-  if found.examples is not None:
-    objective.check_size(found.examples)
-  state, lowered = _lower(config, found, objective, mesh)
+  run = _run(config)
   report = {
     'name': config.data.name,
-    'shape': found.stored,
-    'dtype': np.dtype(found.dtype).name,
-    'examples': found.examples,
+    'shape': run.shapes.stored,
+    'dtype': np.dtype(run.shapes.dtype).name,
+    'examples': run.shapes.examples,
     'parameters': {
-      name: provenance.count(tree) for name, tree in state.params.items()
+      name: provenance.count(tree) for name, tree in run.state.params.items()
     },
     'batch': config.batch_size,
     'steps': config.steps,
     'devices': mesh.size,
     'device': mesh.devices.flat[0].device_kind,
-    **_terms(config, found, objective),
+    **_terms(config, run),
   }
+  lowered = _lower(config, run, mesh)
   if topology is None:
     compiled = lowered.compile()
     cost = compiled.cost_analysis() or {}
     # XLA counts what one device does.
     flops = cost.get('flops', math.nan) * mesh.size
-    return report | {'flops': flops, 'memory': _memory(compiled)}
+    report |= {'flops': flops, 'memory': _memory(compiled)}
+    return report | hlo.summary(compiled.as_text() or '', mesh.size)
   one = slices.compile_for(topology, lowered)
   if mesh.size > slices.REFERENCE:
-    one['efficiency'] = slices.efficiency(one, _reference(config, topology))
+    few = dataclasses.replace(
+      config, batch_size=config.batch_size // mesh.size * slices.REFERENCE
+    )
+    base = on_slice(few, slices.reference(topology))
+    one['efficiency'] = slices.efficiency(one, base)
   return report | {'flops': one['flops'] * mesh.size, 'slice': one}
+
+
+def on_slice(
+  config: config_lib.ExperimentConfig, topology: str
+) -> dict[str, Any]:
+  """Compiles one step of a run for a TPU slice; needs no TPU.
+
+  Args:
+    config: the run.
+    topology: the slice, such as 'v5e:16x16'.
+
+  Returns:
+    What `slices.compile_for` does.
+
+  Raises:
+    ValueError: the config cannot be trained, or not so.
+  """
+  _check_slice(config, None, topology)
+  mesh = parallel.make_mesh(among=slices.devices(topology))
+  return slices.compile_for(topology, _lower(config, _run(config), mesh))
 
 
 def _check_slice(
@@ -191,34 +212,37 @@ def _check_slice(
     )
 
 
-def _reference(
-  config: config_lib.ExperimentConfig, topology: str
-) -> dict[str, Any]:
-  """Compiles the same step for few chips, of as many examples on each."""
-  name = slices.reference(topology)
-  chips = slices.parse(topology)[1]
-  small = dataclasses.replace(
-    config, batch_size=config.batch_size // chips * slices.REFERENCE
-  )
-  mesh = parallel.make_mesh(among=slices.devices(name))
-  objective = config_lib.make_objective(small)
-  _, lowered = _lower(small, shapes(small.data), objective, mesh)
-  return slices.compile_for(name, lowered)
+class _Run(NamedTuple):
+  """A run, of which nothing is there but shapes."""
+
+  shapes: Shapes
+  objective: Objective
+  optimizer: Any
+  state: step_lib.TrainState
 
 
-def _lower(
-  config: config_lib.ExperimentConfig,
-  found: Shapes,
-  objective: Objective,
-  mesh: jax.sharding.Mesh,
-) -> tuple[step_lib.TrainState, Any]:
-  """Returns the shapes of the state, and the program of a step."""
-  batch = functools.partial(_batch, config, found, objective.indexed)
-  example = batch(found.seen, 2)
+def _run(config: config_lib.ExperimentConfig) -> _Run:
+  """Raises ValueError where the objective cannot train on the data."""
+  found = shapes(config.data)
+  # Under pmap and as a pipeline the step is the same, in other parts.
+  objective = config_lib.make_objective(config)
+  if config.parallel == 'pipeline':
+    pipeline.check(objective)
+  if found.examples is not None:
+    objective.check_size(found.examples)
+  example = _batch(config, found, objective.indexed, found.seen, 2)
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   optimizer = step_lib.optimizer_of(config, objective, variables[0])
   init = functools.partial(step_lib.init_state, objective, optimizer)
   state = jax.eval_shape(init, example, jax.random.key(0))
+  return _Run(found, objective, optimizer, state)
+
+
+def _lower(
+  config: config_lib.ExperimentConfig, run: _Run, mesh: jax.sharding.Mesh
+) -> jax.stages.Lowered:
+  """Returns the program of one step."""
+  found, objective, optimizer, state = run
   chunk: Any = loop.make_chunk(
     objective,
     optimizer,
@@ -226,21 +250,21 @@ def _lower(
     augment=augment.make(config.data, found.stored[-1]),
     accumulate=config.accumulate,
   )
+  batch = functools.partial(_batch, config, found, objective.indexed)
   if found.examples is not None and not getattr(config.data, 'stream', False):
-    data = batch(found.stored, found.examples)
     rows: Any = jax.ShapeDtypeStruct((1, config.batch_size), jnp.int32)
-    return state, chunk.lower(state, data, rows)
+    return chunk.lower(state, batch(found.stored, found.examples), rows)
+  # What is read ahead: the examples themselves.
   rows = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
     batch(found.stored, config.batch_size),
   )
-  return state, chunk.lower(state, {}, rows)
+  return chunk.lower(state, {}, rows)
 
 
-def _terms(
-  config: config_lib.ExperimentConfig, found: Shapes, objective: Objective
-) -> dict[str, Any]:
-  """The negatives of an anchor and the ceilings, by term."""
+def _terms(config: config_lib.ExperimentConfig, run: _Run) -> dict[str, Any]:
+  """Returns the negatives of an anchor and the ceilings, by term."""
+  found, objective = run.shapes, run.objective
   part = config.batch_size // config.accumulate
   batch = _batch(config, found, objective.indexed, found.seen, part)
   terms = objective.negatives(batch)
@@ -307,6 +331,8 @@ def text(report: dict[str, Any]) -> str:
     total = memory.pop('total')
     each = ', '.join(f'{k} {v / 2**20:,.1f}' for k, v in memory.items())
     lines.append(('memory', f'{total / 2**20:,.1f} MiB on each device: {each}'))
+  if report.get('collectives'):
+    lines.append(('collectives', slices.communication(report)))
   for name in sorted({**report['negatives'], **report['ceilings']}):
     words = []
     if name in report['negatives']:

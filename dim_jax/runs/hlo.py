@@ -8,7 +8,7 @@ The language: https://openxla.org/xla/operation_semantics
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COLLECTIVES = (
   'all-gather',
@@ -114,6 +114,37 @@ def collectives(text: str, devices: int) -> list[Collective]:
       size *= group
     found.append(Collective(kind, size, group, times, looped))
   return found
+
+
+def summary(text: str, devices: int) -> dict[str, Any]:
+  """Adds up the collectives of a program.
+
+  Args:
+    text: the compiled program.
+    devices: that it runs on.
+
+  Returns:
+    'collectives', by kind their 'count' and 'bytes'; 'looped', those of them
+    in loops; 'largest', its 'kind' and 'bytes', or None; 'sent', the bytes
+    that a device sends in all.
+  """
+  found = collectives(text, devices)
+  largest = max(found, key=lambda x: x.bytes, default=None)
+  return {
+    'collectives': _by_kind(found),
+    'looped': _by_kind([x for x in found if x.looped]),
+    'largest': largest and {'kind': largest.kind, 'bytes': largest.bytes},
+    'sent': sum(x.sent for x in found),
+  }
+
+
+def _by_kind(found: list[Collective]) -> dict[str, dict[str, int]]:
+  result: dict[str, dict[str, int]] = {}
+  for x in found:
+    entry = result.setdefault(x.kind, {'count': 0, 'bytes': 0})
+    entry['count'] += x.times
+    entry['bytes'] += x.bytes * x.times
+  return dict(sorted(result.items()))
 
 
 def repeated_flops(text: str) -> float:

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -149,11 +149,10 @@ def compile_for(name: str, lowered: jax.stages.Lowered) -> dict[str, Any]:
 
   Returns:
     Of one chip and run of the program: 'memory' in bytes, by what it is for,
-    with 'total' and 'peak'; 'flops' and 'bytes', which are accessed in memory;
-    'collectives', by kind their 'count' and 'bytes'; 'looped', those of them in
-    loops; 'largest' (kind and bytes, None without any); 'sent', bytes; seconds
-    at the peak of the chip, 'seconds', by what takes them; and
-    'compile_seconds', of the clock and the CPU.
+    with 'total' and 'peak', and 'hbm', what there is; 'flops' and 'bytes',
+    which are accessed in memory; what `hlo.summary` returns; 'seconds' at the
+    peak of the chip, by what takes them; and 'compile_seconds', of the clock
+    and the CPU. And the 'topology' and its 'chips'.
 
   Raises:
     DoesNotFitError: a chip has not the memory.
@@ -173,8 +172,9 @@ def compile_for(name: str, lowered: jax.stages.Lowered) -> dict[str, Any]:
     'cpu': round(time.process_time() - cpu, 1),
   }
   cost = compiled.cost_analysis() or {}
-  counted = _communication(name, compiled, chips)
-  flops = cost.get('flops', math.nan) + counted.pop('repeated')
+  text = _text(name, compiled)
+  sent = hlo.summary(text, chips)
+  flops = cost.get('flops', math.nan) + hlo.repeated_flops(text)
   accessed = cost.get('bytes accessed', math.nan)
   return {
     'topology': name,
@@ -183,11 +183,11 @@ def compile_for(name: str, lowered: jax.stages.Lowered) -> dict[str, Any]:
     'hbm': chip.hbm,
     'flops': flops,
     'bytes': accessed,
-    **counted,
+    **sent,
     'seconds': {
       'FLOPs': flops / chip.flops,
       'memory': accessed / chip.hbm_rate,
-      'interconnect': counted['sent'] / chip.ici,
+      'interconnect': sent['sent'] / chip.ici,
     },
     'compile_seconds': seconds,
   }
@@ -206,37 +206,17 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
   return parts | {'total': total, 'peak': found.peak_memory_in_bytes}
 
 
-def _communication(
-  name: str, compiled: jax.stages.Compiled, chips: int
-) -> dict[str, Any]:
-  """What a program sends, and 'repeated', the FLOPs of its loops."""
+def _text(name: str, compiled: jax.stages.Compiled) -> str:
+  """Returns a program as text, which some versions of the compiler cannot."""
   try:
-    text = compiled.as_text() or ''
+    return compiled.as_text() or ''
   except jax.errors.JaxRuntimeError as error:
     version = importlib.metadata.version('libtpu')
     raise ValueError(
-      f'this libtpu ({version}) cannot write down its program for {name}: '
+      f'libtpu {version} cannot write down its program for {name}: '
       f'{str(error).splitlines()[0][:120]}; use the version that jax '
       f"{jax.__version__} asks for, pip install 'jax[tpu]=={jax.__version__}'."
     ) from error
-  found = hlo.collectives(text, chips)
-  largest = max(found, key=lambda x: x.bytes, default=None)
-  return {
-    'collectives': _by_kind(found),
-    'looped': _by_kind([x for x in found if x.looped]),
-    'largest': largest and {'kind': largest.kind, 'bytes': largest.bytes},
-    'sent': sum(x.sent for x in found),
-    'repeated': hlo.repeated_flops(text),
-  }
-
-
-def _by_kind(found: list[hlo.Collective]) -> dict[str, dict[str, int]]:
-  result: dict[str, dict[str, int]] = {}
-  for x in found:
-    entry = result.setdefault(x.kind, {'count': 0, 'bytes': 0})
-    entry['count'] += x.times
-    entry['bytes'] += x.bytes * x.times
-  return dict(sorted(result.items()))
 
 
 def _too_large(name: str, message: str) -> str:
@@ -251,16 +231,17 @@ def _too_large(name: str, message: str) -> str:
 
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
-  before = jax.config.jax_enable_compilation_cache
-  jax.config.update('jax_enable_compilation_cache', False)
+  settings: Any = jax.config
+  before = settings.jax_enable_compilation_cache
+  settings.update('jax_enable_compilation_cache', False)
   try:
     yield
   finally:
-    jax.config.update('jax_enable_compilation_cache', before)
+    settings.update('jax_enable_compilation_cache', before)
 
 
 def efficiency(
-  report: dict[str, Any], base: dict[str, Any]
+  report: Mapping[str, Any], base: Mapping[str, Any]
 ) -> dict[str, float]:
   """Compares what a chip does with what it does in a smaller slice.
 
@@ -281,44 +262,29 @@ def efficiency(
 
 def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
   """Formats what `compile_for` returned as (name, text)."""
-
-  def giga(x: float) -> str:
-    return f'{x / 1e9:.3g} GB' if x >= 1e8 else f'{x / 1e6:.3g} MB'
-
-  def kinds(found: dict[str, dict[str, int]]) -> str:
-    return ', '.join(
-      f'{x["count"]:,} {kind} {giga(x["bytes"])}' for kind, x in found.items()
-    )
-
   held = dict(report['memory'])
   total, peak = held.pop('total'), held.pop('peak')
-  each = ', '.join(f'{k} {giga(v)}' for k, v in held.items())
-  compiled = report['compile_seconds']
-  largest, looped = report['largest'], report['looped']
-  sent = 'none'
-  if largest:
-    sent = f'{kinds(report["collectives"])}, largest {largest["kind"]} of '
-    sent += giga(largest['bytes'])
-  seconds = report['seconds']
+  each = ', '.join(f'{k} {_size(v)}' for k, v in held.items())
+  compiled, seconds = report['compile_seconds'], report['seconds']
   slowest = max(seconds, key=lambda k: seconds[k])
   times = ', '.join(f'{k} {1e3 * v:.3g}' for k, v in seconds.items())
   found = [
     (
       'slice',
-      f'{report["topology"]}, {report["chips"]} chips; compiled in '
+      f'{report["topology"]}, {report["chips"]:,} chips; compiled in '
       f'{compiled["wall"]} s ({compiled["cpu"]} s of CPU)',
     ),
     (
       'memory',
-      f'{giga(total)} of {giga(report["hbm"])} on each chip: {each}; peak '
-      f'{giga(peak)}',
+      f'{_size(total)} of {_size(report["hbm"])} on each chip: {each}; peak '
+      f'{_size(peak)}',
     ),
     (
       'a chip',
       f'{report["flops"] / 1e12:.4g} TFLOP a step, products in loops in full; '
-      f'{giga(report["bytes"])} accessed, the body of a loop once',
+      f'{_size(report["bytes"])} accessed, the body of a loop once',
     ),
-    ('collectives', f'{sent}; in loops: {kinds(looped) or "none"}'),
+    ('collectives', communication(report)),
     (
       'step',
       f'at least {1e3 * seconds[slowest]:.3g} ms at the peak of the chip, by '
@@ -331,3 +297,27 @@ def lines(report: dict[str, Any]) -> list[tuple[str, str]]:
       ('scaling', f'{words} of {REFERENCE} chips with as many examples a chip')
     )
   return found
+
+
+def communication(report: dict[str, Any]) -> str:
+  """Formats what `hlo.summary` returned, of a step."""
+
+  def kinds(found: dict[str, dict[str, int]]) -> str:
+    return ', '.join(
+      f'{x["count"]:,} {kind} {_size(x["bytes"])}' for kind, x in found.items()
+    )
+
+  largest = report['largest']
+  if largest is None:
+    return 'none'
+  return (
+    f'{kinds(report["collectives"])} a step, the largest {largest["kind"]} of '
+    f'{_size(largest["bytes"])}; in loops: {kinds(report["looped"]) or "none"}'
+  )
+
+
+def _size(count: float) -> str:
+  for unit, name in ((1e9, 'GB'), (1e6, 'MB'), (1e3, 'kB')):
+    if count >= unit:
+      return f'{count / unit:.3g} {name}'
+  return f'{count:.0f} bytes'
