@@ -1,7 +1,7 @@
 """Layers with PyTorch's default initialisation, and one convolution.
 
 `Conv` and `Conv1D` hold the usual parameters (a kernel laid out HWIO) and
-choose their lowering by backend. XLA on CPU runs a convolution's gradients
+choose their lowering by platform. XLA on CPU runs a convolution's gradients
 inside a loop body 10 to 30 times slower than outside it
 (https://github.com/jax-ml/jax/issues/12868), and `fit` runs its steps inside
 `lax.scan`. So on CPU a convolution is patches and one matrix product, built
@@ -37,6 +37,16 @@ WINDOWS = 2**21
 # With gradients, 196 maps of 8x8 with 64 channels (12.8 million) took 20 ms and
 # not 33; 128 of them (8.4 million) took 32 and not 26.
 WINOGRAD = 12 * 10**6
+
+
+def platform() -> str:
+  """Returns the platform that is compiled for, such as 'cpu' or 'tpu'.
+
+  It is that of the mesh in context (`jax.sharding.use_abstract_mesh`), which
+  may be of devices that this host does not have; without one, JAX's default.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
 
 
 def torch_uniform() -> Initializer:
@@ -267,10 +277,10 @@ def convolve(
       f'{x.shape} has {x.shape[-1]} (the last axis).'
     )
   if lowering is None:
-    lowering = 'patches' if jax.default_backend() == 'cpu' else 'native'
+    lowering = 'patches' if platform() == 'cpu' else 'native'
   if lowering not in LOWERINGS:
     raise ValueError(
-      f'unknown lowering {lowering!r}; accepted are None (by backend), '
+      f'unknown lowering {lowering!r}; accepted are None (by platform), '
       + ', '.join(map(repr, LOWERINGS))
       + '.'
     )

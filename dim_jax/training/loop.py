@@ -132,12 +132,18 @@ def make_chunk(
     state, values = jax.lax.scan(functools.partial(body, data), state, indices)
     return state, jax.tree.map(lambda x: x.mean(0), values)
 
+  @functools.wraps(chunk)
+  def on_mesh(*arguments: Any) -> Any:
+    # What is traced may ask for the platform, and spread work over the devices.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return chunk(*arguments)
+
   if form == 'grid':
     return jax.jit(jax.vmap(chunk, in_axes=(0, None, 0)), donate_argnums=0)
   if form == 'pmap':
     return _pmapped(chunk, mesh, axis_name)
   return jax.jit(
-    chunk,
+    on_mesh,
     in_shardings=(replicated, replicated, parallel.columns(mesh)),
     out_shardings=(replicated, replicated),
     donate_argnums=0,
