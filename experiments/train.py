@@ -55,9 +55,9 @@ def main() -> None:
       return show(dry_run.text(report))
     dim_jax.train(config, workdir, devices=devices, profile=_PROFILE.value)
     return None
-  if _DRY_RUN.value or _PROFILE.value or devices not in (None, 1):
-    raise ValueError('a sweep takes no --dry_run, --profile or --devices.')
-  results = dim_jax.train(config, workdir)
+  if _DRY_RUN.value or _PROFILE.value:
+    raise ValueError('a sweep takes no --dry_run or --profile.')
+  results = dim_jax.train(config, workdir, devices=devices)
   return show(sweep.table(results), os.path.join(workdir, 'sweep.json'))
 
 

@@ -104,8 +104,7 @@ class Feed:
     with times.part('data'):
       indices = self._indices(step, count)
       if self._form == 'grid':
-        replicated, _ = parallel.shardings(self._mesh)
-        rows = jax.device_put(indices, replicated)
+        rows = grid.place(indices, self._mesh)
       else:
         rows = parallel.put_columns(indices[0], self._mesh)
     return chunk(state, self._resident, rows)

@@ -94,7 +94,8 @@ def make_chunk(
     optimizer: as `make_optimizer` makes it.
     mesh: the devices.
     form: 'jit', 'pmap', 'pipeline' (see `training.pipeline`), or 'grid', which
-      maps over the leading axis of states and indices (see `training.grid`).
+      maps over the leading axis of states and indices, a part of it on each
+      device (see `training.grid`).
     augment: `(rng, images [n, H, W, C], positions [n]) -> images`, where
       positions count within the global batch.
     accumulate: into how many micro-batches a step splits its batch; not for
@@ -139,7 +140,7 @@ def make_chunk(
       return chunk(*arguments)
 
   if form == 'grid':
-    return jax.jit(jax.vmap(chunk, in_axes=(0, None, 0)), donate_argnums=0)
+    return grid.mapped(chunk, mesh)
   if form == 'pmap':
     return _pmapped(chunk, mesh, axis_name)
   return jax.jit(
@@ -233,8 +234,9 @@ def fit(
       `log_every` divides, before the first step, and after the last.
     example: rows of the shapes that the objective sees; None: those of `data`.
     start: changes the state before the first step of all.
-    runs: train these in one program, on one device; their seeds take the place
-      of the settings', and every metric is a list over them.
+    runs: train these in one program, each on one device, as many side by side
+      as devices divide them evenly; their seeds take the place of the
+      settings', and every metric is a list over them.
 
   Returns:
     The final state; of several runs, with a leading axis.
@@ -270,7 +272,12 @@ def fit(
     example = dict(source.rows if example is None else example)
     with times.part('compile'):
       state = _initial(objective, optimizer, example, runs, settings.seed)
-    state = parallel.replicate(start(state) if start else state, host)
+    state = start(state) if start else state
+    if runs:
+      log.say(grid.placement(runs, mesh, settings.devices))
+      state = grid.place(state, mesh)
+    else:
+      state = parallel.replicate(state, host)
     if form == 'pipeline':
       state = pipeline.place(objective.stages, state, list(mesh.devices.flat))
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
@@ -294,13 +301,17 @@ def _initial(
 def _meshes(
   settings: Settings, runs: grid.Runs | None
 ) -> tuple[jax.sharding.Mesh, jax.sharding.Mesh]:
-  """The devices that train, and those that hold the data."""
-  mesh = host = parallel.make_mesh(1 if runs else settings.devices)
-  if runs and (settings.parallel != 'jit' or settings.tensorboard):
-    raise ValueError(
-      "several runs in one program need parallel='jit' and tensorboard=False, "
-      f'got {settings.parallel!r} and {settings.tensorboard}.'
-    )
+  """Returns the devices that train, and those that hold the data."""
+  if runs:
+    if settings.parallel != 'jit' or settings.tensorboard:
+      raise ValueError(
+        "several runs in one program need parallel='jit' and "
+        f'tensorboard=False, got {settings.parallel!r} and '
+        f'{settings.tensorboard}.'
+      )
+    mesh = grid.make_mesh(runs, settings.devices)
+    return mesh, mesh
+  mesh = host = parallel.make_mesh(settings.devices)
   if settings.parallel == 'pipeline':
     # Only parts of the state are on the other devices.
     host = parallel.make_mesh(1)
@@ -403,10 +414,15 @@ class _Session(NamedTuple):
     self, state: step_lib.TrainState
   ) -> tuple[int, step_lib.TrainState]:
     """The newest undamaged checkpoint's step and state; else 0 and `state`."""
-    step = self.checkpoints.recover(self.log.say) or 0
+    with self.times.part('restore'):
+      step = self.checkpoints.recover(self.log.say) or 0
+      if step:
+        state = self.checkpoints.restore(state, step)
+    self.times.resume(self.run_dir, step)
+    if self.log.is_writer and self.times.seconds['lost']:
+      # Once the log goes on from here, nothing else tells.
+      self.times.write(self.run_dir, step)
     if step:
-      state = self.checkpoints.restore(state, step)
-      self.times.resume(self.run_dir)
       self.log.say(
         f'continuing {self.run_dir} at step {step} of {self.settings.steps}'
       )
