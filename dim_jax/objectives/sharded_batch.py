@@ -1,17 +1,22 @@
-"""A batch that may be spread over the devices of a pmapped axis.
+"""A batch that may be spread over the devices of a mesh or a pmapped axis.
 
 The loss of a batch is one number, however many devices hold its examples: what
 compares examples gathers them, and what is drawn for an example does not depend
-on the device that holds it. Where `axis_name` is None the batch is whole.
+on the device that holds it. Where `axis_name` is None the batch is whole. Under
+jit it is so too, but a mesh may be in context, over which XLA spreads it.
 """
 
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from dim_jax.checks import check_range
+from dim_jax.losses import sharded_bounds
 
 Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
@@ -30,11 +35,95 @@ def images(batch: Mapping[str, jax.Array]) -> jax.Array:
   return batch['image']
 
 
-def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """The rows of all devices, [N, ...] from this device's [n, ...]."""
+def gather(x: Any, axis_name: str | None) -> Any:
+  """The rows of all devices, a tree of [N, ...] from this device's [n, ...]."""
   if axis_name is None:
     return x
   return jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def count(rows: int, axis_name: str | None) -> int:
+  """The examples of the batch, of which this device has `rows`."""
+  return rows if axis_name is None else rows * jax.lax.axis_size(axis_name)
+
+
+def on_each_device(
+  value_fn: Callable[..., Any], axis_name: str | None
+) -> Callable[[Any, Any], Any]:
+  """Maps a function over the devices that hold the batch.
+
+  Args:
+    value_fn: `(axis_name, shared, rows) -> scalars`, the same on all devices;
+      where the batch is on one device, axis_name is None.
+    axis_name: the pmapped axis. Without one, the axis is that of the mesh in
+      context, if it has several devices.
+
+  Returns:
+    `(shared, rows) -> scalars`: `shared` is a tree that all devices have, and
+    `rows` a tree of arrays [N, ...], of which each device gets its own.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if axis_name is not None or mesh.size <= 1:
+    return functools.partial(value_fn, axis_name)
+  (axis_name,) = mesh.axis_names
+  return jax.shard_map(
+    functools.partial(value_fn, axis_name),
+    in_specs=(PartitionSpec(), PartitionSpec(axis_name)),
+    out_specs=PartitionSpec(),
+    check_vma=False,  # Groups of an axis are not implemented with it.
+  )
+
+
+def mean_of_groups(
+  value_fn: Callable[[Any, Any, jax.Array], Any],
+  shared: Any,
+  rows: Any,
+  rng: jax.Array,
+  *,
+  size: int,
+  axis_name: str | None,
+) -> Any:
+  """Averages a function of examples over groups of them, one after another.
+
+  A device computes the groups that it holds, without asking others for
+  anything. Of a group that several devices hold, each computes all.
+
+  Args:
+    value_fn: `(shared, rows, rng) -> scalars`, of the rows of a group.
+    shared: a tree that all devices have, such as weights.
+    rows: a tree of arrays [N, ...] or, under pmap, [n, ...].
+    rng: group i draws from `fold_in(rng, i)`.
+    size: examples of a group.
+    axis_name: the pmapped axis.
+
+  Raises:
+    ValueError: see `sharded_bounds.devices_of_group`.
+  """
+
+  def of_device(axis_name: str | None, arguments: Any, rows: Any) -> Any:
+    shared, rng = arguments
+    images = jax.tree.leaves(rows)[0].shape[0]
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    span = sharded_bounds.devices_of_group(size, images, devices)
+    count = max(1, images // size)
+    place = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+    if span > 1:
+      groups = sharded_bounds.group_indices(devices, span)
+      rows = jax.tree.map(
+        lambda x: jax.lax.all_gather(
+          x, axis_name, tiled=True, axis_index_groups=groups
+        ),
+        rows,
+      )
+    numbers = place // span * count + jnp.arange(count)
+    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, numbers)
+    values = jax.vmap(functools.partial(value_fn, shared))(
+      sharded_bounds.split_groups(rows, count), rngs
+    )
+    values = jax.tree.map(lambda x: jnp.mean(x, axis=0), values)
+    return values if axis_name is None else jax.lax.pmean(values, axis_name)
+
+  return on_each_device(of_device, axis_name)((shared, rng), rows)
 
 
 def total(x: jax.Array, axis_name: str | None) -> jax.Array:
