@@ -97,7 +97,7 @@ def devices_of_group(size: int | None, images: int, devices: int) -> int:
   whole = size % images == 0 if size > images else images % size == 0
   if not whole or batch % size:
     raise ValueError(
-      f'negatives_of={size} does not fit a batch of {batch} on {devices} '
+      f'groups of {size} examples do not fit a batch of {batch} on {devices} '
       f'devices, {images} examples on each: use a divisor of {images}, or a '
       f'multiple of {images} that divides {batch}.'
     )

@@ -345,8 +345,10 @@ def _embed(
     size = config.memory.micro_batch if config.memory else None
     if size is None:
       return embed(params, images, dropout)
+    # Under jit a batch is that of all devices, and each takes its share.
     in_parts = large_batches.micro_batched(
-      lambda *arguments: embed(*arguments)[0], size=size
+      lambda *arguments: embed(*arguments)[0],
+      size=size * sharded_batch.devices_of_mesh(),
     )
     return in_parts(params, images, dropout), {}
 

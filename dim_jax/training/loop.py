@@ -223,8 +223,9 @@ def fit(
     objective: the method; for 'pmap', made with axis_name='data'.
     optimizer: as `make_optimizer` makes it.
     data: arrays of the same first axis, such as 'image' uint8 [n, H, W, C] and
-      'label' int32 [n], which must fit on each device. Of a `stream.Stream`, or
-      where one is a `numpy.memmap`, examples are read as steps need them.
+      'label' int32 [n], which each device holds. Of a `stream.Stream`, where one
+      is a `numpy.memmap`, or where they would take more than a quarter of a
+      device's memory, examples are read as steps need them.
     run_dir: the run's folder, made if missing.
     settings: how long and on what it trains.
     augment: as in `make_chunk`.
@@ -267,6 +268,8 @@ def fit(
     _Preemption() as preemption,
     contextlib.closing(source),
   ):
+    if source.note:
+      log.say(source.note)
     example = dict(source.rows if example is None else example)
     with times.part('compile'):
       state = _initial(objective, optimizer, example, runs, settings.seed)

@@ -62,6 +62,14 @@ def make_mesh(devices: int | None = None) -> Mesh:
   )
 
 
+def memory(mesh: Mesh) -> int | None:
+  """Returns the bytes of memory of a device; None where it does not say."""
+  device = mesh.local_devices[0]
+  # What a CPU holds is the host's, which has the data already.
+  stats = None if device.platform == 'cpu' else device.memory_stats()
+  return (stats or {}).get('bytes_limit')
+
+
 def shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
   """Returns (replicated, split along the first axis over 'data')."""
   return (
