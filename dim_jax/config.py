@@ -139,6 +139,10 @@ class ExperimentConfig:
   parallel: str = 'jit'
   """'jit' shards over a mesh of all devices; 'pmap' maps over local ones;
   'pipeline' gives each gradient-isolated module of Greedy InfoMax a device."""
+  zero: bool = False
+  """Each device keeps a part of the optimizer's state instead of all of it, and
+  sends what it makes of it to the others (ZeRO, stage 1); for 'jit'. The steps
+  are the same, and checkpoints go on with or without it."""
   information: InformationConfig | None = None
   """Measure information during training; None does not. It changes nothing in
   what is trained."""

@@ -97,9 +97,10 @@ def devices_of_group(size: int | None, images: int, devices: int) -> int:
   whole = size % images == 0 if size > images else images % size == 0
   if not whole or batch % size:
     raise ValueError(
-      f'groups of {size} examples do not fit a batch of {batch} on {devices} '
-      f'devices, {images} examples on each: use a divisor of {images}, or a '
-      f'multiple of {images} that divides {batch}.'
+      f'groups of {size} examples (objective.negatives_of or particles_of) do '
+      f'not fit a batch of {batch} on {devices} devices, {images} examples on '
+      f'each: use a divisor of {images}, or a multiple of {images} that '
+      f'divides {batch}.'
     )
   return max(1, size // images)
 

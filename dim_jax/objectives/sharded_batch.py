@@ -78,7 +78,7 @@ def on_each_device(
 
 
 def devices_of_mesh() -> int:
-  """How many devices the mesh in context has, over which jit spreads a batch."""
+  """The devices of the mesh in context, over which jit spreads a batch."""
   return max(1, jax.sharding.get_abstract_mesh().size)
 
 

@@ -141,6 +141,7 @@ def measure(
     mesh,
     augment=augment.make(config.data, found.stored[-1]),
     accumulate=config.accumulate,
+    split=state if config.zero else None,
   )
   compiled = chunk.lower(
     state,

@@ -203,8 +203,8 @@ def too_large(data: Mapping[str, Any], memory: int | None) -> str:
     return ''
   return (
     f'The data are {size / 1e9:.2f} GB, more than a quarter of the '
-    f'{memory / 1e9:.2f} GB of a device: they stay in memory here, and examples '
-    'are sent as steps need them, in the same order.'
+    f'{memory / 1e9:.2f} GB of a device: they stay in memory here, and '
+    'examples are sent as steps need them, in the same order.'
   )
 
 

@@ -78,6 +78,33 @@ def shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
   )
 
 
+def split_state(state: Any, mesh: Mesh) -> Any:
+  """Shards an optimizer's state over the devices, and nothing else.
+
+  Args:
+    state: a `step.TrainState`, of which only shapes matter.
+    mesh: the devices.
+
+  Returns:
+    Shardings of its structure. Arrays of `opt_state` are split along their
+    first axis that the devices divide, those without one are not.
+
+  References:
+    Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion
+    Parameter Models, 2020. https://arxiv.org/abs/1910.02054
+  """
+  replicated, _ = shardings(mesh)
+
+  def split(x: Any) -> NamedSharding:
+    for axis, size in enumerate(x.shape):
+      if size and size % mesh.size == 0:
+        return NamedSharding(mesh, PartitionSpec(*axis * [None], 'data'))
+    return replicated
+
+  whole = jax.tree.map(lambda x: replicated, state)
+  return whole._replace(opt_state=jax.tree.map(split, state.opt_state))
+
+
 def columns(mesh: Mesh) -> NamedSharding:
   """Splits along the second axis: [steps, batch] indices."""
   return NamedSharding(mesh, PartitionSpec(None, 'data'))

@@ -125,9 +125,7 @@ def test_negatives_of_a_group_are_a_loop_over_groups():
       for x in parts
     ) / len(parts)
 
-  assert_same(
-    (loss, grads), jax.jit(jax.value_and_grad(by_hand))(variables[0])
-  )
+  assert_same((loss, grads), jax.jit(jax.value_and_grad(by_hand))(variables[0]))
   # One other image of 16 locations; and its whole map.
   ceilings = {'local': np.log(17), 'global': np.log(2)}
   for name, value in ceilings.items():
