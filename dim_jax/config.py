@@ -90,7 +90,7 @@ class InformationConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class ExperimentConfig:
-  """A run: `experiments.train` does what it says, from the seed alone."""
+  """A run: `dim-jax train` does what it says, from the seed alone."""
 
   ranges: ClassVar[Mapping[str, str]] = {
     'average': '[0, 1) or None',
@@ -139,6 +139,10 @@ class ExperimentConfig:
   parallel: str = 'jit'
   """'jit' shards over a mesh of all devices; 'pmap' maps over local ones;
   'pipeline' gives each gradient-isolated module of Greedy InfoMax a device."""
+  zero: bool = False
+  """Each device keeps a part of the optimizer's state instead of all of it, and
+  sends what it makes of it to the others (ZeRO, stage 1); for 'jit'. The steps
+  are the same, and checkpoints go on with or without it."""
   information: InformationConfig | None = None
   """Measure information during training; None does not. It changes nothing in
   what is trained."""
@@ -157,7 +161,7 @@ class ExperimentConfig:
 class SweepConfig:
   """Runs that differ in the weight of rate, beta, and in their seed alone.
 
-  `experiments.train` trains all of them in one compiled program.
+  `dim-jax train` trains all of them in one compiled program.
   """
 
   ranges: ClassVar[Mapping[str, str]] = {
@@ -622,7 +626,7 @@ def load(
   if not os.path.exists(path):
     raise FileNotFoundError(
       f'{os.fspath(run_dir)!r} is not a run: it has no config.json. Give the '
-      f'--workdir of a run of experiments.train.'
+      '--workdir of a run of dim-jax train.'
     )
   with open(path, encoding='utf-8') as file:
     data = json.load(file)

@@ -249,6 +249,7 @@ def _lower(
     mesh,
     augment=augment.make(config.data, found.stored[-1]),
     accumulate=config.accumulate,
+    split=state if config.zero else None,
   )
   batch = functools.partial(_batch, config, found, objective.indexed)
   if found.examples is not None and not getattr(config.data, 'stream', False):

@@ -58,6 +58,7 @@ class Settings(NamedTuple):
   checkpoint_every: int = 1000
   keep: int = 2
   parallel: str = 'jit'
+  zero: bool = False
   tensorboard: bool = False
   devices: int | None = None
   profile: bool = False
@@ -83,6 +84,7 @@ def make_chunk(
   form: str = 'jit',
   augment: Augment | None = None,
   accumulate: int = 1,
+  split: step_lib.TrainState | None = None,
 ) -> Callable[
   [step_lib.TrainState, Batch, Any],
   tuple[step_lib.TrainState, dict[str, jax.Array]],
@@ -100,6 +102,9 @@ def make_chunk(
       positions count within the global batch.
     accumulate: into how many micro-batches a step splits its batch; not for
       'pipeline'.
+    split: a state, or its shapes, of which the optimizer's part is split over
+      the devices, as `parallel.split_state` has it; for 'jit'. None for states
+      that every device has.
 
   Returns:
     `(state, data, indices [steps, batch]) -> (state, metrics)`; metrics are
@@ -107,8 +112,11 @@ def make_chunk(
     are the examples themselves, {name: [steps, batch, ...]}; not for
     'pipeline' and 'grid'.
   """
-  replicated, split = parallel.shardings(mesh)
-  constrain = split if form == 'jit' else None
+  replicated, rows = parallel.shardings(mesh)
+  placed: Any = replicated
+  if split is not None:
+    placed = parallel.split_state(split, mesh)
+  constrain = rows if form == 'jit' else None
   axis_name = 'data' if form == 'pmap' else None
   draw = functools.partial(_draw, constrain, axis_name, augment)
   if form == 'pipeline':
@@ -118,7 +126,7 @@ def make_chunk(
   def body(
     data: Batch, state: step_lib.TrainState, indices: Any
   ) -> tuple[step_lib.TrainState, dict[str, jax.Array]]:
-    return step_lib.train_step(
+    state, values = step_lib.train_step(
       state,
       draw(data, state, indices),
       objective=objective,
@@ -126,6 +134,9 @@ def make_chunk(
       axis_name=axis_name,
       accumulate=accumulate,
     )
+    if split is not None:
+      state = jax.lax.with_sharding_constraint(state, placed)
+    return state, values
 
   def chunk(
     state: step_lib.TrainState, data: Batch, indices: Any
@@ -145,8 +156,8 @@ def make_chunk(
     return _pmapped(chunk, mesh, axis_name)
   return jax.jit(
     on_mesh,
-    in_shardings=(replicated, replicated, parallel.columns(mesh)),
-    out_shardings=(replicated, replicated),
+    in_shardings=(placed, replicated, parallel.columns(mesh)),
+    out_shardings=(placed, replicated),
     donate_argnums=0,
   )
 
@@ -224,8 +235,9 @@ def fit(
     objective: the method; for 'pmap', made with axis_name='data'.
     optimizer: as `make_optimizer` makes it.
     data: arrays of the same first axis, such as 'image' uint8 [n, H, W, C] and
-      'label' int32 [n], which must fit on each device. Of a `stream.Stream`, or
-      where one is a `numpy.memmap`, examples are read as steps need them.
+      'label' int32 [n], which each device holds. Of a `stream.Stream`, where
+      one is a `numpy.memmap`, or where they would take more than a quarter of
+      a device's memory, examples are read as steps need them.
     run_dir: the run's folder, made if missing.
     settings: how long and on what it trains.
     augment: as in `make_chunk`.
@@ -253,9 +265,18 @@ def fit(
   source = feed.Feed(
     data, settings.batch_size, seeds, host, form, objective.classes
   )
-  parts = settings.accumulate
+  example = dict(source.rows if example is None else example)
+  make_state = functools.partial(
+    _initial, objective, optimizer, example, runs, settings.seed
+  )
   chunk = make_chunk(
-    objective, optimizer, mesh, form=form, augment=augment, accumulate=parts
+    objective,
+    optimizer,
+    mesh,
+    form=form,
+    augment=augment,
+    accumulate=settings.accumulate,
+    split=jax.eval_shape(make_state) if settings.zero else None,
   )
   run_dir = os.path.expanduser(run_dir)
   files.make_folder(run_dir)
@@ -269,15 +290,19 @@ def fit(
     _Preemption() as preemption,
     contextlib.closing(source),
   ):
-    example = dict(source.rows if example is None else example)
+    if source.note:
+      log.say(source.note)
     with times.part('compile'):
-      state = _initial(objective, optimizer, example, runs, settings.seed)
+      state = make_state()
     state = start(state) if start else state
     if runs:
       log.say(grid.placement(runs, mesh, settings.devices))
       state = grid.place(state, mesh)
     else:
       state = parallel.replicate(state, host)
+    if settings.zero:
+      placed = parallel.split_state(state, mesh)
+      state = jax.jit(lambda x: x, out_shardings=placed)(state)
     if form == 'pipeline':
       state = pipeline.place(objective.stages, state, list(mesh.devices.flat))
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
@@ -302,13 +327,19 @@ def _meshes(
   settings: Settings, runs: grid.Runs | None
 ) -> tuple[jax.sharding.Mesh, jax.sharding.Mesh]:
   """Returns the devices that train, and those that hold the data."""
+  if runs and (settings.parallel != 'jit' or settings.tensorboard):
+    raise ValueError(
+      "several runs in one program need parallel='jit' and tensorboard=False, "
+      f'got {settings.parallel!r} and {settings.tensorboard}.'
+    )
+  if settings.zero and (settings.parallel != 'jit' or runs):
+    raise ValueError(
+      "zero=True splits the state of one run under parallel='jit', got "
+      f'{settings.parallel!r}{" and several runs" if runs else ""}: set '
+      'zero=False.'
+    )
   if runs:
-    if settings.parallel != 'jit' or settings.tensorboard:
-      raise ValueError(
-        "several runs in one program need parallel='jit' and "
-        f'tensorboard=False, got {settings.parallel!r} and '
-        f'{settings.tensorboard}.'
-      )
+    parallel.check_batch_size(settings.batch_size, 1, settings.accumulate)
     mesh = grid.make_mesh(runs, settings.devices)
     return mesh, mesh
   mesh = host = parallel.make_mesh(settings.devices)
@@ -356,6 +387,7 @@ class _Session(NamedTuple):
       chunk = _compiled_first(chunk, self.runs.compiled)
     if periodic and not step:
       self.log.write(0, 0, self._monitored([periodic[1]], state, host))
+    begins = True
     while step < settings.steps:
       # Chunks end at multiples of log_every wherever the run began, so that a
       # resumed run compiles and rounds as an uninterrupted one does.
@@ -366,6 +398,9 @@ class _Session(NamedTuple):
         state, values = self.source.advance(
           _guarded(chunk), state, step, count, times
         )
+        if begins:
+          self.log.phase('first interval')
+          begins = False
         numbers = _floats(values)
       due = [monitor] if monitor else []
       if periodic and (last or not (step + count) % periodic[0]):

@@ -71,12 +71,47 @@ def make_mesh(
   )
 
 
+def memory(mesh: Mesh) -> int | None:
+  """Returns the bytes of memory of a device; None where it does not say."""
+  device = mesh.local_devices[0]
+  # What a CPU holds is the host's, which has the data already.
+  stats = None if device.platform == 'cpu' else device.memory_stats()
+  return (stats or {}).get('bytes_limit')
+
+
 def shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
   """Returns (replicated, split along the first axis over 'data')."""
   return (
     NamedSharding(mesh, PartitionSpec()),
     NamedSharding(mesh, PartitionSpec('data')),
   )
+
+
+def split_state(state: Any, mesh: Mesh) -> Any:
+  """Shards an optimizer's state over the devices, and nothing else.
+
+  Args:
+    state: a `step.TrainState`, of which only shapes matter.
+    mesh: the devices.
+
+  Returns:
+    Shardings of its structure. Arrays of `opt_state` are split along their
+    first axis that the devices divide, those without one are not.
+
+  References:
+    Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion
+    Parameter Models, 2020. https://arxiv.org/abs/1910.02054
+  """
+  replicated, _ = shardings(mesh)
+
+  def split(x: Any) -> NamedSharding:
+    for axis, size in enumerate(x.shape):
+      if size and size % mesh.size == 0:
+        return NamedSharding(mesh, PartitionSpec(*axis * [None], 'data'))
+    return replicated
+
+  whole = jax.tree.map(lambda x: replicated, state)
+  return whole._replace(opt_state=jax.tree.map(split, state.opt_state))
 
 
 def columns(mesh: Mesh) -> NamedSharding:

@@ -14,7 +14,7 @@ import pytest
 
 from dim_jax.data import augment, batches, stream
 from dim_jax.objective import Objective
-from dim_jax.training import checkpoint, loop, metrics
+from dim_jax.training import checkpoint, feed, loop, metrics, parallel
 from dim_jax.training import step as step_lib
 
 
@@ -217,6 +217,51 @@ def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
   assert len(moved.params['encoder'].sharding.device_set) == 8
 
 
+def test_a_split_optimizer_state_changes_no_number(tmp_path):
+  if len(jax.devices()) < 8:
+    pytest.skip('needs 8 devices')
+  whole = fit(tmp_path / 'whole', devices=8)
+  # A checkpoint of one form is one of the other.
+  moved = tmp_path / 'moved'
+  fit(moved, steps=4, devices=8, zero=True)
+  fit(moved, steps=8, devices=8)
+  split = fit(moved, steps=12, devices=8, zero=True)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+    split[1:4],
+    whole[1:4],
+  )
+  # Both moments of [16, 3] parameters: two rows of each on a device.
+  for state, rows in ((whole, 16), (split, 2)):
+    shapes = [
+      x.addressable_shards[0].data.shape
+      for x in jax.tree.leaves(state.opt_state)
+      if x.ndim == 2
+    ]
+    assert shapes == 2 * [(rows, 3)]
+    assert state.params['encoder'].addressable_shards[0].data.shape == (16, 3)
+
+
+def test_a_split_optimizer_state_needs_one_run_under_jit(tmp_path):
+  with pytest.raises(ValueError, match=r"zero=True .*, got 'pmap': set zero=F"):
+    fit(tmp_path, zero=True, parallel='pmap')
+
+
+def test_data_too_large_for_a_device_are_sent_step_by_step(
+  tmp_path, monkeypatch, capsys
+):
+  resident = fit(tmp_path / 'resident')
+  size = sum(x.nbytes for x in make_data().values())
+  assert not feed.too_large(make_data(), 4 * size)
+  assert not feed.too_large(make_data(), None)
+  assert 'quarter' not in capsys.readouterr().out
+  monkeypatch.setattr(parallel, 'memory', lambda mesh: 4 * size - 1)
+  sent = fit(tmp_path / 'sent', show_progress=True)
+  assert 'The data are 0.00 GB, more than a quarter' in capsys.readouterr().out
+  assert_same(sent, resident)
+  assert numbers(tmp_path / 'sent') == numbers(tmp_path / 'resident')
+
+
 def test_scan_equals_single_steps(tmp_path):
   scanned = fit(tmp_path, steps=6, augment=None)
   objective, optimizer = noisy_regression(), optax.adam(1e-2)
@@ -394,9 +439,10 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
 def test_plain_lines_tell_of_progress(tmp_path, capsys):
   fit(tmp_path, steps=4, show_progress=True)
   lines = capsys.readouterr().out.strip().splitlines()
-  assert lines[0].startswith('step 2/4')
-  assert 'images/s' in lines[0] and 'ETA' in lines[0]
-  assert 'mi/local' in lines[0]
+  assert lines[0] == 'step 0/4  compiling'
+  assert lines[1].startswith('step 2/4')
+  assert 'images/s' in lines[1] and 'ETA' in lines[1]
+  assert 'mi/local' in lines[1]
 
 
 def test_metrics_file_with_a_broken_line_is_named(tmp_path):
