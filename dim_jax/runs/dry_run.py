@@ -18,7 +18,7 @@ from dim_jax.data import augment, decode, folders, points, sources
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.runs import provenance
-from dim_jax.training import loop, parallel, pipeline
+from dim_jax.training import feed, loop, parallel, pipeline
 from dim_jax.training import step as step_lib
 
 # [H, W, C] and training images of the stored data sets, validation included.
@@ -112,7 +112,7 @@ def measure(
     group; 'batch', 'steps' and 'devices'; 'flops' of a step of the whole
     batch; 'memory', bytes on each device by what they are for, or None where
     the compiler does not say; 'negatives' of an anchor and 'ceilings' in nats,
-    by term.
+    by term, and of how many examples, 'negatives_of'.
 
   Raises:
     ValueError: the config cannot be trained.
@@ -134,6 +134,9 @@ def measure(
   init = functools.partial(step_lib.init_state, objective, optimizer)
   state = jax.eval_shape(init, example, jax.random.key(0))
   streams = found.examples is None or getattr(config.data, 'stream', False)
+  if not streams:
+    memory = parallel.memory(mesh)
+    streams = feed.too_large(batch(found.stored, found.examples), memory)
   rows = config.batch_size if streams else found.examples
   chunk: Any = loop.make_chunk(
     objective,
@@ -170,6 +173,7 @@ def measure(
     'flops': cost.get('flops', math.nan) * mesh.size,
     'memory': _memory(compiled),
     'negatives': {name: count for name, (count, _) in terms.items()},
+    'negatives_of': objective.negatives_of or part,
     'ceilings': ceilings,
   }
 
@@ -228,7 +232,10 @@ def text(report: dict[str, Any]) -> str:
   for name in sorted({**report['negatives'], **report['ceilings']}):
     words = []
     if name in report['negatives']:
-      words.append(f'{report["negatives"][name]:,} negatives an anchor')
+      words.append(
+        f'{report["negatives"][name]:,} negatives an anchor, of '
+        f'{report["negatives_of"]:,} examples'
+      )
     if name in report['ceilings']:
       words.append(f'at most {report["ceilings"][name]:.3f} nats')
     else:
