@@ -433,6 +433,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     functools.partial(encoder_and_terms.loss, embed, terms),
     encode,
     negatives=functools.partial(_negatives, config, init, encode),
+    negatives_of=config.negatives_of,
     features=(*others, config.global_feature),
     pictured=('fc',),
     classes=config.num_classes,

@@ -622,6 +622,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     encode,
     tuple(_stage(chain, *segment) for segment in chain.segments()),
     functools.partial(_negatives, chain),
+    negatives_of=config.negatives_of,
     features=tuple(f'module_{i}' for i in range(len(chain.modules))),
     classes=config.num_classes,
     supervised='a supervised objective' if config.loss == 'supervised' else '',

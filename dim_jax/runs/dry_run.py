@@ -20,7 +20,7 @@ from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.objective import Objective
 from dim_jax.runs import hlo, provenance, slices
-from dim_jax.training import loop, parallel, pipeline
+from dim_jax.training import feed, loop, parallel, pipeline
 from dim_jax.training import step as step_lib
 
 # [H, W, C] and training images of the stored data sets, validation included.
@@ -119,9 +119,9 @@ def measure(
     batch; 'memory', bytes on each device by what they are for, or None where
     the compiler does not say; what `hlo.summary` returns, of what the devices
     exchange in a step; 'negatives' of an anchor and 'ceilings' in nats, by
-    term. Of a topology, 'slice' instead of memory and exchange: what
-    `slices.compile_for` returns, with 'efficiency' where there are more than
-    `slices.REFERENCE` chips.
+    term, and of how many examples, 'negatives_of'. Of a topology, 'slice'
+    instead of memory and exchange: what `slices.compile_for` returns, with
+    'efficiency' where there are more than `slices.REFERENCE` chips.
 
   Raises:
     ValueError: the config cannot be trained, or not so.
@@ -148,15 +148,14 @@ def measure(
     'device': mesh.devices.flat[0].device_kind,
     **_terms(config, run),
   }
-  lowered = _lower(config, run, mesh)
   if topology is None:
-    compiled = lowered.compile()
+    compiled = _lower(config, run, mesh, parallel.memory(mesh)).compile()
     cost = compiled.cost_analysis() or {}
     # XLA counts what one device does.
     flops = cost.get('flops', math.nan) * mesh.size
     report |= {'flops': flops, 'memory': _memory(compiled)}
     return report | hlo.summary(compiled.as_text() or '', mesh.size)
-  one = slices.compile_for(topology, lowered)
+  one = slices.compile_for(topology, _lower(config, run, mesh, _hbm(topology)))
   if mesh.size > slices.REFERENCE:
     few = dataclasses.replace(
       config, batch_size=config.batch_size // mesh.size * slices.REFERENCE
@@ -183,7 +182,12 @@ def on_slice(
   """
   _check_slice(config, None, topology)
   mesh = parallel.make_mesh(among=slices.devices(topology))
-  return slices.compile_for(topology, _lower(config, _run(config), mesh))
+  lowered = _lower(config, _run(config), mesh, _hbm(topology))
+  return slices.compile_for(topology, lowered)
+
+
+def _hbm(topology: str) -> float:
+  return slices.parse(topology)[0].hbm
 
 
 def _check_slice(
@@ -239,9 +243,12 @@ def _run(config: config_lib.ExperimentConfig) -> _Run:
 
 
 def _lower(
-  config: config_lib.ExperimentConfig, run: _Run, mesh: jax.sharding.Mesh
+  config: config_lib.ExperimentConfig,
+  run: _Run,
+  mesh: jax.sharding.Mesh,
+  memory: float | None,
 ) -> jax.stages.Lowered:
-  """Returns the program of one step."""
+  """Returns the program of one step, on devices of so many bytes."""
   found, objective, optimizer, state = run
   chunk: Any = loop.make_chunk(
     objective,
@@ -253,8 +260,10 @@ def _lower(
   )
   batch = functools.partial(_batch, config, found, objective.indexed)
   if found.examples is not None and not getattr(config.data, 'stream', False):
-    rows: Any = jax.ShapeDtypeStruct((1, config.batch_size), jnp.int32)
-    return chunk.lower(state, batch(found.stored, found.examples), rows)
+    stored = batch(found.stored, found.examples)
+    if not feed.too_large(stored, memory):
+      rows: Any = jax.ShapeDtypeStruct((1, config.batch_size), jnp.int32)
+      return chunk.lower(state, stored, rows)
   # What is read ahead: the examples themselves.
   rows = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
@@ -274,6 +283,7 @@ def _terms(config: config_lib.ExperimentConfig, run: _Run) -> dict[str, Any]:
     ceilings['information on the label'] = math.log(objective.classes)
   return {
     'negatives': {name: count for name, (count, _) in terms.items()},
+    'negatives_of': objective.negatives_of or part,
     'ceilings': ceilings,
   }
 
@@ -337,7 +347,10 @@ def text(report: dict[str, Any]) -> str:
   for name in sorted({**report['negatives'], **report['ceilings']}):
     words = []
     if name in report['negatives']:
-      words.append(f'{report["negatives"][name]:,} negatives an anchor')
+      words.append(
+        f'{report["negatives"][name]:,} negatives an anchor, of '
+        f'{report["negatives_of"]:,} examples'
+      )
     if name in report['ceilings']:
       words.append(f'at most {report["ceilings"][name]:.3f} nats')
     else:

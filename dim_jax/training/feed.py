@@ -187,7 +187,7 @@ class Feed:
     }
 
 
-def too_large(data: Mapping[str, Any], memory: int | None) -> str:
+def too_large(data: Mapping[str, Any], memory: float | None) -> str:
   """Says, in a line, that data would take too much of a device's memory.
 
   Args:

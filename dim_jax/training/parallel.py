@@ -73,10 +73,14 @@ def make_mesh(
 
 def memory(mesh: Mesh) -> int | None:
   """Returns the bytes of memory of a device; None where it does not say."""
-  device = mesh.local_devices[0]
+  devices = mesh.local_devices
   # What a CPU holds is the host's, which has the data already.
-  stats = None if device.platform == 'cpu' else device.memory_stats()
-  return (stats or {}).get('bytes_limit')
+  if not devices or devices[0].platform == 'cpu':
+    return None
+  try:
+    return (devices[0].memory_stats() or {}).get('bytes_limit')
+  except jax.errors.JaxRuntimeError:  # Of a device that is not here.
+    return None
 
 
 def shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:

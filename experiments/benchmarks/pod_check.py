@@ -22,9 +22,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dim_jax import files
+from dim_jax import configs, files
 from dim_jax.runs import dry_run, overrides, provenance, slices
-from experiments import command
 from experiments.benchmarks import harness
 
 TOPOLOGIES = (
@@ -42,7 +41,7 @@ class Run(NamedTuple):
   """What is compiled.
 
   Attributes:
-    config: a file of configs, or a row of it.
+    config: a config by name, or a row of it.
     each: examples a chip.
     fields: of the config that are changed.
   """
@@ -53,23 +52,30 @@ class Run(NamedTuple):
 
 
 RUNS = {
-  'vib_mnist': Run('vib_mnist.py', 100),
-  'dim_cifar10_local_infonce': Run('dim_cifar10.py:local_infonce', 64),
-  'gim_librispeech': Run('gim_librispeech.py:gim', 8),
-  'stein_gan_mnist': Run('stein_gan_mnist.py', 50),
-  'dim_cifar10_local_infonce_256': Run('dim_cifar10.py:local_infonce', 256),
-  'dim_cifar10_local_jsd': Run('dim_cifar10.py:local_jsd', 64),
-  'dim_stl10_local_infonce': Run('dim_stl10.py:local_infonce', 64),
-  'dim_cifar10_supervised': Run('dim_cifar10.py:supervised', 64),
-  'dim_cifar10_vae': Run('dim_cifar10.py:vae', 64),
-  'dim_cifar10_aae': Run('dim_cifar10.py:aae', 64),
-  'dim_cifar10_bigan': Run('dim_cifar10.py:bigan', 64),
-  'dim_cifar10_nat': Run('dim_cifar10.py:nat', 64),
-  'gim_librispeech_cpc': Run('gim_librispeech.py:cpc', 8),
-  'gim_stl10': Run('gim_stl10.py:gim', 32),
-  'gim_stl10_cpc': Run('gim_stl10.py:cpc', 32),
+  'vib_mnist': Run('vib_mnist', 100),
+  'dim_cifar10_local_infonce': Run('dim_cifar10:local_infonce', 64),
+  'gim_librispeech': Run('gim_librispeech:gim', 8),
+  'stein_gan_mnist': Run('stein_gan_mnist', 50),
+  # As on large slices: negatives of a chip, and of as many as on four.
+  'gim_librispeech_of_8': Run(
+    'gim_librispeech:gim', 8, {'objective.negatives_of': '8'}
+  ),
+  'dim_cifar10_local_infonce_of_256': Run(
+    'dim_cifar10:local_infonce', 64, {'objective.negatives_of': '256'}
+  ),
+  'dim_cifar10_local_infonce_256': Run('dim_cifar10:local_infonce', 256),
+  'dim_cifar10_local_jsd': Run('dim_cifar10:local_jsd', 64),
+  'dim_stl10_local_infonce': Run('dim_stl10:local_infonce', 64),
+  'dim_cifar10_supervised': Run('dim_cifar10:supervised', 64),
+  'dim_cifar10_vae': Run('dim_cifar10:vae', 64),
+  'dim_cifar10_aae': Run('dim_cifar10:aae', 64),
+  'dim_cifar10_bigan': Run('dim_cifar10:bigan', 64),
+  'dim_cifar10_nat': Run('dim_cifar10:nat', 64),
+  'gim_librispeech_cpc': Run('gim_librispeech:cpc', 8),
+  'gim_stl10': Run('gim_stl10:gim', 32),
+  'gim_stl10_cpc': Run('gim_stl10:cpc', 32),
   'dim_cifar10_resnet19': Run(
-    'dim_cifar10.py:local_infonce', 64, {'objective.encoder': 'resnet19_32'}
+    'dim_cifar10:local_infonce', 64, {'objective.encoder': 'resnet19_32'}
   ),
 }
 
@@ -98,9 +104,7 @@ def measure(name: str, topology: str) -> dict[str, Any]:
 
 def load(run: Run) -> Any:
   """Loads the config of a run."""
-  return command.load_config(
-    str(harness.ROOT / 'experiments' / 'configs' / run.config)
-  )
+  return configs.load(run.config)
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
