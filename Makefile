@@ -1,6 +1,7 @@
 # make demo   trains, probes and reports on digits, in runs/demo
 # make test   runs the tests; make test ARGS=tests/losses runs some of them
 # make lint   checks style and types
+# make pod-check  compiles every method for TPU slices; hours, without a TPU
 # make clean  removes the environment and caches; what runs wrote stays
 #
 # Each makes .venv first, with the pinned versions of its Python minor. To choose
@@ -21,7 +22,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   --constraint .constraints/py$(MINOR).txt --editable
 PINS := pyproject.toml $(wildcard .constraints/*.txt)
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint pod-check clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -39,6 +40,10 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Kept row by row in runs/: the same command goes on.
+pod-check: $(VENV)/tpu.stamp
+	nice -n 10 $(BIN)/python -m experiments.benchmarks.pod_check --rows=runs/pod_check.jsonl
 
 clean:
 	rm -rf $(VENV) build dist dim_jax.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -59,3 +64,8 @@ $(VENV)/dev.stamp: $(PINS) | $(BIN)/pip
 	@echo 'Installing the pinned packages into $(VENV); this takes a minute or two.'
 	@$(INSTALL) '.[dev]'
 	@touch $(VENV)/run.stamp $@
+
+$(VENV)/tpu.stamp: $(VENV)/run.stamp
+	@echo 'Installing the compiler for TPUs into $(VENV): 0.2 GB, 0.7 GB on disk.'
+	@$(INSTALL) '.[tpu]'
+	@touch $@

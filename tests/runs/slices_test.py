@@ -42,13 +42,14 @@ def dim_run(batch_size):
   return run(objective, data, batch_size)
 
 
-def gim_run(batch_size):
+def gim_run(batch_size, negatives_of=None):
   objective = gim.Config(
     modules=(greedy_modules.ConvModule(4, 10, 5, 2), context.GRU(3)),
     offsets=2,
     negatives=7,
     window=16,
     num_classes=2,
+    negatives_of=negatives_of,
   )
   data = config_lib.SoundConfig(name='./nowhere', window=160)
   return run(objective, data, batch_size)
@@ -194,35 +195,40 @@ def test_a_mesh_of_given_devices():
     parallel.make_mesh(4, given)
 
 
-def test_what_eight_devices_exchange():
-  small, large = (dry_run.measure(dim_run(n), devices=8) for n in (16, 64))
-  for found, size in ((small, 16), (large, 64)):
-    assert not found['looped']
-    # Of each image there are 64 local features, of 16 numbers to the critic.
-    assert found['negatives'] == {'mi/local': (size - 1) * 64}
-    globals_, locals_ = 4 * 16 * size, 4 * 16 * size * 64
-    gathered = found['collectives'].get('all-gather', {'bytes': 0})['bytes']
-    # The globals travel, a few times over, and the locals stay.
-    assert gathered < 8 * globals_ < locals_
-  parameters = sum(small['parameters'].values())
-  reduced = small['collectives']['all-reduce']['bytes']
-  assert reduced >= 4 * parameters  # The gradient, at least.
+def gathered(found):
+  """Bytes that all-gathers give a device in a step."""
+  return found['collectives'].get('all-gather', {'bytes': 0})['bytes']
+
+
+def test_deep_infomax_gathers_globals_alone():
+  found = dry_run.measure(dim_run(64), devices=8)
+  # Of each image there are 64 local features, of 16 numbers to the critic.
+  assert found['negatives'] == {'mi/local': 63 * 64}
+  globals_, locals_ = 4 * 16 * 64, 4 * 16 * 64 * 64
+  # The globals travel, a few times over, and the locals stay.
+  assert gathered(found) < 8 * globals_ < locals_
+  assert not found['looped']
+  # The gradient, at least.
+  reduced = found['collectives']['all-reduce']['bytes']
+  assert reduced >= 4 * sum(found['parameters'].values())
+
+
+def test_negatives_of_a_device_stay_there():
+  found = dry_run.measure(gim_run(16, negatives_of=2), devices=8)
+  assert not found['looped'] and not gathered(found)
+  assert 'all-reduce' in found['collectives']
 
 
 @needs_libtpu
+@pytest.mark.parametrize('name', ['v5e:4x4', 'v5e:16x16'])
 @pytest.mark.parametrize(
-  ('make', 'each'), [(dim_run, 4), (gim_run, 4)], ids=['dim', 'gim']
+  'make', [dim_run, lambda n: gim_run(n, negatives_of=4)], ids=['dim', 'gim']
 )
-def test_steps_for_sixteen_and_all_chips(make, each):
-  found = {
-    name: dry_run.on_slice(make(each * slices.parse(name)[1]), name)
-    for name in ('v5e:4x4', 'v5e:16x16')
-  }
-  for result in found.values():
-    assert result['memory']['peak'] < 1e9
-    assert not result['looped']
-    gathered = result['collectives'].get('all-gather', {'bytes': 0})
-    assert gathered['bytes'] < 1e8
+def test_steps_for_sixteen_and_all_chips(make, name):
+  found = dry_run.on_slice(make(4 * slices.parse(name)[1]), name)
+  assert found['memory']['peak'] < 1e9
+  assert gathered(found) < 1e8
+  assert not found['looped']
 
 
 @needs_libtpu
