@@ -15,6 +15,8 @@ table, in Markdown. Hours for everything; the most telling comes first.
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
 import pathlib
 import subprocess
@@ -179,10 +181,9 @@ def _cells(row: Mapping[str, Any], base: Any) -> str:
 
 def write(rows: Sequence[Mapping[str, Any]]) -> None:
   """Writes the result and prints the table."""
-  import importlib.metadata
-
   session = provenance.session()
-  session['versions']['libtpu'] = importlib.metadata.version('libtpu')
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+    session['versions']['libtpu'] = importlib.metadata.version('libtpu')
   files.write_json(str(RESULT), session | {'rows': list(rows)})
   print(table(rows))
 
@@ -223,7 +224,8 @@ def main() -> None:
       if done.returncode:
         sys.exit(f'Error: {name} on {topology} ended with {done.returncode}.')
       with args.rows.open('a', encoding='utf-8') as file:
-        file.write(done.stdout.splitlines()[-1] + '\n')
+        # What a kill left of a line before stays a line of its own.
+        file.write('\n' + done.stdout.splitlines()[-1] + '\n')
   write(read(args.rows))
 
 
