@@ -66,7 +66,7 @@ def bound_of_pairs(
   images = jax.tree.leaves(local)[0].shape[0]
   devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
   span = devices_of_group(size, images, devices)
-  if span > 1:
+  if axis_name is not None and span > 1:
     value = _joined(bound, anchors, local, score, chunk, axis_name, span)
   else:
     of_group = functools.partial(_of_group, bound, score, chunk)

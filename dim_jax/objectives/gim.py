@@ -426,7 +426,7 @@ def module_loss(
       params['head'], pooled(features), labels, axis_name
     )
     return loss, {'cross_entropy': loss, 'accuracy': accuracy}
-  rows = (positions(features),)
+  rows: tuple[jax.Array, ...] = (positions(features),)
   if is_context(module):
     rows = (rows[0], positions(entered))
   contrast = functools.partial(_contrast, config)

@@ -197,10 +197,12 @@ def make(config: Any, axis_name: str | None) -> Term:
     for name, (anchors, local) in embedded.items():
       is_local = name == 'local'
       rows = _hidden_of_anchors(inputs.hidden, anchors) if is_local else None
-      bound = functools.partial(
-        _bound, config, scores_of[name], chunk if is_local else None
+      bound = sharded_batch.on_each_device(
+        functools.partial(
+          _bound, config, scores_of[name], chunk if is_local else None
+        ),
+        axis_name,
       )
-      bound = sharded_batch.on_each_device(bound, axis_name)
       value = bound(own, ((anchors, rows), local))
       metrics[f'mi/{name}'] = value
       shape = (pairs.locations if is_local else pairs.whole).shape[:2]
