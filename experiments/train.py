@@ -16,7 +16,7 @@ from dim_jax.runs import dry_run, sweep
 from experiments import catalogue
 from experiments.command import Command, show
 
-COMMAND = Command('train', __doc__)
+COMMAND = Command('train', __doc__, on_all_hosts=True)
 parse = COMMAND.parse
 _CONFIG = COMMAND.config()
 _WORKDIR = COMMAND.path('workdir', None, "The run's folder.")

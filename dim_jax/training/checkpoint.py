@@ -56,18 +56,32 @@ class Checkpoints:
       os.path.abspath(os.path.expanduser(run_dir)), 'checkpoints'
     )
     self._verified: set[int] = set()
-    with _quiet():
+    self._own = not owner and jax.process_count() > 1
+    with self._processes(), _quiet():
       self._checkpointer = ocp.training.Checkpointer(
         self.directory,
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         cleanup_tmp_directories=owner,
       )
 
+  def _processes(self) -> contextlib.AbstractContextManager[Any]:
+    """Lets a reader of several processes not wait for the others."""
+    if not self._own:
+      return contextlib.nullcontext()
+    process = jax.process_index()
+    return ocp.Context(
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f'process_{process}',
+      )
+    )
+
   def __enter__(self) -> 'Checkpoints':
     return self
 
   def __exit__(self, kind: Any, *_: object) -> None:
-    with _quiet():
+    with self._processes(), _quiet():
       try:
         self._checkpointer.close()
       except Exception:
@@ -196,7 +210,8 @@ class Checkpoints:
         'with, to go on.'
       )
     try:
-      return self._checkpointer.load(step, abstract)
+      with self._processes():
+        return self._checkpointer.load(step, abstract)
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(self._unfit(step, files.reason(error))) from error
 

@@ -7,25 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-
-def initialize() -> None:
-  """Joins the other processes where a cluster launched this one.
-
-  Call it before anything else touches JAX. On a TPU pod, Slurm or Open MPI the
-  cluster is detected; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID describe it. A single process is left alone.
-  """
-  if 'JAX_COORDINATOR_ADDRESS' in os.environ:
-    jax.distributed.initialize(
-      os.environ['JAX_COORDINATOR_ADDRESS'],
-      int(os.environ['JAX_NUM_PROCESSES']),
-      int(os.environ['JAX_PROCESS_ID']),
-    )
-  elif len(os.environ.get('TPU_WORKER_HOSTNAMES', '').split(',')) > 1 or (
-    int(os.environ.get('SLURM_NTASKS', '1')) > 1
-    or int(os.environ.get('OMPI_COMM_WORLD_SIZE', '1')) > 1
-  ):
-    jax.distributed.initialize()
+from dim_jax.training import hosts
 
 
 def cache_compilations() -> None:
@@ -49,8 +31,15 @@ def make_mesh(devices: int | None = None) -> Mesh:
   """Makes one axis, 'data', over the first `devices` devices, or over all.
 
   Raises:
-    ValueError: there are not so many devices.
+    ValueError: there are not so many devices, or of several processes some
+      would have none.
   """
+  total = len(jax.devices())
+  if jax.process_count() > 1 and devices not in (None, total):
+    raise ValueError(
+      f'devices={devices} of {total} in {jax.process_count()} processes: '
+      'several processes use all that they have; leave it out, or start fewer.'
+    )
   chosen = jax.devices()[:devices]
   if devices is not None and not 1 <= devices <= len(jax.devices()):
     raise ValueError(
@@ -134,7 +123,8 @@ def any_process(flag: bool) -> bool:
     return flag
   from jax.experimental import multihost_utils
 
-  return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+  with hosts.limit('asking the other processes whether to stop'):
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def of_first_process(value: int) -> int:
