@@ -32,19 +32,16 @@ from experiments.command import Command, load_config, show
 METHODS: Mapping[str, str] = {
   'DIM, InfoNCE': 'dim_digits.py:infonce',
   'DIM, JSD': 'dim_digits.py:jsd',
-  'DIM, Donsker-Varadhan': 'dim_digits.py:dv',
-  'DIM, global': 'dim_digits.py:global',
-  'DIM, masked': 'dim_digits.py:masked',
-  'DIM, coordinates and occlusion': 'dim_digits.py:structure',
-  'supervised': 'dim_digits.py:supervised',
-  'VAE': 'dim_digits.py:vae',
-  'adversarial autoencoder': 'dim_digits.py:aae',
-  'BiGAN': 'dim_digits.py:bigan',
-  'noise as targets': 'dim_digits.py:nat',
-  'CPC': 'dim_digits.py:cpc',
-  'Greedy InfoMax': 'gim_digits.py',
   'VIB': 'vib_digits.py:vib',
   'energy model, SteinGAN': 'stein_gan_digits.py',
+  'VAE': 'dim_digits.py:vae',
+  'BiGAN': 'dim_digits.py:bigan',
+  'noise as targets': 'dim_digits.py:nat',
+  'supervised': 'dim_digits.py:supervised',
+  'Greedy InfoMax': 'gim_digits.py',
+  'CPC': 'dim_digits.py:cpc',
+  'DIM, Donsker-Varadhan': 'dim_digits.py:dv',
+  'DIM, masked': 'dim_digits.py:masked',
 }
 LAYOUTS = ('1', '8', '8 pmap', '2 x 4')
 _BATCH = 16
