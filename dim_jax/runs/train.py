@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -169,8 +167,9 @@ def claim(workdir: str) -> Iterator[None]:
     yield  # Process 0 of the job makes it for all.
     return
   lock.check(workdir)
-  existed = os.path.isdir(workdir)
-  before = set(os.listdir(workdir)) if existed else set()
+  folder = files.at(workdir)
+  existed = folder.is_dir()
+  before = {path.name for path in folder.iterdir()} if existed else set()
   files.make_folder(workdir)
   try:
     yield
@@ -178,20 +177,21 @@ def claim(workdir: str) -> Iterator[None]:
     kept = any(has_checkpoint(workdir, below) for below in ('', '*/'))
     # Of two processes that start at once, one is refused: not its folder.
     if not kept and not lock.is_held(workdir):
-      for name in set(os.listdir(workdir)) - before:
-        path = os.path.join(workdir, name)
-        if os.path.isdir(path):
-          shutil.rmtree(path, ignore_errors=True)
+      for path in list(folder.iterdir()) if folder.exists() else ():
+        if path.name in before:
+          continue
+        if path.is_dir():
+          path.rmtree()
         else:
-          os.remove(path)
-      if not existed:
+          path.unlink()
+      if not existed and not files.is_remote(workdir):
         os.rmdir(workdir)
     raise
 
 
 def has_checkpoint(workdir: str | os.PathLike, below: str = '') -> bool:
   """Whether there is anything that a run could go on from."""
-  checkpoints = pathlib.Path(workdir).glob(f'{below}checkpoints/*')
+  checkpoints = files.at(workdir).glob(f'{below}checkpoints/*')
   return any(path.name.isdigit() for path in checkpoints)
 
 

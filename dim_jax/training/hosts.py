@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import dim_jax
 from dim_jax import files
 from dim_jax.training import connections
 
@@ -245,13 +244,13 @@ def _difference(name: str, values: list[Any]) -> str:
 
 
 def code() -> str:
-  """Returns the version of this package and a hash of its files."""
-  root = pathlib.Path(dim_jax.__file__).parent
+  """Returns a hash of the files of this package."""
+  root = pathlib.Path(__file__).parents[1]
   digest = hashlib.sha256()
   for path in sorted(root.rglob('*.py')):
     digest.update(path.relative_to(root).as_posix().encode())
     digest.update(path.read_bytes())
-  return f'{dim_jax.__version__} {digest.hexdigest()[:12]}'
+  return digest.hexdigest()[:12]
 
 
 def fingerprint(
@@ -280,11 +279,11 @@ def _check_folder(job: connections.Connections, run_dir: str) -> None:
   try:
     note = job.gather(note, 'the check of the folder')[0]
     seen = _appears(path, note, job.times.silent)
-    found = job.gather([seen, os.path.abspath(run_dir)], 'the same check')
+    found = job.gather([seen, files.absolute(run_dir)], 'the same check')
   finally:
     if not job.process:
       with contextlib.suppress(OSError):
-        os.remove(path)
+        files.at(path).unlink()
   blind = [i for i, (seen, _) in enumerate(found) if not seen]
   if blind:
     others = '; '.join(
@@ -303,10 +302,9 @@ def _appears(path: str, text: str, seconds: float) -> bool:
   while True:
     with contextlib.suppress(OSError):
       # A listing makes NFS forget that there was no such file.
-      os.listdir(os.path.dirname(path))
-      with open(path, encoding='utf-8') as file:
-        if file.read() == text:
-          return True
+      any(files.at(path).parent.iterdir())
+      if files.at(path).read_text() == text:
+        return True
     if time.monotonic() > until:
       return False
     time.sleep(0.1)

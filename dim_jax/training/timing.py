@@ -1,7 +1,6 @@
 """Where the time of a run goes."""
 
 import contextlib
-import json
 import os
 import threading
 import time
@@ -55,8 +54,7 @@ class Times:
   def resume(self, run_dir: str | os.PathLike) -> None:
     """Counts on from the summary that an earlier session wrote, if any."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-      with open(os.path.join(run_dir, 'summary.json')) as file:
-        before = json.load(file)
+      before = files.read_json(os.path.join(run_dir, 'summary.json'))
       # Older summaries have another name for it.
       sessions = 'sittings' if 'sittings' in before else 'sessions'
       # All of it, or nothing: it may be of another version.

@@ -29,7 +29,7 @@ from dim_jax.training import hosts, metrics
 from experiments import rehearsal
 from experiments.command import Command, show
 
-STEPS, SAVE, LOG = 400, 20, 5
+STEPS, SAVE, LOG = 200, 20, 5
 _DEVICES = 2
 _SECONDS = 100  # that a host waits for others; a tenth of it for an answer
 _AT = 50  # the step behind which faults of a running pair happen
@@ -254,7 +254,9 @@ def main() -> None:
   results = list(files.read_json(path).get('faults', []))
   undisturbed = workdir / 'undisturbed'
   if not (undisturbed / 'run' / 'checkpoints' / str(STEPS)).exists():
-    Pair(undisturbed).end(time.monotonic())
+    result = Pair(undisturbed).end(time.monotonic())
+    if result['statuses'] != [0, 0]:
+      raise RuntimeError(f'the undisturbed pair ended: {result}')
   done = {result['fault'] for result in results}
   for i, name in enumerate(FAULTS):
     if name in done:

@@ -12,6 +12,7 @@ difference). WORKDIR/layouts.json holds the same; the same command goes on
 behind the methods that it has measured.
 """
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -76,9 +77,8 @@ def gradients(config: Any, layout: str) -> dict[str, np.ndarray]:
     batch['index'] = np.arange(_BATCH, dtype=np.int32)
   # Drawn on one device: the shapes of the pmap form's networks are the same.
   plain = config_lib.make_objective(config)
-  state = jax.jit(
-    lambda batch, key: step_lib.init_state(plain, optimizer, batch, key)
-  )(batch, jax.random.key(0))
+  init = functools.partial(step_lib.init_state, plain, optimizer)
+  state = jax.jit(init)(batch, jax.random.key(0))
   state = parallel.replicate(jax.device_get(state), mesh)
   form = 'pmap' if axis_name else 'jit'
   chunk = loop.make_chunk(objective, optimizer, mesh, form=form)
@@ -161,7 +161,7 @@ def main() -> None:
     return _measure(workdir, _PAIR if _PART.value == 'pair' else _SINGLE)
   _run(workdir, 'single', 1)
   _run(workdir, 'pair', 2)
-  results = []
+  results: list[dict[str, Any]] = []
   for name in METHODS:
     found = {}
     for layout in LAYOUTS:

@@ -1,4 +1,4 @@
-"""The scripts that launch jobs, as far as a machine without clusters can say."""
+"""The scripts that launch jobs, as far as no cluster is needed."""
 
 import os
 import pathlib
