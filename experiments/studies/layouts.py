@@ -84,7 +84,7 @@ def gradients(config: Any, layout: str) -> dict[str, np.ndarray]:
   chunk = loop.make_chunk(objective, optimizer, mesh, form=form)
   examples = {
     name: jax.make_array_from_callback(
-      (1, *x.shape), parallel.columns(mesh), lambda i, x=x: x[None][i]
+      (1, *x.shape), parallel.columns(mesh), x[None].__getitem__
     )
     for name, x in batch.items()
   }
