@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dim_jax import files
 from dim_jax.training import connections
@@ -203,11 +205,31 @@ def check(
     if any(value != values[0] for value in values):
       raise ValueError(_difference(name, values))
   _check_folder(_job, os.fspath(run_dir))
+  with _job.limit('a sum over all devices'):
+    _add_up()
   sys.stderr.write(
     f'{_job.name}: {jax.local_device_count()} of {jax.device_count()} devices '
     f'({jax.local_devices()[0].device_kind}); the config, the code, the data '
     'and the folder are those of all\n'
   )
+
+
+def _add_up() -> None:
+  """Adds one of each device: they connect now, while all processes are here.
+
+  On CPUs a process that comes to the first sum 30 s behind another, as after
+  compiling the steps for longer, would be refused by Gloo.
+  """
+  count = jax.device_count()
+  mesh = jax.make_mesh((count,), ('data',), axis_types=(AxisType.Auto,))
+  ones = jax.make_array_from_callback(
+    (count,),
+    NamedSharding(mesh, PartitionSpec('data')),
+    lambda index: np.ones(count, np.float32)[index],
+  )
+  total = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, PartitionSpec()))
+  if (found := float(total(ones))) != count:
+    raise ValueError(f'{count} devices add up to {found}: see their network.')
 
 
 def _flat(config: Mapping[str, Any], path: str = 'config') -> dict[str, Any]:
