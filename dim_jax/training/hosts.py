@@ -64,6 +64,9 @@ def join(where: str | None = None, *, trains: bool = True) -> None:
   _job = connections.Connections(process, names, sockets, times)
   # Before JAX's own, which was registered earlier.
   atexit.register(_job.leave)
+  # A process that waits for another's work must be part of this too.
+  _job.at('connecting its devices')
+  jax.devices()
 
 
 def _seconds() -> float:
