@@ -89,7 +89,7 @@ class InformationConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class ExperimentConfig:
-  """A run: `experiments.train` does what it says, from the seed alone."""
+  """A run: `dim-jax train` does what it says, from the seed alone."""
 
   ranges: ClassVar[Mapping[str, str]] = {
     'average': '[0, 1) or None',
@@ -156,7 +156,7 @@ class ExperimentConfig:
 class SweepConfig:
   """Runs that differ in the weight of rate, beta, and in their seed alone.
 
-  `experiments.train` trains all of them in one compiled program.
+  `dim-jax train` trains all of them in one compiled program.
   """
 
   ranges: ClassVar[Mapping[str, str]] = {
@@ -622,7 +622,7 @@ def load(
   if not data:
     raise FileNotFoundError(
       f'{os.fspath(run_dir)!r} is not a run: it has no config.json. Give the '
-      f'--workdir of a run of experiments.train.'
+      '--workdir of a run of dim-jax train.'
     )
   # Runs of images used to call it image_shape.
   name = 'input_shape' if 'input_shape' in data else 'image_shape'

@@ -136,7 +136,7 @@ def _refuse_a_batch_shell() -> None:
   if tasks != '1' and 'SLURM_JOB_ID' in os.environ:
     raise ValueError(
       f'Slurm gave this job {tasks} tasks, but this is the shell that starts '
-      'them: give the command behind srun, as srun python -m ...; or unset '
+      'them: give the command behind srun, as srun dim-jax train ...; or unset '
       'SLURM_NTASKS to run here alone.'
     )
   size = os.environ.get('OMPI_COMM_WORLD_SIZE', '1')

@@ -107,6 +107,34 @@ def is_held(run_dir: str | os.PathLike) -> bool:
   return False
 
 
+def state(run_dir: str | os.PathLike) -> str:
+  """Says who is in the folder, without asking JAX for its devices.
+
+  Returns:
+    'held' while a process trains there, 'left' where one was killed, and
+    'free' where none was, or the last one ended by itself.
+  """
+  path = os.path.join(os.path.expanduser(run_dir), 'lock')
+  if files.is_remote(path):
+    return 'held' if files.at(path).exists() else 'free'
+  try:
+    with open(path, encoding='utf-8') as file:
+      if not file.read().strip():
+        return 'free'
+    # Others' runs may be read but not written to.
+    if os.access(path, os.W_OK):
+      opened = open(path, 'r+', encoding='utf-8')
+    else:
+      opened = open(path, encoding='utf-8')
+    with opened as file:
+      _lock(file, run_dir)
+  except ValueError:
+    return 'held'
+  except OSError:
+    return 'free'
+  return 'left'
+
+
 @contextlib.contextmanager
 def _noted(path: str, run_dir: str | os.PathLike) -> Iterator[None]:
   """Keeps a note in a bucket, renewed while the context is open."""

@@ -2,8 +2,8 @@
 # Runs a command on every host of a Cloud TPU slice.
 #
 #   experiments/launch/gcloud_tpu.sh NAME ZONE COMMAND...
-#   experiments/launch/gcloud_tpu.sh pod us-east5-b python -m experiments.train \
-#       --config=experiments/configs/dim_cifar10.py --workdir=gs://BUCKET/run
+#   experiments/launch/gcloud_tpu.sh pod us-east5-b dim-jax train \
+#       --config=dim_cifar10 --workdir=gs://BUCKET/run
 #
 # Every host has the checkout in FOLDER (dim_jax), with its environment in
 # .venv. DRY_RUN=1 prints what would be run. The hosts find one another through

@@ -2,8 +2,8 @@
 # Runs a command as one process a GPU, on the nodes of a Slurm job.
 #
 #   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 \
-#       experiments/launch/slurm.sh python -m experiments.train \
-#       --config=experiments/configs/dim_cifar10.py --workdir=/shared/run
+#       experiments/launch/slurm.sh dim-jax train \
+#       --config=dim_cifar10 --workdir=/shared/run
 #
 # Submit it from the checkout, which all nodes see, with its environment in
 # .venv. DRY_RUN=1 prints what would be run.

@@ -24,10 +24,10 @@ from PIL import Image
 
 import dim_jax
 from dim_jax import files
+from dim_jax.commands.command import Command, show
 from dim_jax.runs import provenance, tables
 from dim_jax.training import hosts, metrics
-from experiments import rehearsal
-from experiments.command import Command, show
+from experiments.studies import rehearsal
 
 STEPS, SAVE, LOG = 200, 20, 5
 _DEVICES = 2
@@ -70,7 +70,7 @@ class Pair:
     }
     common = [
       *('-m', 'experiments.train'),
-      '--config=experiments/configs/vib_digits.py:vib',
+      '--config=vib_digits:vib',
       *(f'--config.{name}={value}' for name, value in fields.items()),
     ]
     address = f'127.0.0.1:{rehearsal.free_port()}'

@@ -22,27 +22,27 @@ import numpy as np
 import optax
 
 from dim_jax import config as config_lib
-from dim_jax import files
+from dim_jax import configs, files
+from dim_jax.commands.command import Command, show
 from dim_jax.runs import provenance, tables
 from dim_jax.training import hosts, loop, parallel
 from dim_jax.training import step as step_lib
-from experiments import rehearsal
-from experiments.command import Command, load_config, show
+from experiments.studies import rehearsal
 
 # Configs, and rows of them, by method.
 METHODS: Mapping[str, str] = {
-  'DIM, InfoNCE': 'dim_digits.py:infonce',
-  'DIM, JSD': 'dim_digits.py:jsd',
-  'VIB': 'vib_digits.py:vib',
-  'energy model, SteinGAN': 'stein_gan_digits.py',
-  'VAE': 'dim_digits.py:vae',
-  'BiGAN': 'dim_digits.py:bigan',
-  'noise as targets': 'dim_digits.py:nat',
-  'supervised': 'dim_digits.py:supervised',
-  'Greedy InfoMax': 'gim_digits.py',
-  'CPC': 'dim_digits.py:cpc',
-  'DIM, Donsker-Varadhan': 'dim_digits.py:dv',
-  'DIM, masked': 'dim_digits.py:masked',
+  'DIM, InfoNCE': 'dim_digits:infonce',
+  'DIM, JSD': 'dim_digits:jsd',
+  'VIB': 'vib_digits:vib',
+  'energy model, SteinGAN': 'stein_gan_digits',
+  'VAE': 'dim_digits:vae',
+  'BiGAN': 'dim_digits:bigan',
+  'noise as targets': 'dim_digits:nat',
+  'supervised': 'dim_digits:supervised',
+  'Greedy InfoMax': 'gim_digits',
+  'CPC': 'dim_digits:cpc',
+  'DIM, Donsker-Varadhan': 'dim_digits:dv',
+  'DIM, masked': 'dim_digits:masked',
 }
 LAYOUTS = ('1', '8', '8 pmap', '2 x 4')
 _BATCH = 16
@@ -104,7 +104,7 @@ def _measure(workdir: pathlib.Path, layouts: Sequence[str]) -> None:
       if path.exists():
         continue
       hosts.at(f'{name} on {layout}')
-      found = gradients(load_config(f'experiments/configs/{config}'), layout)
+      found = gradients(configs.load(config), layout)
       if jax.process_index() == 0:
         files.write_arrays(path, found)
 

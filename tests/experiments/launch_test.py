@@ -9,13 +9,13 @@ import subprocess
 import pytest
 import yaml
 
+from dim_jax.commands import train
 from dim_jax.training import hosts
-from experiments import train
 
 LAUNCH = pathlib.Path('experiments/launch')
-CONFIG = '--config=experiments/configs/dim_cifar10.py'
+CONFIG = '--config=dim_cifar10'
 # One argument with spaces and a quote: it must arrive as one.
-COMMAND = ['python', '-m', 'experiments.train', CONFIG, "--workdir=/a b's/run"]
+COMMAND = ['dim-jax', 'train', CONFIG, "--workdir=/a b's/run"]
 
 
 def dry_run(script, *arguments, **variables):
@@ -107,5 +107,5 @@ def test_the_job_set_starts_processes_that_find_one_another(monkeypatch):
   shell, flag, command = container['command']
   assert (shell, flag) == ('bash', '-c')
   words = shlex.split(command)
-  assert words[:4] == ['exec', '.venv/bin/python', '-m', 'experiments.train']
-  assert train.parse(words[3:]) == []
+  assert words[:3] == ['exec', '.venv/bin/dim-jax', 'train']
+  assert train.parse(words[2:]) == []

@@ -15,7 +15,7 @@ import pytest
 
 from dim_jax.data import batches
 from dim_jax.training import connections, hosts, metrics
-from experiments import rehearsal
+from experiments.studies import rehearsal
 from tests.training import hosts_worker as worker
 
 _ENVIRONMENT = {hosts.SECONDS: '100'}
