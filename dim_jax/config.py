@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import functools
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -623,13 +622,12 @@ def load(
     ValueError: the file names a type or field that does not exist here.
   """
   path = os.path.join(os.path.expanduser(run_dir), 'config.json')
-  if not os.path.exists(path):
+  data = files.read_json(path)
+  if not data:
     raise FileNotFoundError(
       f'{os.fspath(run_dir)!r} is not a run: it has no config.json. Give the '
       '--workdir of a run of dim-jax train.'
     )
-  with open(path, encoding='utf-8') as file:
-    data = json.load(file)
   # Runs of images used to call it image_shape.
   name = 'input_shape' if 'input_shape' in data else 'image_shape'
   input_shape = tuple(data.pop(name))
