@@ -2,11 +2,11 @@
 
   python -m experiments.studies.forgetting --workdir=runs/forgetting
 
-Each of --nats is a run of `experiments.train` in WORKDIR/NATS, a VAE whose mean
-rate is held at so many nats an image (Burgess et al. 2018). WORKDIR/report/index.html has the three views of forgetting: what each
-unit of the codes keeps, which images cost most, and reconstructions side by
-side, and WORKDIR/forgetting.json the numbers. The same command continues where
-it was interrupted.
+Each of --nats is a run in WORKDIR/NATS_nats, a VAE whose mean rate is held at
+so many nats an image (Burgess et al. 2018). WORKDIR/report/index.html has the
+three views of forgetting: what each unit of the codes keeps, which images cost
+most, and reconstructions side by side; WORKDIR/forgetting.json has the numbers.
+The same command continues where it was interrupted.
 
 Burgess et al., Understanding disentangling in beta-VAE, 2018.
 https://arxiv.org/abs/1804.03599
