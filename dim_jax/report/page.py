@@ -39,6 +39,7 @@ from dim_jax.report.sections import (
   representation,
   summary,
   sweep,
+  units,
 )
 
 # In the order of the page.
@@ -51,6 +52,7 @@ SECTIONS = {
   'Information': information.section,
   'Classification': classification.section,
   'Rate and examples of the highest loss': classification.examples,
+  'Units of the code': units.section,
   'Attacks': attacks.section,
   'Out-of-distribution data': attacks.detection,
   'Depth': depth.section,
