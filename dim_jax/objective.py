@@ -74,7 +74,8 @@ class Objective(NamedTuple):
 
   `batch` is a mapping with at least 'image', uint8 or float32 in [-1, 1],
   [N, H, W, C], or 'audio', int16 or float32 in [-1, 1], [N, T], or 'point',
-  float32 [N, D], or 'text', int32 [N, 2, L], pairs of lines; 'label', int32 [N], is optional and -1 where unknown.
+  float32 [N, D], or 'text', int32 [N, 2, L], pairs of lines; 'label',
+  int32 [N], is optional and -1 where unknown.
   `variables` are `(params, model_state)`. A part that is None is not offered,
   and a command that needs it says so.
 

@@ -118,8 +118,8 @@ def check_values(arrays: Mapping[str, np.ndarray]) -> None:
 
   Args:
     arrays: by name: 'image', uint8 or floats in [-1, 1]; 'audio', int16 or
-      floats in [-1, 1]; 'point', floats; 'text', int32; 'label', integers from 0 on, -1 where
-      unknown. Others may be anything.
+      floats in [-1, 1]; 'point', floats; 'text', int32; 'label', integers
+      from 0 on, -1 where unknown. Others may be anything.
 
   Raises:
     ValueError: an array is of another dtype or range, or classes are counted

@@ -224,8 +224,8 @@ def _read(root: pathlib.Path, part: str) -> list[_Pairs]:
   """Reads the files of a part, 'train' or 'test', of a folder."""
   if not root.is_dir():
     raise FileNotFoundError(
-      f'There is no folder {os.fspath(root)!r}: set data.name to one that holds '
-      'pairs of lines (--config.data.name=FOLDER).'
+      f'There is no folder {os.fspath(root)!r}: set data.name to one that '
+      'holds pairs of lines (--config.data.name=FOLDER).'
     )
   found = []
   for path in sorted(root.glob('*.tsv')):

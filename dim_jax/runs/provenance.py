@@ -142,6 +142,7 @@ def write(
   params: Mapping[str, Any],
   features: Iterable[str],
   representation: Sequence[str],
+  vocabulary: str = '',
 ) -> None:
   """Writes run.json, which tells how a run was made and what it consists of.
 
@@ -154,6 +155,7 @@ def write(
     params: arrays or their shapes, by group.
     features: names of what `Objective.encode` returns.
     representation: the one that stands for the encoder; none where none does.
+    vocabulary: the characters that it knows, of text.
   """
   path = os.path.join(workdir, 'run.json')
   now = session()
@@ -171,6 +173,7 @@ def write(
       'parameters': parameter_counts(params),
       'features': list(features),
       'representation': next(iter(representation), None),
+      **({'vocabulary': vocabulary} if vocabulary else {}),
       'earlier': earlier,
     },
   )

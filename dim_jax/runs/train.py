@@ -101,7 +101,14 @@ def train(
   with claim(workdir):
     if jax.process_index() == 0:
       config_lib.save(config, workdir, watched.inputs.shape[1:])
-      provenance.write(workdir, config, variables[0], features, names[-1:])
+      provenance.write(
+        workdir,
+        config,
+        variables[0],
+        features,
+        names[-1:],
+        watched.vocabulary,
+      )
     return loop.fit(
       objective,
       optimizer,

@@ -1,7 +1,7 @@
-"""Couplets: pairs of lines, character by character.
+r"""Couplets: pairs of lines, character by character.
 
-  python -m experiments.train \\
-      --config=experiments/configs/couplets.py:tagging \\
+  python -m experiments.train \
+      --config=experiments/configs/couplets.py:tagging \
       --config.data.name=couplets/ --workdir=runs/couplets
   python -m experiments.couplet runs/couplets
   python -m experiments.couplet runs/couplets --line=明月松间照
