@@ -35,7 +35,7 @@ from dim_jax.networks import layers
 
 PADDING = 0
 MODES = ('token', 'rescale', 'drop')
-_EMBEDDING = nn.initializers.normal(0.02)
+_EMBEDDING = nn.initializers.normal(0.05)
 
 
 class GatedBlock(nn.Module):
@@ -112,7 +112,10 @@ class AttentionBlock(nn.Module):
 
 
 class LineEncoder(nn.Module):
-  """An embedding of characters, and blocks over the line.
+  """An embedding of characters, blocks over the line, and a normalisation.
+
+  The published tagger has no normalisation; without it the gates, which let
+  through half at first, leave the output layer little to begin with.
 
   Attributes:
     vocabulary: V, how many numbers there are.
@@ -183,6 +186,7 @@ class LineEncoder(nn.Module):
         dilation = self.dilations[i % len(self.dilations)]
         # Convolutions cannot leave a place out: it shows zeros, as beyond.
         x = GatedBlock(dilation=dilation, name=f'block_{i}')(x, seen)
+    x = layers.normalise(x, 'layer', train=False, name='norm_out')
     return jnp.where(real[..., None], x, 0)
 
 

@@ -19,6 +19,8 @@ import dim_jax
 from dim_jax import config as config_lib
 from dim_jax import files
 
+# What the report calls examples, where not so.
+_NOUNS = {'image': 'images', 'text': 'pairs'}
 # What says how a program ran; the rest of run.json says what was trained.
 _SESSION = ('command', 'date', 'hardware', 'versions', 'commit')
 
@@ -169,7 +171,7 @@ def write(
     now
     | {
       'title': title(config.objective),
-      'noun': 'images' if config.data.kind == 'image' else 'examples',
+      'noun': _NOUNS.get(config.data.kind, 'examples'),
       'parameters': parameter_counts(params),
       'features': list(features),
       'representation': next(iter(representation), None),

@@ -23,9 +23,11 @@ def tagging() -> ExperimentConfig:
   return ExperimentConfig(
     objective=tagging_lib.Config(width=96),
     data=TextConfig(name='couplets/'),
-    optimizer=OptimizerConfig(learning_rate=3e-3, b1=0.9),
+    optimizer=OptimizerConfig(
+      learning_rate=5e-3, b1=0.9, decay=0.8, decay_every=150
+    ),
     batch_size=128,
-    steps=1000,
+    steps=1500,
     log_every=50,
     checkpoint_every=250,
   )
