@@ -34,11 +34,12 @@ def tagging() -> ExperimentConfig:
 
 
 def infonce() -> ExperimentConfig:
-  """Two gated convolutions for each line; 255 negatives."""
+  """A gated convolution for each line; 255 negatives."""
   config = tagging()
-  config.objective = paired_lines.Config(width=96, depth=2)
-  config.optimizer.learning_rate = 2e-3
+  config.objective = paired_lines.Config(width=96, depth=1, critic_units=32)
+  config.optimizer.learning_rate = 3e-3
   config.batch_size = 256
+  config.steps = 1000
   return config
 
 

@@ -37,8 +37,9 @@ def section(runs: Sequence[Run]) -> list[Part]:
 
 _NOTE = Text(
   'Right: of all characters, those outside of the vocabulary counting as '
-  'wrong. Perplexity: of characters in the vocabulary. The unigram knows how frequent '
-  'characters are, the bigram the character above too, smoothed by the unigram.'
+  'wrong. Perplexity: of characters in the vocabulary. The unigram knows how '
+  'frequent characters are, the bigram the character above too, smoothed by the '
+  'unigram.'
 )
 
 
