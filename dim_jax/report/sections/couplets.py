@@ -38,8 +38,8 @@ def section(runs: Sequence[Run]) -> list[Part]:
 _NOTE = Text(
   'Right: of all characters, those outside of the vocabulary counting as '
   'wrong. Perplexity: of characters in the vocabulary. The unigram knows how '
-  'frequent characters are, the bigram the character above too, smoothed by the '
-  'unigram.'
+  'frequent characters are, the bigram the character above too, smoothed by '
+  'the unigram.'
 )
 
 
