@@ -37,10 +37,10 @@ class Config(LineConfig):
   """Size of a line's code, a linear map of the mean over its characters."""
   bound: str = 'infonce'
   """That is maximised, one of `terms.mutual_information.BOUNDS`."""
-  critic: str = 'projection'
+  critic: str = 'cosine'
   """One of `networks.critics.CRITICS`."""
   critic_units: int = 128
-  """Size of the critic's hidden layer and embedding."""
+  """Size of the critic's embedding, and of its hidden layer."""
 
 
 class CodedLines(nn.Module):

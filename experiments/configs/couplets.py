@@ -36,10 +36,9 @@ def tagging() -> ExperimentConfig:
 def infonce() -> ExperimentConfig:
   """A gated convolution for each line; 255 negatives."""
   config = tagging()
-  config.objective = paired_lines.Config(width=96, depth=1, critic_units=32)
-  config.optimizer.learning_rate = 3e-3
+  config.objective = paired_lines.Config(width=96, depth=1)
+  config.optimizer.learning_rate = 8e-3
   config.batch_size = 256
-  config.steps = 1000
   return config
 
 

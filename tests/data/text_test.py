@@ -115,7 +115,10 @@ def test_longer_pairs_are_left_out_and_counted(tmp_path):
     ('白日\t黄河入\n'.encode(), r'line 1: the lines have 2 and 3 characters'),
     ('白日 黄河\n'.encode(), 'line 1, has 1 parts'),
     ('白日\t \n'.encode(), 'line 1: the second line is empty'),
-    ('白日\t黄河\n'.encode('gb18030'), 'line 1, is not UTF-8: it may be GB1803'),
+    (
+      '白日\t黄河\n'.encode('gb18030'),
+      'line 1, is not UTF-8: it may be GB1803',
+    ),
     (b'\xff\xff\xff\n', r'line 1, is not UTF-8: save it as UTF-8'),
     (b'\n\n', 'holds no pairs'),
   ],

@@ -54,7 +54,9 @@ def test_the_bigram_is_what_counting_gives():
     assert found.answer[i, t] == answers[FIRST[i, t]]
   # Never padding or unknown, also where that is most frequent.
   model = model._replace(unigram=np.array([0, 0.9, 0.05, 0.03, 0.02]))
-  assert characters.of_bigram(model, np.array([[1]]), np.array([[1]])).answer == 2
+  assert (
+    characters.of_bigram(model, np.array([[1]]), np.array([[1]])).answer == 2
+  )
 
 
 def test_the_weight_is_the_best_of_held_out_pairs():
@@ -94,7 +96,9 @@ def test_a_model_is_read_at_the_characters_that_are_there():
     shape = (*batch['text'][:, 0].shape, 5)
     return jnp.broadcast_to(variables[None, None], shape)
 
-  found = characters.of_model(tags, jnp.log(jnp.asarray(p)), PAIRS, batch_size=2)
+  found = characters.of_model(
+    tags, jnp.log(jnp.asarray(p)), PAIRS, batch_size=2
+  )
   np.testing.assert_allclose(found.log_q, np.log(p[SECOND]), rtol=1e-5)
   # The most probable that is a character.
   np.testing.assert_array_equal(found.answer, 3)

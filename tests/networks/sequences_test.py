@@ -138,9 +138,7 @@ def test_each_character_is_visible_with_the_same_probability(keep):
     assert set(hidden[rows]) <= {few, few + 1}
     assert hidden[rows].max() < n
     error = np.sqrt(keep * (1 - keep) / (count / 2))
-    np.testing.assert_allclose(
-      visible[rows, :n].mean(0), keep, atol=5 * error
-    )
+    np.testing.assert_allclose(visible[rows, :n].mean(0), keep, atol=5 * error)
   # Padding is never hidden, and no more are than there is room for.
   assert visible[count // 2 :, 5:].all()
   assert hidden.max() <= sequences.most_hidden(7, keep)
