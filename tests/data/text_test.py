@@ -1,5 +1,7 @@
 """Pairs of lines: files in both forms, the vocabulary, splits and bad input."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -86,7 +88,7 @@ def test_splits_are_fixed_and_do_not_depend_on_what_is_kept(tmp_path):
   assert {k: len(v) for k, v in parts.items()} == {
     'train': 36, 'validation': 12, 'test': 12
   }  # fmt: skip
-  assert sorted(sum(parts.values(), [])) == sorted(pairs)
+  assert sorted(itertools.chain(*parts.values())) == sorted(pairs)
   few = text.load(folder, 'train', validation=0.25, pairs=5, **options)
   assert len(few.inputs) == 5 and set(lines_of(few)) <= set(parts['train'])
   more = text.load(folder, 'train', validation=0.25, pairs=9, **options)
