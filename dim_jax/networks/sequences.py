@@ -112,10 +112,10 @@ class AttentionBlock(nn.Module):
 
 
 class LineEncoder(nn.Module):
-  """An embedding of characters, blocks over the line, and a normalisation.
+  """An embedding of characters, and blocks over the line, both normalised.
 
-  The published tagger has no normalisation; without it the gates, which let
-  through half at first, leave the output layer little to begin with.
+  The published tagger has no normalisation. Without it biases soon outweigh the
+  characters, as the gates let through half of them at first.
 
   Attributes:
     vocabulary: V, how many numbers there are.
@@ -177,7 +177,7 @@ class LineEncoder(nn.Module):
         )
       places = self.param('places', _EMBEDDING, (self.length, self.width))
       x += places[None, : lines.shape[1]]
-      x = layers.normalise(x, 'layer', train=False, name='norm')
+    x = layers.normalise(x, 'layer', train=False, name='norm')
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     for i in range(self.depth):
       if self.kind == 'attention':
