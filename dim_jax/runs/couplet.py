@@ -91,7 +91,7 @@ def answer(run_dir: str, line: str) -> tuple[str, str]:
   if tags is None:
     raise ValueError(
       f'{run_dir!r} is no tagger, which alone answers lines: train one with '
-      '--config=experiments/configs/couplets.py:tagging.'
+      '--config=couplets:tagging.'
     )
   vocabulary = _vocabulary(run_dir, trained)
   config = trained.config.objective
@@ -114,8 +114,7 @@ def _load(run_dir: str, step: int | None) -> dim_jax.Encoder:
     title = provenance.title(trained.config.objective)
     raise ValueError(
       f'{run_dir!r}, a run of {title}, neither answers lines nor scores pairs '
-      'of them: train --config=experiments/configs/couplets.py:tagging or '
-      ':infonce.'
+      'of them: train --config=couplets:tagging or couplets:infonce.'
     )
   return trained
 

@@ -9,7 +9,7 @@ p x + (1 - p) m where a token m stood for hidden characters ('consistent'), and
 not x alone ('naive'); and nothing of the kind where hidden characters took no
 part ('drop'). The images' form of this study is `experiments.studies.masks`.
 
-Each of CONDITIONS with each seed is a run of `experiments.train` in
+Each of CONDITIONS with each seed is a run of `dim-jax train` in
 WORKDIR/MASK_KEEP_SEED. Its frozen encoder is probed with either input: a linear
 probe tells from the mean over a line's characters whether it is the first or
 the second one of its pair, of which second lines rhyme. And the tagger of
@@ -32,6 +32,7 @@ import rich.table
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax import files
+from dim_jax.commands.command import Command, show
 from dim_jax.data import load as data
 from dim_jax.evaluation import characters
 from dim_jax.evaluation import features as features_lib
@@ -39,7 +40,6 @@ from dim_jax.evaluation import probes as probes_lib
 from dim_jax.objectives import lines, masked_lines, tagging
 from dim_jax.runs import provenance, tables, train
 from dim_jax.training import metrics
-from experiments.command import Command, show
 
 # Kind and fraction that stays visible: BERT's token and a harder one, and a
 # masked autoencoder.
@@ -81,7 +81,7 @@ def study(
   if not isinstance(config.objective, masked_lines.Config):
     raise ValueError(
       'a config of a masked model of lines is needed, such as '
-      f'couplets.py:masked; got one of {type(config.objective).__module__}.'
+      f'couplets:masked; got one of {type(config.objective).__module__}.'
     )
   loaded = {
     split: data.load(config.data, split, first=probed, progress=show_progress)
@@ -293,7 +293,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
 
 _COMMAND = Command('studies.masked_lines', __doc__)
 _WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
-_CONFIG = _COMMAND.config('experiments/configs/couplets.py:masked')
+_CONFIG = _COMMAND.config('couplets:masked')
 _SEEDS = _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int)
 _PAIRS = _COMMAND.integer('pairs', 10_000, 'That fine-tuning has.')
 _STEPS = _COMMAND.integer('fine_tuning_steps', 150, 'Of fine-tuning.')

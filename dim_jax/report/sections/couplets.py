@@ -11,7 +11,7 @@ _BY = {'unigram': 'unigram', 'bigram': 'bigram', 'model': 'this run'}
 
 
 def section(runs: Sequence[Run]) -> list[Part]:
-  """Tabulates what `experiments.couplet` measured, and shows answers."""
+  """Tabulates what `dim-jax couplet` measured, and shows answers."""
   done = labelled(runs, 'couplets')
   accuracy = [
     {'run': label} | row for label, found in done for row in _accuracy(found)
