@@ -113,6 +113,7 @@ class Host(enum.IntEnum):
   LABELS = 2**63
   FOLDER = 2**63 + 1
   INFORMATION = 2**63 + 2
+  PAIRS = 2**63 + 3
 
 
 def branch(key: jax.Array, number: int | jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ COMMANDS = (
   'evaluate',
   'classify',
   'density',
+  'couplet',
   'represent',
   'report',
   'runs',

@@ -100,7 +100,14 @@ def train(
     hosts.check(workdir, config_lib.to_json(config), _stream(train_set))
     if jax.process_index() == 0:
       config_lib.save(config, workdir, watched.inputs.shape[1:])
-      provenance.write(workdir, config, variables[0], features, names[-1:])
+      provenance.write(
+        workdir,
+        config,
+        variables[0],
+        features,
+        names[-1:],
+        watched.vocabulary,
+      )
     return loop.fit(
       objective,
       optimizer,
