@@ -109,7 +109,7 @@ def make_chunk(
   replicated, split = parallel.shardings(mesh)
   constrain = split if form == 'jit' else None
   axis_name = 'data' if form == 'pmap' else None
-  draw = functools.partial(_draw, constrain, axis_name, augment)
+  draw = functools.partial(draw_batch, constrain, axis_name, augment)
   if form == 'pipeline':
     devices = list(mesh.devices.flat)
     return pipeline.make_dispatch(objective, optimizer, devices, draw)
@@ -144,7 +144,7 @@ def make_chunk(
   )
 
 
-def _draw(
+def draw_batch(
   split: jax.sharding.Sharding | None,
   axis_name: str | None,
   augment: Augment | None,
@@ -152,7 +152,16 @@ def _draw(
   state: step_lib.TrainState,
   indices: Any,
 ) -> dict[str, jax.Array]:
-  """The batch of a step: rows of the data, or examples as they came."""
+  """Draws the batch of a step: rows of the data, or examples as they came.
+
+  Args:
+    split: the sharding of the batch, if any.
+    axis_name: the pmapped axis.
+    augment: as `fit` takes it.
+    data: {} where `indices` are the examples themselves.
+    state: before the step.
+    indices: of the examples [batch].
+  """
   if data:
     batch = {name: values[indices] for name, values in data.items()}
   else:
@@ -258,7 +267,7 @@ def fit(
     timing.Times() as times,
     checkpoint.Checkpoints(run_dir, settings.keep, owner=True) as checkpoints,
     metrics.Log(run_dir, settings, settings.batch_size * len(seeds)) as log,
-    _Preemption() as preemption,
+    Preemption() as preemption,
     contextlib.closing(source),
   ):
     example = dict(source.rows if example is None else example)
@@ -325,7 +334,7 @@ class _Session(NamedTuple):
     host: jax.sharding.Mesh,
     monitor: Monitor | None,
     periodic: tuple[int, Monitor] | None,
-    preemption: '_Preemption',
+    preemption: 'Preemption',
   ) -> step_lib.TrainState:
     """Takes all steps that are left; `host` is where monitors find a state."""
     settings, times = self.settings, self.times
@@ -512,12 +521,12 @@ def _finite(leaves: Sequence[jax.Array]) -> jax.Array:
   return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
-class _Preemption:
+class Preemption:
   """Remembers a SIGTERM while it is open."""
 
   asked = False
 
-  def __enter__(self) -> '_Preemption':
+  def __enter__(self) -> 'Preemption':
     self._before: Any = None
     # Python lets only the main thread set handlers.
     if threading.current_thread() is threading.main_thread():
