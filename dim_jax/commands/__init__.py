@@ -27,6 +27,7 @@ COMMANDS = (
   'measure',
   'table',
   'layerwise',
+  'asynchronous',
   'preview',
   'export',
 )

@@ -1,7 +1,7 @@
 r"""Compares modules at paces of their own with joint training.
 
   python -m experiments.studies.asynchronous --workdir=runs/own_pace \
-      --config=experiments/configs/gim_spoken_digits.py --seeds=0,1
+      --config=gim_spoken_digits --seeds=0,1
 
 Each condition of CONDITIONS with each seed is a run in WORKDIR/CONDITION_SEED,
 in a process of its own, of equally many steps of every module, which linear
@@ -24,11 +24,11 @@ import numpy as np
 import rich.table
 
 from dim_jax import config as config_lib
-from dim_jax import files
+from dim_jax import configs, files
+from dim_jax.commands.command import Command, show
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.runs import evaluate, provenance
 from dim_jax.training import metrics
-from experiments.command import Command, show
 
 CONDITIONS = ('joint', 'slow_first', 'fast_first', 'threads')
 """All modules in one step; the first one takes half as many steps a round as
@@ -136,11 +136,8 @@ def _train(condition: str, folder: str, words: list[str]) -> dict[str, Any]:
   elif condition == 'threads':
     environment['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
   else:
-    from dim_jax.config import make_objective
-    from experiments.command import load_config
-
-    config = load_config(words[0].partition('=')[2])
-    own = pace(condition, len(make_objective(config).stages))
+    config = configs.load(words[0].partition('=')[2])
+    own = pace(condition, len(config_lib.make_objective(config).stages))
     words = [*words, f'--pace={",".join(map(str, own or ()))}']
   arguments = [f'experiments.{command}', *words, f'--workdir={folder}']
   started = time.time()
@@ -197,16 +194,16 @@ def table(report: dict[str, Any]) -> rich.table.Table:
   last = max(name.partition('/')[2] for name in rows[0]['accuracy'])
   columns = ('condition', *(f'{x}, {last}, %' for x in labels), 'staleness')
   result = rich.table.Table(*columns, 'again, %', 'wall s', 'CPU s', 'peak MiB')
-  for condition in dict.fromkeys(row['condition'] for row in rows):
-    same = [row for row in rows if row['condition'] == condition]
+  for condition in dict.fromkeys(x['condition'] for x in rows):
+    same = [x for x in rows if x['condition'] == condition]
 
     def mean(values: Any, same: Any = same) -> float:
       return float(np.mean([values(row) for row in same]))
 
     def own(end: str, mean: Any = mean) -> float:
       def of_modules(row: dict[str, Any]) -> float:
-        own_pace = row['own_pace'].items()
-        values = [x for name, x in own_pace if name.endswith(end)]
+        own_pace = row['own_pace']
+        values = [own_pace[name] for name in own_pace if name.endswith(end)]
         return float(np.mean(values or [0.0]))
 
       return mean(of_modules)
@@ -227,7 +224,7 @@ def table(report: dict[str, Any]) -> rich.table.Table:
 
 
 _COMMAND = Command('studies.asynchronous', __doc__)
-_CONFIG = _COMMAND.string('config', None, 'A file of experiments/configs.')
+_CONFIG = _COMMAND.string('config', None, 'As train takes it.')
 _WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
 _SEEDS = _COMMAND.items('seeds', (0, 1), 'Of the runs.', int)
 _STEPS = _COMMAND.integer('steps', None, "Of each module; the config's if not.")
