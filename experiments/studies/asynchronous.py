@@ -163,8 +163,10 @@ def draw(report: dict[str, Any]) -> matplotlib.figure.Figure:
     (4 * (len(labels) + 2), 3.2), layout='tight'
   )
   axes = figure.subplots(1, len(labels) + 2)
-  for condition in dict.fromkeys(row['condition'] for row in rows):
+  conditions = dict.fromkeys(row['condition'] for row in rows)
+  for number, condition in enumerate(conditions):
     same = [row for row in rows if row['condition'] == condition]
+    color = f'C{number}'
     curves = [*(('accuracy', f'{x}/', '') for x in labels)]
     curves += [('own_pace', '', '/staleness'), ('own_pace', '', '/repeated')]
     for axis, (part, start, end) in zip(axes, curves, strict=True):
@@ -177,8 +179,10 @@ def draw(report: dict[str, Any]) -> matplotlib.figure.Figure:
         continue
       values = np.array([[row[part][name] for name in names] for row in same])
       depth = [int(name.split('module_')[1][0]) for name in names]
-      axis.plot(depth, values.mean(0), 'o-', label=condition)
-      axis.fill_between(depth, values.min(0), values.max(0), alpha=0.2)
+      axis.plot(depth, values.mean(0), 'o-', color=color, label=condition)
+      low, high = values.min(0), values.max(0)
+      axis.fill_between(depth, low, high, color=color, alpha=0.2)
+      axis.set_xticks(depth)
   titles = [f'linear probe, {x}' for x in labels]
   titles += ['staleness, batches', 'steps with a batch again']
   for axis, title in zip(axes, titles, strict=True):
