@@ -119,7 +119,7 @@ def make_chunk(
     placed = parallel.split_state(split, mesh)
   constrain = rows if form == 'jit' else None
   axis_name = 'data' if form == 'pmap' else None
-  draw = functools.partial(_draw, constrain, axis_name, augment)
+  draw = functools.partial(draw_batch, constrain, axis_name, augment)
   if form == 'pipeline':
     devices = list(mesh.devices.flat)
     return pipeline.make_dispatch(objective, optimizer, devices, draw)
@@ -163,7 +163,7 @@ def make_chunk(
   )
 
 
-def _draw(
+def draw_batch(
   split: jax.sharding.Sharding | None,
   axis_name: str | None,
   augment: Augment | None,
@@ -171,7 +171,16 @@ def _draw(
   state: step_lib.TrainState,
   indices: Any,
 ) -> dict[str, jax.Array]:
-  """The batch of a step: rows of the data, or examples as they came."""
+  """Draws the batch of a step: rows of the data, or examples as they came.
+
+  Args:
+    split: the sharding of the batch, if any.
+    axis_name: the pmapped axis.
+    augment: as `fit` takes it.
+    data: {} where `indices` are the examples themselves.
+    state: before the step.
+    indices: of the examples [batch].
+  """
   if data:
     batch = {name: values[indices] for name, values in data.items()}
   else:
