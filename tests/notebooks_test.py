@@ -19,6 +19,7 @@ SETTINGS = {
   'own_images': {'STEPS': 4, 'PROBES': ('knn',)},
   'mutual_information': {'BATCHES': 60, 'STEPS': 5, 'PAIRS': 400},
   'stein': {'STEPS': 20},
+  'dynamics': {},
 }
 
 
@@ -98,6 +99,23 @@ def own_images_are_read_and_their_neighbours_are_alike(printed):
   assert kinds == {(*encoder, 'knn') for encoder in encoders}
 
 
+def methods_have_their_orders(printed):
+  # Its cells assert closed forms; here what a reader sees of them.
+  for line in printed:
+    if ' measured ' in line:
+      expected, measured = line.split(' order ')[1].split(', measured ')
+      np.testing.assert_allclose(float(measured), float(expected), atol=0.35)
+  radius = {
+    line.split(' radius')[0].strip(): float(line.split()[-1])
+    for line in printed
+    if ' radius at ' in line
+  }
+  # 60 steps of 0.2: each multiplies the square by 1 + h^2, by 1 - h^2 + h^4.
+  np.testing.assert_allclose(radius['at once'], 1.04**30, rtol=1e-3)
+  np.testing.assert_allclose(radius['extragradient'], 0.9616**30, rtol=2e-3)
+  assert radius['flow'] == 1
+
+
 # Of each page, its first results.
 CHECKS = {
   'own_images': own_images_are_read_and_their_neighbours_are_alike,
@@ -106,6 +124,7 @@ CHECKS = {
   'greedy_infomax': no_gradient_passes_a_wall,
   'mutual_information': bounds_of_the_exact_critic_are_the_published_ones,
   'stein': log_z_is_learned_from_the_model,
+  'dynamics': methods_have_their_orders,
 }
 
 

@@ -836,7 +836,7 @@ def _draw_retrieval(rows: Rows, images: np.ndarray) -> Any:
 
 # Images.
 
-_TEST = 'test images'
+TEST = 'test images'
 
 
 def views(
@@ -891,11 +891,15 @@ def reconstructions(
     name: stem of the files.
     caption: by default that of decoders of frozen features.
   """
-  images = {k: x for k, x in arrays.items() if x.ndim == 4 and k != _TEST}
-  count = len(arrays[_TEST])
+  images = {
+    k: x
+    for k, x in arrays.items()
+    if x.ndim == 4 and k not in (TEST, 'rated_images')
+  }
+  count = len(arrays[TEST])
   rows: Rows = []
   for label, others in images.items():
-    differences = (others.astype(float) - arrays[_TEST]) / 127.5
+    differences = (others.astype(float) - arrays[TEST]) / 127.5
     errors = np.mean(differences**2, axis=(1, 2, 3))
     rows += [(label, i, float(errors[i])) for i in range(count)]
   means = {
@@ -913,7 +917,7 @@ def reconstructions(
     f'squared errors of pixels in [-1, 1] are: {listed}.',
     ('features', 'image', 'squared error'),
     rows,
-    lambda: _draw_reconstructions({_TEST: arrays[_TEST], **images}),
+    lambda: _draw_reconstructions({TEST: arrays[TEST], **images}),
   )
 
 

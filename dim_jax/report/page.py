@@ -29,6 +29,7 @@ from dim_jax.report.sections import (
   attacks,
   classification,
   comparison,
+  couplets,
   curves,
   density,
   depth,
@@ -39,6 +40,7 @@ from dim_jax.report.sections import (
   representation,
   summary,
   sweep,
+  units,
 )
 
 # In the order of the page.
@@ -51,6 +53,8 @@ SECTIONS = {
   'Information': information.section,
   'Classification': classification.section,
   'Rate and examples of the highest loss': classification.examples,
+  'Units of the code': units.section,
+  'Couplets': couplets.section,
   'Attacks': attacks.section,
   'Out-of-distribution data': attacks.detection,
   'Depth': depth.section,

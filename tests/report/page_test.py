@@ -406,6 +406,10 @@ def _classify(run, *, kind='diagonal', paper=None, error=1.25):
     class_names=np.array(['ant', 'bee', 'cow']),
     rate=np.full(6, np.nan) if kind == 'none' else random.uniform(1, 9, 6),
     rate_by_dimension=np.ones(2),
+    unit_variance=np.array([0.5, 0.0]),
+    unit_signal_to_noise=np.array([3.0, 0.0]),
+    unit_capacity=np.array([0.75, 0.0]),
+    unit_rate=np.array([1.5, 0.25]),
     cross_entropy=random.uniform(0, 1, 6),
     probabilities=np.eye(3)[labels] * 0.7 + 0.1,
     means=random.normal(size=(4, 2)),
@@ -463,8 +467,10 @@ def test_classifier_warnings_and_pictures(classifier):
   assert 'dim-jax evaluate' not in classifier.text
   shown = [attrs['id'] for attrs in classifier.of('figure')]
   assert shown[-5:] == [
-    'reliability', 'rates', 'ellipses', 'highest_loss', 'attacks',
+    'rates', 'ellipses', 'highest_loss', 'units', 'attacks',
   ]  # fmt: skip
+  units = ['1', '2', '0.500', '0.75', '1.75']
+  assert units in classifier.rows
 
 
 def test_classifier_without_a_bottleneck_beside_one(tmp_path):
