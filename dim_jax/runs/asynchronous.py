@@ -170,7 +170,7 @@ def _check_modules(settings: Settings, count: int) -> None:
   if count < 2:
     raise ValueError(
       'The objective has one isolated module, which needs no other: train it '
-      'with experiments.train.'
+      'with dim-jax train.'
     )
   pace = settings.pace
   if pace and (len(pace) != count or min(pace) < 1):
