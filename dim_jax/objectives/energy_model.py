@@ -118,6 +118,11 @@ class Config:
   repulsion: str = 'all'
   """Which particles repel one: 'all', the 'nearest' alone (as SteinGAN's code
   has it), or 'none', where the direction is the score."""
+  particles_of: int | None = None
+  """The Stein direction of a sample is one among so many, itself and its
+  neighbours in the batch; None for all of the batch, whose kernel makes a
+  device read the more, the more devices there are. The bandwidth is then that
+  of so many, too."""
   generator: str | Any = 'mlp'
   """'mlp', 'conv' (images), or a Flax module that maps noise [N, Z] to x; of
   images in [-1, 1]."""
@@ -185,6 +190,7 @@ def check(config: Config) -> None:
       'restarts': '[0, 1]',
       'stein_step': '(0, inf)',
       'stein_rate': '[0, 1]',
+      'particles_of': 'int [1, inf) or None',
       'latent_size': 'int [1, inf)',
       'energy_penalty': '[0, inf)',
       'negative_weight': '(0, 1]',
@@ -471,10 +477,24 @@ def _generator_term(
 def _own_direction(
   config: Config, params: PyTree, own: jax.Array, axis_name: str | None
 ) -> jax.Array:
-  """The Stein direction of this device's particles, among all."""
-  scores = sharded_batch.gather(score(config, params, own), axis_name)
-  particles = sharded_batch.gather(own, axis_name)
+  """The Stein direction of this device's particles, among all or a group."""
   energy = _make_energy(config)
+  scores = score(config, params, own)
+  if config.particles_of is not None:
+
+    def direction(params: PyTree, rows: tuple[jax.Array, jax.Array]) -> Any:
+      return _direction(config, energy, params, *rows)
+
+    phi = sharded_batch.rows_of_groups(
+      direction,
+      params,
+      (own, scores),
+      size=config.particles_of,
+      axis_name=axis_name,
+    )
+    return jax.lax.stop_gradient(phi)
+  scores = sharded_batch.gather(scores, axis_name)
+  particles = sharded_batch.gather(own, axis_name)
   phi = _direction(config, energy, params, particles, scores)
   if axis_name is not None:
     start = jax.lax.axis_index(axis_name) * own.shape[0]

@@ -209,12 +209,25 @@ def blank(
   Returns:
     The figure, and its axes or array of axes.
   """
-  from matplotlib import figure as figure_lib
   from matplotlib.backends import backend_agg
 
-  figure = figure_lib.Figure((width, height), layout='constrained')
+  figure = _shown()((width, height), layout='constrained')
   backend_agg.FigureCanvasAgg(figure)
   return figure, figure.subplots(rows, columns, **grid)
+
+
+@functools.cache
+def _shown() -> Any:
+  """The class of figures that a notebook shows, though pyplot made none."""
+  from matplotlib import figure as figure_lib
+
+  class Shown(figure_lib.Figure):
+    def _repr_png_(self) -> bytes:
+      file = io.BytesIO()
+      write(self, file)
+      return file.getvalue()
+
+  return Shown
 
 
 def panels(

@@ -468,8 +468,10 @@ def test_a_run_resumes_from_its_arrays_alone():
     {'steps': 2, 'step_size': 0.2, 'energy_penalty': 0.1},
     # Both the generator's and the data's own direction, and either gradient.
     {'negatives': 'mixture', 'stein_rate': 1.0},
+    # Of two devices' particles.
+    {'negatives': 'mixture', 'stein_rate': 1.0, 'particles_of': 2},
   ],
-  ids=['cd', 'mixture'],
+  ids=['cd', 'mixture', 'particles-of-two'],
 )
 def test_loss_on_eight_devices_is_that_on_one(changes):
   config = make_config(**changes)
@@ -486,6 +488,21 @@ def test_loss_on_eight_devices_is_that_on_one(changes):
   mapped = jax.pmap(on_each, 'data', in_axes=(None, 0, None), out_axes=None)
   others = mapped(params, {'point': POINTS[:, None]}, jax.random.key(0))
   tree_close((metrics, grads), others, rtol=1e-4, atol=1e-5)
+
+
+def test_particles_of_a_group_move_among_themselves():
+  metrics, _, grads = evaluate(negatives='stein', particles_of=2)
+  parts = [
+    evaluate(negatives='stein', points=POINTS[i : i + 2])
+    for i in range(0, N, 2)
+  ]
+  expected = jax.tree.map(
+    lambda *x: sum(x) / len(x),
+    *[(part, slopes) for part, _, slopes in parts],
+  )
+  tree_close((metrics, grads), expected, rtol=1e-4, atol=1e-5)
+  others = evaluate(negatives='stein')[2]['energy']['weights']
+  assert np.abs(grads['energy']['weights'] - others).max() > 1e-3
 
 
 def test_self_term_takes_the_generators_variance():

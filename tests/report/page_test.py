@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import matplotlib.figure
 import numpy as np
 import pytest
 
@@ -182,6 +183,25 @@ def test_every_figure_has_its_files(full):
   for name in names:
     for ending in ('.png', '.csv'):
       assert (run / 'report' / f'{name}{ending}').stat().st_size > 0
+
+
+def test_a_notebook_has_the_pictures_by_the_names_of_their_files(tmp_path):
+  run = tmp_path / 'run'
+  _make_run(run, evaluation=False)
+  page.write([run])
+  drawn = page.pictures(run)
+  files = {path.stem for path in (run / 'report').glob('*.png')}
+  assert {'mi', 'probe', 'rank'} <= files == drawn.keys()
+  # The curve of the figure is that of the metrics, in nats.
+  figure = drawn['mi'].figure()
+  assert isinstance(figure, matplotlib.figure.Figure)
+  assert figure._repr_png_().startswith(b'\x89PNG')
+  (line, *_) = figure.axes[0].get_lines()
+  np.testing.assert_array_equal(line.get_xydata(), [[20, 1.0], [40, 2.0]])
+  with pytest.raises(FileNotFoundError, match='is not a run'):
+    page.pictures(tmp_path)
+  with pytest.raises(ValueError, match='at least one run'):
+    page.pictures([])
 
 
 def test_tables_and_gap(full):
