@@ -14,7 +14,7 @@ everywhere.
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.sharding import AxisType, PartitionSpec
 
 from dim_jax import scale
 
@@ -47,6 +48,38 @@ def platform() -> str:
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
+
+
+def by_example(
+  function: Callable[[Any, jax.Array], jax.Array],
+) -> Callable[[Any, jax.Array], jax.Array]:
+  """Applies a network with a loop to the examples of each device apart.
+
+  The gradient of what all devices have, such as weights, is then summed over
+  them once, after the loop. Left to itself, XLA exchanges it in every turn.
+
+  Args:
+    function: `(shared, x [N, ...]) -> [N, ...]`, an example at a time.
+
+  Returns:
+    `function`; over the devices of the mesh in context, if it has several whose
+    work XLA divides, and they divide the examples.
+  """
+
+  def apply(shared: Any, x: jax.Array) -> jax.Array:
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)
+    if mesh.size < 2 or not automatic or x.shape[0] % mesh.size:
+      return function(shared, x)
+    own = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(
+      function,
+      in_specs=(PartitionSpec(), own),
+      out_specs=own,
+      check_vma=False,
+    )(shared, x)
+
+  return apply
 
 
 def torch_uniform() -> Initializer:

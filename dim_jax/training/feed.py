@@ -115,8 +115,7 @@ class Feed:
     with times.part('data'):
       indices = self._indices(step, count)
       if self._form == 'grid':
-        replicated, _ = parallel.shardings(self._mesh)
-        rows = jax.device_put(indices, replicated)
+        rows = grid.place(indices, self._mesh)
       else:
         rows = parallel.put_columns(indices[0], self._mesh)
     return chunk(state, self._resident, rows)
@@ -188,7 +187,7 @@ class Feed:
     }
 
 
-def too_large(data: Mapping[str, Any], memory: int | None) -> str:
+def too_large(data: Mapping[str, Any], memory: float | None) -> str:
   """Says, in a line, that data would take too much of a device's memory.
 
   Args:

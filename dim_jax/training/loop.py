@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from dim_jax.training import (
   checkpoint,
   feed,
   grid,
+  hosts,
   lock,
   metrics,
   parallel,
@@ -33,6 +33,7 @@ from dim_jax.training import (
   timing,
 )
 from dim_jax.training import step as step_lib
+from dim_jax.training.preemption import Preemption
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Monitor = Callable[[PyTree, PyTree], Mapping[str, jax.Array]]
@@ -96,7 +97,8 @@ def make_chunk(
     optimizer: as `make_optimizer` makes it.
     mesh: the devices.
     form: 'jit', 'pmap', 'pipeline' (see `training.pipeline`), or 'grid', which
-      maps over the leading axis of states and indices (see `training.grid`).
+      maps over the leading axis of states and indices, a part of it on each
+      device (see `training.grid`).
     augment: `(rng, images [n, H, W, C], positions [n]) -> images`, where
       positions count within the global batch.
     accumulate: into how many micro-batches a step splits its batch; not for
@@ -117,7 +119,7 @@ def make_chunk(
     placed = parallel.split_state(split, mesh)
   constrain = rows if form == 'jit' else None
   axis_name = 'data' if form == 'pmap' else None
-  draw = functools.partial(_draw, constrain, axis_name, augment)
+  draw = functools.partial(draw_batch, constrain, axis_name, augment)
   if form == 'pipeline':
     devices = list(mesh.devices.flat)
     return pipeline.make_dispatch(objective, optimizer, devices, draw)
@@ -150,7 +152,7 @@ def make_chunk(
       return chunk(*arguments)
 
   if form == 'grid':
-    return jax.jit(jax.vmap(chunk, in_axes=(0, None, 0)), donate_argnums=0)
+    return grid.mapped(chunk, mesh)
   if form == 'pmap':
     return _pmapped(chunk, mesh, axis_name)
   return jax.jit(
@@ -161,7 +163,7 @@ def make_chunk(
   )
 
 
-def _draw(
+def draw_batch(
   split: jax.sharding.Sharding | None,
   axis_name: str | None,
   augment: Augment | None,
@@ -169,7 +171,16 @@ def _draw(
   state: step_lib.TrainState,
   indices: Any,
 ) -> dict[str, jax.Array]:
-  """The batch of a step: rows of the data, or examples as they came."""
+  """Draws the batch of a step: rows of the data, or examples as they came.
+
+  Args:
+    split: the sharding of the batch, if any.
+    axis_name: the pmapped axis.
+    augment: as `fit` takes it.
+    data: {} where `indices` are the examples themselves.
+    state: before the step.
+    indices: of the examples [batch].
+  """
   if data:
     batch = {name: values[indices] for name, values in data.items()}
   else:
@@ -227,7 +238,8 @@ def fit(
   Writes metrics.jsonl, checkpoints and, of where the time went, summary.json.
   The same call continues from the newest undamaged checkpoint; the finished run
   is bitwise identical to an uninterrupted one on a CPU. SIGTERM, as of a
-  preemption, ends the interval, saves, and raises SystemExit(143). Only an
+  preemption, ends the interval, saves, and raises SystemExit(143); a second
+  one ends the process at once. Only an
   interval that `log_every` does not divide compiles after the first one.
 
   Args:
@@ -245,8 +257,9 @@ def fit(
       `log_every` divides, before the first step, and after the last.
     example: rows of the shapes that the objective sees; None: those of `data`.
     start: changes the state before the first step of all.
-    runs: train these in one program, on one device; their seeds take the place
-      of the settings', and every metric is a list over them.
+    runs: train these in one program, each on one device, as many side by side
+      as devices divide them evenly; their seeds take the place of the
+      settings', and every metric is a list over them.
 
   Returns:
     The final state; of several runs, with a leading axis.
@@ -285,14 +298,19 @@ def fit(
     timing.Times() as times,
     checkpoint.Checkpoints(run_dir, settings.keep, owner=True) as checkpoints,
     metrics.Log(run_dir, settings, settings.batch_size * len(seeds)) as log,
-    _Preemption() as preemption,
+    Preemption() as preemption,
     contextlib.closing(source),
   ):
     if source.note:
       log.say(source.note)
     with times.part('compile'):
       state = make_state()
-    state = parallel.replicate(start(state) if start else state, host)
+    state = start(state) if start else state
+    if runs:
+      log.say(grid.placement(runs, mesh, settings.devices))
+      state = grid.place(state, mesh)
+    else:
+      state = parallel.replicate(state, host)
     if settings.zero:
       placed = parallel.split_state(state, mesh)
       state = jax.jit(lambda x: x, out_shardings=placed)(state)
@@ -319,8 +337,7 @@ def _initial(
 def _meshes(
   settings: Settings, runs: grid.Runs | None
 ) -> tuple[jax.sharding.Mesh, jax.sharding.Mesh]:
-  """The devices that train, and those that hold the data."""
-  mesh = host = parallel.make_mesh(1 if runs else settings.devices)
+  """Returns the devices that train, and those that hold the data."""
   if runs and (settings.parallel != 'jit' or settings.tensorboard):
     raise ValueError(
       "several runs in one program need parallel='jit' and tensorboard=False, "
@@ -332,6 +349,11 @@ def _meshes(
       f'{settings.parallel!r}{" and several runs" if runs else ""}: set '
       'zero=False.'
     )
+  if runs:
+    parallel.check_batch_size(settings.batch_size, 1, settings.accumulate)
+    mesh = grid.make_mesh(runs, settings.devices)
+    return mesh, mesh
+  mesh = host = parallel.make_mesh(settings.devices)
   if settings.parallel == 'pipeline':
     # Only parts of the state are on the other devices.
     host = parallel.make_mesh(1)
@@ -362,7 +384,7 @@ class _Session(NamedTuple):
     host: jax.sharding.Mesh,
     monitor: Monitor | None,
     periodic: tuple[int, Monitor] | None,
-    preemption: '_Preemption',
+    preemption: Preemption,
   ) -> step_lib.TrainState:
     """Takes all steps that are left; `host` is where monitors find a state."""
     settings, times = self.settings, self.times
@@ -383,6 +405,7 @@ class _Session(NamedTuple):
       count = settings.log_every - step % settings.log_every
       count = min(count, settings.steps - step)
       last = step + count == settings.steps
+      hosts.at(f'in the steps from {step} of {settings.steps}')
       with tracer.interval(last=last), times.part('step'):
         state, values = self.source.advance(
           _guarded(chunk), state, step, count, times
@@ -438,17 +461,23 @@ class _Session(NamedTuple):
     self, state: step_lib.TrainState
   ) -> tuple[int, step_lib.TrainState]:
     """The newest undamaged checkpoint's step and state; else 0 and `state`."""
-    step = self.checkpoints.recover(self.log.say) or 0
+    with self.times.part('restore'):
+      step = self.checkpoints.recover(self.log.say) or 0
+      if step:
+        state = self.checkpoints.restore(state, step)
+    self.times.resume(self.run_dir, step)
+    if self.log.is_writer and self.times.seconds['lost']:
+      # Once the log goes on from here, nothing else tells.
+      self.times.write(self.run_dir, step)
     if step:
-      state = self.checkpoints.restore(state, step)
-      self.times.resume(self.run_dir)
       self.log.say(
         f'continuing {self.run_dir} at step {step} of {self.settings.steps}'
       )
     return step, state
 
   def _save(self, step: int, state: step_lib.TrainState) -> None:
-    with self.times.part('save'):
+    hosts.at(f'saving step {step} of {self.settings.steps}')
+    with self.times.part('save'), hosts.limit(f'the save of step {step}'):
       self.checkpoints.save(step, state)
     if self.log.is_writer:
       self.times.write(self.run_dir, step)
@@ -551,23 +580,3 @@ def _all_finite(leaves: Sequence[jax.Array]) -> list[bool]:
 @jax.jit
 def _finite(leaves: Sequence[jax.Array]) -> jax.Array:
   return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
-
-
-class _Preemption:
-  """Remembers a SIGTERM while it is open."""
-
-  asked = False
-
-  def __enter__(self) -> '_Preemption':
-    self._before: Any = None
-    # Python lets only the main thread set handlers.
-    if threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(signal.SIGTERM, self._ask)
-    return self
-
-  def _ask(self, *_: object) -> None:
-    self.asked = True
-
-  def __exit__(self, *_: object) -> None:
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)

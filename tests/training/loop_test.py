@@ -125,8 +125,17 @@ def test_killed_run_resumes_bitwise_identical(tmp_path):
   with open(tmp_path / 'cut' / 'metrics.jsonl', 'a') as file:
     file.write('{"step": 12, "ima')
   assert logged_steps(tmp_path / 'cut') == [2, 4, 6, 8, 10]
+  logged = {
+    line['step']: line['seconds']
+    for line in metrics.read(tmp_path / 'cut' / 'metrics.jsonl')
+  }
   resumed = fit(tmp_path / 'cut')
   assert_same(whole, resumed)
+  # The steps from the checkpoint on are taken again.
+  summary = json.loads((tmp_path / 'cut' / 'summary.json').read_text())
+  assert summary['seconds']['lost'] == pytest.approx(logged[10] - logged[8])
+  assert summary['sessions'] == 2 and summary['seconds']['restore'] > 0
+  assert 0 < summary['goodput'] < 1
   assert numbers(tmp_path / 'cut') == numbers(tmp_path / 'whole')
   assert [ln['step'] for ln in numbers(tmp_path / 'cut')] == [
     2,
@@ -375,6 +384,25 @@ def test_only_intervals_of_another_length_compile_again(tmp_path):
   second = json.loads((tmp_path / 'summary.json').read_text())
   assert (second['step'], second['sessions'], second['programs']) == (16, 2, 4)
   assert second['seconds']['compile'] > first['seconds']['compile']
+
+
+def test_more_steps_a_dispatch_make_no_larger_program():
+  data, optimizer = make_data(), optax.adam(1e-2)
+  objective = noisy_regression()
+  mesh = loop.parallel.make_mesh(8)
+  state = jax.eval_shape(
+    lambda key: step_lib.init_state(objective, optimizer, data, key),
+    jax.random.key(0),
+  )
+  chunk = loop.make_chunk(objective, optimizer, mesh, augment=augmentation)
+
+  def instructions(log_every):
+    rows = jax.ShapeDtypeStruct((log_every, 8), np.int32)
+    text = chunk.lower(state, data, rows).compile().as_text()
+    return text.count(' = ')
+
+  # The body of the scan is compiled once; a few instructions index its rows.
+  assert instructions(1000) == pytest.approx(instructions(10), rel=0.01)
 
 
 def test_a_transfer_that_nobody_asked_for_is_an_error(tmp_path, monkeypatch):
