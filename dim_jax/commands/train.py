@@ -15,7 +15,7 @@ from dim_jax.commands import catalogue
 from dim_jax.commands.command import Command, show
 from dim_jax.runs import dry_run, sweep
 
-COMMAND = Command('train', __doc__)
+COMMAND = Command('train', __doc__, on_all_hosts=True)
 parse = COMMAND.parse
 _CONFIG = COMMAND.config()
 _WORKDIR = COMMAND.path('workdir', None, "The run's folder.")

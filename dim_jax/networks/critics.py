@@ -186,6 +186,40 @@ class FactoredCritic(EmbeddingCritic):
     return scores / math.sqrt(self.units)
 
 
+class CosineCritic(EmbeddingCritic):
+  """The cosine of two linear maps, times a learned factor.
+
+  The factor is an inverse temperature, 1 / 0.07 at first, so that the first
+  scores are of order 1, and contrastive training begins at once.
+
+  References:
+    Radford et al., Learning transferable visual models from natural language
+    supervision, 2021, section 2.3: https://arxiv.org/abs/2103.00020
+  """
+
+  @nn.compact
+  def embed(
+    self, local: jax.Array, glob: jax.Array, *, train: bool = False
+  ) -> tuple[jax.Array, jax.Array]:
+    """Returns anchors [N*M, K] and locals [N, L, K]."""
+    del train  # It has no batch statistics.
+    _check(local, glob)
+    first = nn.initializers.constant(math.log(1 / 0.07))
+    factor = jnp.exp(self.param('log_factor', first, ()))
+    sides = []
+    for name, x in (('local', local), ('global', glob)):
+      x = layers.Dense(self.units, dtype=self.dtype, name=name)(x)
+      x = x.astype(jnp.float32)
+      square = jnp.square(x).sum(-1, keepdims=True)
+      sides.append(x * jax.lax.rsqrt(jnp.maximum(square, 1e-12)))
+    return _flatten(factor * sides[1]), sides[0]
+
+  @nn.nowrap
+  def score(self, anchors: jax.Array, local: jax.Array) -> jax.Array:
+    """Returns scores [A, N, L] of anchors [A, K] and locals [N, L, K]."""
+    return large_batches.dot(anchors, local)
+
+
 class ConcatCritic(nn.Module):
   """The paper's concatenate-then-MLP critic, with its first layer split.
 
@@ -411,6 +445,7 @@ class PairAdversary(nn.Module):
 CRITICS: dict[str, Callable[..., nn.Module]] = {
   'projection': ProjectionCritic,
   'factored': FactoredCritic,
+  'cosine': CosineCritic,
   'concat': ConcatCritic,
 }
 

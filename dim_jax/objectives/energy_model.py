@@ -109,6 +109,10 @@ class Config:
   """Whether a particle's own score counts in its Stein direction, as in the
   papers. A generator of 64 dimensions then keeps 8 % of the variance, and
   without it all."""
+  normalisation: str = 'count'
+  """What a particle's sum over the others is divided by: their 'count', as in
+  the papers, or the sum of their 'kernel', as SteinGAN's code has it for the
+  RBM. Of the repulsion 'all'."""
   kernel: str = 'data'
   """What the kernel compares: 'data', or the energy's 'features'."""
   repulsion: str = 'all'
@@ -160,6 +164,7 @@ def check(config: Config) -> None:
     ('start', STARTS),
     ('kernel', KERNELS),
     ('repulsion', REPULSIONS),
+    ('normalisation', losses.NORMALISATIONS),
     ('latent', tuple(LATENTS)),
   ):
     check_choice(f'objective.{name}', getattr(config, name), accepted)
@@ -203,6 +208,16 @@ def check(config: Config) -> None:
     raise ValueError(
       "objective.noise acts on objective.transition='langevin' alone; leave it "
       f'None for {config.transition!r}.'
+    )
+  moved = config.negatives in ('stein', 'generator', 'mixture')
+  if config.normalisation != 'count' and not (
+    moved and config.repulsion == 'all'
+  ):
+    raise ValueError(
+      f'objective.normalisation={config.normalisation!r} divides the sums of '
+      "objective.repulsion='all', of the negatives 'stein', 'generator' and "
+      f"'mixture': leave it 'count' for repulsion={config.repulsion!r} and "
+      f'negatives={config.negatives!r}.'
     )
   low, high = config.input_range
   if not -math.inf < low < high < math.inf:
@@ -765,8 +780,13 @@ def _direction(
       bandwidth,
       config.self_term,
       repulsion=config.repulsion,
+      normalisation=config.normalisation,
     )
   rows = losses.svgd_direction(
-    compared(particles), compared(scores), bandwidth, config.self_term
+    compared(particles),
+    compared(scores),
+    bandwidth,
+    config.self_term,
+    normalisation=config.normalisation,
   )
   return rows.reshape(particles.shape)

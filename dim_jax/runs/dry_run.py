@@ -66,6 +66,9 @@ def shapes(config: data.Config) -> Shapes:
     shape = points.moments(config.name)[0].shape
     count = config.count - round(config.validation * config.count)
     return Shapes(shape, shape, np.float32, count, False)
+  if isinstance(config, config_lib.TextConfig):
+    shape = (2, config.length)
+    return Shapes(shape, shape, np.int32, None, False)
   sources.check(config.name, 'train', config.image_size, config.validation)
   shape, count = _images(config)
   if config.image_size is not None:

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from dim_jax.training import (
   checkpoint,
   feed,
   grid,
+  hosts,
   lock,
   metrics,
   parallel,
@@ -33,6 +33,7 @@ from dim_jax.training import (
   timing,
 )
 from dim_jax.training import step as step_lib
+from dim_jax.training.preemption import Preemption
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Monitor = Callable[[PyTree, PyTree], Mapping[str, jax.Array]]
@@ -118,7 +119,7 @@ def make_chunk(
     placed = parallel.split_state(split, mesh)
   constrain = rows if form == 'jit' else None
   axis_name = 'data' if form == 'pmap' else None
-  draw = functools.partial(_draw, constrain, axis_name, augment)
+  draw = functools.partial(draw_batch, constrain, axis_name, augment)
   if form == 'pipeline':
     devices = list(mesh.devices.flat)
     return pipeline.make_dispatch(objective, optimizer, devices, draw)
@@ -172,7 +173,7 @@ def _on_mesh(
   return on_mesh
 
 
-def _draw(
+def draw_batch(
   split: jax.sharding.Sharding | None,
   axis_name: str | None,
   augment: Augment | None,
@@ -180,7 +181,16 @@ def _draw(
   state: step_lib.TrainState,
   indices: Any,
 ) -> dict[str, jax.Array]:
-  """The batch of a step: rows of the data, or examples as they came."""
+  """Draws the batch of a step: rows of the data, or examples as they came.
+
+  Args:
+    split: the sharding of the batch, if any.
+    axis_name: the pmapped axis.
+    augment: as `fit` takes it.
+    data: {} where `indices` are the examples themselves.
+    state: before the step.
+    indices: of the examples [batch].
+  """
   if data:
     batch = {name: values[indices] for name, values in data.items()}
   else:
@@ -238,7 +248,8 @@ def fit(
   Writes metrics.jsonl, checkpoints and, of where the time went, summary.json.
   The same call continues from the newest undamaged checkpoint; the finished run
   is bitwise identical to an uninterrupted one on a CPU. SIGTERM, as of a
-  preemption, ends the interval, saves, and raises SystemExit(143). Only an
+  preemption, ends the interval, saves, and raises SystemExit(143); a second
+  one ends the process at once. Only an
   interval that `log_every` does not divide compiles after the first one.
 
   Args:
@@ -297,7 +308,7 @@ def fit(
     timing.Times() as times,
     checkpoint.Checkpoints(run_dir, settings.keep, owner=True) as checkpoints,
     metrics.Log(run_dir, settings, settings.batch_size * len(seeds)) as log,
-    _Preemption() as preemption,
+    Preemption() as preemption,
     contextlib.closing(source),
   ):
     if source.note:
@@ -395,7 +406,7 @@ class _Session(NamedTuple):
     host: jax.sharding.Mesh,
     monitor: Monitor | None,
     periodic: tuple[int, Monitor] | None,
-    preemption: '_Preemption',
+    preemption: Preemption,
   ) -> step_lib.TrainState:
     """Takes all steps that are left; `host` is where monitors find a state."""
     settings, times = self.settings, self.times
@@ -416,6 +427,7 @@ class _Session(NamedTuple):
       count = settings.log_every - step % settings.log_every
       count = min(count, settings.steps - step)
       last = step + count == settings.steps
+      hosts.at(f'in the steps from {step} of {settings.steps}')
       with tracer.interval(last=last), times.part('step'):
         state, values = self.source.advance(
           _guarded(chunk), state, step, count, times
@@ -486,7 +498,8 @@ class _Session(NamedTuple):
     return step, state
 
   def _save(self, step: int, state: step_lib.TrainState) -> None:
-    with self.times.part('save'):
+    hosts.at(f'saving step {step} of {self.settings.steps}')
+    with self.times.part('save'), hosts.limit(f'the save of step {step}'):
       self.checkpoints.save(step, state)
     if self.log.is_writer:
       self.times.write(self.run_dir, step)
@@ -589,23 +602,3 @@ def _all_finite(leaves: Sequence[jax.Array]) -> list[bool]:
 @jax.jit
 def _finite(leaves: Sequence[jax.Array]) -> jax.Array:
   return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
-
-
-class _Preemption:
-  """Remembers a SIGTERM while it is open."""
-
-  asked = False
-
-  def __enter__(self) -> '_Preemption':
-    self._before: Any = None
-    # Python lets only the main thread set handlers.
-    if threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(signal.SIGTERM, self._ask)
-    return self
-
-  def _ask(self, *_: object) -> None:
-    self.asked = True
-
-  def __exit__(self, *_: object) -> None:
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)

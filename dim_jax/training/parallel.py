@@ -8,25 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-
-def initialize() -> None:
-  """Joins the other processes where a cluster launched this one.
-
-  Call it before anything else touches JAX. On a TPU pod, Slurm or Open MPI the
-  cluster is detected; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID describe it. A single process is left alone.
-  """
-  if 'JAX_COORDINATOR_ADDRESS' in os.environ:
-    jax.distributed.initialize(
-      os.environ['JAX_COORDINATOR_ADDRESS'],
-      int(os.environ['JAX_NUM_PROCESSES']),
-      int(os.environ['JAX_PROCESS_ID']),
-    )
-  elif len(os.environ.get('TPU_WORKER_HOSTNAMES', '').split(',')) > 1 or (
-    int(os.environ.get('SLURM_NTASKS', '1')) > 1
-    or int(os.environ.get('OMPI_COMM_WORLD_SIZE', '1')) > 1
-  ):
-    jax.distributed.initialize()
+from dim_jax.training import hosts
 
 
 def cache_compilations() -> None:
@@ -57,9 +39,17 @@ def make_mesh(
       (`dim_jax.runs.slices`); all of JAX's if None.
 
   Raises:
-    ValueError: there are not so many devices.
+    ValueError: there are not so many devices, or of several processes some
+      would have none.
   """
   known = list(jax.devices() if among is None else among)
+  if among is None and jax.process_count() > 1:
+    if devices not in (None, len(known)):
+      raise ValueError(
+        f'devices={devices} of {len(known)} in {jax.process_count()} '
+        'processes: several processes use all that they have; leave it out, or '
+        'start fewer.'
+      )
   if devices is not None and not 1 <= devices <= len(known):
     raise ValueError(
       f'devices={devices}, but there are {len(known)}: use 1 to {len(known)}, '
@@ -182,7 +172,8 @@ def any_process(flag: bool) -> bool:
     return flag
   from jax.experimental import multihost_utils
 
-  return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+  with hosts.limit('asking the other processes whether to stop'):
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def of_first_process(value: int) -> int:

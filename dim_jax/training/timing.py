@@ -1,7 +1,6 @@
 """Where the time of a run goes."""
 
 import contextlib
-import json
 import math
 import os
 import threading
@@ -71,8 +70,7 @@ class Times:
     """
     saved, before = 0, dict.fromkeys(PARTS, 0.0)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-      with open(os.path.join(run_dir, 'summary.json')) as file:
-        summary = json.load(file)
+      summary = files.read_json(os.path.join(run_dir, 'summary.json'))
       # Older summaries have another name for it, and fewer parts.
       sessions = 'sittings' if 'sittings' in summary else 'sessions'
       # All of it, or nothing: it may be of another version.

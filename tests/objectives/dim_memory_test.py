@@ -184,7 +184,7 @@ def test_chunks_are_what_a_step_remembers():
     ),
     (
       {'memory__score_chunk': 8, 'critic': 'concat'},
-      r"a critic of \['projection', 'factored'\].* critic='concat'",
+      r"a critic of \['projection', 'factored', 'cosine'\].* critic='concat'",
     ),
     (
       {'memory__score_chunk': 8, 'local_weight': 0.0, 'global_weight': 1.0},

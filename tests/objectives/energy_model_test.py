@@ -138,7 +138,16 @@ def assert_finite(tree):
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
 
 
-def direction(params, x, h, *, kernel='data', repulsion='all', self_term=False):
+def direction(
+  params,
+  x,
+  h,
+  *,
+  kernel='data',
+  repulsion='all',
+  self_term=False,
+  normalisation='count',
+):
   """phi of each particle, one pair at a time."""
   scores = rbm_score(params, x)
   if repulsion == 'none':
@@ -162,10 +171,13 @@ def direction(params, x, h, *, kernel='data', repulsion='all', self_term=False):
       gaps[i] = np.inf
       phi[i] = scores[i] + push(i, gaps.argmin()) / 2
       continue
-    for j in range(n):
-      if j != i or self_term:
-        phi[i] += np.exp(-gaps[j] / h) * scores[j] + push(i, j)
-    phi[i] /= n if self_term else n - 1
+    others = [j for j in range(n) if j != i or self_term]
+    for j in others:
+      phi[i] += np.exp(-gaps[j] / h) * scores[j] + push(i, j)
+    if normalisation == 'kernel':
+      phi[i] /= np.exp(-gaps[others] / h).sum()
+    else:
+      phi[i] /= len(others)
   return phi
 
 
@@ -213,8 +225,9 @@ def test_stein_cd_tends_to_half_the_gradient_of_the_squared_discrepancy():
     {'kernel': 'features'},
     {'repulsion': 'nearest'},
     {'repulsion': 'none'},
+    {'normalisation': 'kernel'},
   ],
-  ids=['data', 'features', 'nearest', 'none'],
+  ids=['data', 'features', 'nearest', 'none', 'over the kernel'],
 )
 def test_generator_follows_the_direction_and_energy_the_contrast(
   changes, monkeypatch
@@ -722,6 +735,22 @@ def test_samples_come_from_where_the_negatives_do():
     ({'start': 'data'}, r"start must be one of .*, got 'data'"),
     ({'kernel': 'rbf'}, r"kernel must be one of .*, got 'rbf'"),
     ({'repulsion': 'off'}, r"repulsion must be one of .*'none'.*, got 'off'"),
+    (
+      {'normalisation': 'rows', 'negatives': 'stein'},
+      r"normalisation must be one of .*'kernel'.*, got 'rows'",
+    ),
+    (
+      {'normalisation': 'kernel', 'negatives': 'cd'},
+      r"normalisation='kernel' divides .* negatives='cd'",
+    ),
+    (
+      {
+        'normalisation': 'kernel',
+        'negatives': 'stein',
+        'repulsion': 'nearest',
+      },
+      r"normalisation='kernel' .* leave it 'count' for repulsion='nearest'",
+    ),
     ({'latent': 'gauss'}, r"latent must be one of .*'uniform'.*, got 'gauss'"),
     ({'energy': 'cnn'}, r"energy must be one of .*'rbm'.* module, got 'cnn'"),
     ({'generator': 3}, r"generator must be one of .*'conv'.* module, got 3"),
