@@ -145,22 +145,32 @@ def make_chunk(
     state, values = jax.lax.scan(functools.partial(body, data), state, indices)
     return state, jax.tree.map(lambda x: x.mean(0), values)
 
-  @functools.wraps(chunk)
-  def on_mesh(*arguments: Any) -> Any:
-    # What is traced may ask for the platform, and spread work over the devices.
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return chunk(*arguments)
-
   if form == 'grid':
     return grid.mapped(chunk, mesh)
   if form == 'pmap':
     return _pmapped(chunk, mesh, axis_name)
   return jax.jit(
-    on_mesh,
+    _on_mesh(chunk, mesh),
     in_shardings=(placed, replicated, parallel.columns(mesh)),
     out_shardings=(placed, replicated),
     donate_argnums=0,
   )
+
+
+def _on_mesh(
+  chunk: Callable[..., Any], mesh: jax.sharding.Mesh
+) -> Callable[..., Any]:
+  """`chunk`, with the mesh in context while it is traced.
+
+  What is traced may ask for the platform, and spread work over the devices.
+  """
+
+  @functools.wraps(chunk)
+  def on_mesh(*arguments: Any) -> Any:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return chunk(*arguments)
+
+  return on_mesh
 
 
 def draw_batch(
@@ -310,12 +320,7 @@ def fit(
       log.say(grid.placement(runs, mesh, settings.devices))
       state = grid.place(state, mesh)
     else:
-      state = parallel.replicate(state, host)
-    if settings.zero:
-      placed = parallel.split_state(state, mesh)
-      state = jax.jit(lambda x: x, out_shardings=placed)(state)
-    if form == 'pipeline':
-      state = pipeline.place(objective.stages, state, list(mesh.devices.flat))
+      state = _placed(state, objective, settings, mesh, host)
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
     return session.train(chunk, state, host, monitor, periodic, preemption)
 
@@ -332,6 +337,23 @@ def _initial(
     return grid.init_states(objective, optimizer, example, runs)
   make = functools.partial(step_lib.init_state, objective, optimizer)
   return jax.jit(make)(example, jax.random.key(seed))
+
+
+def _placed(
+  state: step_lib.TrainState,
+  objective: Objective,
+  settings: Settings,
+  mesh: jax.sharding.Mesh,
+  host: jax.sharding.Mesh,
+) -> step_lib.TrainState:
+  """Puts the state of one run where its steps have it."""
+  state = parallel.replicate(state, host)
+  if settings.zero:
+    placed = parallel.split_state(state, mesh)
+    state = jax.jit(lambda x: x, out_shardings=placed)(state)
+  if settings.parallel == 'pipeline':
+    return pipeline.place(objective.stages, state, list(mesh.devices.flat))
+  return state
 
 
 def _meshes(
