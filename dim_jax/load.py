@@ -19,6 +19,7 @@ _STORED: dict[str, type] = {
   'image': np.uint8,
   'audio': np.int16,
   'point': np.float32,
+  'text': np.int32,
 }
 
 
