@@ -247,29 +247,24 @@ def fit(
 
   Writes metrics.jsonl, checkpoints and, of where the time went, summary.json.
   The same call continues from the newest undamaged checkpoint; the finished run
-  is bitwise identical to an uninterrupted one on a CPU. SIGTERM, as of a
-  preemption, ends the interval, saves, and raises SystemExit(143); a second
-  one ends the process at once. Only an
-  interval that `log_every` does not divide compiles after the first one.
+  is bitwise identical to an uninterrupted one on a CPU. SIGTERM ends the
+  interval, saves, and raises SystemExit(143); a second one ends the process.
 
   Args:
     objective: the method; for 'pmap', made with axis_name='data'.
     optimizer: as `make_optimizer` makes it.
-    data: arrays of the same first axis, such as 'image' uint8 [n, H, W, C] and
-      'label' int32 [n], which each device holds. Of a `stream.Stream`, where
-      one is a `numpy.memmap`, or where they would take more than a quarter of
-      a device's memory, examples are read as steps need them.
+    data: as `feed.Feed` takes it: arrays of the same first axis, such as
+      'image' uint8 [n, H, W, C] and 'label' int32 [n], or a stream.
     run_dir: the run's folder, made if missing.
     settings: how long and on what it trains.
     augment: as in `make_chunk`.
     monitor: extra metrics of (params, model_state), read at each logged step.
-    periodic: (every, monitor), likewise at multiples of `every`, which
-      `log_every` divides, before the first step, and after the last.
+    periodic: (every, monitor), likewise at multiples of `every`, a multiple of
+      `log_every`, before the first step, and after the last.
     example: rows of the shapes that the objective sees; None: those of `data`.
     start: changes the state before the first step of all.
-    runs: train these in one program, each on one device, as many side by side
-      as devices divide them evenly; their seeds take the place of the
-      settings', and every metric is a list over them.
+    runs: train these in one program, each on one device; their seeds take the
+      place of the settings', and every metric is a list over them.
 
   Returns:
     The final state; of several runs, with a leading axis.
@@ -290,6 +285,7 @@ def fit(
   make_state = functools.partial(
     _initial, objective, optimizer, example, runs, settings.seed
   )
+  split = jax.eval_shape(make_state) if settings.zero else None
   chunk = make_chunk(
     objective,
     optimizer,
@@ -297,7 +293,7 @@ def fit(
     form=form,
     augment=augment,
     accumulate=settings.accumulate,
-    split=jax.eval_shape(make_state) if settings.zero else None,
+    split=split,
   )
   run_dir = os.path.expanduser(run_dir)
   files.make_folder(run_dir)
@@ -311,16 +307,13 @@ def fit(
     Preemption() as preemption,
     contextlib.closing(source),
   ):
-    if source.note:
-      log.say(source.note)
+    placement = grid.placement(runs, mesh, settings.devices) if runs else ''
+    for note in filter(None, (source.note, placement)):
+      log.say(note)
     with times.part('compile'):
       state = make_state()
     state = start(state) if start else state
-    if runs:
-      log.say(grid.placement(runs, mesh, settings.devices))
-      state = grid.place(state, mesh)
-    else:
-      state = _placed(state, objective, settings, mesh, host)
+    state = _placed(state, objective, settings, mesh, host, runs)
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
     return session.train(chunk, state, host, monitor, periodic, preemption)
 
@@ -345,8 +338,11 @@ def _placed(
   settings: Settings,
   mesh: jax.sharding.Mesh,
   host: jax.sharding.Mesh,
+  runs: grid.Runs | None,
 ) -> step_lib.TrainState:
-  """Puts the state of one run where its steps have it."""
+  """Puts the state where the steps have it."""
+  if runs:
+    return grid.place(state, mesh)
   state = parallel.replicate(state, host)
   if settings.zero:
     placed = parallel.split_state(state, mesh)
