@@ -4,7 +4,8 @@ Every critic is `critic(local, glob, *, train=False) -> scores`, with local
 features [n, L, C] of n images (a map's L locations), M globals an image
 [n, M, D], and scores [N*M, N, L] in float32: `scores[i * M + m, j, l]` compares
 global m of image i with local l of image j. Pairs of one image (i == j) are the
-positives. Critics are not losses: see `dim_jax.losses.bounds`.
+positives. With `images`, int [N, P], image i meets images[i] alone, and scores
+are [N*M, P, L]. Critics are not losses: see `dim_jax.losses.bounds`.
 
 Without `axis_name`, N = n. With it, under `pmap`, each device embeds its own n
 images, batch statistics are averaged and the embeddings gathered, so that
@@ -100,10 +101,23 @@ class EmbeddingCritic(nn.Module):
   axis_name: str | None = None
 
   def __call__(
-    self, local: jax.Array, glob: jax.Array, *, train: bool = False
+    self,
+    local: jax.Array,
+    glob: jax.Array,
+    *,
+    train: bool = False,
+    images: jax.Array | None = None,
   ) -> jax.Array:
-    """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
-    return self.score(*self.embed(local, glob, train=train))
+    """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D].
+
+    Of `images` [N, P] alone, [N*M, P, L].
+    """
+    scores = self.score(*self.embed(local, glob, train=train))
+    if images is None:
+      return scores
+    # All pairs are one product, less than to gather the embeddings.
+    images = jnp.repeat(images, glob.shape[1], axis=0)
+    return jnp.take_along_axis(scores, images[:, :, None], axis=1)
 
 
 class ProjectionCritic(EmbeddingCritic):
@@ -220,9 +234,17 @@ class ConcatCritic(nn.Module):
 
   @nn.compact
   def __call__(
-    self, local: jax.Array, glob: jax.Array, *, train: bool = False
+    self,
+    local: jax.Array,
+    glob: jax.Array,
+    *,
+    train: bool = False,
+    images: jax.Array | None = None,
   ) -> jax.Array:
-    """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
+    """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D].
+
+    Of `images` [N, P] alone, [N*M, P, L], at the cost of these.
+    """
     del train  # It has no normalisation.
     _check(local, glob)
     if self.depth < 1:
@@ -241,7 +263,12 @@ class ConcatCritic(nn.Module):
     local = layers.product(local.astype(self.dtype), kernel[split:])
     local = layers.add_bias(local, bias.astype(self.dtype))
     local, glob = _gather(self, local, glob)
-    x = nn.relu(_flatten(glob)[:, None, None, :] + local[None])
+    if images is None:
+      x = _flatten(glob)[:, None, None, :] + local[None]
+    else:
+      x = glob[:, :, None, None] + local[images][:, None]
+      x = x.reshape(-1, *x.shape[2:])
+    x = nn.relu(x)
     for i in range(1, self.depth):
       x = nn.relu(layers.Dense(self.units, dtype=self.dtype, name=f'fc_{i}')(x))
     return _Score(self.dtype, name='score')(x)

@@ -15,6 +15,10 @@ The loss is a sum of terms, a file each in `terms`. The adversary sees
 adversary's parameters, and the online probe sees `stop_gradient` of the
 features; so each parameter group gets its own gradient from one backward pass.
 
+Su's variant is four of the fields: a `Prior` of the distribution 'kl',
+`map_feature` = 'y', `negatives` = 1 and the bound 'jsd'; its critics
+concatenate (https://github.com/bojone/infomax).
+
 The metrics, in nats unless named otherwise: 'mi/local' and 'mi/global' (the
 bounds) with their '_ceiling' where they have one, 'prior/kl' (summed over
 dimensions, averaged over images), 'probe/NAME_loss' and 'probe/NAME_accuracy'
@@ -67,6 +71,8 @@ from dim_jax.objectives.terms.prior_matching import Prior
 from dim_jax.objectives.terms.term import Inputs, Term
 
 _PROBED_FEATURES = ('conv', 'fc', 'globals', 'y')
+# Of so many images all pairs' hidden layers are held at once.
+_ALL_CONCATENATED = 64
 _GROUPS = ('encoder', 'critic', 'adversary', 'decoder', 'probe')
 
 
@@ -111,6 +117,12 @@ class Config:
   """Width of the local critic."""
   global_critic_units: int = 512
   """Width of the global critic, the paper's concatenate-then-MLP."""
+  concat_depth: int = 2
+  """Hidden layers of the critic 'concat', and of the global one."""
+  negatives: int | None = None
+  """K: score each code against its own image and K others, which a shuffle of
+  the batch draws; None for all others. The critic 'concat' then costs 1 + K in
+  place of the batch size."""
   local_samples: int | None = None
   """Score this many random locations an image instead of all, drawn with
   replacement."""
@@ -131,7 +143,9 @@ class Config:
   local_feature: str = 'local'
   """The feature of which each location is scored against the code."""
   map_feature: str = 'conv'
-  """The feature that the global critic scores as a whole."""
+  """The feature that the global critic scores as a whole. If it is the code
+  itself, as in Su's variant, a pair is of two codes, and that of one image the
+  same sample twice."""
   global_feature: str = 'y'
   """The feature that is the code."""
   dtype: str = 'float32'
@@ -157,6 +171,8 @@ def check(config: Config) -> None:
       'global_weight': '[0, inf)',
       'critic_units': 'int [1, inf)',
       'global_critic_units': 'int [1, inf)',
+      'concat_depth': 'int [1, inf)',
+      'negatives': 'int [1, inf) or None',
       'local_samples': 'int [1, inf) or None',
       'global_samples': 'int [1, inf) or None',
       'spectral_penalty': '[0, inf)',
@@ -210,6 +226,12 @@ def _check_memory(config: Config, memory: Memory) -> None:
       'between embeddings: it needs local_weight above 0 and a critic of '
       f'{embedding}, got local_weight={config.local_weight} and '
       f'critic={config.critic!r}.'
+    )
+  if memory.score_chunk is not None and config.negatives is not None:
+    raise ValueError(
+      f'objective.memory.score_chunk={memory.score_chunk} is of scores against '
+      f'all images, but objective.negatives={config.negatives}: set one of '
+      'them to None.'
     )
 
 
@@ -459,6 +481,8 @@ def _scores(
     )
 
   images = layers.normalise_images(sharded_batch.images(batch))
+  if config.critic == 'concat':
+    images = images[:_ALL_CONCATENATED]
   shown = hidden_patches.at_evaluation(config.mask, params['encoder'], images)
   features = encode(shown)
   targets = features if config.mask is None else encode(images)
@@ -502,10 +526,11 @@ def _negatives(
     local = features[config.local_feature]
     positions = jax.eval_shape(locate, visible, local).shape[1]
   shapes = {}
+  met = 1 + (config.negatives or images.shape[0] - 1)
   if config.local_weight:
-    shapes['mi/local'] = 0, images.shape[0], positions
+    shapes['mi/local'] = 0, met, positions
   if config.global_weight:
-    shapes['mi/global'] = 0, *pairs.whole.shape[:2]
+    shapes['mi/global'] = 0, met, pairs.whole.shape[1]
   counts = {
     name: mutual_information.count_negatives(shape)
     for name, shape in shapes.items()

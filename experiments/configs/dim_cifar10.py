@@ -73,6 +73,13 @@ def _local_and_global(config: ExperimentConfig) -> None:
   config.objective.local_weight = 0.1
 
 
+def _su(config: ExperimentConfig) -> None:
+  config.objective.code = 256
+  dim_rows.su(config)
+  # 50 epochs.
+  config.steps = 35_150
+
+
 def coordinates(config: ExperimentConfig) -> None:
   """Adds predicted coordinates of both kinds."""
   config.objective.coordinates = dim.Coordinates(kind='both')
@@ -151,6 +158,10 @@ ROWS: Mapping[str, Row] = {
     published(
       'extended comparison', 'DIM(L+G)', 57.55, 45.56, 18.63, probe='svm'
     ),
+  ),
+  'su': Row(
+    "Su's variant: Gaussian codes, pairs of codes, shuffled negatives",
+    changed(local_infonce, _su),
   ),
   'coordinates': Row(
     'DIM(L) with InfoNCE and coordinates',

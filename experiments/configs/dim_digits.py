@@ -46,7 +46,7 @@ from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.objectives import dim
 from experiments import dim_rows
 from experiments.configs import dim_cifar10
-from experiments.rows import Row, get
+from experiments.rows import Row, changed, get
 
 
 def infonce() -> ExperimentConfig:
@@ -127,6 +127,10 @@ ROWS: Mapping[str, Row] = {
     name.removeprefix('local_'): row
     for name, row in dim_rows.table_rows(infonce).items()
   },
+  'su': Row(
+    "Su's variant: Gaussian codes, pairs of codes, shuffled negatives",
+    changed(infonce, dim_rows.su),
+  ),
   'masked': Row('DIM(L), codes of half of each image', masked),
   'structure': Row('DIM(L) with occlusion and coordinates', structure),
   'folded': Row('DIM(L) on strided crops', folded),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dim_jax import random
 from dim_jax.losses import bounds, f_divergences, large_batches
 from dim_jax.networks import critics
 from dim_jax.objective import Metrics, PyTree
@@ -50,6 +51,7 @@ class Critics(nn.Module):
     codes: jax.Array,
     train: bool = False,
     embedded: bool = False,
+    images: jax.Array | None = None,
   ) -> dict[str, Any]:
     """Scores all pairs of one image's codes with another's features.
 
@@ -59,16 +61,19 @@ class Critics(nn.Module):
       codes: the globals, shape [N, M, Y].
       train: whether normalisation uses the batch's statistics.
       embedded: whether 'local' is what `local.score` takes, and no scores.
+      images: those that each image's codes meet, int [N, P]; all if None.
 
     Returns:
-      'local' scores, shape [N*M, N, L], and 'global' ones, [N*M, N, 1].
+      'local' scores, shape [N*M, N, L], and 'global' ones, [N*M, N, 1]; with
+      `images` P in place of the second N.
     """
     scores = {}
-    if self.local is not None:
-      local = self.local.embed if embedded else self.local
-      scores['local'] = local(locations, codes, train=train)
+    if self.local is not None and embedded:
+      scores['local'] = self.local.embed(locations, codes, train=train)
+    elif self.local is not None:
+      scores['local'] = self.local(locations, codes, train=train, images=images)
     if self.whole is not None:
-      scores['global'] = self.whole(whole, codes, train=train)
+      scores['global'] = self.whole(whole, codes, train=train, images=images)
     return scores
 
 
@@ -77,12 +82,16 @@ def make_critics(config: Any, axis_name: str | None) -> Critics:
   dtype = jnp.dtype(config.dtype)
   local = whole = None
   if config.local_weight:
+    depth = {'depth': config.concat_depth} if config.critic == 'concat' else {}
     local = critics.CRITICS[config.critic](
-      units=config.critic_units, dtype=dtype, axis_name=axis_name
+      units=config.critic_units, dtype=dtype, axis_name=axis_name, **depth
     )
   if config.global_weight:
     whole = critics.ConcatCritic(
-      units=config.global_critic_units, dtype=dtype, axis_name=axis_name
+      units=config.global_critic_units,
+      depth=config.concat_depth,
+      dtype=dtype,
+      axis_name=axis_name,
     )
   return Critics(local, whole)
 
@@ -144,12 +153,20 @@ def make(config: Any, axis_name: str | None) -> Term:
       locations=sample(local_rng, pairs.locations, config.local_samples),
       codes=sample(global_rng, pairs.codes, config.global_samples),
     )
+    images = None
+    if config.negatives is not None:
+      count = pairs.codes.shape[0]
+      if axis_name is not None:
+        count *= jax.lax.axis_size(axis_name)
+      rng = random.branch(rng, random.OfStep.NEGATIVES)
+      images = draw_images(rng, count, config.negatives)
     state = model_state['critic']
     scores, state = critic.apply(
       {'params': params.get('critic', {}), **state},
       *pairs,
       train=True,
       embedded=chunk is not None,
+      images=images,
       mutable=list(state),
     )
     hidden = inputs.hidden
@@ -193,6 +210,33 @@ def _sample(
   return jnp.take_along_axis(features, rows[:, :, None], axis=1)
 
 
+def draw_images(rng: jax.Array, count: int, negatives: int) -> jax.Array:
+  """Draws whom each image of a batch meets: itself, and K others.
+
+  The batch is shuffled, and an image's others are the K behind it, in a circle:
+  each image is another's K times, and never its own.
+
+  Args:
+    rng: a key.
+    count: N, images of the batch, on all devices.
+    negatives: K.
+
+  Returns:
+    Numbers of images, int32 [N, 1 + K], an image's own first.
+
+  Raises:
+    ValueError: the batch has no K others.
+  """
+  if negatives >= count:
+    raise ValueError(
+      f'objective.negatives={negatives} is of other images of a batch, which '
+      f'has {count}: set it to {count - 1} at most, or to None for all others.'
+    )
+  order = jax.random.permutation(rng, count)
+  place = jnp.argsort(order)
+  return order[(place[:, None] + jnp.arange(1 + negatives)[None]) % count]
+
+
 def at_locations(scores: jax.Array, locations: jax.Array) -> jax.Array:
   """Takes scores [A, N, K] of [A, N, L] at the locations of each image.
 
@@ -208,8 +252,15 @@ def at_locations(scores: jax.Array, locations: jax.Array) -> jax.Array:
 
 
 def _bound(config: Any, scores: jax.Array) -> tuple[jax.Array, int]:
-  """Computes the bound of scores [A, N, L]; counts an anchor's negatives."""
-  positive, negative, where = bounds.split_pairs(scores)
+  """Computes the bound of scores [A, N, L]; counts an anchor's negatives.
+
+  Those of drawn images, [A, 1 + K, L], have the anchor's own image first.
+  """
+  if config.negatives is None:
+    positive, negative, where = bounds.split_pairs(scores)
+  else:
+    positive, where = scores[:, 0], None
+    negative = scores[:, 1:].reshape(scores.shape[0], -1)
   bound: Callable[..., jax.Array] = BOUNDS[config.bound]
   return bound(positive, negative, where=where), count_negatives(scores.shape)
 
