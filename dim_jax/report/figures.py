@@ -802,20 +802,18 @@ def _draw_retrieval(rows: Rows, images: np.ndarray) -> Any:
   count = max(row[2] for row in rows)
   # In units of an image: the queries' names and images, and a block of
   # neighbours a key, below its name.
-  step, top, query_x, gap = 1.12, 0.7, 3.0, 0.4
+  step, top, query_x, gap = 1.14, 0.8, 3.1, 0.4
   block = count * step + gap
   start = query_x + step + gap
-  figure, axes = canvas(
-    start + len(keys) * block, top + len(queries) * step, 1.4 * WIDTH
-  )
-  look = {'ha': 'center', 'va': 'center', 'fontsize': 9}
+  figure, axes = canvas(start + len(keys) * block, top + len(queries) * step)
+  look = {'ha': 'center', 'va': 'center', 'fontsize': 8}
   for k, key in enumerate(keys):
     middle = start + k * block + count * step / 2
     axes.text(middle, top / 2, key, **look)
   look['ha'] = 'right'
   for q, ((query, class_name), mine) in enumerate(queries.items()):
     y = top + q * step
-    axes.text(query_x - 0.15, y + 0.5, shorten(class_name, 12), **look)
+    axes.text(query_x - 0.15, y + 0.5, shorten(class_name, 11), **look)
     tile(axes, images[query], query_x, y)
     for _, key, rank, index, *_, same in mine:
       x = start + keys.index(key) * block + (rank - 1) * step

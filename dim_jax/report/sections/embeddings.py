@@ -12,7 +12,7 @@ from dim_jax.report.runs import Run
 
 _TSNE_EXAMPLES = 1000
 _NEIGHBOURS = 8
-_SHOWN = 5
+_SHOWN = 4
 
 
 def _names(run: Run) -> list[str]:
