@@ -93,8 +93,10 @@ def su(
   setup = _load(config, max_examples, show_progress)
   _claim(workdir, config, kl_weights, seeds, setup)
   keep = functools.partial(_kept, workdir, show_progress)
-  pixels = [features_lib.raw(x.inputs) for x in (setup.train, setup.test)]
-  rows = [keep({'terms': 'pixels'}, lambda: _measure(*pixels, setup))]
+  fitted, tested = map(
+    features_lib.raw, (setup.train.inputs, setup.test.inputs)
+  )
+  rows = [keep({'terms': 'pixels'}, lambda: _measure(fitted, tested, setup))]
   pairs = [(weight, seed) for weight in kl_weights for seed in seeds]
   for name in terms:
     own, run_dir = _of_terms(config, name), os.path.join(workdir, name)
@@ -214,7 +216,7 @@ def make(config: dim.Config) -> Objective:
   Returns:
     The objective; its model state has 'kl_weight', of the sum over dimensions.
   """
-  prior = dataclasses.replace(config.prior, weight=0.0)
+  prior = dim.Prior(distribution='kl', weight=0.0)
   base = dim.make(dataclasses.replace(config, prior=prior))
 
   def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
@@ -250,7 +252,7 @@ def _train(
     The states of each seed before the first step, and of all runs at the end.
   """
   images = data.load(config.data, 'train', progress=show_progress).inputs
-  example = {'image': images[:2]}
+  example: dict[str, Any] = {'image': images[:2]}
   params, _ = jax.eval_shape(objective.init, jax.random.key(0), example)
   groups = {k: v for k, v in config.groups.items() if k in params}
   optimizer = step_lib.make_optimizer(config.optimizer, groups, params)
@@ -276,7 +278,8 @@ def _encode(
 
   def encode(variables: Any, batch: Batch) -> dict[str, jax.Array]:
     of_all = jax.vmap(objective.encode, in_axes=(0, 0, None), out_axes=1)
-    return of_all(*variables, batch)
+    params, model_state = variables
+    return of_all(params, model_state, batch)
 
   runs = len(state.step)
   found = features_lib.extract(
@@ -294,7 +297,8 @@ def _of_run(
   """Measures the codes of a run."""
   count = len(setup.train.inputs)
   y, log_variance = (codes[name][:, run] for name in ('y', 'log_variance'))
-  kl = priors.gaussian_kl(y[count:], log_variance[count:])
+  tested = map(jnp.asarray, (y[count:], log_variance[count:]))
+  kl = priors.gaussian_kl(*tested)
   return _measure(y[:count], y[count:], setup) | {'kl': float(kl)}
 
 
