@@ -63,8 +63,9 @@ def su(config: ExperimentConfig) -> None:
 
   The prior is the closed-form KL to N(0, I), the global critic scores pairs of
   codes, and both have one negative to a positive. What differs from the code:
-  the encoder, which is the config's; an image is never its own negative, which
-  a shuffle there allows; and both critics meet the same negatives.
+  the encoder, which is the config's; Adam's b1, 0.9 there; an image is never its
+  own negative, which a shuffle there allows; and both critics meet the same
+  negatives.
 
   Su, Mutual information in deep learning: information maximization, 2018.
   https://kexue.fm/archives/6024
