@@ -26,6 +26,7 @@ import rich.table
 
 from dim_jax import checks, files, progress
 from dim_jax import config as config_lib
+from dim_jax.commands.command import Command, show
 from dim_jax.data import load as data
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
@@ -36,7 +37,6 @@ from dim_jax.objectives import dim
 from dim_jax.runs import provenance, represent
 from dim_jax.training import grid, loop, metrics
 from dim_jax.training import step as step_lib
-from experiments.command import Command, show
 
 TERMS = {
   'local_global': (True, True),
@@ -72,7 +72,7 @@ def su(
   """Trains and measures every condition that is not finished.
 
   Args:
-    config: a run of Su's variant, such as dim_digits.py:su; its weights of both
+    config: a run of Su's variant, such as dim_digits:su; its weights of both
       kinds of information are those of every condition that has them.
     workdir: folder of the runs.
     terms: names of `TERMS`.
@@ -157,7 +157,7 @@ def _check(
   if not has_all:
     raise ValueError(
       "a config of Deep InfoMax with both weights and the prior 'kl' is "
-      'needed, such as dim_digits.py:su; got one without.'
+      'needed, such as dim_digits:su; got one without.'
     )
   for name in terms:
     checks.check_choice('terms', name, TERMS)
@@ -422,7 +422,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
 
 _COMMAND = Command('studies.su', __doc__)
 _WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
-_CONFIG = _COMMAND.config('experiments/configs/dim_digits.py:su')
+_CONFIG = _COMMAND.config('dim_digits:su')
 _TERMS = _COMMAND.items('terms', tuple(TERMS), 'Which.')
 _KL = _COMMAND.items('kl', KL_WEIGHTS, 'Weights of the KL.', float)
 _SEEDS = _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int)

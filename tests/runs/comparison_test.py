@@ -5,13 +5,13 @@ import csv
 import pytest
 
 import dim_jax
+from dim_jax import configs as configs_lib
 from dim_jax import files
 from dim_jax.config import DataConfig, ExperimentConfig
 from dim_jax.evaluation.probes import Protocol
 from dim_jax.objectives import dim
 from dim_jax.report.sections import comparison as section
 from dim_jax.runs import comparison
-from experiments import rows as rows_lib
 
 # In percent, of conv, fc and y: published, and of seeds 0 and 1.
 PAPER = {'a': (60.0, 50.0, 40.0), 'b': (70.0, 55.0, 45.0)}
@@ -258,10 +258,10 @@ def test_files_page_and_terminal_say_the_same(calls, tmp_path):
 
 def test_tables_are_files_of_configs(tmp_path):
   with pytest.raises(ValueError, match=r"no table 'dim_digit'.*dim_digits"):
-    rows_lib.table(['dim_digit'])
-  for name, module in rows_lib.families().items():
+    configs_lib.table(['dim_digit'])
+  for name, module in configs_lib.families().items():
     if hasattr(module, 'TABLE'):
-      made = rows_lib.table([name])
+      made = configs_lib.table([name])
       assert list(made) == list(module.TABLE)
       size = {config.steps * config.batch_size for config in made.values()}
       assert len(size) == 1

@@ -10,12 +10,12 @@ import pytest
 
 import dim_jax
 from dim_jax.config import DataConfig, ExperimentConfig, PointConfig
+from dim_jax.configs import dim_cifar10, dim_cifar100
 from dim_jax.data import augment
 from dim_jax.data import load as data
 from dim_jax.evaluation import reconstruction, representations
 from dim_jax.objective import Objective
 from dim_jax.runs import published, represent
-from experiments.configs import dim_cifar10, dim_cifar100
 
 _SETTINGS = represent.Settings(
   reconstruction.Settings(epochs=1, decay_epochs=()), channels=2

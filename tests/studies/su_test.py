@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from dim_jax.configs import dim_digits
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.networks import encoders
 from dim_jax.objectives import dim
-from experiments.configs import dim_digits
 from experiments.studies import su
 from tests import small
 
@@ -121,9 +121,7 @@ def test_table_averages_over_seeds():
 
 def test_mistakes_are_named(tmp_path):
   with pytest.raises(SystemExit, match="prior 'kl' is needed"):
-    su.main(
-      [f'--workdir={tmp_path}', '--config=experiments/configs/dim_digits.py']
-    )
+    su.main([f'--workdir={tmp_path}', '--config=dim_digits'])
   with pytest.raises(SystemExit, match="got 'none'"):
     su.main([f'--workdir={tmp_path}', '--terms=none'])
   with pytest.raises(SystemExit, match=r'kl must be .* got -1\.0'):
