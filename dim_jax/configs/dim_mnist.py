@@ -2,7 +2,9 @@
 
   dim-jax train --config=dim_mnist:local_infonce --workdir=runs/mnist
 
-No result of these runs has been measured yet.
+No result of these runs has been measured yet, but for the terms of su, Su's
+variant, with the encoder small32: by `experiments.studies.su`, 120 steps of
+seed 0 (experiments/results/su_mnist.json).
 """
 
 from collections.abc import Mapping
