@@ -385,7 +385,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
     title=f'{report["dataset"]}, {report["steps"]:,} steps, '
     f'{len(report["seeds"])} seeds: of the code, at its mean',
     title_justify='left',
-    caption=f'same class: of the {report["neighbours"]} nearest of '
+    caption=f'same class: of the {report["neighbours"]} nearest, by cosine, of '
     f'{report["queries"]:,} test images; of random ones '
     f'{report["same_class_chance"]:.1%}. KL: of test images',
     caption_justify='left',
@@ -394,11 +394,8 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
   columns = {
     'linear_few': ('few labels\n%', 100, 1),
     'linear': ('all labels\n%', 100, 1),
-    'neighbours_cosine': ('same class\ncosine, %', 100, 1),
-    'neighbours_euclidean': ('same class\nEuclidean, %', 100, 1),
-    'kl': ('KL\nnats', 1, 2),
-    'mi/local': ('local\nnats', 1, 2),
-    'mi/global': ('global\nnats', 1, 2),
+    'neighbours_cosine': ('same class\n%', 100, 1),
+    'kl': ('KL\nnats', 1, 1),
   }
   shown.add_column('terms')
   for heading in (

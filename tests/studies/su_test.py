@@ -116,7 +116,7 @@ def test_table_averages_over_seeds():
   assert columns[0] == ['pixels', 'local'] and columns[1] == ['', '0.1']
   # 90 and 92 %: a mean of 91, and a deviation of sqrt(2).
   assert columns[3] == ['50.0', f'91.0 ± {np.sqrt(2):.1f}']
-  assert columns[6] == ['', '2.00 ± 0.00']
+  assert columns[5] == ['', '2.0 ± 0.0']
 
 
 def test_mistakes_are_named(tmp_path):
