@@ -44,13 +44,12 @@ class OfRun(enum.IntEnum):
 class OfStep(enum.IntEnum):
   """Branches of a step's key, of which the low ones are what a method splits.
 
-  They are apart from those, so that a run without masks, dropout, coordinates
-  or drawn negatives draws what it drew before these existed.
+  They are apart from those, so that a run without masks, dropout or coordinates
+  draws what it drew before these existed.
   """
 
   MODULE_DROPOUT = 2**31
   """Plus the number of the module."""
-  NEGATIVES = 2**32 - 4
   COORDINATES = 2**32 - 3
   DROPOUT = 2**32 - 2
   MASK = 2**32 - 1
@@ -114,6 +113,9 @@ class Host(enum.IntEnum):
   LABELS = 2**63
   FOLDER = 2**63 + 1
   INFORMATION = 2**63 + 2
+  PAIRS = 2**63 + 3
+  REPLAY = 2**63 + 2**32
+  """Plus the number of the module that reads."""
 
 
 def branch(key: jax.Array, number: int | jax.Array) -> jax.Array:

@@ -63,9 +63,9 @@ def su(config: ExperimentConfig) -> None:
 
   The prior is the closed-form KL to N(0, I), the global critic scores pairs of
   codes, and both have one negative to a positive. What differs from the code:
-  the encoder, which is the config's; b1 of Adam, 0.9 there; an image is never
-  its own negative, which a shuffle there allows; and both critics meet the same
-  negatives.
+  the encoder, which is the config's; b1 of Adam, 0.9 there; and the negative,
+  which is the neighbour in a batch of random order, never the image itself, in
+  place of a shuffle for each critic.
 
   Su, Mutual information in deep learning: information maximization, 2018.
   https://kexue.fm/archives/6024
@@ -80,7 +80,7 @@ def su(config: ExperimentConfig) -> None:
   objective.critic = 'concat'
   objective.critic_units = objective.global_critic_units = 256
   objective.concat_depth = 3
-  objective.negatives = 1
+  objective.negatives_of = 2
   config.optimizer = OptimizerConfig(learning_rate=1e-3)
 
 

@@ -17,10 +17,10 @@ validation images; here a tenth of the training set is.
 The paper states no gamma for local_global; 0.1 is DIM(L)'s. Its extended
 comparison reports that row by a linear SVM, which evaluation measures as 'svm'.
 
-su is Su's variant, see `_dim_rows.su`, for the 50 epochs of its code. Measured
-with seed 0 and 500 of its 35,150 steps, in 125 CPU seconds on two shared cores,
-and the JPEG-recompressed copy: linear probe on 5,000 images fc / y
-36.5 / 34.3 %, untrained 39.5 / 35.5 %.
+su is Su's variant, see `_dim_rows.su`, for the 50 epochs of its code. Measured,
+with a shuffle for the negatives as there, with seed 0 and 500 of its 35,150
+steps, in 125 CPU seconds on two shared cores, and the JPEG-recompressed copy:
+linear probe on 5,000 images fc / y 36.5 / 34.3 %, untrained 39.5 / 35.5 %.
 
 Structure tasks: in occlusion the code is of an image of which a random
 rectangle is hidden, the local features of the whole image; a block of 10x10
@@ -163,7 +163,7 @@ ROWS: Mapping[str, Row] = {
     ),
   ),
   'su': Row(
-    "Su's variant: Gaussian codes, pairs of codes, shuffled negatives",
+    "Su's variant: Gaussian codes, pairs of codes, one negative",
     changed(local_infonce, _su),
   ),
   'coordinates': Row(

@@ -28,7 +28,7 @@ ROWS: Mapping[str, Row] = {
   'local_infonce': Row('DIM(L) with InfoNCE', local_infonce),
   'jsd': Row('DIM(L) with the JSD bound', changed(local_infonce, dim_rows.jsd)),
   'su': Row(
-    "Su's variant: Gaussian codes, pairs of codes, shuffled negatives",
+    "Su's variant: Gaussian codes, pairs of codes, one negative",
     changed(local_infonce, dim_rows.su),
   ),
 }

@@ -16,7 +16,7 @@ adversary's parameters, and the online probe sees `stop_gradient` of the
 features; so each parameter group gets its own gradient from one backward pass.
 
 Su's variant is four of the fields: a `Prior` of the distribution 'kl',
-`map_feature` = 'y', `negatives` = 1 and the bound 'jsd'; its critics
+`map_feature` = 'y', `negatives_of` = 2 and the bound 'jsd'; its critics
 concatenate (https://github.com/bojone/infomax).
 
 The metrics, in nats unless named otherwise: 'mi/local' and 'mi/global' (the
@@ -110,6 +110,11 @@ class Config:
   """A name of `BOUNDS`. Of the f-divergences among them, chi_squared and
   reverse_kl train an encoder but are no bounds on MI; reports then name the
   estimator of 'mi/local'."""
+  negatives_of: int | None = None
+  """Contrast an image with so many images, itself and its neighbours in the
+  batch; None for all of the batch. With more devices in place of larger groups,
+  a step takes each of them no longer. Both weights' terms do so, and their
+  ceilings are those of fewer negatives."""
   critic: str = 'factored'
   """The local critic: 'projection' is the paper's, 'factored' the same function
   but for where it normalises, and several times faster; or 'concat'."""
@@ -119,10 +124,6 @@ class Config:
   """Width of the global critic, the paper's concatenate-then-MLP."""
   concat_depth: int = 2
   """Hidden layers of the critic 'concat', and of the global one."""
-  negatives: int | None = None
-  """K: score each code against its own image and K others, which a shuffle of
-  the batch draws; None for all others. The critic 'concat' then costs 1 + K in
-  place of the batch size."""
   local_samples: int | None = None
   """Score this many random locations an image instead of all, drawn with
   replacement."""
@@ -169,10 +170,10 @@ def check(config: Config) -> None:
     {
       'local_weight': '[0, inf)',
       'global_weight': '[0, inf)',
+      'negatives_of': 'int [2, inf) or None',
       'critic_units': 'int [1, inf)',
       'global_critic_units': 'int [1, inf)',
       'concat_depth': 'int [1, inf)',
-      'negatives': 'int [1, inf) or None',
       'local_samples': 'int [1, inf) or None',
       'global_samples': 'int [1, inf) or None',
       'spectral_penalty': '[0, inf)',
@@ -226,12 +227,6 @@ def _check_memory(config: Config, memory: Memory) -> None:
       'between embeddings: it needs local_weight above 0 and a critic of '
       f'{embedding}, got local_weight={config.local_weight} and '
       f'critic={config.critic!r}.'
-    )
-  if memory.score_chunk is not None and config.negatives is not None:
-    raise ValueError(
-      f'objective.memory.score_chunk={memory.score_chunk} is of scores against '
-      f'all images, but objective.negatives={config.negatives}: set one of '
-      'them to None.'
     )
 
 
@@ -361,8 +356,10 @@ def _embed(
     size = config.memory.micro_batch if config.memory else None
     if size is None:
       return embed(params, images, dropout)
+    # Under jit a batch is that of all devices, and each takes its share.
     in_parts = large_batches.micro_batched(
-      lambda *arguments: embed(*arguments)[0], size=size
+      lambda *arguments: embed(*arguments)[0],
+      size=size * sharded_batch.devices_of_mesh(),
     )
     return in_parts(params, images, dropout), {}
 
@@ -404,7 +401,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   Args:
     config: what to optimise.
     axis_name: the pmapped axis that the batch is spread over. Every device
-      then scores its own images' embeddings against those of all devices, so
+      then scores the globals of all devices against its own images' locals, so
       the loss is that of the global batch.
 
   Returns:
@@ -447,6 +444,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     functools.partial(encoder_and_terms.loss, embed, terms),
     encode,
     negatives=functools.partial(_negatives, config, init, encode),
+    negatives_of=config.negatives_of,
     features=(*others, config.global_feature),
     pictured=('fc',),
     classes=config.num_classes,
@@ -525,12 +523,12 @@ def _negatives(
     locate = functools.partial(hidden_patches.hidden_locations, config.mask)
     local = features[config.local_feature]
     positions = jax.eval_shape(locate, visible, local).shape[1]
+  size = config.negatives_of or images.shape[0]
   shapes = {}
-  met = 1 + (config.negatives or images.shape[0] - 1)
   if config.local_weight:
-    shapes['mi/local'] = 0, met, positions
+    shapes['mi/local'] = 0, size, positions
   if config.global_weight:
-    shapes['mi/global'] = 0, met, pairs.whole.shape[1]
+    shapes['mi/global'] = 0, size, 1
   counts = {
     name: mutual_information.count_negatives(shape)
     for name, shape in shapes.items()

@@ -1,4 +1,4 @@
-"""Su's variant: Gaussian codes, pairs of codes, negatives by a shuffle."""
+"""Su's variant: Gaussian codes, pairs of codes, one negative each."""
 
 import functools
 import math
@@ -10,10 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from dim_jax import random
-from dim_jax.networks import critics
 from dim_jax.objectives import dim
-from dim_jax.objectives.terms import mutual_information
 from dim_jax.training import step as step_lib
 from tests import small
 from tests.small import dim_config
@@ -52,7 +49,7 @@ def make_config(**changes):
     'critic_units': 8,
     'global_critic_units': 4,
     'concat_depth': 3,
-    'negatives': 1,
+    'negatives_of': 2,
     'num_classes': 0,
   }
   return dim_config(**(defaults | changes))
@@ -92,9 +89,8 @@ def test_loss_is_that_of_the_code_pair_by_pair():
   noise = jax.random.normal(jax.random.split(KEY, 4)[0], (N, D))
   z = mean + np.exp(log_variance / 2) * np.asarray(noise)
   locations = outputs['conv'].reshape(N, -1, 5)
-  others = mutual_information.draw_images(
-    random.branch(KEY, random.OfStep.NEGATIVES), N, 1
-  )[:, 1]
+  # The neighbour in the batch, of groups of two.
+  others = np.arange(N) ^ 1
   whole, local = [], []
   for i, j in enumerate(others.tolist()):
     score = functools.partial(mlp, params['critic']['whole'])
@@ -120,56 +116,6 @@ def test_loss_is_that_of_the_code_pair_by_pair():
   np.testing.assert_allclose(loss + 2 * 2 * math.log(2), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize(('count', 'negatives'), [(2, 1), (7, 1), (7, 3)])
-def test_drawn_images_are_others_each_as_often(count, negatives):
-  for seed in range(5):
-    drawn = np.asarray(
-      mutual_information.draw_images(jax.random.key(seed), count, negatives)
-    )
-    assert drawn.shape == (count, 1 + negatives)
-    np.testing.assert_array_equal(drawn[:, 0], np.arange(count))
-    assert all(len(set(row)) == 1 + negatives for row in drawn.tolist())
-    often = np.bincount(drawn[:, 1:].reshape(-1), minlength=count)
-    np.testing.assert_array_equal(often, negatives)
-
-
-def test_every_other_image_is_drawn_alike():
-  keys = jax.random.split(jax.random.key(0), 4000)
-  draw = functools.partial(mutual_information.draw_images, count=5, negatives=1)
-  drawn = np.asarray(jax.jit(jax.vmap(draw))(keys))[:, 0, 1]
-  counts = np.bincount(drawn, minlength=5)
-  # 1000 each, of a standard deviation of sqrt(4000 * 3 / 16) = 27.
-  assert counts[0] == 0
-  np.testing.assert_allclose(counts[1:], 1000, atol=110)
-
-
-@pytest.mark.parametrize('name', sorted(critics.CRITICS))
-def test_scores_of_some_images_are_those_among_all(name):
-  rng = np.random.default_rng(0)
-  local, glob = (
-    jnp.asarray(rng.normal(size=shape), jnp.float32)
-    for shape in ((4, 3, 6), (4, 2, 5))
-  )
-  images = jnp.asarray([[0, 2], [1, 0], [2, 3], [3, 3]])
-  critic = critics.CRITICS[name](units=8)
-  variables = critic.init(jax.random.key(0), local, glob)
-  everything = critic.apply(variables, local, glob)
-  some = critic.apply(variables, local, glob, images=images)
-  for i in range(4):
-    for m in range(2):
-      np.testing.assert_allclose(
-        some[2 * i + m], everything[2 * i + m][images[i]], rtol=1e-5, atol=1e-6
-      )
-
-
-@pytest.mark.parametrize('bound', ['jsd', 'infonce'])
-def test_to_draw_all_others_is_to_score_all(bound):
-  small.assert_same(
-    gradients(bound=bound, negatives=N - 1),
-    gradients(bound=bound, negatives=None),
-  )
-
-
 def test_the_kl_reaches_the_encoder_alone():
   _, _, without = gradients(prior__weight=0.0)
   _, metrics, weighed = gradients(prior__weight=0.7)
@@ -192,12 +138,12 @@ def test_the_kl_reaches_the_encoder_alone():
 
 
 def make_on(axis_name=None):
-  config = make_config(encoder='small32', code=4, negatives=3)
+  config = make_config(encoder='small32', code=4, negatives_of=4)
   return dim.make(config, axis_name=axis_name)
 
 
 def test_one_device_is_eight():
-  # Two images a device: their negatives are those of the whole batch.
+  # Two images a device, and negatives of two devices.
   batch = small.images(16, size=32)
   # SGD: Adam turns the rounding noise of a zero gradient into full steps.
   optimizer = optax.sgd(1e-2)
@@ -211,35 +157,10 @@ def test_one_device_is_eight():
     )
 
 
-def test_negatives_are_counted():
-  objective = dim.make(make_config(negatives=2, bound='infonce'))
-  counts = objective.negatives(BATCH)
-  # Two other images, of 4 x 4 locations or of one code.
-  assert counts['mi/local'] == (32, pytest.approx(math.log(33)))
-  assert counts['mi/global'] == (2, pytest.approx(math.log(3)))
-
-
-@pytest.mark.parametrize(
-  ('changes', 'message'),
-  [
-    ({'negatives': 0}, r'negatives must be a whole number >= 1 or None, got 0'),
-    ({'concat_depth': 0}, r'concat_depth must be a whole number >= 1, got 0'),
-    (
-      {'memory__score_chunk': 2, 'critic': 'factored'},
-      r'score_chunk=2 is of .* objective\.negatives=1: set one of them to None',
-    ),
-  ],
-)
-def test_options_that_do_not_go_together(changes, message):
+def test_a_critic_of_no_hidden_layer():
+  message = r'concat_depth must be a whole number >= 1, got 0'
   with pytest.raises(ValueError, match=message) as error:
-    dim.make(make_config(**changes))
-  assert '\n' not in str(error.value)
-
-
-def test_more_negatives_than_other_images():
-  objective = dim.make(make_config(negatives=N))
-  with pytest.raises(ValueError, match=r'has 6: set it to 5 at most') as error:
-    jax.eval_shape(objective.loss, *start(), BATCH, KEY)
+    dim.make(make_config(concat_depth=0))
   assert '\n' not in str(error.value)
 
 
