@@ -259,7 +259,7 @@ def feature_direction(
       features if None.
     self_term: whether j = i takes part in 'all'.
     repulsion: 'all' or 'nearest'.
-    normalisation: of 'all', as of `svgd_direction`.
+    normalisation: as of `svgd_direction`.
 
   Returns:
     phi, of the particles' shape.
@@ -273,16 +273,7 @@ def feature_direction(
     https://arxiv.org/abs/1611.01722 https://github.com/DartML/SteinGAN
   """
   chex.assert_equal_shape([particles, scores])
-  if repulsion not in ('all', 'nearest'):
-    raise ValueError(
-      f"repulsion is {repulsion!r}: accepted are 'all' and 'nearest'."
-    )
-  _check_normalisation(normalisation)
-  if repulsion == 'nearest' and normalisation != 'count':
-    raise ValueError(
-      f"repulsion='nearest' sums over no particles, so normalisation="
-      f"{normalisation!r} has no meaning: choose 'count', or repulsion='all'."
-    )
+  _check_repulsion(repulsion, normalisation)
   n = len(particles)
   weight: Any = _pair_weight(n, self_term and repulsion == 'all')
   features, pull_back = jax.vjp(feature_fn, particles)
@@ -310,6 +301,20 @@ def feature_direction(
     weight = _kernel_weight(jnp.sum(kernel, 1, keepdims=True), self_term)
     weight = weight.reshape(n, *(1 for _ in particles.shape[1:]))
   return weight * (attraction + jax.lax.map(repelled, (f, kernel)))
+
+
+def _check_repulsion(repulsion: str, normalisation: str) -> None:
+  """Raises ValueError where either is unknown, or the two go not together."""
+  if repulsion not in ('all', 'nearest'):
+    raise ValueError(
+      f"repulsion is {repulsion!r}: accepted are 'all' and 'nearest'."
+    )
+  _check_normalisation(normalisation)
+  if repulsion == 'nearest' and normalisation != 'count':
+    raise ValueError(
+      f"repulsion='nearest' sums over no particles, so normalisation="
+      f"{normalisation!r} has no meaning: choose 'count', or repulsion='all'."
+    )
 
 
 def _gaussian_slope(

@@ -285,16 +285,8 @@ def fit(
   make_state = functools.partial(
     _initial, objective, optimizer, example, runs, settings.seed
   )
-  split = jax.eval_shape(make_state) if settings.zero else None
-  chunk = make_chunk(
-    objective,
-    optimizer,
-    mesh,
-    form=form,
-    augment=augment,
-    accumulate=settings.accumulate,
-    split=split,
-  )
+  options = _chunk_options(settings, form, make_state)
+  chunk = make_chunk(objective, optimizer, mesh, augment=augment, **options)
   run_dir = os.path.expanduser(run_dir)
   files.make_folder(run_dir)
   with (
@@ -316,6 +308,16 @@ def fit(
     state = _placed(state, objective, settings, mesh, host, runs)
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
     return session.train(chunk, state, host, monitor, periodic, preemption)
+
+
+def _chunk_options(
+  settings: Settings, form: str, make_state: Callable[[], step_lib.TrainState]
+) -> dict[str, Any]:
+  return {
+    'form': form,
+    'accumulate': settings.accumulate,
+    'split': jax.eval_shape(make_state) if settings.zero else None,
+  }
 
 
 def _initial(
@@ -371,16 +373,16 @@ def _meshes(
     parallel.check_batch_size(settings.batch_size, 1, settings.accumulate)
     mesh = grid.make_mesh(runs, settings.devices)
     return mesh, mesh
-  mesh = host = parallel.make_mesh(settings.devices)
-  if settings.parallel == 'pipeline':
-    # Only parts of the state are on the other devices.
-    host = parallel.make_mesh(1)
-  parallel.check_batch_size(settings.batch_size, host.size, settings.accumulate)
   if settings.parallel == 'pmap' and jax.process_count() > 1:
     raise ValueError(
       f"parallel='pmap' maps over the devices of one process; these are "
       f"{jax.process_count()}: use parallel='jit'."
     )
+  mesh = host = parallel.make_mesh(settings.devices)
+  if settings.parallel == 'pipeline':
+    # Only parts of the state are on the other devices.
+    host = parallel.make_mesh(1)
+  parallel.check_batch_size(settings.batch_size, host.size, settings.accumulate)
   return mesh, host
 
 
