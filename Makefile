@@ -1,6 +1,9 @@
 # make demo   trains, probes and reports on digits, in runs/demo
 # make test   runs the tests; make test ARGS=tests/losses runs some of them
+# make notebooks  runs the notebooks with the settings that they have
 # make lint   checks style and types
+# make docs   builds the site of docs/ in build/site; a warning is an error
+# make docs-check  runs every command of README.md and docs/, with few steps
 # make clean  removes the environment and caches; what runs wrote stays
 #
 # Each makes .venv first, with the pinned versions of its Python minor. To choose
@@ -21,7 +24,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   --constraint .constraints/py$(MINOR).txt --editable
 PINS := pyproject.toml $(wildcard .constraints/*.txt)
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test notebooks lint docs docs-check clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -35,10 +38,21 @@ demo: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
+notebooks: $(VENV)/dev.stamp
+	WHOLE_NOTEBOOKS=1 $(BIN)/python -m pytest -q --durations=0 tests/notebooks_test.py
+
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m experiments.documents
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'The site: $(CURDIR)/build/site/index.html'
+
+docs-check: $(VENV)/dev.stamp
+	$(BIN)/python -m experiments.documents.commands $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist dim_jax.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -59,3 +73,8 @@ $(VENV)/dev.stamp: $(PINS) | $(BIN)/pip
 	@echo 'Installing the pinned packages into $(VENV); this takes a minute or two.'
 	@$(INSTALL) '.[dev]'
 	@touch $(VENV)/run.stamp $@
+
+$(VENV)/docs.stamp: $(PINS) | $(BIN)/pip
+	@echo 'Installing the pinned packages into $(VENV); this takes a minute or two.'
+	@$(INSTALL) '.[docs]' --constraint .constraints/docs.txt
+	@touch $@

@@ -10,6 +10,7 @@ import pathlib
 from experiments.documents import (
   bottleneck,
   energies,
+  fields,
   information,
   markdown,
   modules,
@@ -29,6 +30,7 @@ _TABLES = (
   energies.stein_gan,
   energies.svgd_posterior,
   energies.svgd_variance,
+  fields.fields,
   information.coverage,
   information.estimators,
   information.mi_fit,

@@ -5,6 +5,8 @@ A document marks such a part by comments, which no reader sees:
   <!-- generated: few_labels -->
   ...
   <!-- end -->
+
+One that takes a word has it behind the name: `fields dim_jax.config.Run`.
 """
 
 import re
@@ -12,13 +14,14 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 _PART = re.compile(
-  r'(?P<head>^[ ]*<!-- generated: (?P<name>\w+) -->\n).*?'
+  r'(?P<head>^[ ]*<!-- generated: (?P<name>\w+)(?: (?P<word>\S+))? -->\n)'
+  r'.*?'
   r'(?P<tail>^[ ]*<!-- end -->$)',
   re.DOTALL | re.MULTILINE,
 )
 
 
-def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
+def filled(text: str, parts: Mapping[str, Callable[..., str]]) -> str:
   """Returns a document with its generated parts made anew.
 
   Args:
@@ -34,24 +37,30 @@ def filled(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
     name = match['name']
     if name not in parts:
       raise ValueError(f'no part {name!r}: there are {", ".join(parts)}.')
-    return f'{match["head"]}\n{parts[name]().strip()}\n\n{match["tail"]}'
+    part = parts[name](*filter(None, [match['word']])).strip()
+    return f'{match["head"]}\n{part}\n\n{match["tail"]}'
 
   if text.count('<!-- generated:') != len(_PART.findall(text)):
     raise ValueError('a generated part without its <!-- end -->.')
   return _PART.sub(make, text)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  """Writes a table, its first column to the left and the others to the right.
+def table(
+  header: Sequence[str], rows: Iterable[Sequence[str]], words: int | None = 1
+) -> str:
+  """Writes a table, columns of words to the left and numbers to the right.
 
   Args:
     header: names of the columns.
     rows: cells, as many in each.
+    words: how many columns are of words, from the first; None for all.
 
   Raises:
     ValueError: a row has another number of cells.
   """
-  lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
+  numbers = 0 if words is None else len(header) - words
+  rules = ['---'] * (len(header) - numbers) + ['---:'] * numbers
+  lines = [header, rules, *rows]
   if any(len(line) != len(header) for line in lines):
     raise ValueError(f'rows differ in length: {lines}.')
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

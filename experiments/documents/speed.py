@@ -289,4 +289,5 @@ def reproducibility() -> str:
   return markdown.table(
     ['run', 'processor', 'commit', 'information, nats', 'linear probe, %'],
     rows,
+    words=3,
   )
