@@ -30,9 +30,9 @@ help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 demo: $(VENV)/run.stamp
-	$(BIN)/python -m experiments.train --config=experiments/configs/dim_digits.py --workdir=$(DEMO)
-	$(BIN)/python -m experiments.evaluate $(DEMO) --probes=linear,linear_few,mlp,knn --mlp_epochs=60
-	$(BIN)/python -m experiments.report $(DEMO)
+	$(BIN)/dim-jax train --config=dim_digits --workdir=$(DEMO)
+	$(BIN)/dim-jax evaluate $(DEMO) --probes=linear,linear_few,mlp,knn --mlp_epochs=60
+	$(BIN)/dim-jax report $(DEMO)
 	@echo 'The page: $(CURDIR)/$(DEMO)/report/index.html'
 
 test: $(VENV)/dev.stamp

@@ -5,19 +5,20 @@ positions, M globals an image, D features, A = N*M anchors, P positives and K
 negatives an anchor. Information is in nats.
 """
 
+import importlib
 import os
+import sys
+import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-# A package of this name is there too. Its first import binds the name to it,
-# and the function below takes the name back for good.
-import dim_jax.report  # noqa: F401
-from dim_jax.load import Encoder, load
-from dim_jax.objective import Objective
-
+# Here and below: what trains and draws takes seconds to import, and
+# `dim-jax --help` has none of it.
 if TYPE_CHECKING:
   from dim_jax.config import ExperimentConfig, SweepConfig
   from dim_jax.evaluation.information.estimate import MIEstimate
+  from dim_jax.load import Encoder, load
+  from dim_jax.objective import Objective
 
 __all__ = [
   'Encoder',
@@ -32,15 +33,44 @@ __all__ = [
 __version__ = '0.2.0'
 
 
+_HOMES = {
+  'Encoder': 'dim_jax.load',
+  'Objective': 'dim_jax.objective',
+  'load': 'dim_jax.load',
+}
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _HOMES:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+class _Package(types.ModuleType):
+  """Keeps two functions, after which modules are called too.
+
+  Python binds the name of a module in its package when it is first imported.
+  """
+
+  def __setattr__(self, name: str, value: Any) -> None:
+    if name in ('load', 'report') and isinstance(value, types.ModuleType):
+      return
+    super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def train(
-  config: 'ExperimentConfig | SweepConfig',
+  config: 'ExperimentConfig | SweepConfig | str',
   workdir: str | os.PathLike,
   **options: Any,
 ) -> Any:
   """Trains a run or a sweep, or continues it.
 
   Args:
-    config: what to train; it is saved beside what it trains.
+    config: what to train, or its name as `dim_jax.configs.load` takes it, such
+      as 'dim_digits'; it is saved beside what it trains.
     workdir: the folder of the run or sweep.
     **options: of `dim_jax.runs.train.train`, such as `devices` and
       `show_progress`, or of `dim_jax.runs.sweep.sweep`.
@@ -52,15 +82,16 @@ def train(
     ValueError: the config cannot be trained, or `workdir` holds another run.
     FloatingPointError: a metric is not finite.
   """
-  # Here and below: what trains and draws takes seconds to import.
   from dim_jax import config as config_lib
+  from dim_jax import configs
   from dim_jax.runs import sweep as sweep_lib
   from dim_jax.runs import train as train_lib
 
   workdir = os.fspath(workdir)
-  if isinstance(config, config_lib.SweepConfig):
-    return sweep_lib.sweep(config, workdir, **options)
-  return train_lib.train(config, workdir, **options)
+  made = configs.load(config) if isinstance(config, str) else config
+  if isinstance(made, config_lib.SweepConfig):
+    return sweep_lib.sweep(made, workdir, **options)
+  return train_lib.train(made, workdir, **options)
 
 
 def evaluate(run: str | os.PathLike, **options: Any) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class InformationConfig:
 
 @dataclasses.dataclass(kw_only=True)
 class ExperimentConfig:
-  """A run: `experiments.train` does what it says, from the seed alone."""
+  """A run: `dim-jax train` does what it says, from the seed alone."""
 
   ranges: ClassVar[Mapping[str, str]] = {
     'average': '[0, 1) or None',
@@ -157,7 +157,7 @@ class ExperimentConfig:
 class SweepConfig:
   """Runs that differ in the weight of rate, beta, and in their seed alone.
 
-  `experiments.train` trains all of them in one compiled program.
+  `dim-jax train` trains all of them in one compiled program.
   """
 
   ranges: ClassVar[Mapping[str, str]] = {
@@ -622,7 +622,7 @@ def load(
   if not os.path.exists(path):
     raise FileNotFoundError(
       f'{os.fspath(run_dir)!r} is not a run: it has no config.json. Give the '
-      f'--workdir of a run of experiments.train.'
+      '--workdir of a run of dim-jax train.'
     )
   with open(path, encoding='utf-8') as file:
     data = json.load(file)

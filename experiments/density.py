@@ -1,45 +1,6 @@
-"""Measures the density that a run of an energy learned, in nats.
+"""The command `dim-jax density`, for who has not installed it."""
 
-  python -m experiments.density runs/mixture_2d
-  python -m experiments.density runs/rbm runs/gan --ais
-
-Points in one or two dimensions are normalised on a grid and compared with the
-density that they were drawn from; an RBM has an exact partition function, and
-annealed importance sampling (AIS) beside it. Other energies are normalised by
-AIS alone, and only where --ais asks for it: it is wrong where chains do not
-find all modes. Samples are compared with the test set.
-
-Writes RUN/evaluation/density.json and .npz.
-"""
-
-import os
-
-from dim_jax.runs import density as density_lib
-from experiments.command import Command, show
-
-_COMMAND = Command('density', __doc__, takes='RUN')
-_add = _COMMAND.integer
-_ARGUMENTS = {
-  'step': _add('step', None, 'A checkpoint; the newest if left out.'),
-  'ais': _COMMAND.boolean('ais', False, 'Estimate log Z of any energy.'),
-  'chains': _add('chains', 100, 'Of AIS.'),
-  'temperatures': _add('temperatures', 1000, 'Of AIS.'),
-  'samples': _add('samples', 1000, 'Of the model, beside the test set.'),
-  'chain_steps': _add('chain_steps', 1000, 'To a sample from noise.'),
-  'seed': _add('seed', 0, 'Of samples and AIS.'),
-}
-
-
-@_COMMAND.main
-def main(runs: list[str]) -> None:
-  arguments = {name: flag.value for name, flag in _ARGUMENTS.items()}
-  for run in runs:
-    results = density_lib.density(run, **arguments)
-    if results['rows']:
-      show(density_lib.table(results))
-    path = os.path.join(run, 'evaluation', 'density.json')
-    show(density_lib.notes(results), path)
-
+from dim_jax.commands.density import main
 
 if __name__ == '__main__':
   main()

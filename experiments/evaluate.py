@@ -1,55 +1,6 @@
-r"""Probes a run's frozen encoder beside the untrained one and the raw data.
+"""The command `dim-jax evaluate`, for who has not installed it."""
 
-  python -m experiments.evaluate runs/digits
-  python -m experiments.evaluate runs/cifar10 --probes=linear,knn \
-      --features=fc,y --max_train=20000
-
-Results go to RUN/evaluation/probes.json, where a later call with other probes
-or features adds to them; RUN/evaluation/features.npz has those for figures.
-"""
-
-import os
-from typing import Any
-
-from dim_jax.evaluation import probes as probes_lib
-from dim_jax.runs import evaluate as evaluate_lib
-from experiments.command import Command, show
-
-_OLD = {'seeds': '--num_seeds, a count', 'taps': '--features'}
-_COMMAND = Command('evaluate', __doc__, takes='RUN', old=_OLD)
-_ARGUMENTS: dict[str, Any] = {
-  'probes': _COMMAND.items('probes', tuple(probes_lib.PROBES), 'Which.'),
-  'labels': _COMMAND.items('labels', None, 'Such as speaker; all if left out.'),
-  'features': _COMMAND.items('features', None, 'Such as fc,y; all if not.'),
-  'encoders': _COMMAND.items('encoders', evaluate_lib.ENCODERS, 'Of what.'),
-  'step': _COMMAND.integer('step', None, 'A checkpoint; the newest if not.'),
-}
-_PROTOCOL: dict[str, Any] = {
-  'seeds': _COMMAND.integer('num_seeds', probes_lib.Protocol.seeds, 'Repeats.'),
-  'max_examples': _COMMAND.integer('max_train', None, 'Training rows kept.'),
-  'mlp_decay_epochs': _COMMAND.items(
-    'mlp_decay_epochs', None, 'Rate x 0.1; at 1/2 and 3/4 if left out.', int
-  ),
-}
-for _name, _value in vars(probes_lib.Protocol()).items():
-  _add: Any = {int: _COMMAND.integer, float: _COMMAND.real}.get(type(_value))
-  if _add and _name.startswith(('few_', 'mlp_', 'svm_max')):
-    _PROTOCOL[_name] = _add(_name, _value, 'Of Protocol.')
-
-
-@_COMMAND.main
-def main(runs: list[str]) -> None:
-  settings = {name: flag.value for name, flag in _PROTOCOL.items()}
-  epochs = settings['mlp_epochs']
-  decay = settings['mlp_decay_epochs'] or probes_lib.decay_epochs(epochs)
-  settings['mlp_decay_epochs'] = decay
-  arguments = {name: flag.value for name, flag in _ARGUMENTS.items()}
-  arguments['protocol'] = probes_lib.Protocol(**settings)
-  for run in runs:
-    results = evaluate_lib.evaluate(run, **arguments)
-    path = os.path.join(run, 'evaluation', 'probes.json')
-    show(*evaluate_lib.summary(results), path)
-
+from dim_jax.commands.evaluate import main
 
 if __name__ == '__main__':
   main()

@@ -1,55 +1,6 @@
-r"""Trains what a config says.
+"""The command `dim-jax train`, for who has not installed it."""
 
-  python -m experiments.train --config=experiments/configs/dim_digits.py \
-      --workdir=runs/digits --config.steps=300
-  python -m experiments.train --list
-
-The same command on the same --workdir continues a run that was interrupted.
---list shows all configs, and --list=encoders what a field of one accepts.
-"""
-
-import os
-
-import dim_jax
-from dim_jax import config as config_lib
-from dim_jax.runs import dry_run, sweep
-from experiments import catalogue
-from experiments.command import Command, show
-
-COMMAND = Command('train', __doc__)
-parse = COMMAND.parse
-_CONFIG = COMMAND.config()
-_WORKDIR = COMMAND.path('workdir', None, "The run's folder.")
-_DEVICES = COMMAND.integer('devices', None, 'Use only so many devices.')
-_DRY_RUN = COMMAND.boolean(
-  'dry_run', False, 'Print sizes, FLOPs, memory and ceilings; read no data.'
-)
-_PROFILE = COMMAND.boolean(
-  'profile', False, 'Write a trace of the second interval to WORKDIR/profile.'
-)
-_LIST = COMMAND.string('list', None, 'Show configs, or the values of a field.')
-
-
-@COMMAND.main
-def main() -> None:
-  config, workdir, devices = _CONFIG.value, _WORKDIR.value, _DEVICES.value
-  if _LIST.value:
-    return catalogue.show(_LIST.value)
-  if config is None or not (workdir or _DRY_RUN.value):
-    raise ValueError(
-      'give --config and --workdir; python -m experiments.train --list shows '
-      'all configs.'
-    )
-  if not isinstance(config, config_lib.SweepConfig):
-    if _DRY_RUN.value:
-      return show(dry_run.text(dry_run.measure(config, devices)))
-    dim_jax.train(config, workdir, devices=devices, profile=_PROFILE.value)
-    return None
-  if _DRY_RUN.value or _PROFILE.value or devices not in (None, 1):
-    raise ValueError('a sweep takes no --dry_run, --profile or --devices.')
-  results = dim_jax.train(config, workdir)
-  return show(sweep.table(results), os.path.join(workdir, 'sweep.json'))
-
+from dim_jax.commands.train import main
 
 if __name__ == '__main__':
   main()

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import dim_jax
-from experiments.command import Command
+from dim_jax.commands.command import Command
 from experiments.documents import __main__ as generated
 from experiments.documents import commands, fields, markdown, results
 
@@ -112,7 +112,8 @@ def commands_of(path):
     if block.language == 'sh'
     for line in commands.lines(block.text)
     for form in (line, commands.shortened(line))
-    for module, arguments in commands.python_commands(form)
+    if (command := commands.parsed(form))
+    for module, arguments in [command]
   ]
 
 
@@ -143,12 +144,10 @@ def test_there_are_commands_and_some_run():
 
 
 def test_a_command_is_shortened_behind_its_own_flags():
-  line = 'python -m experiments.train --config=a.py --config.steps=300'
+  line = 'dim-jax train --config=a --config.steps=300'
   short = commands.shortened(line)
   assert short.startswith(line) and short.index('steps=4') > len(line)
-  assert commands.shortened('python -m experiments.train --list').endswith(
-    '--list'
-  )
+  assert commands.shortened('dim-jax train --list') == 'dim-jax train --list'
   script = 'a \\\n  b  # why\n# c\n\nd\n'
   assert commands.lines(script) == ['a    b', 'd']
 

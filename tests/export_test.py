@@ -16,12 +16,12 @@ import pytest
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax import export as export_lib
+from dim_jax.commands import export as export_command
 from dim_jax.networks import encoders, greedy_modules
 from dim_jax.objectives import dim, gim, vib
 from dim_jax.runs import model_card, provenance
 from dim_jax.training import checkpoint
 from dim_jax.training import step as step_lib
-from experiments import export as export_command
 
 ROOT = pathlib.Path(__file__).parents[1]
 SHAPE = (4, 4, 1)

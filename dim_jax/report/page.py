@@ -16,7 +16,7 @@ import itertools
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -74,8 +74,22 @@ _WITH_WARNINGS = (
 )
 
 
+class Live(NamedTuple):
+  """What a page says of runs that still train, see `dim_jax.report.live`.
+
+  Attributes:
+    every: seconds after which a browser loads it again.
+    status: how far they are.
+  """
+
+  every: float
+  status: str
+
+
 def write(
-  paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = None
+  paths: Sequence[str | os.PathLike],
+  out: str | os.PathLike | None = None,
+  live: Live | None = None,
 ) -> str:
   """Writes the page, and the PNG and CSV files of its pictures.
 
@@ -84,6 +98,7 @@ def write(
       curves overlaid, probes in one table. Or the folder of one sweep or table.
     out: the folder to write into. By default RUN/report, and for several runs
       report/comparison in the first one's.
+    live: makes it a page that reloads itself.
 
   Returns:
     The path of index.html.
@@ -106,15 +121,14 @@ def write(
       f'A sweep or table has a page of its own: give {os.fspath(own[0][1])!r} '
       f'alone, got {len(paths)} folders.'
     )
-  if out is None:
-    out = os.path.join(paths[0], 'report', *['comparison'] * (len(paths) > 1))
-  out = os.path.expanduser(out)
+  out = folder_of(paths, out)
   if own:
     view = own[0][0].view(paths[0])
   else:
     view = _view(runs_lib.read_all(paths))
-  report = ['python', '-m', 'experiments.report', *map(str, paths)]
+  report = ['dim-jax', 'report', *map(str, paths)]
   view['commands'].append(shlex.join(report))
+  view['live'] = live
   files.make_folder(out)
   view['sections'] = {
     title: _rendered(parts, out)
@@ -132,6 +146,15 @@ def write(
   html = environment.get_template('page.html.j2').render(view)
   files.write(path, figures.printable(html))
   return path
+
+
+def folder_of(
+  paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = None
+) -> str:
+  """Returns the folder that `write` writes into."""
+  if out is None:
+    out = os.path.join(paths[0], 'report', *['comparison'] * (len(paths) > 1))
+  return os.path.expanduser(out)
 
 
 def _view(runs: Sequence[Run]) -> dict[str, Any]:

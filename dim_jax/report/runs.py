@@ -82,7 +82,7 @@ def read(path: str | os.PathLike) -> Run:
     what = 'has no config.json' if os.path.isdir(path) else 'is no folder'
     raise FileNotFoundError(
       f'{path!r} is not a run: it {what}. Looked for {config!r}; give the '
-      f'--workdir of a run of experiments.train.'
+      '--workdir of a run of dim-jax train.'
     )
   fields: dict[str, Any] = {}
   for field, name in _FILES.items():

@@ -54,7 +54,7 @@ def measures(
   rate: Any = objective.rate
   if logits is None:
     raise ValueError(
-      f'{name} has no classifier: measure it with experiments.evaluate.'
+      f'{name} has no classifier: measure it with dim-jax evaluate.'
     )
 
   def draw(

@@ -114,10 +114,9 @@ def compare(
       cells = [c for c in cells if (c['row'], c['seed']) not in places] + old
       # Before the measures: what is probed stays, whatever these do.
       _write(path, report, cells, failed)
-    if any(_missing(cell, settings) for cell in old):
-      _measure(
-        folder, dict(zip(kinds, old, strict=True)), settings, show_progress
-      )
+    named = dict(zip(kinds, old, strict=True))
+    if lacking := {k: x for k, x in named.items() if _missing(x, settings)}:
+      _measure(folder, lacking, settings, show_progress)
       _write(path, report, cells, failed)
   return _write(path, report, cells, failed)
 
@@ -259,13 +258,14 @@ def _measure(
     folder,
     measures=sorted(missing),
     features=FEATURES[-1:],
+    encoders=tuple(cells),
     max_examples=settings.protocol.max_examples,
     show_progress=show_progress,
   )
   for row in report['results']:
     if row['encoder'] in cells:
       cells[row['encoder']]['measures'][row['measure']] = row['values']
-  skipped = cells['trained'].setdefault('skipped', [])
+  skipped = next(iter(cells.values())).setdefault('skipped', [])
   skipped += [x for x in report['skipped'] if x not in skipped]
 
 

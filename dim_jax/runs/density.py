@@ -139,7 +139,7 @@ def _load(trained: dim_jax.Encoder, run_dir: str) -> _Setup:
   if density is None:
     raise ValueError(
       f'{run_dir!r} is a run of {provenance.title(config.objective)}, which '
-      'has no density: measure it with experiments.evaluate.'
+      'has no density: measure it with dim-jax evaluate.'
     )
   params, _ = trained.variables
   parts = [

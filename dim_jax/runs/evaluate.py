@@ -213,7 +213,7 @@ def _choose_labels(
   if not train.labels:
     raise ValueError(
       f'{train.name} has no labels to predict: measure the run with '
-      'experiments.density.'
+      'dim-jax density.'
     )
   chosen: list[str] = []
   skipped: list[dict[str, str]] = []

@@ -29,10 +29,13 @@ def command() -> str | None:
   spec = getattr(main, '__spec__', None)
   if 'ipykernel' in sys.modules or not (spec or getattr(main, '__file__', '')):
     return None
-  program = (
-    ['-m', spec.name.removesuffix('.__main__')] if spec else sys.argv[:1]
-  )
-  return shlex.join(['python', *program, *sys.argv[1:]])
+  if spec:
+    program = ['python', '-m', spec.name.removesuffix('.__main__')]
+  elif sys.argv[0].startswith('dim-jax '):  # See `dim_jax.commands`.
+    program = sys.argv[0].split()
+  else:
+    program = ['python', sys.argv[0]]
+  return shlex.join([*program, *sys.argv[1:]])
 
 
 def hardware() -> str:

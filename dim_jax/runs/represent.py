@@ -79,6 +79,7 @@ def represent(
   *,
   measures: Sequence[str] | None = None,
   features: Sequence[str] | None = None,
+  encoders: Sequence[str] = evaluate.ENCODERS,
   max_examples: int | None = None,
   settings: Settings | None = None,
   step: int | None = None,
@@ -93,6 +94,8 @@ def represent(
     run_dir: the run.
     measures: names in `MEASURES`; all of them if None.
     features: outputs of the encoder, by default those that the objective names.
+    encoders: which of 'trained', 'untrained' and, for the probes of the data
+      themselves, 'raw'.
     max_examples: training examples that are kept, drawn at random.
     settings: by default those of `Settings`.
     step: which checkpoint; the newest if None.
@@ -104,12 +107,14 @@ def represent(
 
   Raises:
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
-    ValueError: there is no such measure or feature.
+    ValueError: there is no such measure, feature or encoder.
   """
   measures = MEASURES if measures is None else measures
   settings = settings or Settings()
   for name in measures:
     checks.check_choice('measures', name, MEASURES)
+  for name in encoders:
+    checks.check_choice('encoders', name, evaluate.ENCODERS)
   started, run_dir = time.time(), os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step=step)
   train, test = load_examples(
@@ -118,7 +123,7 @@ def represent(
   names = _features(trained, train, features)
   folder = os.path.join(run_dir, 'evaluation')
   results, skipped = _probe(
-    run_dir, measures, names, max_examples, step, show_progress
+    run_dir, measures, names, encoders, max_examples, step, show_progress
   )
   pictures: dict[str, np.ndarray] = {}
   images = _images(train, test) if 'reconstruction' in measures else None
@@ -126,10 +131,21 @@ def represent(
     result, pictures = _mean_image(*images)
     results.append(result)
   views = describe_views(trained.config.data) if 'lidar' in measures else None
-  report: dict[str, Any] = {}
+  files.make_folder(folder)
+
+  def write() -> dict[str, Any]:
+    return _merge(
+      os.path.join(folder, 'representation.json'),
+      provenance.header(train, trained.step, started)
+      | {'published': published_lib.published(trained.config)}
+      | ({'views': views} if views else {})
+      | {'results': results, 'skipped': skipped},
+    )
+
+  report = write()
   with progress.Progress(show_progress) as bar:
     # One encoder at a time: conv maps of a whole data set are big.
-    for kind in _ENCODERS:
+    for kind in (kind for kind in _ENCODERS if kind in encoders):
       encoder = trained if kind == 'trained' else dim_jax.load(run_dir, 0)
       rows = _encode(
         encoder, kind, (train, test), names, measures, settings, bar
@@ -139,14 +155,7 @@ def represent(
         new, failed, shown = _measure(kind, name, part, measures, settings, bar)
         results, skipped = results + new, skipped + failed
         pictures |= shown
-        files.make_folder(folder)
-        report = _merge(
-          os.path.join(folder, 'representation.json'),
-          provenance.header(train, trained.step, started)
-          | {'published': published_lib.published(trained.config)}
-          | ({'views': views} if views else {})
-          | {'results': results, 'skipped': skipped},
-        )
+        report = write()
   if pictures:
     path = os.path.join(folder, 'representation.npz')
     evaluate.merge_arrays(path, pictures, trained.step)
@@ -192,6 +201,7 @@ def _probe(
   run_dir: str,
   measures: Sequence[str],
   features: Sequence[str],
+  encoders: Sequence[str],
   max_examples: int | None,
   step: int | None,
   show_progress: bool,
@@ -206,6 +216,7 @@ def _probe(
       run_dir,
       probes=probes,
       features=features,
+      encoders=encoders,
       protocol=protocol,
       step=step,
       show_progress=show_progress,

@@ -1,8 +1,8 @@
 """A classifier's code at many betas and seeds, trained in one program.
 
-What `experiments.train` does with a `SweepConfig`. It writes
+What `dim-jax train` does with a `SweepConfig`. It writes
 WORKDIR/sweep.json, both errors and both informations of every run, which
-`experiments.report` draws.
+`dim-jax report` draws.
 """
 
 import os

@@ -86,6 +86,32 @@ def is_held(run_dir: str | os.PathLike) -> bool:
   return False
 
 
+def state(run_dir: str | os.PathLike) -> str:
+  """Says who is in the folder, without asking JAX for its devices.
+
+  Returns:
+    'held' while a process trains there, 'left' where one was killed, and
+    'free' where none was, or the last one ended by itself.
+  """
+  path = os.path.join(os.path.expanduser(run_dir), 'lock')
+  try:
+    with open(path, encoding='utf-8') as file:
+      if not file.read().strip():
+        return 'free'
+    # Others' runs may be read but not written to.
+    if os.access(path, os.W_OK):
+      opened = open(path, 'r+', encoding='utf-8')
+    else:
+      opened = open(path, encoding='utf-8')
+    with opened as file:
+      _lock(file, run_dir)
+  except ValueError:
+    return 'held'
+  except OSError:
+    return 'free'
+  return 'left'
+
+
 def _lock(file: TextIO, run_dir: str | os.PathLike) -> None:
   """Locks an open file; raises ValueError where another process has."""
   try:

@@ -339,6 +339,7 @@ class _Session(NamedTuple):
       chunk = _compiled_first(chunk, self.runs.compiled)
     if periodic and not step:
       self.log.write(0, 0, self._monitored([periodic[1]], state, host))
+    begins = True
     while step < settings.steps:
       # Chunks end at multiples of log_every wherever the run began, so that a
       # resumed run compiles and rounds as an uninterrupted one does.
@@ -349,6 +350,9 @@ class _Session(NamedTuple):
         state, values = self.source.advance(
           _guarded(chunk), state, step, count, times
         )
+        if begins:
+          self.log.phase('first interval')
+          begins = False
         numbers = _floats(values)
       due = [monitor] if monitor else []
       if periodic and (last or not (step + count) % periodic[0]):

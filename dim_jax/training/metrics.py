@@ -84,6 +84,9 @@ class Log:
 
   def __enter__(self) -> 'Log':
     self._progress.__enter__()
+    self._task = self._progress.task('step', self._steps, seconds=0.0)
+    # Until the first interval ends: of a large model for minutes.
+    self._task.phase('compiling')
     return self
 
   def __exit__(self, *error: object) -> None:
@@ -101,9 +104,7 @@ class Log:
       seconds = kept[-1]['seconds'] if kept else 0.0
     # Seconds of training count on from those of earlier sessions.
     self._began = time.perf_counter() - seconds
-    self._task = self._progress.task(
-      'step', self._steps, done=step, seconds=0.0
-    )
+    self._task.restart(step)
     self.lap()
 
   def lap(self) -> float:
@@ -143,6 +144,11 @@ class Log:
       if _SHOWN.fullmatch(name)
     )
     self._task.update(step, f'{rate:,.0f} images/s  {terms}')
+
+  def phase(self, text: str) -> None:
+    """Shows what goes on until the next line, on a bar alone."""
+    if self._progress.bar:
+      self._task.phase(text)
 
   def say(self, text: str) -> None:
     """Shows one plain line."""

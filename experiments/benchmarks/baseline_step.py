@@ -32,7 +32,7 @@ def work(args: argparse.Namespace) -> None:
   import numpy as np
 
   from dim_jax.config import make_objective
-  from experiments.configs import dim_cifar10
+  from dim_jax.configs import dim_cifar10
 
   random = np.random.default_rng(0)
   count = 4 * args.batch_size

@@ -63,7 +63,7 @@ def vib() -> str:
   ]
   return markdown.table(
     [
-      'row of `vib_mnist.py`',
+      'row of `vib_mnist`',
       'beta',
       'epochs',
       'seeds',

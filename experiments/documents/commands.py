@@ -4,8 +4,7 @@
   python -m experiments.documents.commands docs/data.md
 
 The fenced `sh` and `python` blocks of a document run in their order in one
-temporary folder, shell commands of `experiments` with the flags of SMALL behind
-their own. A block behind the comment `<!-- not run: WHY -->` is left out.
+temporary folder, shell commands with the flags of SMALL behind their own. A block behind the comment `<!-- not run: WHY -->` is left out.
 """
 
 import os
@@ -25,7 +24,8 @@ _FENCE = re.compile(
   re.DOTALL | re.MULTILINE,
 )
 _STEPS = '--config.steps=4 --config.log_every=2 --config.checkpoint_every=4'
-# Flags that keep a command short, by its name in experiments.
+# Flags that keep a command short: of dim-jax by its name, of others by their
+# module.
 SMALL = {
   'train': _STEPS,
   'layerwise': _STEPS,
@@ -34,15 +34,20 @@ SMALL = {
   'classify': '--attacked=4',
   'table': '--steps=2 --seeds=0 --mlp_epochs=1 --methods=vae,bigan',
   'density': '--chains=4',
-  'studies.masks': f'{_STEPS} --seeds=0 --probes=linear_few',
-  'studies.priors': '--steps=2 --seeds=0',
-  'studies.particles': '--targets=variance',
-  'studies.staircase': '--steps=5',
-  'studies.estimators': '--pairs=200 --report=100',
+  'experiments.studies.masks': f'{_STEPS} --seeds=0 --probes=linear_few',
+  'experiments.studies.priors': '--steps=2 --seeds=0',
+  'experiments.studies.particles': '--targets=variance',
+  'experiments.studies.staircase': '--steps=5',
+  'experiments.studies.estimators': '--pairs=200 --report=100',
 }
 _SWEEP = '--config.run.steps=4 --config.run.log_every=2'
 _SWEEP += ' --config.run.checkpoint_every=4'
-_COMMAND = re.compile(r'python -m (?P<module>[\w.]+)(?P<rest>.*)')
+_COMMAND = re.compile(r'(dim-jax|python -m) (?P<name>[\w.]+)(?P<rest>.*)')
+# The script that an installation has, of the checkout.
+_PRELUDE = """dim-jax() {
+  python -c 'from dim_jax.commands import main; main()' "$@"
+}
+"""
 
 
 class Block(NamedTuple):
@@ -89,25 +94,23 @@ def lines(script: str) -> list[str]:
   ]
 
 
-def python_commands(script: str) -> list[tuple[str, list[str]]]:
-  """Finds `python -m MODULE ARGUMENTS` in a shell block."""
-  found = []
-  for line in lines(script):
-    if match := _COMMAND.search(line):
-      found.append((match['module'], match['rest'].split()))
-  return found
+def parsed(line: str) -> tuple[str, list[str]] | None:
+  """Finds the module and arguments of `dim-jax NAME` or `python -m MODULE`."""
+  match = _COMMAND.search(line)
+  if not match:
+    return None
+  name = match['name']
+  if match[1] == 'dim-jax':
+    name = f'dim_jax.commands.{name}'
+  return name, match['rest'].split()
 
 
 def shortened(line: str) -> str:
   """Appends to a command the flags that keep it short."""
   match = _COMMAND.search(line)
-  if not match:
+  if not match or '--list' in line or '--dry_run' in line:
     return line
-  flags = SMALL.get(match['module'].removeprefix('experiments.'), '')
-  if ':sweep' in line:
-    flags = _SWEEP
-  if '--list' in line or '--dry_run' in line:
-    flags = ''
+  flags = _SWEEP if ':sweep' in line else SMALL.get(match['name'], '')
   return f'{line} {flags}'.strip()
 
 
@@ -143,8 +146,8 @@ def _process(block: Block) -> list[str]:
   if block.language == 'python':
     text = block.text.replace('steps=300', 'steps=4')
     return [sys.executable, '-c', text]
-  script = '\n'.join(shortened(line) for line in lines(block.text))
-  return ['bash', '-euo', 'pipefail', '-c', script]
+  script = '\n'.join(map(shortened, lines(block.text)))
+  return ['bash', '-euo', 'pipefail', '-c', _PRELUDE + script]
 
 
 def main(names: Iterable[str]) -> int:

@@ -60,7 +60,7 @@ def rbm() -> str:
   return markdown.table(
     [
       'negatives',
-      'row of `stein_rbm_mnist.py`',
+      'row of `stein_rbm_mnist`',
       'log likelihood, nats an image',
       'the same by AIS',
       'training',
@@ -138,7 +138,7 @@ def stein_gan() -> str:
   return markdown.table(
     [
       'what repels',
-      'row of `stein_gan_mnist.py`',
+      'row of `stein_gan_mnist`',
       'MMD² to the test set',
       'variance ratio',
       'training',

@@ -23,56 +23,56 @@ def methods(folder: str = '') -> str:
     (
       'Deep InfoMax, local, InfoNCE',
       'methods/deep_infomax.md',
-      'dim_digits.py:infonce',
+      'dim_digits:infonce',
       f'{few}, fc: {digits("infonce", "fc")} %, untrained {untrained} %',
     ),
     (
       'Deep InfoMax, global',
       'methods/deep_infomax.md',
-      'dim_digits.py:global',
+      'dim_digits:global',
       f'the same: {digits("global", "fc")} %',
     ),
     (
       'VAE',
       'methods/baselines.md',
-      'dim_digits.py:vae',
+      'dim_digits:vae',
       f'the same: {digits("vae", "fc")} %',
     ),
     (
       'BiGAN',
       'methods/baselines.md',
-      'dim_digits.py:bigan',
+      'dim_digits:bigan',
       f'the same: {digits("bigan", "fc")} %',
     ),
     (
       'Noise as targets',
       'methods/baselines.md',
-      'dim_digits.py:nat',
+      'dim_digits:nat',
       f'the same: {digits("nat", "fc")} %, without augmentation',
     ),
     (
       'Variational information bottleneck',
       'methods/bottleneck.md',
-      'vib_mnist.py:short',
+      'vib_mnist:short',
       f'MNIST, test error: {bottleneck.error_of("short")} % in 25 epochs',
     ),
     (
       'Greedy InfoMax',
       'methods/greedy_infomax.md',
-      'gim_spoken_digits.py',
+      'gim_spoken_digits',
       'spoken digits, linear probe of the digit, last module: '
       f'{modules.module_of("", "digit", "module_5")} %',
     ),
     (
       'CPC',
       'methods/greedy_infomax.md',
-      'gim_spoken_digits.py:cpc',
+      'gim_spoken_digits:cpc',
       f'the same: {modules.module_of("cpc", "digit", "module_5")} %',
     ),
     (
       'Energy model, SteinCD',
       'methods/energy_models.md',
-      'stein_rbm_mnist.py:stein',
+      'stein_rbm_mnist:stein',
       'RBM on MNIST, exact log likelihood: '
       f'{energies.rbm_of("stein")} nats an image, of exact training '
       f'{energies.rbm_of("exact")}',

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dim_jax import checks, files
+from dim_jax.commands.command import Command, show
 from dim_jax.losses import adversarial
 from dim_jax.report import figures
 from dim_jax.runs import provenance
-from experiments.command import Command, show
 from experiments.studies import dynamics_figures as pictures
 
 # Where (theta, psi) starts, how long it moves, and in which steps.

@@ -27,10 +27,10 @@ import numpy as np
 
 import dim_jax
 from dim_jax import checks, files, progress
+from dim_jax.commands.command import Command, show
 from dim_jax.data import pairs
 from dim_jax.evaluation.information import classical, diffusion
 from dim_jax.runs import provenance, tables
-from experiments.command import Command, show
 
 _COMMAND = Command('studies.estimators', __doc__)
 _TASKS = _COMMAND.items('tasks', None, 'Names, with commas; all if left out.')

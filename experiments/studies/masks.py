@@ -4,7 +4,7 @@
 
 The conditions are no mask, and each of `networks.masking.MODES` with the code
 scored against all locations or the hidden ones alone. Each with each seed is a
-run of `experiments.train` in WORKDIR/MASK_TARGETS_SEED, whose features are
+run of `dim-jax train` in WORKDIR/MASK_TARGETS_SEED, whose features are
 probed with the mask-consistent input and, for 'token', where it differs, with
 the naive one too. WORKDIR/masks.json holds all conditions; the same command
 continues where it was interrupted.
@@ -25,6 +25,7 @@ import rich.table
 import dim_jax
 from dim_jax import checks, files
 from dim_jax import config as config_lib
+from dim_jax.commands.command import Command, show
 from dim_jax.data import load as data
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
@@ -32,7 +33,6 @@ from dim_jax.networks import masking
 from dim_jax.objective import Batch
 from dim_jax.runs import provenance, train
 from dim_jax.training import metrics
-from experiments.command import Command, show
 
 CONDITIONS = (
   (None, 'all'),
@@ -274,7 +274,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 _COMMAND = Command('studies.masks', __doc__, old={'steps': '--config.steps'})
 _WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
-_CONFIG = _COMMAND.config('experiments/configs/dim_digits.py:masked')
+_CONFIG = _COMMAND.config('dim_digits:masked')
 _SEEDS = _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int)
 _PROBES = _COMMAND.items('probes', ('linear', 'linear_few'), 'Which.')
 

@@ -30,11 +30,11 @@ import rich.console
 import rich.table
 
 from dim_jax import checks, files, samplers
+from dim_jax.commands.command import Command, show
 from dim_jax.data import points
 from dim_jax.losses import kernel_stein
 from dim_jax.report import figures
 from dim_jax.runs import provenance
-from experiments.command import Command, show
 from experiments.studies import dynamics_figures as pictures
 
 LogDensity = Callable[[jax.Array], jax.Array]

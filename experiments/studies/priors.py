@@ -32,6 +32,7 @@ import rich.table
 
 from dim_jax import checks, files, progress
 from dim_jax import config as config_lib
+from dim_jax.commands.command import Command, show
 from dim_jax.data import load as data_lib
 from dim_jax.data import points as points_lib
 from dim_jax.evaluation import probes as probes_lib
@@ -44,7 +45,6 @@ from dim_jax.objectives.terms import prior_matching
 from dim_jax.runs import provenance
 from dim_jax.training import grid, loop
 from dim_jax.training import step as step_lib
-from experiments.command import Command, show
 
 
 class Condition(NamedTuple):

@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 
 from dim_jax import checks, files, progress
+from dim_jax.commands.command import Command, show
 from dim_jax.report import figures
 from dim_jax.runs import provenance, staircase, tables
-from experiments.command import Command, show
 
 DISTRIBUTIONS = ('gaussian', 'cubic')
 # Of the moving average that is drawn, in steps.

@@ -143,14 +143,14 @@ def test_page_of_an_energy(tmp_path):
     assert part in text, part
   # What means nothing has no curve; no other evaluation is asked for.
   assert 'surrogate' not in text.split('<details>')[0]
-  assert 'experiments.evaluate' not in text
+  assert 'dim-jax evaluate' not in text
   assert (tmp_path / 'run/report/density.png').exists()
 
 
 def test_page_asks_for_the_measurement(tmp_path):
   _make_run(tmp_path / 'run', density=False)
   text = _text(tmp_path / 'run')
-  assert f'python -m experiments.density {tmp_path / "run"}' in text
+  assert f'dim-jax density {tmp_path / "run"}' in text
   assert 'No features are stored' not in text
 
 

@@ -263,7 +263,7 @@ def test_summary(full):
 def test_missing_evaluation_says_what_to_run(tmp_path):
   run = _make_run(tmp_path / 'bare', evaluation=False)
   parsed = _Parser(page.write([run]))
-  assert f'python -m experiments.evaluate {run}' in parsed.text
+  assert f'dim-jax evaluate {run}' in parsed.text
   assert 'is not evaluated yet' in parsed.text
   assert [f['id'] for f in parsed.of('figure')] == [
     'mi', 'prior', 'probe', 'rank', 'std',
@@ -440,7 +440,7 @@ def test_classifier_warnings_and_pictures(classifier):
     'one abacus',
   ):
     assert part in classifier.text
-  assert 'experiments.evaluate' not in classifier.text
+  assert 'dim-jax evaluate' not in classifier.text
   shown = [attrs['id'] for attrs in classifier.of('figure')]
   assert shown[-5:] == [
     'reliability', 'rates', 'ellipses', 'highest_loss', 'attacks',
@@ -471,7 +471,7 @@ def test_classifier_not_evaluated_says_what_to_run(tmp_path):
   (run / 'evaluation/classification.json').unlink()
   (run / 'evaluation/classification.npz').unlink()
   parsed = _Parser(page.write([run]))
-  assert f'python -m experiments.classify {run}' in parsed.text
+  assert f'dim-jax classify {run}' in parsed.text
 
 
 def test_detection_below_chance_is_explained(tmp_path):

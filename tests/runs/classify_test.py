@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import dim_jax
+from dim_jax.commands import classify as classify_command
 from dim_jax.config import (
   DataConfig,
   ExperimentConfig,
@@ -17,7 +18,6 @@ from dim_jax.config import (
 )
 from dim_jax.objectives import dim, vib
 from dim_jax.runs import attack, classify, provenance, sweep, train
-from experiments import classify as classify_command
 
 
 def make_config(steps=40, **fields):

@@ -5,13 +5,13 @@ import csv
 import pytest
 
 import dim_jax
+from dim_jax import configs as configs_lib
 from dim_jax import files
 from dim_jax.config import DataConfig, ExperimentConfig
 from dim_jax.evaluation.probes import Protocol
 from dim_jax.objectives import dim
 from dim_jax.report.sections import comparison as section
 from dim_jax.runs import comparison
-from experiments import rows as rows_lib
 
 # In percent, of conv, fc and y: published, and of seeds 0 and 1.
 PAPER = {'a': (60.0, 50.0, 40.0), 'b': (70.0, 55.0, 45.0)}
@@ -74,10 +74,12 @@ def calls(monkeypatch):
       'skipped': [],
     }
 
-  def represent(folder, *, measures, features, max_examples, show_progress):
+  def represent(
+    folder, *, measures, features, encoders, max_examples, show_progress
+  ):
     del show_progress
     assert features == ('y',) and max_examples is None
-    done.append(('represent', folder.rpartition('/')[2], *measures))
+    done.append(('represent', folder.rpartition('/')[2], encoders, *measures))
     rows = [
       {'measure': 'svm', 'values': {'accuracy': 0.25}},
       {'measure': 'dependence', 'values': {'value': 3.0, 'ceiling': 4.5}},
@@ -149,10 +151,16 @@ def test_a_table_goes_on_where_it_was(calls, tmp_path, monkeypatch):
     assert again['skipped'] == [
       {'what': f'b, seed {seed}, y', 'reason': 'No.'} for seed in (0, 1)
     ]
+  # The untrained encoder is measured once, of the first method that is asked.
+  both = 'trained', 'untrained'
   assert calls[2:] == [
-    ('represent', 'b_seed0', 'svm'),
+    ('represent', 'b_seed0', both, 'svm'),
     ('train', 'b_seed1', 1, 20),
-    ('represent', 'b_seed1', 'svm'),
+    ('represent', 'b_seed1', both, 'svm'),
+  ]
+  compare(tmp_path, measures=('svm',))
+  assert calls[5:] == [
+    ('represent', 'a_seed0', ('trained', 'untrained'), 'svm')
   ]
 
 
@@ -250,10 +258,10 @@ def test_files_page_and_terminal_say_the_same(calls, tmp_path):
 
 def test_tables_are_files_of_configs(tmp_path):
   with pytest.raises(ValueError, match=r"no table 'dim_digit'.*dim_digits"):
-    rows_lib.table(['dim_digit'])
-  for name, module in rows_lib.families().items():
+    configs_lib.table(['dim_digit'])
+  for name, module in configs_lib.families().items():
     if hasattr(module, 'TABLE'):
-      made = rows_lib.table([name])
+      made = configs_lib.table([name])
       assert list(made) == list(module.TABLE)
       size = {config.steps * config.batch_size for config in made.values()}
       assert len(size) == 1

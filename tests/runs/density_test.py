@@ -11,11 +11,11 @@ import pytest
 from flax import linen as nn
 
 from dim_jax import config as config_lib
+from dim_jax.commands import density as density_command
 from dim_jax.config import DataConfig, ExperimentConfig, PointConfig
 from dim_jax.data import points
 from dim_jax.objectives import dim, energy_model
 from dim_jax.runs import density, evaluate, train
-from experiments import density as density_command
 
 
 class Truth(nn.Module):

@@ -136,7 +136,7 @@ def test_the_command_needs_neither_a_folder_nor_the_data(tmp_path):
     'experiments.train',
     '--dry_run',
     '--devices=1',
-    '--config=experiments/configs/vib_mnist.py',
+    '--config=vib_mnist',
     '--config.objective.units=(8,)',
   ]
   environment = dict(os.environ, TFDS_DATA_DIR=str(tmp_path / 'nothing'))

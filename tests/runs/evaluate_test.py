@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import dim_jax
+from dim_jax.commands import evaluate as evaluate_command
 from dim_jax.config import DataConfig, ExperimentConfig, SoundConfig
 from dim_jax.data import load as data
 from dim_jax.evaluation import probes
 from dim_jax.objective import Generator, Objective
 from dim_jax.runs import evaluate, provenance
-from experiments import evaluate as evaluate_command
 
 _PROTOCOL = probes.Protocol(
   seeds=2, max_examples=150, linear_l2=(1e-2, 1e-1), knn_neighbours=5
@@ -201,7 +201,7 @@ def test_what_was_finished_stays_when_a_call_is_stopped(run_dir, monkeypatch):
     (['nowhere', '--num_seeds=0'], 'seeds must be '),
     (['nowhere', '--seeds=3'], '--seeds is no more: give --num_seeds'),
     (['nowhere', '--prbes=knn'], 'probes?'),
-    ([], 'give the folder of a run: python -m experiments.evaluate RUN'),
+    ([], 'give the folder of a run: dim-jax evaluate RUN'),
   ],
 )
 def test_mistakes_are_one_line(arguments, message):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dim_jax.commands import measure as command
 from dim_jax.config import DataConfig, ExperimentConfig
 from dim_jax.data import pairs
 from dim_jax.evaluation.information import estimate
 from dim_jax.runs import measure
-from experiments import measure as command
 
 
 @pytest.fixture

@@ -68,6 +68,14 @@ def test_the_command_is_quoted_as_a_shell_reads_it(monkeypatch):
   assert provenance.command() == (
     "python -m experiments.train '--workdir=my runs/$a'"
   )
+  # So `dim_jax.commands` names itself; any other script is its file.
+  monkeypatch.setattr(main, '__spec__', None)
+  for program, shown in {
+    'dim-jax train': 'dim-jax train',
+    'my/dim-jax': 'python my/dim-jax',
+  }.items():
+    monkeypatch.setattr(provenance.sys, 'argv', [program, '--list'])
+    assert provenance.command() == f'{shown} --list'
   # What a notebook ran is in the notebook.
   monkeypatch.setitem(provenance.sys.modules, 'ipykernel', main)
   assert provenance.command() is None

@@ -10,12 +10,12 @@ import pytest
 
 import dim_jax
 from dim_jax.config import DataConfig, ExperimentConfig, PointConfig
+from dim_jax.configs import dim_cifar10, dim_cifar100
 from dim_jax.data import augment
 from dim_jax.data import load as data
 from dim_jax.evaluation import reconstruction, representations
 from dim_jax.objective import Objective
 from dim_jax.runs import published, represent
-from experiments.configs import dim_cifar10, dim_cifar100
 
 _SETTINGS = represent.Settings(
   reconstruction.Settings(epochs=1, decay_epochs=()), channels=2
@@ -101,6 +101,19 @@ def test_ranks_and_probes_are_those_of_the_features(run_dir):
     key[:2]: x['accuracy'] for key, x in values.items() if key[2] == 'knn'
   }
   assert report['views'].endswith('The run has no augmentation of its own.')
+
+
+def test_only_the_encoders_that_are_asked_are_measured(run_dir):
+  report = _represent(run_dir, 'rank', 'knn', encoders=['untrained'])
+  assert set(_values(report)) == {
+    ('untrained', 'y', 'rank'),
+    ('untrained', 'y', 'knn'),
+  }
+  report = _represent(run_dir, 'knn', encoders=['raw'])
+  assert ('raw', 'pixels', 'knn') in _values(report)
+  assert not any(key[0] == 'trained' for key in _values(report))
+  with pytest.raises(ValueError, match="encoders must be one of 'trained'"):
+    _represent(run_dir, 'rank', encoders=['random'])
 
 
 def test_views_of_an_image_stand_together(monkeypatch):

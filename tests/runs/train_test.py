@@ -12,6 +12,8 @@ import soundfile
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax import random
+from dim_jax.commands import train as train_command
+from dim_jax.configs import dim_digits
 from dim_jax.data import sources, stream
 from dim_jax.evaluation.information import noisy
 from dim_jax.networks import context, encoders, greedy_modules
@@ -20,8 +22,6 @@ from dim_jax.report import runs
 from dim_jax.report.sections import information
 from dim_jax.runs import train
 from dim_jax.training import lock, metrics
-from experiments import train as train_command
-from experiments.configs import dim_digits
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -235,7 +235,7 @@ def test_a_speaker_too_many_is_named_before_training(speakers, tmp_path):
 )
 def test_a_users_mistake_is_one_line(arguments, message, tmp_path):
   command = [
-    f'--config={ROOT}/experiments/configs/dim_digits.py',
+    '--config=dim_digits',
     f'--workdir={tmp_path / "run"}',
     *arguments,
   ]
@@ -397,7 +397,7 @@ def test_where_nothing_is_labelled_no_accuracy_is_logged(
 
 @pytest.mark.parametrize('flag', ['--dry_run', '--profile', '--devices=2'])
 def test_what_a_sweep_does_not_take_is_named(flag, tmp_path):
-  config = f'--config={ROOT}/experiments/configs/vib_digits.py:sweep_k2'
+  config = '--config=vib_digits:sweep_k2'
   with pytest.raises(SystemExit, match='a sweep takes no --dry_run'):
     train_command.main([config, f'--workdir={tmp_path}', flag])
 

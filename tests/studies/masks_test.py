@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from dim_jax import config as config_lib
+from dim_jax.configs import dim_digits
 from dim_jax.networks import encoders
 from dim_jax.objectives import vib
 from dim_jax.runs import train
-from experiments.configs import dim_digits
 from experiments.studies import masks
 
 

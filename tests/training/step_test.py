@@ -265,7 +265,7 @@ def test_one_device_is_jit_on_eight_is_pmap_on_eight():
 )
 def test_strict_promotion_stops_no_step(name, kind, shape):
   module, _, row = name.partition(':')
-  module = importlib.import_module(f'experiments.configs.{module}')
+  module = importlib.import_module(f'dim_jax.configs.{module}')
   config = module.get_config(*filter(None, [row]))
   objective = config_lib.make_objective(config)
   dtype = np.float32 if kind == 'point' else np.uint8

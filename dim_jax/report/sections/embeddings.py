@@ -66,7 +66,7 @@ def maps(runs: Sequence[Run]) -> list[Part]:
   if len(runs) > 1 or not (_names(run) or run.probes):
     return []
   if not _names(run):
-    command = f'`python -m experiments.evaluate {run.path}`'
+    command = f'`dim-jax evaluate {run.path}`'
     text = 'No features are stored for embeddings, neighbours and spectra: run'
     return [Missing(f'{text} {command}.')]
   name = _representation(run)

@@ -152,7 +152,7 @@ def unevaluated(runs: Sequence[Run]) -> list[Part]:
   for run in runs:
     if not evaluations(run):
       names = run.known('evaluations', _EVALUATIONS)
-      commands = [f'`python -m experiments.{x} {run.path}`' for x in names]
+      commands = [f'`dim-jax {x} {run.path}`' for x in names]
       text = f'{run.label} is not evaluated yet: run {" or ".join(commands)}'
       parts.append(Missing(f'{text}, as its method allows.'))
   return parts

@@ -1,0 +1,65 @@
+r"""SteinGAN on MNIST, small enough for a CPU: by what repels samples.
+
+  dim-jax train --config=stein_gan_mnist:nearest --workdir=runs/stein_gan
+  dim-jax density runs/stein_gan
+
+After Wang and Liu, Learning to draw samples, 2016: the energy is how well an
+auto-encoder copies an image, the kernel compares its codes, and the generator
+follows the Stein direction. Networks are smaller and have neither batch
+normalisation nor dropout, which would make the score of one image depend on
+others. As in their code the nearest neighbour alone repels, and negatives weigh
+0.3: with 1 and equal rates the energy outruns the generator, whose samples
+stay noise.
+
+Measured with seed 0 (experiments/results/stein_gan_mnist.json): samples have an
+MMD^2 of 0.102 to the test set (training images 0.001) and 0.65 of its variance;
+without repulsion (no_repulsion) 0.099 and 0.66. 8 and 15 minutes on one shared
+core.
+
+https://arxiv.org/abs/1611.01722
+"""
+
+from collections.abc import Mapping
+
+from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
+from dim_jax.configs import Row, changed, get
+from dim_jax.networks import energies, generators
+from dim_jax.objectives import energy_model
+
+
+def nearest() -> ExperimentConfig:
+  """Codes and noise of 32 numbers; Adam 1e-4, and 1e-3 for the generator."""
+  return ExperimentConfig(
+    objective=energy_model.Config(
+      energy=energies.AutoencoderEnergy(code=32, channels=16),
+      negatives='generator',
+      kernel='features',
+      generator=generators.ConvGenerator((28, 28, 1), features=16),
+      repulsion='nearest',
+      latent_size=32,
+      negative_weight=0.3,
+    ),
+    data=DataConfig(name='mnist', image_size=None),
+    optimizer=OptimizerConfig(learning_rate=1e-4),
+    groups={'generator': OptimizerConfig(learning_rate=1e-3)},
+    batch_size=50,
+    steps=2000,
+    log_every=100,
+    checkpoint_every=500,
+  )
+
+
+def no_repulsion(config: ExperimentConfig) -> None:
+  """Lets no sample repel another."""
+  config.objective.repulsion = 'none'
+
+
+ROWS: Mapping[str, Row] = {
+  'nearest': Row('the nearest sample repels', nearest),
+  'no_repulsion': Row('no sample repels', changed(nearest, no_repulsion)),
+}
+
+
+def get_config(row: str | None = None) -> ExperimentConfig:
+  """Returns the config of a row of `ROWS`."""
+  return get(ROWS, row)
