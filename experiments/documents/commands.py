@@ -4,7 +4,8 @@
   python -m experiments.documents.commands docs/data.md
 
 The fenced `sh` and `python` blocks of a document run in their order in one
-temporary folder, shell commands with the flags of SMALL behind their own. A block behind the comment `<!-- not run: WHY -->` is left out.
+temporary folder, shell commands with the flags of SMALL behind their own. A
+block behind the comment `<!-- not run: WHY -->` is left out.
 """
 
 import os

@@ -1,5 +1,6 @@
 """Turns what reStructuredText docstrings say into Markdown, for the site."""
 
+import inspect
 import re
 from typing import Any
 
@@ -13,11 +14,24 @@ def _equation(match: re.Match[str]) -> str:
   return f'{indent}$$\n{indent}{" ".join(body.split())}\n{indent}$$\n'
 
 
+def _fenced(text: str) -> str:
+  """Fences the commands of a file's docstring, which are indented."""
+  return '\n\n'.join(
+    f'```text\n{inspect.cleandoc(part)}\n```'
+    if all(line.startswith('  ') for line in part.splitlines())
+    else part
+    for part in re.split(r'\n\n', text)
+    if part.strip()
+  )
+
+
 class Markdown(griffe.Extension):
-  """Writes equations of docstrings between dollars, as the site's are."""
+  """Writes equations between dollars, and commands in fences."""
 
   def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
     """Rewrites the docstring of an object that was read."""
     del kwargs
     if obj.docstring:
+      if obj.is_module:
+        obj.docstring.value = _fenced(obj.docstring.value)
       obj.docstring.value = _MATH.sub(_equation, obj.docstring.value)
