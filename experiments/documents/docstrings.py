@@ -16,13 +16,15 @@ def _equation(match: re.Match[str]) -> str:
 
 def _fenced(text: str) -> str:
   """Fences the commands of a file's docstring, which are indented."""
-  return '\n\n'.join(
-    f'```text\n{inspect.cleandoc(part)}\n```'
-    if all(line.startswith('  ') for line in part.splitlines())
-    else part
-    for part in re.split(r'\n\n', text)
-    if part.strip()
-  )
+  parts: list[str] = []
+  for part in filter(None, re.split(r'\n{2,}', text)):
+    if not all(line.startswith('  ') for line in part.splitlines()):
+      parts.append(part)
+    elif parts and parts[-1].endswith('\n```'):
+      parts[-1] = f'{parts[-1][:-3]}\n{inspect.cleandoc(part)}\n```'
+    else:
+      parts.append(f'```text\n{inspect.cleandoc(part)}\n```')
+  return '\n\n'.join(parts)
 
 
 class Markdown(griffe.Extension):

@@ -69,6 +69,11 @@ def _exists(name: str) -> bool:
   return True
 
 
+def _processor(file: dict[str, Any]) -> str:
+  name = file['machine']['processor'].removesuffix(' Processor')
+  return name.replace('(R)', '')
+
+
 def _seconds(value: float) -> str:
   return f'{1000 * value:.1f} ms' if value < 0.1 else f'{value:.3f} s'
 
@@ -86,7 +91,7 @@ def steps() -> str:
           rows.append(
             [
               name,
-              file['machine']['processor'].split(' Processor')[0],
+              _processor(file),
               _seconds(file[field]),
               peer_name,
               _seconds(file[peer]),
@@ -160,9 +165,7 @@ def sizes() -> str:
     file = load(name)
     for row in file['rows']:
       rows.setdefault(row['encoder'], {})[row['batch_size']] = row
-      machines[row['encoder']] = file['machine']['processor'].split(
-        ' Processor'
-      )[0]
+      machines[row['encoder']] = _processor(file)
   return markdown.table(
     ['encoder', 'one core of', '8 at a time', '64 at a time'],
     [
@@ -256,7 +259,7 @@ def sweep_step() -> str:
     file = load(f'bench_vib_step{machine}')
     rows.append(
       [
-        file['machine']['processor'].split(' Processor')[0],
+        _processor(file),
         f'{100 * (file["ratio_samples_12"] - 1):.0f} %',
         f'{1000 * file["sweep_step_s"]:.1f}',
         f'{file["sweep_bytes"] / 1e9:.2f}',
