@@ -30,7 +30,7 @@ _STEPS = '--config.steps=4 --config.log_every=2 --config.checkpoint_every=4'
 SMALL = {
   'train': _STEPS,
   'layerwise': _STEPS,
-  'evaluate': '--max_train=200 --num_seeds=1 --mlp_epochs=1',
+  'evaluate': '--max_train=100 --num_seeds=1 --mlp_epochs=1 --probes=knn',
   'represent': '--max_examples=200 --measures=knn,rank',
   'classify': '--attacked=4',
   'table': '--steps=2 --seeds=0 --mlp_epochs=1 --methods=vae,bigan',
@@ -40,6 +40,11 @@ SMALL = {
   'experiments.studies.particles': '--targets=variance',
   'experiments.studies.staircase': '--steps=5',
   'experiments.studies.estimators': '--pairs=200 --report=100',
+}
+# What makes a Python block short.
+_PYTHON = {
+  'steps=300': 'steps=4',
+  "probes=['linear', 'knn']": "probes=['knn'], features=['y']",
 }
 _SWEEP = '--config.run.steps=4 --config.run.log_every=2'
 _SWEEP += ' --config.run.checkpoint_every=4'
@@ -145,7 +150,9 @@ def run(document: pathlib.Path) -> list[str]:
 
 def _process(block: Block) -> list[str]:
   if block.language == 'python':
-    text = block.text.replace('steps=300', 'steps=4')
+    text = block.text
+    for long, short in _PYTHON.items():
+      text = text.replace(long, short)
     return [sys.executable, '-c', text]
   script = '\n'.join(map(shortened, lines(block.text)))
   return ['bash', '-euo', 'pipefail', '-c', _PRELUDE + script]
