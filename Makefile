@@ -4,6 +4,9 @@
 # make lint   checks style and types
 # make docs   builds the site of docs/ in build/site; a warning is an error
 # make docs-check  runs every command of README.md and docs/, with few steps
+# make pod-check  compiles every method for TPU slices; hours, without a TPU
+# make pod-rehearsal PROCESSES=2 DEVICES=4   trains on digits in several
+#             processes of simulated devices, and compares them with one
 # make clean  removes the environment and caches; what runs wrote stays
 #
 # Each makes .venv first, with the pinned versions of its Python minor. To choose
@@ -13,6 +16,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 ARGS ?=
+PROCESSES ?= 2
+DEVICES ?= 4
 
 SUITABLE := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # Each is tried by running it: a version manager may put names on the path that
@@ -24,7 +29,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   --constraint .constraints/py$(MINOR).txt --editable
 PINS := pyproject.toml $(wildcard .constraints/*.txt)
 
-.PHONY: help demo test notebooks lint docs docs-check clean
+.PHONY: help demo test notebooks lint docs docs-check pod-check pod-rehearsal clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -54,6 +59,13 @@ docs: $(VENV)/docs.stamp
 docs-check: $(VENV)/dev.stamp
 	$(BIN)/python -m experiments.documents.commands $(ARGS)
 
+# Kept row by row in runs/: the same command goes on.
+pod-check: $(VENV)/tpu.stamp
+	nice -n 10 $(BIN)/python -m experiments.benchmarks.pod_check --rows=runs/pod_check.jsonl
+
+pod-rehearsal: $(VENV)/run.stamp
+	$(BIN)/python -m experiments.studies.rehearsal --processes=$(PROCESSES) --devices=$(DEVICES)
+
 clean:
 	rm -rf $(VENV) build dist dim_jax.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -77,4 +89,7 @@ $(VENV)/dev.stamp: $(PINS) | $(BIN)/pip
 $(VENV)/docs.stamp: $(PINS) | $(BIN)/pip
 	@echo 'Installing the pinned packages into $(VENV); this takes a minute or two.'
 	@$(INSTALL) '.[docs]' --constraint .constraints/docs.txt
+$(VENV)/tpu.stamp: $(VENV)/run.stamp
+	@echo 'Installing the compiler for TPUs into $(VENV): 0.2 GB, 0.7 GB on disk.'
+	@$(INSTALL) '.[tpu]'
 	@touch $@

@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import functools
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -21,7 +20,12 @@ from flax import linen as nn
 
 from dim_jax import checks, files
 from dim_jax.data import augment
-from dim_jax.data.config import DataConfig, PointConfig, SoundConfig
+from dim_jax.data.config import (
+  DataConfig,
+  PointConfig,
+  SoundConfig,
+  TextConfig,
+)
 from dim_jax.objective import Objective
 
 
@@ -104,7 +108,7 @@ class ExperimentConfig:
   }
   objective: Any
   """The objective's own config; its type chooses the objective."""
-  data: DataConfig | SoundConfig | PointConfig = dataclasses.field(
+  data: DataConfig | SoundConfig | PointConfig | TextConfig = dataclasses.field(
     default_factory=DataConfig
   )
   optimizer: OptimizerConfig = dataclasses.field(
@@ -139,6 +143,10 @@ class ExperimentConfig:
   parallel: str = 'jit'
   """'jit' shards over a mesh of all devices; 'pmap' maps over local ones;
   'pipeline' gives each gradient-isolated module of Greedy InfoMax a device."""
+  zero: bool = False
+  """Each device keeps a part of the optimizer's state instead of all of it, and
+  sends what it makes of it to the others (ZeRO, stage 1); for 'jit'. The steps
+  are the same, and checkpoints go on with or without it."""
   information: InformationConfig | None = None
   """Measure information during training; None does not. It changes nothing in
   what is trained."""
@@ -218,6 +226,12 @@ def check(config: ExperimentConfig | SweepConfig) -> None:
         f'data.{name} needs all labels at once, which data.stream=True does '
         f'not read: set data.{name} to None, or data.stream to False.'
       )
+  rows = getattr(config.objective, 'vocabulary', None)
+  if isinstance(config.data, TextConfig) and rows != config.data.vocabulary:
+    raise ValueError(
+      f'objective.vocabulary is {rows} and data.vocabulary '
+      f'{config.data.vocabulary}: set both to one number.'
+    )
   if config.information:
     _check_information(config.information, config.log_every)
   if config.parallel == 'pipeline':
@@ -594,8 +608,8 @@ def save(
   Args:
     config: the run's config.
     run_dir: its folder.
-    input_shape: [H, W, C] of its images, [T] of its sound or [D] of its points,
-      without which no network can be built again.
+    input_shape: [H, W, C] of its images, [T] of its sound, [D] of its points or
+      [2, L] of its lines, without which no network can be built again.
   """
   path = os.path.join(os.path.expanduser(run_dir), 'config.json')
   data = to_json(config) | {'input_shape': list(input_shape)}
@@ -611,21 +625,20 @@ def load(
     run_dir: the run's folder.
 
   Returns:
-    The config, and [H, W, C] of the run's images, [T] of its sound or [D] of
-    its points.
+    The config, and [H, W, C] of the run's images, [T] of its sound, [D] of
+    its points or [2, L] of its lines.
 
   Raises:
     FileNotFoundError: the folder is not a run.
     ValueError: the file names a type or field that does not exist here.
   """
   path = os.path.join(os.path.expanduser(run_dir), 'config.json')
-  if not os.path.exists(path):
+  data = files.read_json(path)
+  if not data:
     raise FileNotFoundError(
       f'{os.fspath(run_dir)!r} is not a run: it has no config.json. Give the '
       '--workdir of a run of dim-jax train.'
     )
-  with open(path, encoding='utf-8') as file:
-    data = json.load(file)
   # Runs of images used to call it image_shape.
   name = 'input_shape' if 'input_shape' in data else 'image_shape'
   input_shape = tuple(data.pop(name))

@@ -74,7 +74,8 @@ class Objective(NamedTuple):
 
   `batch` is a mapping with at least 'image', uint8 or float32 in [-1, 1],
   [N, H, W, C], or 'audio', int16 or float32 in [-1, 1], [N, T], or 'point',
-  float32 [N, D]; 'label', int32 [N], is optional and -1 where unknown.
+  float32 [N, D], or 'text', int32 [N, 2, L], pairs of lines; 'label',
+  int32 [N], is optional and -1 where unknown.
   `variables` are `(params, model_state)`. A part that is None is not offered,
   and a command that needs it says so.
 
@@ -92,6 +93,8 @@ class Objective(NamedTuple):
       alone: how many negatives an anchor of each contrastive term has, and the
       most nats that the term can then reach, None without a ceiling. {} for a
       method without such terms.
+    negatives_of: the negatives of an example are of so many examples, itself
+      and its neighbours in the batch; None for all of the batch.
     features: names of `encode`'s outputs that evaluation probes, in order; the
       last one that `encode` returns is the representation, which is watched
       for collapse. None for all of them, alphabetically.
@@ -110,6 +113,8 @@ class Objective(NamedTuple):
     logits: `(variables, batch, rng, samples) -> [S, N, C]`, of S = `samples`
       stochastic codes an example, whose softmax is averaged to predict; 0 for
       the mean code. S is 1 then, and for a deterministic method.
+    tags: `(variables, batch) -> [N, L, V]`, logits of the character that
+      belongs to each one of a pair's first line.
     rate: `(variables, batch, rng, samples) -> [N]`, the nats that each
       example's code takes; `samples` estimate what has no closed form.
     posterior: `(variables, batch) -> (mean, scale, log_scale)`, the codes'
@@ -138,6 +143,7 @@ class Objective(NamedTuple):
   negatives: Callable[[Batch], dict[str, tuple[int, float | None]]] = (
     lambda batch: {}
   )
+  negatives_of: int | None = None
   features: tuple[str, ...] | None = None
   pictured: tuple[str, ...] = ()
   classes: int = 0
@@ -146,6 +152,7 @@ class Objective(NamedTuple):
   optional_groups: tuple[str, ...] = ()
   scores: Callable[[PyTree, Batch], dict[str, jax.Array]] | None = None
   logits: Callable[[PyTree, Batch, jax.Array, int], jax.Array] | None = None
+  tags: Callable[[PyTree, Batch], jax.Array] | None = None
   rate: Callable[[PyTree, Batch, jax.Array, int], jax.Array] | None = None
   posterior: (
     Callable[[PyTree, Batch], tuple[jax.Array, jax.Array, jax.Array]] | None

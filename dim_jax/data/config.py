@@ -1,4 +1,4 @@
-"""What a run says of its data: images, sound or points."""
+"""What a run says of its data: images, sound, points or pairs of lines."""
 
 import dataclasses
 from typing import ClassVar
@@ -79,3 +79,22 @@ class PointConfig:
   """Of the points; that of the run draws its batches and noise."""
   validation: float = 0.1
   """Fraction of the training points held out for monitoring."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class TextConfig:
+  """Pairs of lines of one length, character by character."""
+
+  kind: ClassVar[str] = 'text'  # What batches call the examples.
+  name: str = 'couplets/'
+  """The path of a folder with files *train.tsv and *test.tsv, a pair a line
+  with a tab between, or with train/in.txt and train/out.txt."""
+  length: int = 7
+  """L, the most characters of a line; longer pairs are left out."""
+  vocabulary: int = 4096
+  """How many numbers there are of the most frequent characters of the training
+  lines, the padding and the unknown character included."""
+  pairs: int | None = None
+  """Train on so many pairs, a fixed random choice; None for all."""
+  validation: float = 0.1
+  """Fraction of the training pairs held out for monitoring."""

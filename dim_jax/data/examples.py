@@ -10,20 +10,23 @@ _RANKS = {
   'image': (4, 'images [N, H, W, C]'),
   'audio': (2, 'sound of one channel [N, T]'),
   'point': (2, 'points [N, D]'),
+  'text': (3, 'pairs of lines [N, 2, L]'),
 }
-_INTEGERS = {'image': np.uint8, 'audio': np.int16}
+_INTEGERS = {'image': np.uint8, 'audio': np.int16, 'text': np.int32}
 
 
 class Examples(NamedTuple):
   """One split of a data set, in memory.
 
   Attributes:
-    kind: 'image', 'audio' or 'point'.
+    kind: 'image', 'audio', 'point' or 'text'.
     inputs: images uint8 [n, H, W, C] with C 1 or 3, sound int16 [n, T] of which
-      2**15 is full scale, or points float32 [n, D].
+      2**15 is full scale, points float32 [n, D], or pairs of lines int32 [n, 2,
+      L], numbers of characters, 0 behind a line's end.
     labels: int32 [n], -1 where unknown, by what they are of: 'class' of images;
       'speaker' and maybe 'digit' of sound, which may have 'phone' too, [n,
-      frames], one a hundredth of a second. Points have none.
+      frames], one a hundredth of a second; 'source' of text, its file. Points
+      have none.
     label: the one of them that objectives learn from; '' without labels.
     class_names: one a class, of each of `labels`; () without classes.
     name: of the data set, or the folder it was read from.
@@ -32,6 +35,8 @@ class Examples(NamedTuple):
     recording: int32 [n], which recording a window of sound was cut from,
       counted over all splits in the order of their names; None of others.
     rate: samples of sound a second; None of others.
+    vocabulary: the characters of text, of which the first is number 2; '' of
+      others.
   """
 
   kind: str
@@ -43,6 +48,7 @@ class Examples(NamedTuple):
   note: str = ''
   recording: np.ndarray | None = None
   rate: int | None = None
+  vocabulary: str = ''
 
   def take(self, rows: Any) -> 'Examples':
     """Selects examples by a slice, a mask or positions."""
@@ -58,8 +64,9 @@ def as_batch(examples: Any, kind: str) -> dict[str, Any]:
   """Gives examples the name that objectives know them by.
 
   Args:
-    examples: images [N, H, W, C], sound [N, T] or points [N, D].
-    kind: 'image', 'audio' or 'point', as a run's `config.data.kind`.
+    examples: images [N, H, W, C], sound [N, T], points [N, D] or pairs of lines
+      [N, 2, L].
+    kind: 'image', 'audio', 'point' or 'text', as a run's `config.data.kind`.
 
   Returns:
     {kind: examples}.
@@ -111,8 +118,8 @@ def check_values(arrays: Mapping[str, np.ndarray]) -> None:
 
   Args:
     arrays: by name: 'image', uint8 or floats in [-1, 1]; 'audio', int16 or
-      floats in [-1, 1]; 'point', floats; 'label', integers from 0 on, -1 where
-      unknown. Others may be anything.
+      floats in [-1, 1]; 'point', floats; 'text', int32; 'label', integers
+      from 0 on, -1 where unknown. Others may be anything.
 
   Raises:
     ValueError: an array is of another dtype or range, or classes are counted
@@ -133,6 +140,8 @@ def check_values(arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _check_floats(kind: str, x: np.ndarray, stored: Any) -> None:
+  if kind == 'text':
+    raise ValueError(f"'text' must be int32, got {x.dtype}.")
   if not jnp.issubdtype(x.dtype, jnp.floating):
     accepted = (
       f'{np.dtype(stored)}, or floats in [-1, 1]' if stored else 'floats'

@@ -6,8 +6,13 @@ from typing import Any
 import numpy as np
 
 from dim_jax import checks
-from dim_jax.data import augment, labels, points, sound, sources, splits
-from dim_jax.data.config import DataConfig, PointConfig, SoundConfig
+from dim_jax.data import augment, labels, points, sound, sources, splits, text
+from dim_jax.data.config import (
+  DataConfig,
+  PointConfig,
+  SoundConfig,
+  TextConfig,
+)
 from dim_jax.data.examples import (
   Examples,
   as_batch,
@@ -28,7 +33,7 @@ __all__ = [
   'training',
 ]
 
-Config = DataConfig | SoundConfig | PointConfig
+Config = DataConfig | SoundConfig | PointConfig | TextConfig
 
 
 def load(
@@ -64,6 +69,8 @@ def load(
     examples = _sound(config, split, progress)
   elif isinstance(config, PointConfig):
     examples = _points(config, split)
+  elif isinstance(config, TextConfig):
+    examples = text.load(split=split, **dataclasses.asdict(config))
   else:
     examples = _images(config, split, crop, first, progress)
   return examples.take(slice(first))
@@ -127,7 +134,7 @@ def train_set(
 def of_images(config: Config) -> DataConfig:
   """Returns the config, or raises ValueError where its data are no images."""
   if not isinstance(config, DataConfig):
-    what = {'audio': 'sound', 'point': 'points'}[config.kind]
+    what = {'audio': 'sound', 'point': 'points', 'text': 'text'}[config.kind]
     raise ValueError(f'{config.name!r} is {what}; this needs images.')
   return config
 

@@ -38,9 +38,9 @@ def extract(
     encode: the encoder, `encode(variables, batch) -> {name: [N, ...]}`.
     variables: what it needs; only read.
     examples: images, uint8 [n, H, W, C], or sound, int16 [n, T], or points,
-      float32 [n, D].
-    kind: what the encoder knows them by: 'image', 'audio' or 'point'; if None,
-      the first where they have four axes, else the second.
+      float32 [n, D], or pairs of lines, int32 [n, 2, L].
+    kind: what the encoder knows them by, such as 'image'; if None, by their
+      axes: of four 'image', of three 'text', of two 'audio'.
     names: which features to keep; all of them if None.
     batch_size: examples in one dispatch.
     progress: called with the number of examples done after each batch.
@@ -52,10 +52,10 @@ def extract(
     ValueError: there are no examples, they have another rank or are not finite,
       or the encoder has no features of a name.
   """
-  if examples.ndim not in (2, 4) or not len(examples):
+  if examples.ndim not in (2, 3, 4) or not len(examples):
     raise ValueError(
-      f'examples must be images [n, H, W, C], sound [n, T] or points [n, D] '
-      f'with n >= 1, got shape {examples.shape}.'
+      f'examples must be images [n, H, W, C], sound [n, T], points [n, D] or '
+      f'pairs of lines [n, 2, L] with n >= 1, got shape {examples.shape}.'
     )
   if np.issubdtype(examples.dtype, np.floating):
     finite = np.isfinite(examples)
@@ -64,7 +64,7 @@ def extract(
         f'{np.sum(~finite)} of {examples.size} values of the examples are NaN '
         'or infinite.'
       )
-  kind = kind or ('image' if examples.ndim == 4 else 'audio')
+  kind = kind or {2: 'audio', 3: 'text', 4: 'image'}[examples.ndim]
 
   @jax.jit
   def compiled(variables, part):

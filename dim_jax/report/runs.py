@@ -19,6 +19,7 @@ _FILES = {
   'classified': 'evaluation/classification.npz',
   'density': 'evaluation/density.json',
   'density_arrays': 'evaluation/density.npz',
+  'couplets': 'evaluation/couplets.json',
   'representation': 'evaluation/representation.json',
   'reconstructions': 'evaluation/representation.npz',
   'summary': 'summary.json',
@@ -49,6 +50,7 @@ class Run(NamedTuple):
   classified: dict[str, np.ndarray]
   density: dict[str, Any]
   density_arrays: dict[str, np.ndarray]
+  couplets: dict[str, Any]
   representation: dict[str, Any]
   reconstructions: dict[str, np.ndarray]
   summary: dict[str, Any]

@@ -19,6 +19,8 @@ import dim_jax
 from dim_jax import config as config_lib
 from dim_jax import files
 
+# What the report calls examples, where not so.
+_NOUNS = {'image': 'images', 'text': 'pairs'}
 # What says how a program ran; the rest of run.json says what was trained.
 _SESSION = ('command', 'date', 'hardware', 'versions', 'commit')
 
@@ -145,6 +147,7 @@ def write(
   params: Mapping[str, Any],
   features: Iterable[str],
   representation: Sequence[str],
+  vocabulary: str = '',
 ) -> None:
   """Writes run.json, which tells how a run was made and what it consists of.
 
@@ -157,6 +160,7 @@ def write(
     params: arrays or their shapes, by group.
     features: names of what `Objective.encode` returns.
     representation: the one that stands for the encoder; none where none does.
+    vocabulary: the characters that it knows, of text.
   """
   path = os.path.join(workdir, 'run.json')
   now = session()
@@ -170,10 +174,11 @@ def write(
     now
     | {
       'title': title(config.objective),
-      'noun': 'images' if config.data.kind == 'image' else 'examples',
+      'noun': _NOUNS.get(config.data.kind, 'examples'),
       'parameters': parameter_counts(params),
       'features': list(features),
       'representation': next(iter(representation), None),
+      **({'vocabulary': vocabulary} if vocabulary else {}),
       'earlier': earlier,
     },
   )

@@ -3,11 +3,9 @@
 import contextlib
 import dataclasses
 import os
-import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,7 +20,7 @@ from dim_jax.evaluation import representations
 from dim_jax.evaluation.information.monitor import information_monitor
 from dim_jax.objective import Objective, PyTree, probed
 from dim_jax.runs import classify, provenance
-from dim_jax.training import lock, loop, metrics, pipeline
+from dim_jax.training import hosts, lock, loop, metrics, pipeline
 from dim_jax.training import step as step_lib
 
 _WATCHED = 512  # examples, for signs of collapse
@@ -72,7 +70,77 @@ def train(
   config_lib.check(config)
   lock.check(workdir)
   if has_checkpoint(workdir):
-    _check_same(config, config_lib.load(workdir)[0], workdir)
+    check_same(config, config_lib.load(workdir)[0], workdir)
+  run = prepare(config, stored, show_progress=show_progress)
+  outputs = jax.eval_shape(run.objective.encode, *run.variables, run.example)
+  names = probed(run.objective, outputs)
+  monitor = None
+  if names:
+    # A run on all training images watches for collapse on some of them.
+    monitored = as_batch(run.watched.inputs[:_WATCHED], run.watched.kind)
+    monitor = representations.collapse_monitor(
+      run.objective.encode, monitored, names[-1]
+    )
+  periodic = _information(config, run.objective, run.watched, outputs)
+  with claim(workdir):
+    hosts.check(workdir, config_lib.to_json(config), _stream(run.train_set))
+    describe(config, run, workdir)
+    return loop.fit(
+      run.objective,
+      run.optimizer,
+      run.train_set,
+      workdir,
+      loop.Settings.of(
+        config, devices=devices, profile=profile, show_progress=show_progress
+      ),
+      augment=None if stored else run.augment,
+      monitor=monitor,
+      periodic=periodic,
+      example=run.example,
+      start=run.start,
+    )
+
+
+class Prepared(NamedTuple):
+  """What a run trains, on what.
+
+  Attributes:
+    objective: the method.
+    optimizer: of all parameter groups.
+    train_set: arrays by name, or a stream.
+    watched: examples that the run is watched on.
+    example: two of them, as a batch.
+    variables: shapes of parameters and model state.
+    augment: as `loop.fit` takes it.
+    start: likewise.
+  """
+
+  objective: Objective
+  optimizer: Any
+  train_set: Any
+  watched: data.Examples
+  example: dict[str, np.ndarray]
+  variables: tuple[PyTree, PyTree]
+  augment: loop.Augment | None
+  start: Callable[[step_lib.TrainState], step_lib.TrainState] | None
+
+
+def prepare(
+  config: config_lib.ExperimentConfig,
+  stored: Mapping[str, np.ndarray] | None = None,
+  *,
+  show_progress: bool = True,
+) -> Prepared:
+  """Makes the objective of a run and loads its data; writes nothing.
+
+  Args:
+    config: the run, which is checked.
+    stored: as `train` takes it.
+    show_progress: show bars, or lines.
+
+  Raises:
+    ValueError: the config cannot be trained.
+  """
   axis_name = 'data' if config.parallel == 'pmap' else None
   objective = config_lib.make_objective(config, axis_name)
   if config.parallel == 'pipeline':
@@ -84,38 +152,32 @@ def train(
     train_set = _indexed(train_set)
     example['index'] = np.arange(2, dtype=np.int32)
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
-  features = jax.eval_shape(objective.encode, *variables, example)
   optimizer = step_lib.optimizer_of(config, objective, variables[0])
   change = augment.make(config.data, watched.inputs.shape[-1])
   start = start_from(config.init_from, variables)
   _check_loss(config, variables, example)
-  names = probed(objective, features)
-  monitor = None
-  if names:
-    # A run on all training images watches for collapse on some of them.
-    monitored = as_batch(watched.inputs[:_WATCHED], watched.kind)
-    monitor = representations.collapse_monitor(
-      objective.encode, monitored, names[-1]
-    )
-  periodic = _information(config, objective, watched, features)
-  with claim(workdir):
-    if jax.process_index() == 0:
-      config_lib.save(config, workdir, watched.inputs.shape[1:])
-      provenance.write(workdir, config, variables[0], features, names[-1:])
-    return loop.fit(
-      objective,
-      optimizer,
-      train_set,
-      workdir,
-      loop.Settings.of(
-        config, devices=devices, profile=profile, show_progress=show_progress
-      ),
-      augment=None if stored else change,
-      monitor=monitor,
-      periodic=periodic,
-      example=example,
-      start=start,
-    )
+  return Prepared(
+    objective, optimizer, train_set, watched, example, variables, change, start
+  )
+
+
+def describe(
+  config: config_lib.ExperimentConfig, run: Prepared, workdir: str
+) -> None:
+  """Writes config.json and run.json, in the first process."""
+  if jax.process_index() != 0:
+    return
+  outputs = jax.eval_shape(run.objective.encode, *run.variables, run.example)
+  names = probed(run.objective, outputs)
+  config_lib.save(config, workdir, run.watched.inputs.shape[1:])
+  provenance.write(
+    workdir,
+    config,
+    run.variables[0],
+    outputs,
+    names[-1:],
+    run.watched.vocabulary,
+  )
 
 
 def _information(
@@ -164,30 +226,35 @@ def claim(workdir: str) -> Iterator[None]:
   Raises:
     ValueError: another process trains there.
   """
+  if jax.process_index():
+    yield  # Process 0 of the job makes it for all.
+    return
   lock.check(workdir)
-  existed = os.path.isdir(workdir)
-  before = set(os.listdir(workdir)) if existed else set()
+  folder = files.at(workdir)
+  existed = folder.is_dir()
+  before = {path.name for path in folder.iterdir()} if existed else set()
   files.make_folder(workdir)
   try:
     yield
   except ValueError:
     kept = any(has_checkpoint(workdir, below) for below in ('', '*/'))
     # Of two processes that start at once, one is refused: not its folder.
-    if jax.process_index() == 0 and not kept and not lock.is_held(workdir):
-      for name in set(os.listdir(workdir)) - before:
-        path = os.path.join(workdir, name)
-        if os.path.isdir(path):
-          shutil.rmtree(path, ignore_errors=True)
+    if not kept and not lock.is_held(workdir):
+      for path in list(folder.iterdir()) if folder.exists() else ():
+        if path.name in before:
+          continue
+        if path.is_dir():
+          path.rmtree()
         else:
-          os.remove(path)
-      if not existed:
+          path.unlink()
+      if not existed and not files.is_remote(workdir):
         os.rmdir(workdir)
     raise
 
 
 def has_checkpoint(workdir: str | os.PathLike, below: str = '') -> bool:
   """Whether there is anything that a run could go on from."""
-  checkpoints = pathlib.Path(workdir).glob(f'{below}checkpoints/*')
+  checkpoints = files.at(workdir).glob(f'{below}checkpoints/*')
   return any(path.name.isdigit() for path in checkpoints)
 
 
@@ -237,10 +304,14 @@ def _without_labels(train_set: Any, config: config_lib.ExperimentConfig) -> Any:
   return train_set._replace(read=lambda rows: inputs(train_set.read(rows)))
 
 
-def _num_examples(train_set: Any) -> int:
+def _stream(train_set: Any) -> stream.Stream:
   if isinstance(train_set, stream.Stream):
-    return train_set.num_examples
-  return len(next(iter(train_set.values())))
+    return train_set
+  return stream.of_arrays(train_set)
+
+
+def _num_examples(train_set: Any) -> int:
+  return _stream(train_set).num_examples
 
 
 def _indexed(train_set: Any) -> Any:
@@ -342,7 +413,7 @@ def start_from(
   return start
 
 
-def _check_same(
+def check_same(
   config: config_lib.ExperimentConfig,
   saved: config_lib.ExperimentConfig,
   workdir: str,

@@ -49,6 +49,7 @@ _TABLES = (
   representations.few_labels,
   representations.masks,
   representations.priors,
+  representations.priors_later,
   representations.structure,
   speed.baseline_steps,
   speed.memory,

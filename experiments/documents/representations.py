@@ -65,6 +65,43 @@ def demo() -> str:
   )
 
 
+def priors_later() -> str:
+  """Prior terms of a newer version on digits, two of them again."""
+  names = {
+    'wgan_lp': 'WGAN-LP, one-sided',
+    'lsgan': 'LSGAN, no penalty',
+    'jsd': 'JSD, R1 and R2, again',
+    'wgan_gp': 'WGAN-GP, again',
+  }
+  summary = load('priors_digits_lsgan')['summary']
+  columns = (
+    ('mmd', 1000, 0),
+    ('variance', 1, 2),
+    ('total_correlation', 1, 1),
+    ('probe', 100, 1),
+  )
+  return markdown.table(
+    [
+      'prior term',
+      'MMD² x 1000',
+      'variance',
+      'total correlation, nats',
+      'probe, %',
+    ],
+    [
+      [
+        name,
+        *(
+          f'{scale * summary[key][column]["mean"]:.{digits}f} ± '
+          f'{scale * summary[key][column]["std"]:.{digits}f}'
+          for column, scale, digits in columns
+        ),
+      ]
+      for key, name in names.items()
+    ],
+  )
+
+
 def _cells(table: str) -> dict[str, list[dict]]:
   """Groups a table's cells, one a seed, by row."""
   cells: dict[str, list[dict]] = {}

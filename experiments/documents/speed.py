@@ -147,14 +147,15 @@ def small_encoders() -> str:
   )
 
 
-def _size(row: dict[str, Any] | None) -> str:
+def _size(row: dict[str, Any] | None, memory_alone: bool) -> str:
   if row is None:
     return ''
-  if 'over_budget' in row:
-    return f'over {row["over_budget"]:.0f} s'
+  memory = f'{row["peak_bytes"] / 2**20:,.0f} MiB'
+  if memory_alone:
+    return memory
   rate = row['examples_per_s']
   text = f'{rate:.0f}' if rate >= 10 else f'{rate:.1f}'
-  return f'{text} a second, {row["peak_bytes"] / 2**20:,.0f} MiB'
+  return f'{text} a second, {memory}'
 
 
 def sizes() -> str:
@@ -172,7 +173,10 @@ def sizes() -> str:
       [
         f'`{name}`',
         machines[name],
-        *(_size(by_size.get(size)) for size in (8, 64)),
+        *(
+          _size(by_size.get(size), machines[name] == 'AMD EPYC')
+          for size in (8, 64)
+        ),
       ]
       for name, by_size in rows.items()
     ],

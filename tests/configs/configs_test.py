@@ -83,6 +83,9 @@ def batch_of(config):
   if isinstance(source, config_lib.PointConfig):
     shape = (n, len(points.moments(source.name)[0]))
     return {'point': jax.ShapeDtypeStruct(shape, np.float32)}
+  if isinstance(source, config_lib.TextConfig):
+    shape = (n, 2, source.length)
+    return {'text': jax.ShapeDtypeStruct(shape, np.int32)}
   batch = {'label': jax.ShapeDtypeStruct((n,), np.int32)}
   if isinstance(source, config_lib.SoundConfig):
     shape = (n, source.window)
@@ -113,7 +116,7 @@ def test_config_traces_and_names_its_command(name, row):
   if objective.indexed:
     batch['index'] = batch['label']
   encoder = getattr(config.objective, 'encoder', 'mlp')
-  if encoder != 'mlp':
+  if encoder != 'mlp' and 'image' in batch:
     assert batch['image'].shape[1] == encoders.make(encoder).image_size
   rng = jax.random.key(0)
   params, model_state = jax.eval_shape(objective.init, rng, batch)
@@ -185,8 +188,8 @@ def test_the_methods_of_a_table_differ_in_their_objective_alone(name):
   error = methods['supervised'].paper['error_1']
   assert error == pytest.approx(100 - accuracies[name])
   for method in ('ae', 'beta_vae', 'local_dv'):
-    assert 'from memory' in configs[method].paper['source']
-  assert 'from memory' not in configs['vae'].paper['source']
+    assert 'from memory' in methods[method].paper['source']
+  assert 'from memory' not in methods['vae'].paper['source']
 
 
 def test_the_row_of_both_kinds_of_information():

@@ -16,12 +16,26 @@ from dim_jax.objectives import (
   dim,
   energy_model,
   gim,
+  masked_lines,
   nat,
+  paired_lines,
+  tagging,
   vib,
 )
 from dim_jax.runs import overrides
 
-METHODS = (autoencoder, bigan, dim, energy_model, gim, nat, vib)
+METHODS = (
+  autoencoder,
+  bigan,
+  dim,
+  energy_model,
+  gim,
+  masked_lines,
+  nat,
+  paired_lines,
+  tagging,
+  vib,
+)
 
 
 def fields_of(kind, path='objective'):
@@ -29,7 +43,8 @@ def fields_of(kind, path='objective'):
   for field in dataclasses.fields(kind):
     hint = typing.get_type_hints(kind)[field.name]
     where = f'{path}.{field.name}'
-    groups = [t for t in typing.get_args(hint) if dataclasses.is_dataclass(t)]
+    kinds = (hint, *typing.get_args(hint))
+    groups = [t for t in kinds if dataclasses.is_dataclass(t)]
     if groups:
       yield from fields_of(groups[0], where)
     else:

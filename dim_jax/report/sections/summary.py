@@ -18,6 +18,7 @@ _EVALUATIONS = {
   'evaluate': 'probes',
   'classify': 'classification',
   'density': 'density',
+  'couplet': 'couplets',
 }
 
 
@@ -31,7 +32,8 @@ def facts(run: Run) -> dict[str, str]:
   """Describes data, method, times, machines and versions, by term."""
   config, done = run.config, evaluations(run)
   shape: Sequence[int] = config.get('input_shape') or ()
-  size = f', {"x".join(map(str, shape))} pixels' if len(shape) > 1 else ''
+  unit = 'characters' if run.known('vocabulary') else 'pixels'
+  size = f', {"x".join(map(str, shape))} {unit}' if len(shape) > 1 else ''
   notes = [str(file['note']) for file in done.values() if file.get('note')]
   rows = {
     'Data': f'{(config.get("data") or {}).get("name")}{size}',

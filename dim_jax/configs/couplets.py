@@ -1,0 +1,66 @@
+r"""Couplets: pairs of lines, character by character.
+
+  dim-jax train --config=couplets:tagging --config.data.name=couplets/ \
+      --workdir=runs/couplets
+  dim-jax couplet runs/couplets
+  dim-jax couplet runs/couplets --line=明月松间照
+
+`data.name` is a folder with tang_train.tsv and *_test.tsv, or train/in.txt and
+train/out.txt; see `dim_jax.data.text`.
+"""
+
+from collections.abc import Mapping
+
+from dim_jax.config import ExperimentConfig, OptimizerConfig, TextConfig
+from dim_jax.configs import Row, get
+from dim_jax.objectives import lines, masked_lines, paired_lines
+from dim_jax.objectives import tagging as tagging_lib
+
+
+def tagging() -> ExperimentConfig:
+  """Three gated convolutions of 96 units; published are six of 128."""
+  return ExperimentConfig(
+    objective=tagging_lib.Config(width=96, depth=3),
+    data=TextConfig(name='couplets/'),
+    optimizer=OptimizerConfig(
+      learning_rate=5e-3, b1=0.9, decay=0.8, decay_every=200
+    ),
+    batch_size=128,
+    steps=1000,
+    log_every=50,
+    checkpoint_every=100,
+  )
+
+
+def infonce() -> ExperimentConfig:
+  """A gated convolution for each line; 255 negatives."""
+  config = tagging()
+  config.objective = paired_lines.Config(width=96, depth=1, dropout=0.1)
+  config.optimizer.learning_rate = 3e-3
+  config.batch_size = 256
+  return config
+
+
+def masked() -> ExperimentConfig:
+  """A small transformer that tells half of a line from the other half."""
+  config = tagging()
+  config.objective = masked_lines.Config(
+    vocabulary=2048, width=64, length=7, mask=lines.Mask(keep=0.5)
+  )
+  config.data.vocabulary = 2048
+  config.optimizer.learning_rate = 2e-3
+  config.batch_size = 64
+  config.steps = 800
+  return config
+
+
+ROWS: Mapping[str, Row] = {
+  'tagging': Row('the second line as labels of the first', tagging),
+  'infonce': Row('InfoNCE between first and second lines', infonce),
+  'masked': Row('a masked model of lines, the mask a token', masked),
+}
+
+
+def get_config(row: str | None = None) -> ExperimentConfig:
+  """Returns the config of a row of `ROWS`."""
+  return get(ROWS, row)
