@@ -34,6 +34,7 @@ import hashlib
 import itertools
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -554,7 +555,7 @@ def _finish(
     text = ''.join(json.dumps(line) + '\n' for line in lines)
     files.write(os.path.join(workdir, 'metrics.jsonl'), text)
   if settings.show_progress:
-    print(f'all modules are done: {workdir}', flush=True)
+    print(f'all modules are done: {workdir}', file=sys.stderr, flush=True)
 
 
 def _merged_metrics(workdir: str, count: int) -> Iterator[dict[str, Any]]:

@@ -114,10 +114,10 @@ def represent(
   """
   measures = MEASURES if measures is None else measures
   settings = settings or Settings()
-  for name in measures:
-    checks.check_choice('measures', name, MEASURES)
-  for name in encoders:
-    checks.check_choice('encoders', name, evaluate.ENCODERS)
+  given = [('measures', name, MEASURES) for name in measures]
+  given += [('encoders', name, evaluate.ENCODERS) for name in encoders]
+  for choice in given:
+    checks.check_choice(*choice)
   started, run_dir = time.time(), os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step=step)
   train, test = load_examples(
@@ -129,11 +129,8 @@ def represent(
   results, skipped = _probe(
     run_dir, measures, names, encoders, max_examples, step, show_progress
   )
-  if 'units' in measures and trained.objective.posterior is None:
-    if set(measures) != set(MEASURES):
-      reason = 'the code is not stochastic.'
-      skipped.append({'what': 'units', 'reason': reason})
-    measures = [name for name in measures if name != 'units']
+  measures, without = _possible(measures, trained)
+  skipped += without
   pictures: dict[str, np.ndarray] = {}
   images = _images(train, test) if 'reconstruction' in measures else None
   if images is not None:
@@ -151,7 +148,7 @@ def represent(
       | {'results': results, 'skipped': skipped},
     )
 
-  report = write()
+  write()
   with progress.Progress(show_progress) as bar:
     # One encoder at a time: conv maps of a whole data set are big.
     for kind in (kind for kind in _ENCODERS if kind in encoders):
@@ -169,14 +166,31 @@ def represent(
         new, failed, shown = _measure(kind, name, part, measures, settings, bar)
         results, skipped = results + new, skipped + failed
         pictures |= shown
-        report = write()
+        write()
   if pictures:
-    path = os.path.join(folder, 'representation.npz')
-    evaluate.merge_arrays(path, pictures, trained.step)
-    with np.load(path) as arrays:
-      if figures.TEST in arrays:
-        figures.save(figures.reconstructions(dict(arrays)), folder)
-  return report
+    _draw(folder, pictures, trained.step)
+  return write()
+
+
+def _possible(
+  measures: Sequence[str], trained: dim_jax.Encoder
+) -> tuple[list[str], list[dict[str, str]]]:
+  """Leaves out what the code does not allow, and says so if it was asked."""
+  if 'units' not in measures or trained.objective.posterior is not None:
+    return list(measures), []
+  skipped = []
+  if set(measures) != set(MEASURES):
+    skipped.append({'what': 'units', 'reason': 'the code is not stochastic.'})
+  return [name for name in measures if name != 'units'], skipped
+
+
+def _draw(folder: str, pictures: dict[str, np.ndarray], step: int) -> None:
+  """Keeps arrays for pictures, and draws the reconstructions."""
+  path = os.path.join(folder, 'representation.npz')
+  evaluate.merge_arrays(path, pictures, step)
+  with np.load(path) as arrays:
+    if figures.TEST in arrays:
+      figures.save(figures.reconstructions(dict(arrays)), folder)
 
 
 def load_examples(

@@ -145,22 +145,32 @@ def make_chunk(
     state, values = jax.lax.scan(functools.partial(body, data), state, indices)
     return state, jax.tree.map(lambda x: x.mean(0), values)
 
-  @functools.wraps(chunk)
-  def on_mesh(*arguments: Any) -> Any:
-    # What is traced may ask for the platform, and spread work over the devices.
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return chunk(*arguments)
-
   if form == 'grid':
     return grid.mapped(chunk, mesh)
   if form == 'pmap':
     return _pmapped(chunk, mesh, axis_name)
   return jax.jit(
-    on_mesh,
+    _on_mesh(chunk, mesh),
     in_shardings=(placed, replicated, parallel.columns(mesh)),
     out_shardings=(placed, replicated),
     donate_argnums=0,
   )
+
+
+def _on_mesh(
+  chunk: Callable[..., Any], mesh: jax.sharding.Mesh
+) -> Callable[..., Any]:
+  """`chunk`, with the mesh in context while it is traced.
+
+  What is traced may ask for the platform, and spread work over the devices.
+  """
+
+  @functools.wraps(chunk)
+  def on_mesh(*arguments: Any) -> Any:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return chunk(*arguments)
+
+  return on_mesh
 
 
 def draw_batch(
@@ -237,29 +247,24 @@ def fit(
 
   Writes metrics.jsonl, checkpoints and, of where the time went, summary.json.
   The same call continues from the newest undamaged checkpoint; the finished run
-  is bitwise identical to an uninterrupted one on a CPU. SIGTERM, as of a
-  preemption, ends the interval, saves, and raises SystemExit(143); a second
-  one ends the process at once. Only an
-  interval that `log_every` does not divide compiles after the first one.
+  is bitwise identical to an uninterrupted one on a CPU. SIGTERM ends the
+  interval, saves, and raises SystemExit(143); a second one ends the process.
 
   Args:
     objective: the method; for 'pmap', made with axis_name='data'.
     optimizer: as `make_optimizer` makes it.
-    data: arrays of the same first axis, such as 'image' uint8 [n, H, W, C] and
-      'label' int32 [n], which each device holds. Of a `stream.Stream`, where
-      one is a `numpy.memmap`, or where they would take more than a quarter of
-      a device's memory, examples are read as steps need them.
+    data: as `feed.Feed` takes it: arrays of the same first axis, such as
+      'image' uint8 [n, H, W, C] and 'label' int32 [n], or a stream.
     run_dir: the run's folder, made if missing.
     settings: how long and on what it trains.
     augment: as in `make_chunk`.
     monitor: extra metrics of (params, model_state), read at each logged step.
-    periodic: (every, monitor), likewise at multiples of `every`, which
-      `log_every` divides, before the first step, and after the last.
+    periodic: (every, monitor), likewise at multiples of `every`, a multiple of
+      `log_every`, before the first step, and after the last.
     example: rows of the shapes that the objective sees; None: those of `data`.
     start: changes the state before the first step of all.
-    runs: train these in one program, each on one device, as many side by side
-      as devices divide them evenly; their seeds take the place of the
-      settings', and every metric is a list over them.
+    runs: train these in one program, each on one device; their seeds take the
+      place of the settings', and every metric is a list over them.
 
   Returns:
     The final state; of several runs, with a leading axis.
@@ -280,6 +285,7 @@ def fit(
   make_state = functools.partial(
     _initial, objective, optimizer, example, runs, settings.seed
   )
+  split = jax.eval_shape(make_state) if settings.zero else None
   chunk = make_chunk(
     objective,
     optimizer,
@@ -287,7 +293,7 @@ def fit(
     form=form,
     augment=augment,
     accumulate=settings.accumulate,
-    split=jax.eval_shape(make_state) if settings.zero else None,
+    split=split,
   )
   run_dir = os.path.expanduser(run_dir)
   files.make_folder(run_dir)
@@ -301,21 +307,13 @@ def fit(
     Preemption() as preemption,
     contextlib.closing(source),
   ):
-    if source.note:
-      log.say(source.note)
+    placement = grid.placement(runs, mesh, settings.devices) if runs else ''
+    for note in filter(None, (source.note, placement)):
+      log.say(note)
     with times.part('compile'):
       state = make_state()
     state = start(state) if start else state
-    if runs:
-      log.say(grid.placement(runs, mesh, settings.devices))
-      state = grid.place(state, mesh)
-    else:
-      state = parallel.replicate(state, host)
-    if settings.zero:
-      placed = parallel.split_state(state, mesh)
-      state = jax.jit(lambda x: x, out_shardings=placed)(state)
-    if form == 'pipeline':
-      state = pipeline.place(objective.stages, state, list(mesh.devices.flat))
+    state = _placed(state, objective, settings, mesh, host, runs)
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
     return session.train(chunk, state, host, monitor, periodic, preemption)
 
@@ -332,6 +330,26 @@ def _initial(
     return grid.init_states(objective, optimizer, example, runs)
   make = functools.partial(step_lib.init_state, objective, optimizer)
   return jax.jit(make)(example, jax.random.key(seed))
+
+
+def _placed(
+  state: step_lib.TrainState,
+  objective: Objective,
+  settings: Settings,
+  mesh: jax.sharding.Mesh,
+  host: jax.sharding.Mesh,
+  runs: grid.Runs | None,
+) -> step_lib.TrainState:
+  """Puts the state where the steps have it."""
+  if runs:
+    return grid.place(state, mesh)
+  state = parallel.replicate(state, host)
+  if settings.zero:
+    placed = parallel.split_state(state, mesh)
+    state = jax.jit(lambda x: x, out_shardings=placed)(state)
+  if settings.parallel == 'pipeline':
+    return pipeline.place(objective.stages, state, list(mesh.devices.flat))
+  return state
 
 
 def _meshes(

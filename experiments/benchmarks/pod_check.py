@@ -24,6 +24,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from dim_jax import configs, files
 from dim_jax.runs import dry_run, overrides, provenance, slices
 from experiments.benchmarks import harness
@@ -181,6 +183,8 @@ def _cells(row: Mapping[str, Any], base: Any) -> str:
 
 def write(rows: Sequence[Mapping[str, Any]]) -> None:
   """Writes the result and prints the table."""
+  # The compiler for TPUs would look for some.
+  jax.config.update('jax_platforms', 'cpu')
   session = provenance.session()
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):
     session['versions']['libtpu'] = importlib.metadata.version('libtpu')
