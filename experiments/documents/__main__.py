@@ -22,6 +22,7 @@ from experiments.documents import (
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 _TABLES = (
+  bottleneck.forgetting,
   bottleneck.vib,
   bottleneck.vib_attacks,
   bottleneck.vib_sweep,
@@ -37,6 +38,7 @@ _TABLES = (
   information.scores,
   information.staircase,
   modules.gim_cifar10,
+  modules.own_pace,
   modules.spoken_digit,
   modules.spoken_speaker,
   modules.spoken_speaker_100,
@@ -51,6 +53,8 @@ _TABLES = (
   representations.priors,
   representations.priors_later,
   representations.structure,
+  representations.su_digits,
+  representations.su_mnist,
   speed.baseline_steps,
   speed.memory,
   speed.particles,

@@ -126,6 +126,33 @@ def vib_attacks() -> str:
   )
 
 
+def forgetting() -> str:
+  """What VAEs keep of digits whose rate is held at few nats."""
+  report = load('forgetting_digits')
+  return markdown.table(
+    [
+      'budget, nats',
+      'rate, nats',
+      'active units',
+      'capacity, nats',
+      'squared error',
+    ],
+    [
+      [
+        f'{row["nats"]:g}',
+        f'{row["rate"]:.2f} ± {row["rate_std"]:.2f}',
+        f'{row["active"]} of {row["units"]}',
+        f'{row["capacity"]:.2f}',
+        f'{row["squared_error"]:.3f}',
+      ]
+      for row in report['rows']
+    ]
+    + [
+      ['0, the mean image', *'———', f'{report["mean_image_error"]:.3f}'],
+    ],
+  )
+
+
 def error_of(row: str) -> str:
   """Returns the test error of a row, with 12 samples."""
   runs = load(f'vib_mnist_{row}')['runs']

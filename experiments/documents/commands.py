@@ -5,12 +5,15 @@
 
 The fenced `sh` and `python` blocks of a document run in their order in one
 temporary folder, shell commands with the flags of SMALL behind their own. A
-block behind the comment `<!-- not run: WHY -->` is left out.
+block behind the comment `<!-- not run: WHY -->` is left out. A core has a
+document at a time.
 """
 
+import concurrent.futures
 import os
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -30,11 +33,14 @@ _STEPS = '--config.steps=4 --config.log_every=2 --config.checkpoint_every=4'
 SMALL = {
   'train': _STEPS,
   'layerwise': _STEPS,
+  'asynchronous': _STEPS,
   'evaluate': '--max_train=100 --num_seeds=1 --mlp_epochs=1 --probes=knn',
   'represent': '--max_examples=200 --measures=knn,rank',
   'classify': '--attacked=4',
   'table': '--steps=2 --seeds=0 --mlp_epochs=1 --methods=vae,bigan',
   'density': '--chains=4',
+  'experiments.studies.forgetting': '--steps=4 --nats=4',
+  'experiments.studies.su': f'{_STEPS} --terms=global --kl=0.1 --seeds=0',
   'experiments.studies.masks': f'{_STEPS} --seeds=0 --probes=linear_few',
   'experiments.studies.priors': '--steps=2 --seeds=0',
   'experiments.studies.particles': '--targets=variance',
@@ -49,6 +55,15 @@ _PYTHON = {
 _SWEEP = '--config.run.steps=4 --config.run.log_every=2'
 _SWEEP += ' --config.run.checkpoint_every=4'
 _COMMAND = re.compile(r'(dim-jax|python -m) (?P<name>[\w.]+)(?P<rest>.*)')
+# Programs are run for a few steps, so that most of the time is that of
+# compiling them: as tests/conftest.py does.
+_QUICK = {
+  'XLA_FLAGS': (
+    '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
+    '--xla_cpu_parallel_codegen_split_count=1'
+  ),
+  'MPLBACKEND': 'Agg',
+}
 # The script that an installation has, of the checkout.
 _PRELUDE = """dim-jax() {
   python -c 'from dim_jax.commands import main; main()' "$@"
@@ -136,7 +151,7 @@ def run(document: pathlib.Path) -> list[str]:
       done = subprocess.run(
         _process(block),
         cwd=folder,
-        env=os.environ | {'PATH': path, 'PYTHONPATH': folder},
+        env=_QUICK | os.environ | {'PATH': path, 'PYTHONPATH': folder},
         capture_output=True,
         text=True,
         check=False,
@@ -161,7 +176,15 @@ def _process(block: Block) -> list[str]:
 def main(names: Iterable[str]) -> int:
   """Runs some documents, or all; returns how many blocks failed."""
   chosen = [pathlib.Path(name).resolve() for name in names] or documents()
-  failed = [text for document in chosen for text in run(document)]
+  start = time.perf_counter()
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    failed = [text for texts in pool.map(run, chosen) for text in texts]
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  print(
+    f'{len(chosen)} documents, {len(failed)} blocks failed: '
+    f'{time.perf_counter() - start:.0f} s, of processors '
+    f'{used.ru_utime + used.ru_stime:.0f} s'
+  )
   print('\n'.join(failed), file=sys.stderr)
   return len(failed)
 

@@ -38,7 +38,9 @@ def filled(text: str, parts: Mapping[str, Callable[..., str]]) -> str:
     if name not in parts:
       raise ValueError(f'no part {name!r}: there are {", ".join(parts)}.')
     part = parts[name](*filter(None, [match['word']])).strip()
-    return f'{match["head"]}\n{part}\n\n{match["tail"]}'
+    # A table of a result to come is left out till then.
+    body = f'\n{part}\n\n' if part else ''
+    return match['head'] + body + match['tail']
 
   if text.count('<!-- generated:') != len(_PART.findall(text)):
     raise ValueError('a generated part without its <!-- end -->.')

@@ -1,10 +1,12 @@
 """Tables of Greedy InfoMax and CPC."""
 
+import statistics
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
 from experiments.documents import markdown
-from experiments.documents.results import config_name, load
+from experiments.documents.results import config_name, exists, load
 
 _NAMES = {
   '': 'Greedy InfoMax',
@@ -12,6 +14,12 @@ _NAMES = {
   'supervised': 'supervised by speaker',
   'greedy_supervised': 'greedy supervised by speaker',
   'layerwise': 'Greedy InfoMax, one after another',
+}
+_PACES = {
+  'joint': 'all in one step',
+  'slow_first': 'module_0 at half the pace',
+  'fast_first': 'module_0 at twice the pace',
+  'threads': 'a thread a module',
 }
 
 
@@ -97,6 +105,68 @@ def gim_cifar10() -> str:
         )
   header = ['module_0', 'module_1', 'module_2', 'module_3 (contexts)']
   return markdown.table(['method', 'seeds', *header, 'training'], rows)
+
+
+def own_pace() -> str:
+  """Modules at their own pace beside joint training; nothing if not measured."""
+  file = 'asynchronous_spoken_digits'
+  if not exists(file):
+    return ''
+  report = load(file)
+  conditions: dict[str, list[dict[str, Any]]] = {}
+  for row in report['rows']:
+    conditions.setdefault(row['condition'], []).append(row)
+  last = max(key.partition('/')[2] for key in report['rows'][0]['accuracy'])
+  seeds = ', '.join(map(str, report['seeds']))
+  text = (
+    f'`{report["config"]}`, {report["steps"]:,} steps of every module, seeds '
+    f'{seeds}, {report["hardware"]}; linear probes of {last} on '
+    f'{report["max_train"]:,} training windows. Staleness is in batches, the '
+    'mean over modules; wall and CPU seconds are of the whole process.'
+  )
+  return '\n\n'.join(
+    [
+      '### At their own pace, measured',
+      textwrap.fill(text, 80, break_on_hyphens=False),
+      markdown.table(
+        [
+          'condition',
+          'digit, %',
+          'speaker, %',
+          'staleness',
+          'repeated, %',
+          'wall, s',
+          'CPU, s',
+          'peak, MiB',
+        ],
+        [
+          [
+            _PACES[condition],
+            *(
+              markdown.spread(
+                (row['accuracy'][f'{label}/{last}'] for row in rows), scale=100
+              )
+              for label in ('digit', 'speaker')
+            ),
+            markdown.spread((_of_own(row, 'staleness') for row in rows), 2),
+            markdown.spread(
+              (_of_own(row, 'repeated') for row in rows), 0, scale=100
+            ),
+            markdown.spread((row['seconds'] for row in rows), 0),
+            markdown.spread((row['cpu_seconds'] for row in rows), 0),
+            markdown.spread((row['peak_bytes'] for row in rows), 0, 2**-20),
+          ]
+          for condition, rows in conditions.items()
+        ],
+      ),
+    ]
+  )
+
+
+def _of_own(row: dict[str, Any], what: str) -> float:
+  """Averages over modules; 0 where all train in one step."""
+  values = [x for name, x in row['own_pace'].items() if name.endswith(what)]
+  return statistics.mean(values or [0.0])
 
 
 def module_of(key: str, label: str, module: str) -> str:

@@ -242,6 +242,53 @@ def structure() -> str:
   )
 
 
+def _su(name: str) -> str:
+  """What the terms of Su's variant are worth, by weight of the KL."""
+  conditions: dict[tuple[str, float | None], list[dict]] = {}
+  for row in load(name)['rows']:
+    key = row['terms'], row.get('kl_weight')
+    conditions.setdefault(key, []).append(row)
+  columns = (
+    ('linear_few', 100),
+    ('linear', 100),
+    ('neighbours_cosine', 100),
+    ('kl', 1),
+  )
+  return markdown.table(
+    [
+      'information',
+      'weight of the KL',
+      '5 labels a class, %',
+      'all labels, %',
+      'neighbours of the same class, %',
+      'KL, nats',
+    ],
+    [
+      [
+        terms.replace('_', ' and '),
+        '—' if weight is None else f'{weight:g}',
+        *(
+          markdown.spread((row[column] for row in rows), scale=scale)
+          if column in rows[0]
+          else '—'
+          for column, scale in columns
+        ),
+      ]
+      for (terms, weight), rows in conditions.items()
+    ],
+  )
+
+
+def su_digits() -> str:
+  """The terms of Su's variant on digits."""
+  return _su('su_digits')
+
+
+def su_mnist() -> str:
+  """The terms of Su's variant on MNIST."""
+  return _su('su_mnist')
+
+
 def few_labels() -> str:
   """Classifiers of one and ten labels a class."""
   names = {

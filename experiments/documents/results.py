@@ -25,6 +25,15 @@ def load(name: str) -> Any:
   return json.loads((FOLDER / f'{name}.json').read_text(encoding='utf-8'))
 
 
+def exists(name: str) -> bool:
+  """Whether there is such a file; a table of one to come is left out till then.
+
+  Args:
+    name: without its ending.
+  """
+  return (FOLDER / f'{name}.json').exists()
+
+
 def config_name(command: str) -> str:
   """Finds the config that a command names, and what else it sets.
 
