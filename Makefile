@@ -89,6 +89,8 @@ $(VENV)/dev.stamp: $(PINS) | $(BIN)/pip
 $(VENV)/docs.stamp: $(PINS) | $(BIN)/pip
 	@echo 'Installing the pinned packages into $(VENV); this takes a minute or two.'
 	@$(INSTALL) '.[docs]' --constraint .constraints/docs.txt
+	@touch $(VENV)/run.stamp $@
+
 $(VENV)/tpu.stamp: $(VENV)/run.stamp
 	@echo 'Installing the compiler for TPUs into $(VENV): 0.2 GB, 0.7 GB on disk.'
 	@$(INSTALL) '.[tpu]'
