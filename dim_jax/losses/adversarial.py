@@ -265,11 +265,14 @@ ADVERSARIAL: dict[str, Adversarial] = {
     relativistic_critic_loss, relativistic_encoder_loss, paired=True
   ),
 }
-"""The losses by name. What else their papers ask for: 'wgan', weights clipped
-to 0.01 after each update, and 5 critic steps per encoder step, as 'wgan_gp'
-and 'wgan_lp', whose penalty is one-sided;
-'hinge', spectral normalisation of the adversary; 'gan_qp', 2 critic steps, and
-an encoder's weight that is smaller by lambda = 10."""
+"""The losses by name.
+
+What else their papers ask for: 'wgan', weights clipped to 0.01 after each
+update, and 5 critic steps per encoder step, as 'wgan_gp' and 'wgan_lp', whose
+penalty is one-sided; 'hinge', spectral normalisation of the adversary;
+'gan_qp', 2 critic steps, and an encoder's weight that is smaller by
+lambda = 10.
+"""
 
 
 def _as_scores(*scores: jax.Array) -> list[jax.Array]:

@@ -37,7 +37,7 @@ def fields(name: str) -> str:
       default = '' if node.value is None else _default(node.value)
       cells = [f'`{ast.unparse(node.target)}`', f'`{default}`', text]
       rows.append([cell.replace('|', '\\|') for cell in cells])
-  return markdown.table(['field', 'default', 'what it is'], rows, words=None)
+  return markdown.table(['field', 'default', 'what it is'], rows)
 
 
 def _default(value: ast.expr) -> str:

@@ -19,6 +19,7 @@ _PART = re.compile(
   r'(?P<tail>^[ ]*<!-- end -->$)',
   re.DOTALL | re.MULTILINE,
 )
+_NUMBER = re.compile(r'[-+]?\d|—|$')
 
 
 def filled(text: str, parts: Mapping[str, Callable[..., str]]) -> str:
@@ -47,24 +48,25 @@ def filled(text: str, parts: Mapping[str, Callable[..., str]]) -> str:
   return _PART.sub(make, text)
 
 
-def table(
-  header: Sequence[str], rows: Iterable[Sequence[str]], words: int | None = 1
-) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   """Writes a table, columns of words to the left and numbers to the right.
 
   Args:
     header: names of the columns.
-    rows: cells, as many in each.
-    words: how many columns are of words, from the first; None for all.
+    rows: cells, as many in each. A column behind the first is of numbers if
+      each of its cells begins with one, or is '—' or empty.
 
   Raises:
     ValueError: a row has another number of cells.
   """
-  numbers = 0 if words is None else len(header) - words
-  rules = ['---'] * (len(header) - numbers) + ['---:'] * numbers
-  lines = [header, rules, *rows]
-  if any(len(line) != len(header) for line in lines):
-    raise ValueError(f'rows differ in length: {lines}.')
+  body = list(rows)
+  if any(len(row) != len(header) for row in body):
+    raise ValueError(f'rows differ in length: {[header, *body]}.')
+  rules = ['---']
+  for column in list(zip(*body, strict=True))[1:]:
+    is_numbers = all(_NUMBER.match(cell) for cell in column)
+    rules.append('---:' if is_numbers else '---')
+  lines = [header, rules, *body]
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 

@@ -108,7 +108,7 @@ def gim_cifar10() -> str:
 
 
 def own_pace() -> str:
-  """Modules at their own pace beside joint training; nothing if not measured."""
+  """Modules at their own pace, and jointly trained; nothing if not measured."""
   file = 'asynchronous_spoken_digits'
   if not exists(file):
     return ''

@@ -91,5 +91,4 @@ def methods(folder: str = '') -> str:
       [f'[{name}]({folder}{page})', f'`{config.strip("`")}`', measured]
       for name, page, config, measured in rows
     ],
-    words=None,
   )

@@ -296,5 +296,4 @@ def reproducibility() -> str:
   return markdown.table(
     ['run', 'processor', 'commit', 'information, nats', 'linear probe, %'],
     rows,
-    words=3,
   )
