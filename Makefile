@@ -1,6 +1,9 @@
 # make demo   trains, probes and reports on digits, in runs/demo
 # make test   runs the tests; make test ARGS=tests/losses runs some of them
 # make lint   checks style and types
+# make pod-check  compiles every method for TPU slices; hours, without a TPU
+# make pod-rehearsal PROCESSES=2 DEVICES=4   trains on digits in several
+#             processes of simulated devices, and compares them with one
 # make clean  removes the environment and caches; what runs wrote stays
 #
 # Each makes .venv first, with the pinned versions of its Python minor. To choose
@@ -10,6 +13,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 ARGS ?=
+PROCESSES ?= 2
+DEVICES ?= 4
 
 SUITABLE := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 # Each is tried by running it: a version manager may put names on the path that
@@ -21,7 +26,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   --constraint .constraints/py$(MINOR).txt --editable
 PINS := pyproject.toml $(wildcard .constraints/*.txt)
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint pod-check pod-rehearsal clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -39,6 +44,13 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Kept row by row in runs/: the same command goes on.
+pod-check: $(VENV)/tpu.stamp
+	nice -n 10 $(BIN)/python -m experiments.benchmarks.pod_check --rows=runs/pod_check.jsonl
+
+pod-rehearsal: $(VENV)/run.stamp
+	$(BIN)/python -m experiments.studies.rehearsal --processes=$(PROCESSES) --devices=$(DEVICES)
 
 clean:
 	rm -rf $(VENV) build dist dim_jax.egg-info .pytest_cache .mypy_cache .ruff_cache
@@ -59,3 +71,8 @@ $(VENV)/dev.stamp: $(PINS) | $(BIN)/pip
 	@echo 'Installing the pinned packages into $(VENV); this takes a minute or two.'
 	@$(INSTALL) '.[dev]'
 	@touch $(VENV)/run.stamp $@
+
+$(VENV)/tpu.stamp: $(VENV)/run.stamp
+	@echo 'Installing the compiler for TPUs into $(VENV): 0.2 GB, 0.7 GB on disk.'
+	@$(INSTALL) '.[tpu]'
+	@touch $@

@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 import functools
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -144,6 +143,10 @@ class ExperimentConfig:
   parallel: str = 'jit'
   """'jit' shards over a mesh of all devices; 'pmap' maps over local ones;
   'pipeline' gives each gradient-isolated module of Greedy InfoMax a device."""
+  zero: bool = False
+  """Each device keeps a part of the optimizer's state instead of all of it, and
+  sends what it makes of it to the others (ZeRO, stage 1); for 'jit'. The steps
+  are the same, and checkpoints go on with or without it."""
   information: InformationConfig | None = None
   """Measure information during training; None does not. It changes nothing in
   what is trained."""
@@ -630,13 +633,12 @@ def load(
     ValueError: the file names a type or field that does not exist here.
   """
   path = os.path.join(os.path.expanduser(run_dir), 'config.json')
-  if not os.path.exists(path):
+  data = files.read_json(path)
+  if not data:
     raise FileNotFoundError(
       f'{os.fspath(run_dir)!r} is not a run: it has no config.json. Give the '
       '--workdir of a run of dim-jax train.'
     )
-  with open(path, encoding='utf-8') as file:
-    data = json.load(file)
   # Runs of images used to call it image_shape.
   name = 'input_shape' if 'input_shape' in data else 'image_shape'
   input_shape = tuple(data.pop(name))

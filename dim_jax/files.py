@@ -1,6 +1,11 @@
-"""Files: written whole, or with an error that says what to do."""
+"""Files: written whole, or with an error that says what to do.
+
+Folders of runs may be on this machine, on a disk that is shared, or in a bucket
+such as gs://bucket/run, which `etils.epath` reads and writes.
+"""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -31,6 +36,36 @@ def system_error(error: BaseException) -> int | None:
   return int(code[1]) if code else getattr(error, 'errno', None)
 
 
+def is_remote(path: str | os.PathLike) -> bool:
+  """Whether a path names objects in a bucket, as gs:// does."""
+  return '://' in os.fspath(path)
+
+
+def at(path: str | os.PathLike) -> Any:
+  """Returns an `epath.Path`, which is as a `pathlib.Path` but may be remote."""
+  # Imported late: most of `import dim_jax` needs no files.
+  from etils import epath
+
+  return epath.Path(os.path.expanduser(path))
+
+
+def absolute(path: str | os.PathLike) -> str:
+  """Returns the absolute path, of the user's folder too."""
+  path = os.path.expanduser(path)
+  return os.fspath(path) if is_remote(path) else os.path.abspath(path)
+
+
+def names_below(folder: str | os.PathLike) -> list[str]:
+  """Lists the files in a folder and its folders, relative to it."""
+  found: list[str] = []
+  for path in sorted(at(folder).iterdir()):
+    if path.is_dir():
+      found += (f'{path.name}/{name}' for name in names_below(path))
+    else:
+      found.append(path.name)
+  return found
+
+
 def unwritable(path: str | os.PathLike, error: BaseException) -> OSError:
   """Makes the error of a write that failed, in one line.
 
@@ -41,6 +76,11 @@ def unwritable(path: str | os.PathLike, error: BaseException) -> OSError:
   Returns:
     An OSError that names the path and how many bytes are free there.
   """
+  if is_remote(path):
+    return OSError(
+      f'Cannot write {os.fspath(path)!r} ({reason(error)}). When that is '
+      'mended, give the same command again.'
+    )
   folder = os.path.abspath(path)
   while not os.path.isdir(folder):
     folder = os.path.dirname(folder)
@@ -54,7 +94,7 @@ def unwritable(path: str | os.PathLike, error: BaseException) -> OSError:
 def make_folder(path: str | os.PathLike) -> None:
   """Makes a folder where there is none; raises as `unwritable` says."""
   try:
-    os.makedirs(path, exist_ok=True)
+    at(path).mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise unwritable(path, error) from error
 
@@ -96,6 +136,16 @@ def replacing(
       again.
   """
   encoding = None if 'b' in mode else 'utf-8'
+  if is_remote(path):
+    # An object appears whole; its file would be one even after an error.
+    buffer: Any = io.BytesIO() if 'b' in mode else io.StringIO()
+    yield buffer
+    try:
+      with at(path).open(mode) as file:
+        file.write(buffer.getvalue())
+    except OSError as error:
+      raise unwritable(path, error) from error
+    return
   with (
     beside(path) as part,
     # open() and not mkstemp, so that the umask decides who may read it.
@@ -109,10 +159,8 @@ def replacing(
 
 def read_json(path: str | os.PathLike) -> Any:
   """Reads JSON; {} where there is no such file."""
-  if not os.path.exists(path):
-    return {}
-  with open(path, encoding='utf-8') as file:
-    return json.load(file)
+  file = at(path)
+  return json.loads(file.read_text()) if file.exists() else {}
 
 
 def write(path: str | os.PathLike, text: str, *, sync: bool = False) -> None:
@@ -122,7 +170,14 @@ def write(path: str | os.PathLike, text: str, *, sync: bool = False) -> None:
 
 
 def append(path: str | os.PathLike, text: str) -> None:
-  """Adds to a file; raises as `unwritable` says."""
+  """Adds to a file; raises as `unwritable` says.
+
+  An object in a bucket is written again with the text at its end.
+  """
+  if is_remote(path):
+    file = at(path)
+    write(path, (file.read_text() if file.exists() else '') + text)
+    return
   try:
     with open(path, 'a', encoding='utf-8') as file:
       file.write(text)

@@ -239,7 +239,7 @@ def load(
         f'{os.fspath(run_dir)!r} has no checkpoint yet: train it for at least '
         f'{config.checkpoint_every} steps (checkpoint_every).'
       )
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
       jax.eval_shape(init, template, rng),

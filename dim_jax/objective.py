@@ -93,6 +93,8 @@ class Objective(NamedTuple):
       alone: how many negatives an anchor of each contrastive term has, and the
       most nats that the term can then reach, None without a ceiling. {} for a
       method without such terms.
+    negatives_of: the negatives of an example are of so many examples, itself
+      and its neighbours in the batch; None for all of the batch.
     features: names of `encode`'s outputs that evaluation probes, in order; the
       last one that `encode` returns is the representation, which is watched
       for collapse. None for all of them, alphabetically.
@@ -141,6 +143,7 @@ class Objective(NamedTuple):
   negatives: Callable[[Batch], dict[str, tuple[int, float | None]]] = (
     lambda batch: {}
   )
+  negatives_of: int | None = None
   features: tuple[str, ...] | None = None
   pictured: tuple[str, ...] = ()
   classes: int = 0

@@ -91,6 +91,23 @@ def _make_bar(stderr: bool) -> Any:
       hours, minutes = divmod(minutes, 60)
       return rich.text.Text(f'ETA {hours}:{minutes:02d}:{seconds:02d}')
 
+  class Parts:
+    """A text in lines of the terminal, broken at two spaces alone."""
+
+    def __init__(self, text: str):
+      self._parts = text.split('  ')
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+      lines = ['']
+      for part in self._parts:
+        longer = f'{lines[-1]}  {part}'.strip()
+        if len(longer) <= options.max_width:
+          lines[-1] = longer
+        else:
+          lines.append(part)
+      shown = '\n'.join(filter(None, lines))
+      yield rich.text.Text(shown, 'dim', no_wrap=True, overflow='ellipsis')
+
   class Bars(rich.progress.Progress):
     """Bars, and texts below that have the whole width."""
 
@@ -98,9 +115,7 @@ def _make_bar(stderr: bool) -> Any:
       yield self.make_tasks_table(self.tasks)
       for task in self.tasks:
         if text := task.fields['text']:
-          # A name and its number stay together.
-          parts = [x.replace(' ', '\u00a0') for x in text.split('  ')]
-          yield rich.text.Text('  '.join(parts), style='dim')
+          yield Parts(text)
 
   return Bars(
     rich.progress.TextColumn('{task.description}', markup=False),

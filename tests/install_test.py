@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 
+PROGRAM = 'dim_jax.commands:main'
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -64,6 +65,16 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path):
   }
   assert package == expected
   assert any(name.endswith('licenses/LICENSE') for name in metadata)
+  # The program, its built-in configs and the templates of what it writes.
+  (scripts,) = (n for n in metadata if n.endswith('/entry_points.txt'))
+  text = zipfile.ZipFile(wheel).read(scripts).decode()
+  assert text.split() == ['[console_scripts]', 'dim-jax', '=', PROGRAM]
+  assert {
+    'dim_jax/configs/dim_digits.py',
+    'dim_jax/commands/train.py',
+    'dim_jax/report/page.html.j2',
+    'dim_jax/runs/model_card.md.j2',
+  } <= package
   _use(wheel, tmp_path)
 
 
@@ -94,6 +105,14 @@ dim_jax.evaluate('run', probes=('knn',), features=('y',), show_progress=False)
 page = pathlib.Path(dim_jax.report('run')).read_text(encoding='utf-8')
 assert 'Deep InfoMax' in page and 'knn' in page.lower()
 assert callable(dim_jax.report) and dim_jax.load('run').step == 2
+
+# What the console script calls.
+import sys
+from dim_jax import commands
+
+for words in (['list'], ['runs', '.']):
+  sys.argv = ['dim-jax', *words]
+  commands.main()
 import experiments
 """
 
@@ -109,6 +128,8 @@ def _use(wheel, folder):
     text=True,
     check=False,
   )
+  assert '\tdim_digits:vae\t' in done.stdout, done.stderr
+  assert ' finished ' in done.stdout, done.stdout
   # There is no `experiments` beside it.
   assert "ModuleNotFoundError: No module named 'experiments'" in done.stderr, (
     done.stderr

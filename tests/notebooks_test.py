@@ -8,6 +8,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from sklearn import datasets
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / 'notebooks').iterdir())
 # Small settings, in place of the first code cell's.
@@ -15,8 +16,10 @@ SETTINGS = {
   'deep_infomax': {'STEPS': 2},
   'bottleneck': {'STEPS': 10},
   'greedy_infomax': {'STEPS': 20},
+  'own_images': {'STEPS': 4, 'PROBES': ('knn',)},
   'mutual_information': {'BATCHES': 60, 'STEPS': 5, 'PAIRS': 400},
   'stein': {'STEPS': 20},
+  'dynamics': {},
 }
 
 
@@ -82,13 +85,46 @@ def bounds_of_the_exact_critic_are_the_published_ones(printed):
   np.testing.assert_allclose(float(low[2]) - float(low[6]), 1 / np.e, atol=0.05)
 
 
+def own_images_are_read_and_their_neighbours_are_alike(printed):
+  counts = np.bincount(datasets.load_digits().target)
+  expected = [f'{label:<12} {n} images' for label, n in enumerate(counts)]
+  assert printed[:10] == expected
+  # A fifth of the images is the test set.
+  tested = round(counts.sum() / 5)
+  assert abs(int(printed[-2].split()[0]) - tested) <= len(counts)
+  # Digits lie near digits even in an encoder that hardly trained; else 0.1.
+  assert float(printed[-1].split()[-1]) > 0.5
+  kinds = {tuple(line.split()[:3]) for line in printed if ' knn ' in line}
+  encoders = [('trained', 'y'), ('untrained', 'y'), ('raw', 'pixels')]
+  assert kinds == {(*encoder, 'knn') for encoder in encoders}
+
+
+def methods_have_their_orders(printed):
+  # Its cells assert closed forms; here what a reader sees of them.
+  for line in printed:
+    if ' measured ' in line:
+      expected, measured = line.split(' order ')[1].split(', measured ')
+      np.testing.assert_allclose(float(measured), float(expected), atol=0.35)
+  radius = {
+    line.split(' radius')[0].strip(): float(line.split()[-1])
+    for line in printed
+    if ' radius at ' in line
+  }
+  # 60 steps of 0.2: each multiplies the square by 1 + h^2, by 1 - h^2 + h^4.
+  np.testing.assert_allclose(radius['at once'], 1.04**30, rtol=1e-3)
+  np.testing.assert_allclose(radius['extragradient'], 0.9616**30, rtol=2e-3)
+  assert radius['flow'] == 1
+
+
 # Of each page, its first results.
 CHECKS = {
+  'own_images': own_images_are_read_and_their_neighbours_are_alike,
   'deep_infomax': infonce_meets_the_truth,
   'bottleneck': rate_is_information_plus_mismatch,
   'greedy_infomax': no_gradient_passes_a_wall,
   'mutual_information': bounds_of_the_exact_critic_are_the_published_ones,
   'stein': log_z_is_learned_from_the_model,
+  'dynamics': methods_have_their_orders,
 }
 
 

@@ -1,5 +1,7 @@
 """A few images, and an objective's gradients of them, for tests to compare."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,45 @@ def in_all_forms(make, fresh, optimizer, batch, *, devices=8, accumulate=1):
     state, metrics = chunk(state, {}, examples)
     forms[name] = jax.device_get((state.params, state.model_state, metrics))
   return forms
+
+
+_COLLECTIVE = re.compile(
+  r'= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|'
+  r'collective-permute)(?:-start)?\('
+)
+
+
+def collectives(text):
+  """What devices exchange, by the text of a compiled program.
+
+  Returns:
+    [(name, shapes of its results, whether in a loop), ...].
+  """
+  blocks, name = {}, None
+  for line in text.splitlines():
+    if start := re.match(r'(?:ENTRY )?%?([\w.-]+) \(.*\{$', line):
+      name = start[1]
+    blocks.setdefault(name, []).append(line)
+
+  def called(lines):
+    found = re.findall(
+      r'(?:body|condition|calls|to_apply)=%?([\w.-]+)', '\n'.join(lines)
+    )
+    return {x for x in found if x in blocks}
+
+  looped = called([x for x in text.splitlines() if ' while(' in x])
+  while more := set().union(*(called(blocks[x]) for x in looped)) - looped:
+    looped |= more
+  return [
+    (
+      match[2],
+      [
+        tuple(int(n) for n in shape.split(',') if n)
+        for shape in re.findall(r'\w\d+\[([\d,]*)\]', match[1])
+      ],
+      block in looped,
+    )
+    for block, lines in blocks.items()
+    for line in lines
+    if (match := _COLLECTIVE.search(line))
+  ]

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from absl import flags, logging
 
 from dim_jax import configs
 from dim_jax.runs import overrides
-from dim_jax.training import parallel
+from dim_jax.training import hosts, parallel
 
 RUN = 'RUN'
 _NO = 'no'  # `--noflag` is False, as everywhere in absl.
@@ -32,8 +33,9 @@ class Command:
     *,
     takes: str = '',
     old: Mapping[str, str] | None = None,
+    on_all_hosts: bool = False,
   ):
-    """Makes a command that has but --help.
+    """Makes a command that has but --help and --distributed.
 
     Args:
       name: what is typed behind dim-jax; of a study, its module in
@@ -42,10 +44,19 @@ class Command:
       takes: what the words after it are, such as 'RUN' for the folders of
         runs; '[FOLDER]' where they may be left out; '' for a command without.
       old: by a flag's old name, what to give instead.
+      on_all_hosts: whether several processes share its work; else process 0
+        does it, and the others wait.
     """
+    self._on_all_hosts = on_all_hosts
     self._name, self._doc, self._takes = name, doc or '', takes
     self._old, self._flags = dict(old or {}), flags.FlagValues()
     self.boolean('help', False, 'Show this.')
+    self.string(
+      'distributed',
+      None,
+      'COORDINATOR:PORT,COUNT,ID of a job of several processes, where none is '
+      'detected.',
+    )
     if takes == RUN:
       # What train calls it, so that one may repeat its command.
       self.path('workdir', None, 'The folder of a run, which needs no flag.')
@@ -173,13 +184,26 @@ class Command:
     logging.set_verbosity(logging.WARNING)
     try:
       if argv is None:
-        parallel.initialize()
+        where = self._flags['distributed'].value
+        hosts.join(where, trains=self._on_all_hosts)
         parallel.cache_compilations()
-      main(*([list(map(os.path.expanduser, words))] if self._takes else []))
+      arguments = [list(map(os.path.expanduser, words))] if self._takes else []
+      if self._on_all_hosts or hosts.is_first():
+        main(*arguments)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
       if os.environ.get('DIM_JAX_TRACEBACK'):
         raise
+      # What the devices raise may be the end of another process.
+      unsure = isinstance(error, RuntimeError)
+      hosts.end(f'Error: {error}', unsure=unsure)
       sys.exit(f'Error: {error}')
+    except SystemExit:
+      raise
+    except BaseException as error:
+      if hosts.are_several():
+        traceback.print_exc()
+        hosts.end(f'Error: {type(error).__name__}: {error}')
+      raise
 
 
 class _Parser(flags.ArgumentParser):

@@ -20,7 +20,7 @@ trained. Stored examples see no augmentation but that of their views.
 from dim_jax.commands.command import Command, show
 from dim_jax.runs.layerwise import train_modules
 
-_COMMAND = Command('layerwise', __doc__)
+_COMMAND = Command('layerwise', __doc__, on_all_hosts=True)
 _CONFIG = _COMMAND.config()
 _WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
 _DEVICES = _COMMAND.integer('devices', None, 'Use only so many devices.')

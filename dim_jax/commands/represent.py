@@ -7,7 +7,8 @@ r"""Measures a run's representation beside the untrained encoder's.
 One table has a row for each feature and encoder: accuracies of a linear SVM,
 nearest neighbours and few labels; how well a decoder reconstructs test images
 (MS-SSIM); I(X; Y + noise) and the dependence of dimensions (NDM) in nats;
-RankMe, alpha-ReQ and LiDAR. Deep InfoMax's table follows where it has the run.
+RankMe, alpha-ReQ and LiDAR; of a stochastic code its active units, their
+capacity and rate. Deep InfoMax's table follows where it has the run.
 
 Writes RUN/evaluation/representation.json, where a later call adds to what is
 there, and reconstructions.png and .csv; the probes go to probes.json too.

@@ -15,13 +15,18 @@ from dim_jax.commands import catalogue
 from dim_jax.commands.command import Command, show
 from dim_jax.runs import dry_run, sweep
 
-COMMAND = Command('train', __doc__)
+COMMAND = Command('train', __doc__, on_all_hosts=True)
 parse = COMMAND.parse
 _CONFIG = COMMAND.config()
 _WORKDIR = COMMAND.path('workdir', None, "The run's folder.")
 _DEVICES = COMMAND.integer('devices', None, 'Use only so many devices.')
 _DRY_RUN = COMMAND.boolean(
   'dry_run', False, 'Print sizes, FLOPs, memory and ceilings; read no data.'
+)
+_TOPOLOGY = COMMAND.string(
+  'topology',
+  None,
+  'With --dry_run: compile for a TPU slice, such as v5e:16x16; needs no TPU.',
 )
 _PROFILE = COMMAND.boolean(
   'profile', False, 'Write a trace of the second interval to WORKDIR/profile.'
@@ -38,12 +43,17 @@ def main() -> None:
     raise ValueError(
       'give --config and --workdir; dim-jax train --list shows all configs.'
     )
+  if _TOPOLOGY.value and not _DRY_RUN.value:
+    raise ValueError(
+      '--topology compiles for chips that are not there: give --dry_run too.'
+    )
   if not isinstance(config, config_lib.SweepConfig):
     if _DRY_RUN.value:
-      return show(dry_run.text(dry_run.measure(config, devices)))
+      report = dry_run.measure(config, devices, _TOPOLOGY.value)
+      return show(dry_run.text(report))
     dim_jax.train(config, workdir, devices=devices, profile=_PROFILE.value)
     return None
-  if _DRY_RUN.value or _PROFILE.value or devices not in (None, 1):
-    raise ValueError('a sweep takes no --dry_run, --profile or --devices.')
-  results = dim_jax.train(config, workdir)
+  if _DRY_RUN.value or _PROFILE.value:
+    raise ValueError('a sweep takes no --dry_run or --profile.')
+  results = dim_jax.train(config, workdir, devices=devices)
   return show(sweep.table(results), os.path.join(workdir, 'sweep.json'))

@@ -124,6 +124,34 @@ def hinge_critic_loss(
   )
 
 
+def least_squares_critic_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """Computes (E (prior's score - 1)^2 + E (code's score + 1)^2) / 2.
+
+  The best critic is (p - q) / (p + q) of the prior's and the codes' densities;
+  1 for a constant one of 0. These are the paper's targets 1 and 0, for scores
+  that are read as (score + 1) / 2, times 4.
+
+  References:
+    Mao et al., Least Squares Generative Adversarial Networks, 2017, eq. 2 and
+    9. https://arxiv.org/abs/1611.04076
+  """
+  prior_scores, code_scores = _as_scores(prior_scores, code_scores)
+  return (
+    jnp.mean(jnp.square(prior_scores - 1))
+    + jnp.mean(jnp.square(code_scores + 1))
+  ) / 2
+
+
+def least_squares_encoder_loss(
+  prior_scores: jax.Array, code_scores: jax.Array
+) -> jax.Array:
+  """Computes E (code's score - 1)^2 / 2, so that codes score as the prior."""
+  _, code_scores = _as_scores(prior_scores, code_scores)
+  return jnp.mean(jnp.square(code_scores - 1)) / 2
+
+
 def relativistic_critic_loss(
   prior_scores: jax.Array, code_scores: jax.Array
 ) -> jax.Array:
@@ -205,6 +233,13 @@ ADVERSARIAL: dict[str, Adversarial] = {
     input_gradient=True,
     paired=True,
   ),
+  'wgan_lp': Adversarial(
+    wasserstein_critic_loss,
+    wasserstein_encoder_loss,
+    gradient_penalties.one_sided_penalty,
+    input_gradient=True,
+    paired=True,
+  ),
   'wgan_div': Adversarial(
     wasserstein_critic_loss,
     wasserstein_encoder_loss,
@@ -225,12 +260,14 @@ ADVERSARIAL: dict[str, Adversarial] = {
     paired=True,
   ),
   'hinge': Adversarial(hinge_critic_loss, wasserstein_encoder_loss),
+  'lsgan': Adversarial(least_squares_critic_loss, least_squares_encoder_loss),
   'rsgan': Adversarial(
     relativistic_critic_loss, relativistic_encoder_loss, paired=True
   ),
 }
 """The losses by name. What else their papers ask for: 'wgan', weights clipped
-to 0.01 after each update, and 5 critic steps per encoder step, as 'wgan_gp';
+to 0.01 after each update, and 5 critic steps per encoder step, as 'wgan_gp'
+and 'wgan_lp', whose penalty is one-sided;
 'hinge', spectral normalisation of the adversary; 'gan_qp', 2 critic steps, and
 an encoder's weight that is smaller by lambda = 10."""
 

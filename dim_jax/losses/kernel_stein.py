@@ -2,8 +2,8 @@
 
 The target density p is known up to its normaliser, by its score
 s(x) = grad_x log p(x) or by log_density(x) = log p(x) + a constant. The kernel
-is k(x, y) = exp(-||x - y||^2 / h) throughout, and `bandwidth` is that h: in
-squared units, without a factor of 2.
+is k(x, y) = exp(-||x - y||^2 / h), and `bandwidth` is that h: in squared units,
+without a factor of 2. The discrepancy has a choice of `KERNELS`.
 
 n particles have d coordinates. Everything about pairs comes from matrix
 products: no array is larger than [n, n], and with `block_size`, the rows of
@@ -23,6 +23,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+NORMALISATIONS = ('count', 'kernel')
 # Distances below this many rounding errors of their terms are 0.
 _ROUNDING = 8
 
@@ -62,6 +63,28 @@ def rbf_kernel(
   """
   bandwidth = _checked_bandwidth(bandwidth, x)
   return jnp.exp(-squared_distances(x, y) / bandwidth)
+
+
+def _rbf(
+  distances: jax.Array, bandwidth: jax.Array | float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  kernel = jnp.exp(-distances / bandwidth)
+  return kernel, -kernel / bandwidth, kernel / bandwidth**2
+
+
+def _imq(
+  distances: jax.Array, bandwidth: jax.Array | float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  base = 1 / (1 + distances / bandwidth)
+  kernel = jnp.sqrt(base)
+  slope = -kernel * base / (2 * bandwidth)
+  return kernel, slope, -3 * slope * base / (2 * bandwidth)
+
+
+KERNELS = {'rbf': _rbf, 'imq': _imq}
+"""Kernels as functions of the squared distance and h, each with its first and
+second derivative by the distance: 'rbf', exp(-r^2 / h), and 'imq', the inverse
+multiquadric (1 + r^2 / h)^(-1/2)."""
 
 
 def paper_bandwidth(
@@ -137,6 +160,7 @@ def svgd_direction(
   bandwidth: jax.Array | float | None = None,
   self_term: bool = True,
   *,
+  normalisation: str = 'count',
   block_size: int | None = None,
 ) -> jax.Array:
   r"""Computes the direction in which SVGD moves each particle.
@@ -163,6 +187,10 @@ def svgd_direction(
     scores: grad log p at each, [n, d].
     bandwidth: h; `paper_bandwidth` of the particles if None.
     self_term: whether j = i takes part, as in the paper.
+    normalisation: 'count' is the paper's mean over particles; 'kernel' divides
+      particle i's sum by sum_j k(x_j, x_i) instead, as SteinGAN's code does for
+      its RBM, so that its attraction is a weighted mean of scores and a lone
+      particle moves as fast as others. Both have the same fixed points.
     block_size: rows of pairs in memory at a time; all of them if None. With
       blocks, finding the bandwidth computes the distances 33 times: pass it,
       found in an earlier step or from some of the particles.
@@ -171,16 +199,18 @@ def svgd_direction(
     phi, [n, d].
 
   Raises:
-    ValueError: block_size is below 1, or there is one particle and no self
-      term.
+    ValueError: block_size is below 1, the normalisation is unknown, or there is
+      one particle and no self term.
 
   References:
     Liu and Wang, Stein Variational Gradient Descent, 2016, eq. 8.
     https://arxiv.org/abs/1608.04471
+    https://github.com/DartML/SteinGAN
   """
   chex.assert_rank(particles, 2)
   chex.assert_equal_shape([particles, scores])
-  weight = _pair_weight(len(particles), self_term)
+  _check_normalisation(normalisation)
+  weight: Any = _pair_weight(len(particles), self_term)
   bandwidth = _checked_bandwidth(bandwidth, particles, block_size)
   x = _centred(particles)
   n, d = x.shape
@@ -194,6 +224,8 @@ def svgd_direction(
   sums = _map_blocks(block, n, block_size).reshape(-1, 2 * d + 1)[:n]
   attraction = sums[:, :d] if self_term else sums[:, :d] - scores
   repulsion = x * sums[:, 2 * d :] - sums[:, d : 2 * d]
+  if normalisation == 'kernel':
+    weight = _kernel_weight(sums[:, 2 * d :], self_term)
   return weight * (attraction + (2 / bandwidth) * repulsion)
 
 
@@ -205,6 +237,7 @@ def feature_direction(
   self_term: bool = False,
   *,
   repulsion: str = 'all',
+  normalisation: str = 'count',
 ) -> jax.Array:
   """Computes SVGD's direction with a kernel on features of the particles.
 
@@ -226,12 +259,15 @@ def feature_direction(
       features if None.
     self_term: whether j = i takes part in 'all'.
     repulsion: 'all' or 'nearest'.
+    normalisation: of 'all', as of `svgd_direction`; 'nearest' sums nothing and
+      takes 'count' alone.
 
   Returns:
     phi, of the particles' shape.
 
   Raises:
-    ValueError: repulsion is unknown, or one particle has no other.
+    ValueError: repulsion or normalisation is unknown, the two do not go
+      together, or one particle has no other.
 
   References:
     Wang and Liu, Learning to Draw Samples, 2016, eq. 9.
@@ -243,8 +279,14 @@ def feature_direction(
     raise ValueError(
       f"repulsion is {repulsion!r}: accepted are 'all' and 'nearest'."
     )
+  _check_normalisation(normalisation)
+  if repulsion == 'nearest' and normalisation != 'count':
+    raise ValueError(
+      f"repulsion='nearest' sums over no particles, so normalisation="
+      f"{normalisation!r} has no meaning: choose 'count', or repulsion='all'."
+    )
   n = len(particles)
-  weight = _pair_weight(n, self_term and repulsion == 'all')
+  weight: Any = _pair_weight(n, self_term and repulsion == 'all')
   features, pull_back = jax.vjp(feature_fn, particles)
   chex.assert_rank(features, 2)
   bandwidth = _checked_bandwidth(bandwidth, features)
@@ -268,6 +310,9 @@ def feature_direction(
   attraction = _product(kernel, scores.reshape(n, -1)).reshape(scores.shape)
   if not self_term:
     attraction = attraction - scores
+  if normalisation == 'kernel':
+    weight = _kernel_weight(jnp.sum(kernel, 1, keepdims=True), self_term)
+    weight = weight.reshape(n, *(1 for _ in particles.shape[1:]))
   return weight * (attraction + jax.lax.map(repelled, (f, kernel)))
 
 
@@ -276,6 +321,7 @@ def ksd(
   scores: jax.Array,
   bandwidth: jax.Array | float | None = None,
   *,
+  kernel: str = 'rbf',
   unbiased: bool = False,
 ) -> jax.Array:
   r"""Computes the squared kernel Stein discrepancy of particles from p.
@@ -283,21 +329,29 @@ def ksd(
   The mean over pairs of
 
   .. math::
-    u(x, y) = k \, [s_x' s_y + \tfrac2h (s_x - s_y)'(x - y) + \tfrac{2d}h
-      - \tfrac4{h^2} ||x - y||^2]
+    u(x, y) = k \, s_x' s_y - 2 k' (s_x - s_y)'(x - y) - 2 d k'
+      - 4 k'' ||x - y||^2
 
-  whose mean under p is 0 in either argument. Over all pairs (a V-statistic) it
+  with k', k'' the kernel's derivatives by the squared distance. The mean of u
+  under p is 0 in either argument. Over all pairs (a V-statistic) it
   is the squared norm of the best direction, at least 0 but biased upwards by
   the pairs i = j; over distinct pairs (U) it is unbiased, and may be negative.
 
-  With the bandwidth fixed, SteinCD's gradient is half of this one's: the
-  derivative by the model's parameters of mean_i s(x_i)' sg(phi(x_i)) equals
+  Where it tends to 0, do the particles tend to p? With 'imq' at a fixed
+  bandwidth, yes, for every p whose score is Lipschitz and whose -log p is
+  strongly convex far out. With 'rbf', not from d = 3 on: such a kernel is blind
+  to particles that run away from one another.
+
+  With the bandwidth fixed and 'rbf', SteinCD's gradient is half of this one's:
+  the derivative by the model's parameters of mean_i s(x_i)' sg(phi(x_i)) equals
   that of ksd / 2.
 
   Args:
     particles: [n, d].
     scores: grad log p at each, [n, d].
-    bandwidth: h; `paper_bandwidth` of the particles if None.
+    bandwidth: h; `paper_bandwidth` of the particles if None. Gorham and
+      Mackey's 'imq' has 1.
+    kernel: one of `KERNELS`.
     unbiased: whether to leave out the pairs i = j.
 
   Returns:
@@ -305,29 +359,32 @@ def ksd(
     particle is not finite.
 
   Raises:
-    ValueError: one particle has no distinct pair.
+    ValueError: one particle has no distinct pair, or the kernel is unknown.
 
   References:
     Liu et al., A Kernelized Stein Discrepancy for Goodness-of-fit Tests, 2016,
     eq. 9 and 14. https://arxiv.org/abs/1602.03253
+    Gorham and Mackey, Measuring Sample Quality with Kernels, 2017, theorems 6
+    and 8. https://arxiv.org/abs/1703.01717
   """
   chex.assert_rank(particles, 2)
   chex.assert_equal_shape([particles, scores])
+  if kernel not in KERNELS:
+    raise ValueError(f'kernel is {kernel!r}: accepted are {list(KERNELS)}.')
   weight = _pair_weight(len(particles), not unbiased) / len(particles)
   bandwidth = _checked_bandwidth(bandwidth, particles)
   x = _centred(particles)
   n, d = x.shape
   distances = _own_distances(x, jnp.arange(n))
-  kernel = jnp.exp(-distances / bandwidth)
+  value, first, second = KERNELS[kernel](distances, bandwidth)
   mixed = _product(scores, x.T)
   own = jnp.diagonal(mixed)
   # (s_x - s_y)'(x - y), entry by entry.
   slopes = own[:, None] + own[None] - mixed - mixed.T
-  u = kernel * (
-    _product(scores, scores.T)
-    + (2 / bandwidth) * slopes
-    + 2 * d / bandwidth
-    - 4 * distances / bandwidth**2
+  u = (
+    value * _product(scores, scores.T)
+    - 2 * first * (slopes + d)
+    - 4 * second * distances
   )
   total = jnp.sum(u)
   return weight * (total - jnp.trace(u) if unbiased else total)
@@ -368,6 +425,28 @@ def check_positive(name: str, value: jax.Array | float) -> None:
   # NumPy's scalars are real numbers too.
   if isinstance(value, numbers.Real) and not 0 < value < math.inf:
     raise ValueError(f'{name} is {value}: it must be finite and above 0.')
+
+
+def _check_normalisation(name: str) -> None:
+  if name not in NORMALISATIONS:
+    raise ValueError(
+      f'normalisation is {name!r}: accepted are {list(NORMALISATIONS)}.'
+    )
+
+
+def _kernel_weight(sums: jax.Array, self_term: bool) -> jax.Array:
+  """Returns 1 / the sum of the kernel over partners; 0 where all are far.
+
+  Args:
+    sums: over all particles, themselves too, [n, 1].
+    self_term: whether a particle is its own partner, at k = 1.
+  """
+  if self_term:
+    return 1 / sums
+  rest = sums - 1
+  # What is left of 1 + rest in rounding is not a sum.
+  far = rest <= _ROUNDING * jnp.finfo(sums.dtype).eps
+  return jnp.where(far, 0.0, 1 / jnp.where(far, 1.0, rest))
 
 
 def _pair_weight(n: int, self_term: bool) -> float:

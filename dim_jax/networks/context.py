@@ -138,16 +138,21 @@ class GRU(nn.Module):
     z, w, u = (a.astype(self.dtype) for a in (z, w, u))
     inputs = layers.add_bias(layers.product(z, w).astype(jnp.float32), b)
 
-    def step(state, frame):
-      if self.detach:
-        state = lax.stop_gradient(state)
-      hidden = (state.astype(self.dtype) @ u).astype(jnp.float32)
-      state = _gru_step(state, frame, layers.add_bias(hidden, d))
-      return state, state
+    def contexts(weights, inputs):
+      u, d = weights
 
-    state = jnp.zeros((z.shape[0], self.features), jnp.float32)
-    _, states = lax.scan(step, state, inputs.transpose(1, 0, 2))
-    return states.transpose(1, 0, 2).astype(self.dtype)
+      def step(state, frame):
+        if self.detach:
+          state = lax.stop_gradient(state)
+        hidden = (state.astype(self.dtype) @ u).astype(jnp.float32)
+        state = _gru_step(state, frame, layers.add_bias(hidden, d))
+        return state, state
+
+      state = jnp.zeros((inputs.shape[0], self.features), jnp.float32)
+      _, states = lax.scan(step, state, inputs.transpose(1, 0, 2))
+      return states.transpose(1, 0, 2).astype(self.dtype)
+
+    return layers.by_example(contexts)((u, d), inputs)
 
 
 class RowGRU(nn.Module):
@@ -194,15 +199,21 @@ class RowGRU(nn.Module):
     d = self.param('state_bias', init, (gates,), jnp.float32)
     u = u.astype(self.dtype)
 
-    def step(state, row):
-      hidden = layers.convolve(state.astype(self.dtype), u, padding=1)
-      hidden = layers.add_bias(hidden.astype(jnp.float32), d)
-      state = _gru_step(state, row.astype(jnp.float32), hidden)
-      return state, state
+    def contexts(weights, inputs):
+      u, d = weights
 
-    state = jnp.zeros((z.shape[0], z.shape[2], self.features), jnp.float32)
-    _, states = lax.scan(step, state, jnp.moveaxis(inputs, 1, 0))
-    return jnp.moveaxis(states, 0, 1).astype(self.dtype)
+      def step(state, row):
+        hidden = layers.convolve(state.astype(self.dtype), u, padding=1)
+        hidden = layers.add_bias(hidden.astype(jnp.float32), d)
+        state = _gru_step(state, row.astype(jnp.float32), hidden)
+        return state, state
+
+      images, _, columns, _ = inputs.shape
+      state = jnp.zeros((images, columns, self.features), jnp.float32)
+      _, states = lax.scan(step, state, jnp.moveaxis(inputs, 1, 0))
+      return jnp.moveaxis(states, 0, 1).astype(self.dtype)
+
+    return layers.by_example(contexts)((u, d), inputs)
 
 
 def _gru_step(

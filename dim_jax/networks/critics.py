@@ -1,16 +1,14 @@
 """Critics: networks that score pairs of local and global features.
 
 Every critic is `critic(local, glob, *, train=False) -> scores`, with local
-features [n, L, C] of n images (a map's L locations), M globals an image
-[n, M, D], and scores [N*M, N, L] in float32: `scores[i * M + m, j, l]` compares
+features [N, L, C] of N images (a map's L locations), M globals an image
+[N, M, D], and scores [N*M, N, L] in float32: `scores[i * M + m, j, l]` compares
 global m of image i with local l of image j. Pairs of one image (i == j) are the
 positives. Critics are not losses: see `dim_jax.losses.bounds`.
 
-Without `axis_name`, N = n. With it, under `pmap`, each device embeds its own n
-images, batch statistics are averaged and the embeddings gathered, so that
-N = n * devices and every device holds all scores. The loss of those scores is
-the loss of the whole batch on every device; the mean over devices of its
-gradients is the gradient.
+Under `pmap` each device scores its own images, with `axis_name` for batch
+statistics that are those of all devices; a loss of all pairs takes the two
+halves of a critic, `embed` and `score`, see `losses.sharded_bounds`.
 
 Of every network, `dtype` is the compute dtype; parameters, statistics, scores
 and logits are float32.
@@ -27,7 +25,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
 from dim_jax.losses import large_batches
 from dim_jax.networks import layers
@@ -88,7 +85,7 @@ class EmbeddingCritic(nn.Module):
 
   `embed`, called as the critic is, returns (anchors, local), trees of arrays
   [N*M, ...] and [N, ...]. `score`, which has no parameters and needs no
-  `apply`, makes scores [A, N, L] of them, or of some of the anchors; see
+  `apply`, makes scores [A, n, L] of them, or of any of either; see
   `losses.large_batches`.
 
   Attributes:
@@ -102,7 +99,7 @@ class EmbeddingCritic(nn.Module):
   def __call__(
     self, local: jax.Array, glob: jax.Array, *, train: bool = False
   ) -> jax.Array:
-    """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
+    """Returns scores [N*M, N, L] of local [N, L, C] and glob [N, M, D]."""
     return self.score(*self.embed(local, glob, train=train))
 
 
@@ -129,12 +126,8 @@ class ProjectionCritic(EmbeddingCritic):
       side: Projection(self.units, self.dtype, self.axis_name, name=side)
       for side in ('local', 'global')
     }
-    local, glob = _gather(
-      self,
-      embed['local'](local, train=train),
-      embed['global'](glob, train=train),
-    )
-    return _flatten(glob), local
+    local = embed['local'](local, train=train)
+    return _flatten(embed['global'](glob, train=train)), local
 
   @nn.nowrap
   def score(self, anchors: jax.Array, local: jax.Array) -> jax.Array:
@@ -175,16 +168,11 @@ class FactoredCritic(EmbeddingCritic):
     output, skip, bias = (
       weight.astype(self.dtype) for weight in (output, skip, bias)
     )
-    # The weights meet a device's own globals, before the gathering.
-    hidden, local, from_hidden, from_local, offset = _gather(
-      self,
-      hidden,
-      local,
-      layers.product(glob, output.T),
-      layers.product(glob, skip.T),
-      layers.product(glob, bias[:, None]),
+    anchors = (
+      _flatten(layers.product(glob, output.T)),
+      _flatten(layers.product(glob, skip.T)),
+      layers.product(glob, bias[:, None]).reshape(-1),
     )
-    anchors = (_flatten(from_hidden), _flatten(from_local), offset.reshape(-1))
     return anchors, (hidden, local)
 
   @nn.nowrap
@@ -223,9 +211,8 @@ class CosineCritic(EmbeddingCritic):
       x = layers.Dense(self.units, dtype=self.dtype, name=name)(x)
       x = x.astype(jnp.float32)
       square = jnp.square(x).sum(-1, keepdims=True)
-      sides.append(x * lax.rsqrt(jnp.maximum(square, 1e-12)))
-    local, glob = _gather(self, sides[0], factor * sides[1])
-    return _flatten(glob), local
+      sides.append(x * jax.lax.rsqrt(jnp.maximum(square, 1e-12)))
+    return _flatten(factor * sides[1]), sides[0]
 
   @nn.nowrap
   def score(self, anchors: jax.Array, local: jax.Array) -> jax.Array:
@@ -246,6 +233,7 @@ class ConcatCritic(nn.Module):
   Attributes:
     units: size of the hidden layers.
     depth: number of hidden layers, the paper's being 2.
+    axis_name: for nothing, as it has no normalisation.
   """
 
   units: int = 512
@@ -255,11 +243,20 @@ class ConcatCritic(nn.Module):
 
   @nn.compact
   def __call__(
-    self, local: jax.Array, glob: jax.Array, *, train: bool = False
+    self,
+    local: jax.Array,
+    glob: jax.Array,
+    *,
+    train: bool = False,
+    paired: bool = True,
   ) -> jax.Array:
-    """Returns scores [N*M, N, L] of local [n, L, C] and glob [n, M, D]."""
-    del train  # It has no normalisation.
-    _check(local, glob)
+    """Returns scores [N*M, N, L] of local [N, L, C] and glob [N, M, D].
+
+    Not `paired`, the images of the globals may be others, and more or fewer.
+    """
+    del train
+    if paired:
+      _check(local, glob)
     if self.depth < 1:
       raise ValueError(
         f'ConcatCritic takes a depth of 1 or more hidden layers; got '
@@ -275,7 +272,6 @@ class ConcatCritic(nn.Module):
     glob = layers.product(glob.astype(self.dtype), kernel[:split])
     local = layers.product(local.astype(self.dtype), kernel[split:])
     local = layers.add_bias(local, bias.astype(self.dtype))
-    local, glob = _gather(self, local, glob)
     x = nn.relu(_flatten(glob)[:, None, None, :] + local[None])
     for i in range(1, self.depth):
       x = nn.relu(layers.Dense(self.units, dtype=self.dtype, name=f'fc_{i}')(x))
@@ -487,16 +483,6 @@ def _activate(module: Any, x: jax.Array, train: bool, name: str) -> jax.Array:
     name=name,
   )
   return nn.relu(x)
-
-
-def _gather(module: Any, *embeddings: jax.Array) -> tuple[jax.Array, ...]:
-  """Gathers embeddings [n, ...] of all devices, if there are several."""
-  # Initialisation runs outside `pmap`, where the axis does not exist.
-  if module.axis_name is None or module.is_initializing():
-    return embeddings
-  return tuple(
-    lax.all_gather(x, module.axis_name, tiled=True) for x in embeddings
-  )
 
 
 def _flatten(glob: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Layers with PyTorch's default initialisation, and one convolution.
 
 `Conv` and `Conv1D` hold the usual parameters (a kernel laid out HWIO) and
-choose their lowering by backend. XLA on CPU runs a convolution's gradients
+choose their lowering by platform. XLA on CPU runs a convolution's gradients
 inside a loop body 10 to 30 times slower than outside it
 (https://github.com/jax-ml/jax/issues/12868), and `fit` runs its steps inside
 `lax.scan`. So on CPU a convolution is patches and one matrix product, built
@@ -14,7 +14,7 @@ everywhere.
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.sharding import AxisType, PartitionSpec
 
 from dim_jax import scale
 
@@ -37,6 +38,48 @@ WINDOWS = 2**21
 # With gradients, 196 maps of 8x8 with 64 channels (12.8 million) took 20 ms and
 # not 33; 128 of them (8.4 million) took 32 and not 26.
 WINOGRAD = 12 * 10**6
+
+
+def platform() -> str:
+  """Returns the platform that is compiled for, such as 'cpu' or 'tpu'.
+
+  It is that of the mesh in context (`jax.sharding.use_abstract_mesh`), which
+  may be of devices that this host does not have; without one, JAX's default.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
+def by_example(
+  function: Callable[[Any, jax.Array], jax.Array],
+) -> Callable[[Any, jax.Array], jax.Array]:
+  """Applies a network with a loop to the examples of each device apart.
+
+  The gradient of what all devices have, such as weights, is then summed over
+  them once, after the loop. Left to itself, XLA exchanges it in every turn.
+
+  Args:
+    function: `(shared, x [N, ...]) -> [N, ...]`, an example at a time.
+
+  Returns:
+    `function`; over the devices of the mesh in context, if it has several whose
+    work XLA divides, and they divide the examples.
+  """
+
+  def apply(shared: Any, x: jax.Array) -> jax.Array:
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)
+    if mesh.size < 2 or not automatic or x.shape[0] % mesh.size:
+      return function(shared, x)
+    own = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(
+      function,
+      in_specs=(PartitionSpec(), own),
+      out_specs=own,
+      check_vma=False,
+    )(shared, x)
+
+  return apply
 
 
 def torch_uniform() -> Initializer:
@@ -267,10 +310,10 @@ def convolve(
       f'{x.shape} has {x.shape[-1]} (the last axis).'
     )
   if lowering is None:
-    lowering = 'patches' if jax.default_backend() == 'cpu' else 'native'
+    lowering = 'patches' if platform() == 'cpu' else 'native'
   if lowering not in LOWERINGS:
     raise ValueError(
-      f'unknown lowering {lowering!r}; accepted are None (by backend), '
+      f'unknown lowering {lowering!r}; accepted are None (by platform), '
       + ', '.join(map(repr, LOWERINGS))
       + '.'
     )

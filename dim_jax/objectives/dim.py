@@ -104,6 +104,11 @@ class Config:
   """A name of `BOUNDS`. Of the f-divergences among them, chi_squared and
   reverse_kl train an encoder but are no bounds on MI; reports then name the
   estimator of 'mi/local'."""
+  negatives_of: int | None = None
+  """Contrast an image with so many images, itself and its neighbours in the
+  batch; None for all of the batch. With more devices in place of larger groups,
+  a step takes each of them no longer. Both weights' terms do so, and their
+  ceilings are those of fewer negatives."""
   critic: str = 'factored'
   """The local critic: 'projection' is the paper's, 'factored' the same function
   but for where it normalises, and several times faster; or 'concat'."""
@@ -155,6 +160,7 @@ def check(config: Config) -> None:
     {
       'local_weight': '[0, inf)',
       'global_weight': '[0, inf)',
+      'negatives_of': 'int [2, inf) or None',
       'critic_units': 'int [1, inf)',
       'global_critic_units': 'int [1, inf)',
       'local_samples': 'int [1, inf) or None',
@@ -339,8 +345,10 @@ def _embed(
     size = config.memory.micro_batch if config.memory else None
     if size is None:
       return embed(params, images, dropout)
+    # Under jit a batch is that of all devices, and each takes its share.
     in_parts = large_batches.micro_batched(
-      lambda *arguments: embed(*arguments)[0], size=size
+      lambda *arguments: embed(*arguments)[0],
+      size=size * sharded_batch.devices_of_mesh(),
     )
     return in_parts(params, images, dropout), {}
 
@@ -382,7 +390,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   Args:
     config: what to optimise.
     axis_name: the pmapped axis that the batch is spread over. Every device
-      then scores its own images' embeddings against those of all devices, so
+      then scores the globals of all devices against its own images' locals, so
       the loss is that of the global batch.
 
   Returns:
@@ -425,6 +433,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     functools.partial(encoder_and_terms.loss, embed, terms),
     encode,
     negatives=functools.partial(_negatives, config, init, encode),
+    negatives_of=config.negatives_of,
     features=(*others, config.global_feature),
     pictured=('fc',),
     classes=config.num_classes,
@@ -501,11 +510,12 @@ def _negatives(
     locate = functools.partial(hidden_patches.hidden_locations, config.mask)
     local = features[config.local_feature]
     positions = jax.eval_shape(locate, visible, local).shape[1]
+  size = config.negatives_of or images.shape[0]
   shapes = {}
   if config.local_weight:
-    shapes['mi/local'] = 0, images.shape[0], positions
+    shapes['mi/local'] = 0, size, positions
   if config.global_weight:
-    shapes['mi/global'] = 0, *pairs.whole.shape[:2]
+    shapes['mi/global'] = 0, size, 1
   counts = {
     name: mutual_information.count_negatives(shape)
     for name, shape in shapes.items()

@@ -109,11 +109,20 @@ class Config:
   """Whether a particle's own score counts in its Stein direction, as in the
   papers. A generator of 64 dimensions then keeps 8 % of the variance, and
   without it all."""
+  normalisation: str = 'count'
+  """What a particle's sum over the others is divided by: their 'count', as in
+  the papers, or the sum of their 'kernel', as SteinGAN's code has it for the
+  RBM. Of the repulsion 'all'."""
   kernel: str = 'data'
   """What the kernel compares: 'data', or the energy's 'features'."""
   repulsion: str = 'all'
   """Which particles repel one: 'all', the 'nearest' alone (as SteinGAN's code
   has it), or 'none', where the direction is the score."""
+  particles_of: int | None = None
+  """The Stein direction of a sample is one among so many, itself and its
+  neighbours in the batch; None for all of the batch, whose kernel makes a
+  device read the more, the more devices there are. The bandwidth is then that
+  of so many, too."""
   generator: str | Any = 'mlp'
   """'mlp', 'conv' (images), or a Flax module that maps noise [N, Z] to x; of
   images in [-1, 1]."""
@@ -155,6 +164,7 @@ def check(config: Config) -> None:
     ('start', STARTS),
     ('kernel', KERNELS),
     ('repulsion', REPULSIONS),
+    ('normalisation', losses.NORMALISATIONS),
     ('latent', tuple(LATENTS)),
   ):
     check_choice(f'objective.{name}', getattr(config, name), accepted)
@@ -180,6 +190,7 @@ def check(config: Config) -> None:
       'restarts': '[0, 1]',
       'stein_step': '(0, inf)',
       'stein_rate': '[0, 1]',
+      'particles_of': 'int [1, inf) or None',
       'latent_size': 'int [1, inf)',
       'energy_penalty': '[0, inf)',
       'negative_weight': '(0, 1]',
@@ -197,6 +208,16 @@ def check(config: Config) -> None:
     raise ValueError(
       "objective.noise acts on objective.transition='langevin' alone; leave it "
       f'None for {config.transition!r}.'
+    )
+  moved = config.negatives in ('stein', 'generator', 'mixture')
+  if config.normalisation != 'count' and not (
+    moved and config.repulsion == 'all'
+  ):
+    raise ValueError(
+      f'objective.normalisation={config.normalisation!r} divides the sums of '
+      "objective.repulsion='all', of the negatives 'stein', 'generator' and "
+      f"'mixture': leave it 'count' for repulsion={config.repulsion!r} and "
+      f'negatives={config.negatives!r}.'
     )
   low, high = config.input_range
   if not -math.inf < low < high < math.inf:
@@ -456,10 +477,24 @@ def _generator_term(
 def _own_direction(
   config: Config, params: PyTree, own: jax.Array, axis_name: str | None
 ) -> jax.Array:
-  """The Stein direction of this device's particles, among all."""
-  scores = sharded_batch.gather(score(config, params, own), axis_name)
-  particles = sharded_batch.gather(own, axis_name)
+  """The Stein direction of this device's particles, among all or a group."""
   energy = _make_energy(config)
+  scores = score(config, params, own)
+  if config.particles_of is not None:
+
+    def direction(params: PyTree, rows: tuple[jax.Array, jax.Array]) -> Any:
+      return _direction(config, energy, params, *rows)
+
+    phi = sharded_batch.rows_of_groups(
+      direction,
+      params,
+      (own, scores),
+      size=config.particles_of,
+      axis_name=axis_name,
+    )
+    return jax.lax.stop_gradient(phi)
+  scores = sharded_batch.gather(scores, axis_name)
+  particles = sharded_batch.gather(own, axis_name)
   phi = _direction(config, energy, params, particles, scores)
   if axis_name is not None:
     start = jax.lax.axis_index(axis_name) * own.shape[0]
@@ -745,8 +780,13 @@ def _direction(
       bandwidth,
       config.self_term,
       repulsion=config.repulsion,
+      normalisation=config.normalisation,
     )
   rows = losses.svgd_direction(
-    compared(particles), compared(scores), bandwidth, config.self_term
+    compared(particles),
+    compared(scores),
+    bandwidth,
+    config.self_term,
+    normalisation=config.normalisation,
   )
   return rows.reshape(particles.shape)

@@ -93,6 +93,11 @@ class Config:
   negatives: int | None = 16
   """K: negatives of each prediction, drawn anew in every step; None contrasts
   with all targets in the batch, by one matrix product an offset."""
+  negatives_of: int | None = None
+  """Draw the negatives of an example from so many examples, itself and its
+  neighbours in the batch; None for all of the batch. Of at most a device's
+  share of the batch, as of the paper's code on several GPUs, no device needs
+  the features of another, so that it scales to any number of them."""
   method: int = 1
   """How negatives of sound are drawn: 0, 1 or 2 of
   `losses.cpc.sequence_negatives`."""
@@ -159,6 +164,7 @@ def check(config: Config) -> None:
       'offsets': 'int [1, inf)',
       'skip': 'int [0, inf)',
       'negatives': 'int [1, inf) or None',
+      'negatives_of': 'int [1, inf) or None',
       'window': 'int [1, inf) or None',
       'epsilon': '[0, inf)',
       'num_classes': 'int [0, inf)',
@@ -420,15 +426,37 @@ def module_loss(
       params['head'], pooled(features), labels, axis_name
     )
     return loss, {'cross_entropy': loss, 'accuracy': accuracy}
-  c = sharded_batch.gather(positions(features), axis_name)
-  z = c
+  rows: tuple[jax.Array, ...] = (positions(features),)
   if is_context(module):
-    z = sharded_batch.gather(positions(entered), axis_name)
+    rows = (rows[0], positions(entered))
+  contrast = functools.partial(_contrast, config)
+  if config.negatives_of is None:
+    rows = sharded_batch.gather(rows, axis_name)
+    metrics = contrast(params['score'], rows, rng)
+  else:
+    metrics = sharded_batch.mean_of_groups(
+      contrast,
+      params['score'],
+      rows,
+      rng,
+      size=config.negatives_of,
+      axis_name=axis_name,
+    )
+  return metrics['infonce'], metrics
+
+
+def _contrast(
+  config: Config,
+  weights: jax.Array,
+  rows: tuple[jax.Array, ...],
+  rng: jax.Array,
+) -> Metrics:
+  """InfoNCE between contexts and, where they are others, targets."""
+  c, z = rows[0], rows[-1]
   contrast = _contrast_grid if z.ndim == 4 else _contrast_sequence
-  bounds = contrast(config, z, c, params['score'], rng)
-  loss = bounds.loss.mean()
-  return loss, {
-    'infonce': loss,
+  bounds = contrast(config, z, c, weights, rng)
+  return {
+    'infonce': bounds.loss.mean(),
     'ceiling': bounds.ceiling.mean(),
     'accuracy': bounds.accuracy.mean(),
   }
@@ -557,8 +585,8 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
 
   Args:
     config: what to optimise.
-    axis_name: the pmapped axis that the batch is spread over; negatives then
-      come from the global batch.
+    axis_name: the pmapped axis that the batch is spread over; without
+      `negatives_of`, negatives then come from the global batch.
 
   Returns:
     The objective, over the groups 'module_0', 'module_1', ... and 'probe'.
@@ -594,6 +622,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     encode,
     tuple(_stage(chain, *segment) for segment in chain.segments()),
     functools.partial(_negatives, chain),
+    negatives_of=config.negatives_of,
     features=tuple(f'module_{i}' for i in range(len(chain.modules))),
     classes=config.num_classes,
     supervised='a supervised objective' if config.loss == 'supervised' else '',
@@ -780,6 +809,7 @@ def _negatives(
   counts: dict[str, tuple[int, float | None]] = {}
   for _, i in chain.segments():
     shape = features[f'module_{i}_map'].shape
+    shape = (config.negatives_of or shape[0], *shape[1:])
     count = config.negatives or _others(config, shape)
     counts[f'module_{i}/infonce'] = count, math.log(count + 1)
   return counts

@@ -1,17 +1,22 @@
-"""A batch that may be spread over the devices of a pmapped axis.
+"""A batch that may be spread over the devices of a mesh or a pmapped axis.
 
 The loss of a batch is one number, however many devices hold its examples: what
 compares examples gathers them, and what is drawn for an example does not depend
-on the device that holds it. Where `axis_name` is None the batch is whole.
+on the device that holds it. Where `axis_name` is None the batch is whole. Under
+jit it is so too, but a mesh may be in context, over which XLA spreads it.
 """
 
+import functools
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from dim_jax.checks import check_range
+from dim_jax.losses import sharded_bounds
 
 Draw = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
@@ -30,11 +35,156 @@ def images(batch: Mapping[str, jax.Array]) -> jax.Array:
   return batch['image']
 
 
-def gather(x: jax.Array, axis_name: str | None) -> jax.Array:
-  """The rows of all devices, [N, ...] from this device's [n, ...]."""
+def gather(x: Any, axis_name: str | None) -> Any:
+  """The rows of all devices, a tree of [N, ...] from this device's [n, ...]."""
   if axis_name is None:
     return x
   return jax.lax.all_gather(x, axis_name, tiled=True)
+
+
+def count(rows: int, axis_name: str | None) -> int:
+  """The examples of the batch, of which this device has `rows`."""
+  return rows if axis_name is None else rows * jax.lax.axis_size(axis_name)
+
+
+def on_each_device(
+  value_fn: Callable[..., Any], axis_name: str | None, *, split: bool = False
+) -> Callable[[Any, Any], Any]:
+  """Maps a function over the devices that hold the batch.
+
+  Args:
+    value_fn: `(axis_name, shared, rows) -> values`; where the batch is on one
+      device, axis_name is None.
+    axis_name: the pmapped axis. Without one, the axis is that of the mesh in
+      context, if it has several devices.
+    split: whether values are arrays [N, ...], of which each device has its own;
+      if not they are the same on all devices.
+
+  Returns:
+    `(shared, rows) -> values`: `shared` is a tree that all devices have, and
+    `rows` a tree of arrays [N, ...], of which each device gets its own.
+  """
+  devices = devices_of_mesh()
+  if axis_name is not None or devices == 1:
+    return functools.partial(value_fn, axis_name)
+  (axis_name,) = jax.sharding.get_abstract_mesh().axis_names
+  own = PartitionSpec(axis_name)
+  return jax.shard_map(
+    functools.partial(value_fn, axis_name),
+    in_specs=(PartitionSpec(), own),
+    out_specs=own if split else PartitionSpec(),
+    check_vma=False,  # Groups of an axis are not implemented with it.
+  )
+
+
+def devices_of_mesh() -> int:
+  """The devices of the mesh in context, over which jit spreads a batch."""
+  return max(1, jax.sharding.get_abstract_mesh().size)
+
+
+class _Groups(NamedTuple):
+  """The groups of examples that a device works on.
+
+  Attributes:
+    rows: of each, a tree of arrays [k, size, ...].
+    numbers: which they are, int32 [k].
+    start: of this device's rows in its group, where several devices share one.
+  """
+
+  rows: Any
+  numbers: jax.Array
+  start: Any
+
+  @classmethod
+  def of(cls, rows: Any, size: int, axis_name: str | None) -> '_Groups':
+    """Those of this device's rows, or the one that it shares with others."""
+    images = jax.tree.leaves(rows)[0].shape[0]
+    devices = count(1, axis_name)
+    span = sharded_bounds.devices_of_group(size, images, devices)
+    place: Any = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+    if span > 1:
+      groups = sharded_bounds.group_indices(devices, span)
+      rows = jax.tree.map(
+        lambda x: jax.lax.all_gather(
+          x, axis_name, tiled=True, axis_index_groups=groups
+        ),
+        rows,
+      )
+    held = max(1, images // size)
+    numbers = place // span * held + jnp.arange(held)
+    rows = sharded_bounds.split_groups(rows, held)
+    return cls(rows, numbers, place % span * images)
+
+
+def mean_of_groups(
+  value_fn: Callable[[Any, Any, jax.Array], Any],
+  shared: Any,
+  rows: Any,
+  rng: jax.Array,
+  *,
+  size: int,
+  axis_name: str | None,
+) -> Any:
+  """Averages a function of examples over groups of them, one after another.
+
+  A device computes the groups that it holds, without asking others for
+  anything. Of a group that several devices hold, each computes all.
+
+  Args:
+    value_fn: `(shared, rows, rng) -> scalars`, of the rows of a group.
+    shared: a tree that all devices have, such as weights.
+    rows: a tree of arrays [N, ...] or, under pmap, [n, ...].
+    rng: group i draws from `fold_in(rng, i)`.
+    size: examples of a group.
+    axis_name: the pmapped axis.
+
+  Raises:
+    ValueError: see `sharded_bounds.devices_of_group`.
+  """
+
+  def of_device(axis_name: str | None, arguments: Any, rows: Any) -> Any:
+    shared, rng = arguments
+    groups = _Groups.of(rows, size, axis_name)
+    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, groups.numbers)
+    values = jax.vmap(functools.partial(value_fn, shared))(groups.rows, rngs)
+    values = jax.tree.map(lambda x: jnp.mean(x, axis=0), values)
+    return values if axis_name is None else jax.lax.pmean(values, axis_name)
+
+  return on_each_device(of_device, axis_name)((shared, rng), rows)
+
+
+def rows_of_groups(
+  row_fn: Callable[[Any, Any], jax.Array],
+  shared: Any,
+  rows: Any,
+  *,
+  size: int,
+  axis_name: str | None,
+) -> jax.Array:
+  """Maps a function of examples over groups of them, one after another.
+
+  Args:
+    row_fn: `(shared, rows) -> array [size, ...]`, of the rows of a group.
+    shared: a tree that all devices have, such as weights.
+    rows: a tree of arrays [N, ...] or, under pmap, [n, ...].
+    size: examples of a group.
+    axis_name: the pmapped axis.
+
+  Returns:
+    Shape [N, ...] or, under pmap, [n, ...].
+
+  Raises:
+    ValueError: see `sharded_bounds.devices_of_group`.
+  """
+
+  def of_device(axis_name: str | None, shared: Any, rows: Any) -> jax.Array:
+    images = jax.tree.leaves(rows)[0].shape[0]
+    groups = _Groups.of(rows, size, axis_name)
+    values = jax.vmap(functools.partial(row_fn, shared))(groups.rows)
+    values = values.reshape(-1, *values.shape[2:])
+    return jax.lax.dynamic_slice_in_dim(values, groups.start, images)
+
+  return on_each_device(of_device, axis_name, split=True)(shared, rows)
 
 
 def total(x: jax.Array, axis_name: str | None) -> jax.Array:

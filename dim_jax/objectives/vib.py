@@ -519,7 +519,7 @@ def _read_samples(
   noise: jax.Array,
 ) -> jax.Array:
   """Logits [S, N, C] of the codes at the noise [S, N, K]."""
-  if jax.default_backend() != 'cpu' or len(noise) > 16:
+  if layers.platform() != 'cpu' or len(noise) > 16:
     return read(code.place(noise))
   # One small matrix product a sample: on a CPU, 12 samples of 100 codes of 256
   # take 1.0 ms forward and backward, as one product 2.6 ms.

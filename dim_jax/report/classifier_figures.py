@@ -11,7 +11,7 @@ an upper bound on I(Z;X) and can be a loose one: it is never called I(Z;X).
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -349,12 +349,30 @@ def ellipses(
 def _draw_ellipses(
   rows: Rows, classes: int, entropy: np.ndarray, extent: Sequence[float]
 ) -> Any:
+  x0, x1, y0, y1 = extent
+  tall = min(max((y1 - y0) / (x1 - x0), 0.4), 1.3)
+  figure, axes = figures.blank(figures.WIDTH, 0.65 + 3.7 * tall)
+  colours = figures.class_colours(classes)
+  image = _draw_posteriors(axes, rows, colours, entropy, extent)
+  # In the axes' own frame, so that it is as high as they are.
+  bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.03, 1)))
+  bar.set_label('entropy of q(y|z), bits')
+  bar.outline.set_visible(False)
+  figures.name_classes(axes, {row[1]: row[2] for row in rows}, colours)
+  return figure
+
+
+def _draw_posteriors(
+  axes: Any,
+  rows: Rows,
+  colours: Sequence[Any],
+  entropy: np.ndarray,
+  extent: Sequence[float],
+) -> Any:
+  """Draws the rows of `ellipses`; returns the background, in bits."""
   from matplotlib import collections
 
   x0, x1, y0, y1 = extent
-  colours = figures.class_colours(classes)
-  tall = min(max((y1 - y0) / (x1 - x0), 0.4), 1.3)
-  figure, axes = figures.blank(figures.WIDTH, 0.65 + 3.7 * tall)
   look: dict[str, Any] = {
     'origin': 'lower',
     'vmin': 0,
@@ -370,11 +388,80 @@ def _draw_ellipses(
   # A posterior may be too narrow for its ellipse to be seen.
   axes.scatter(numbers[:, 0], numbers[:, 1], s=2, c=own, linewidths=0)
   axes.set(xlim=(x0, x1), ylim=(y0, y1), xlabel='z₁', ylabel='z₂')
-  # In the axes' own frame, so that it is as high as they are.
-  bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.03, 1)))
-  bar.set_label('entropy of q(y|z), bits')
-  bar.outline.set_visible(False)
-  figures.name_classes(axes, {row[1]: row[2] for row in rows}, colours)
+  return image
+
+
+class Plane(NamedTuple):
+  """What `ellipses` takes of one classifier, and its errors in words.
+
+  Attributes:
+    means: [m, 2].
+    chols: [m, 2, 2].
+    labels: [m].
+    entropy: nats, [G, G].
+    extent: of that grid, x0, x1, y0, y1.
+    note: beneath its name.
+  """
+
+  means: np.ndarray
+  chols: np.ndarray
+  labels: np.ndarray
+  entropy: np.ndarray
+  extent: np.ndarray
+  note: str = ''
+
+
+def planes(
+  codes: Mapping[str, Plane], class_names: Sequence[str]
+) -> figures.Picture:
+  """Draws two-dimensional codes side by side, as `ellipses` draws one.
+
+  Each has a frame of its own, as a code that keeps less is smaller. Alemi et
+  al. 2017, figure 2, are three of beta 1e-3, 0.1 and 1.
+  """
+  pictures = {
+    label: ellipses(
+      p.means, p.chols, p.labels, class_names, p.entropy, p.extent.tolist()
+    )
+    for label, p in codes.items()
+  }
+  rows: Rows = [
+    (label, *row) for label, picture in pictures.items() for row in picture.rows
+  ]
+  first = next(iter(pictures.values()))
+  return figures.Picture(
+    'planes',
+    'Codes of two dimensions',
+    first.caption + ' Each code has a frame of its own.',
+    ' '.join(f'{label}: {p.alt}' for label, p in pictures.items()),
+    ('code', *first.columns),
+    rows,
+    lambda: _draw_planes(codes, rows, len(class_names)),
+  )
+
+
+def _draw_planes(codes: Mapping[str, Plane], rows: Rows, classes: int) -> Any:
+  columns = min(len(codes), 3)
+  down = -(-len(codes) // columns)
+  side = figures.WIDTH / columns
+  figure, grid = figures.blank(
+    figures.WIDTH, down * (side + 0.5), down, columns, squeeze=False
+  )
+  colours = figures.class_colours(classes)
+  by = figures.grouped(rows, 0)
+  for axes in grid.flat[len(codes) :]:
+    axes.set_visible(False)
+  for axes, (label, plane) in zip(grid.flat, codes.items(), strict=False):
+    mine = [row[1:] for row in by[label]]
+    extent = tuple(float(v) for v in plane.extent)
+    _draw_posteriors(axes, mine, colours, plane.entropy / _LN2, extent)
+    axes.set_aspect('auto')
+    axes.set(xlabel='', ylabel='')
+    axes.tick_params(labelsize=7)
+    title = figures.shorten(figures.printable(label), 20)
+    axes.set_title(f'{title}\n{plane.note}', fontsize=8)
+  names = {row[2]: row[3] for row in rows}
+  figures.name_classes(grid.flat[0], names, colours)
   return figure
 
 

@@ -209,12 +209,25 @@ def blank(
   Returns:
     The figure, and its axes or array of axes.
   """
-  from matplotlib import figure as figure_lib
   from matplotlib.backends import backend_agg
 
-  figure = figure_lib.Figure((width, height), layout='constrained')
+  figure = _shown()((width, height), layout='constrained')
   backend_agg.FigureCanvasAgg(figure)
   return figure, figure.subplots(rows, columns, **grid)
+
+
+@functools.cache
+def _shown() -> Any:
+  """The class of figures that a notebook shows, though pyplot made none."""
+  from matplotlib import figure as figure_lib
+
+  class Shown(figure_lib.Figure):
+    def _repr_png_(self) -> bytes:
+      file = io.BytesIO()
+      write(self, file)
+      return file.getvalue()
+
+  return Shown
 
 
 def panels(
@@ -823,7 +836,7 @@ def _draw_retrieval(rows: Rows, images: np.ndarray) -> Any:
 
 # Images.
 
-_TEST = 'test images'
+TEST = 'test images'
 
 
 def views(
@@ -878,11 +891,15 @@ def reconstructions(
     name: stem of the files.
     caption: by default that of decoders of frozen features.
   """
-  images = {k: x for k, x in arrays.items() if x.ndim == 4 and k != _TEST}
-  count = len(arrays[_TEST])
+  images = {
+    k: x
+    for k, x in arrays.items()
+    if x.ndim == 4 and k not in (TEST, 'rated_images')
+  }
+  count = len(arrays[TEST])
   rows: Rows = []
   for label, others in images.items():
-    differences = (others.astype(float) - arrays[_TEST]) / 127.5
+    differences = (others.astype(float) - arrays[TEST]) / 127.5
     errors = np.mean(differences**2, axis=(1, 2, 3))
     rows += [(label, i, float(errors[i])) for i in range(count)]
   means = {
@@ -900,7 +917,7 @@ def reconstructions(
     f'squared errors of pixels in [-1, 1] are: {listed}.',
     ('features', 'image', 'squared error'),
     rows,
-    lambda: _draw_reconstructions({_TEST: arrays[_TEST], **images}),
+    lambda: _draw_reconstructions({TEST: arrays[TEST], **images}),
   )
 
 

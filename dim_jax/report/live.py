@@ -22,8 +22,6 @@ PORT = 8642
 _HOST = '127.0.0.1'
 # What training and evaluation write; checkpoints are not on the page.
 _WATCHED = ('metrics.jsonl', 'run.json', 'summary.json', 'evaluation')
-# Drawing takes no more of the time than this, on a machine that trains.
-_SHARE = 0.25
 
 
 def watch(
@@ -54,27 +52,32 @@ def watch(
   """
   checks.check_range('every', every, '[1, inf)')
   seen: Any = None
-  paths = [os.path.expanduser(path) for path in paths]
-  with (
-    progress.Progress(show_progress) as shown,
-    contextlib.ExitStack() as kept,
-  ):
+  folders = [os.fspath(os.path.expanduser(path)) for path in paths]
+  with contextlib.ExitStack() as kept:
+    shown = kept.enter_context(progress.Progress(show_progress))
     bar: progress.Task | None = None
+    drawing = 0.0
     with contextlib.suppress(KeyboardInterrupt):
-      while any(lock.state(path) == 'held' for path in paths):
-        began, now = time.monotonic(), _stamps(paths)
+      while any(lock.state(path) == 'held' for path in folders):
+        began, now = time.monotonic(), _stamps(folders)
         if now != seen:
-          step, steps, status = _status(paths)
-          yield page.write(paths, out, page.Live(every, status))
+          step, steps, status = _status(folders)
+          path = page.write(folders, out, page.Live(every, status))
+          drawing = time.monotonic() - began
+          yield path
           seen = now
           if bar is None:
             bar = kept.enter_context(
               shown.task('step', steps, done=step, seconds=0.0)
             )
-          bar.update(step, 'Ctrl-C stops watching, and not the run')
-        drawing = time.monotonic() - began
-        time.sleep(max(every - drawing, drawing * (1 / _SHARE - 1)))
-    path = page.write(paths, out)
+            shown.say('Ctrl-C ends this, and leaves the run alone.')
+          else:
+            bar.update(step, f'page drawn in {drawing:.1f} s')
+        # No more than half of the time, on a machine that trains.
+        spent = time.monotonic() - began
+        time.sleep(max(every - spent, drawing))
+        drawing = 0.0
+    path = page.write(folders, out)
   yield path
 
 
@@ -83,12 +86,14 @@ def _stamps(paths: Sequence[str]) -> list[tuple[str, int, int]]:
   found = []
   for path in paths:
     for name in _WATCHED:
-      whole = os.path.join(path, name)
-      inner = os.listdir(whole) if os.path.isdir(whole) else ['']
-      for part in sorted(inner):
+      place = os.path.join(path, name)
+      parts = [place]
+      if os.path.isdir(place):
+        parts = [os.path.join(place, x) for x in sorted(os.listdir(place))]
+      for part in parts:
         with contextlib.suppress(FileNotFoundError):
-          stat = os.stat(os.path.join(whole, part))
-          found.append((f'{whole}/{part}', stat.st_mtime_ns, stat.st_size))
+          stat = os.stat(part)
+          found.append((part, stat.st_mtime_ns, stat.st_size))
   return found
 
 

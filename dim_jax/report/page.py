@@ -40,6 +40,7 @@ from dim_jax.report.sections import (
   representation,
   summary,
   sweep,
+  units,
 )
 
 # In the order of the page.
@@ -52,6 +53,7 @@ SECTIONS = {
   'Information': information.section,
   'Classification': classification.section,
   'Rate and examples of the highest loss': classification.examples,
+  'Units of the code': units.section,
   'Couplets': couplets.section,
   'Attacks': attacks.section,
   'Out-of-distribution data': attacks.detection,
@@ -110,24 +112,9 @@ def write(
     ValueError: no run is given, a file of one is damaged, or a sweep or table
       is given with others.
   """
-  if not paths:
-    raise ValueError('Give the folder of at least one run.')
+  view = _read(paths)
   paths = [os.path.expanduser(path) for path in paths]
-  own = [
-    (kind, path)
-    for kind, path in itertools.product((sweep, comparison), paths)
-    if os.path.isfile(kind.file_of(path))
-  ]
-  if own and len(paths) > 1:
-    raise ValueError(
-      f'A sweep or table has a page of its own: give {os.fspath(own[0][1])!r} '
-      f'alone, got {len(paths)} folders.'
-    )
   out = folder_of(paths, out)
-  if own:
-    view = own[0][0].view(paths[0])
-  else:
-    view = _view(runs_lib.read_all(paths))
   report = ['dim-jax', 'report', *map(str, paths)]
   view['commands'].append(shlex.join(report))
   view['live'] = live
@@ -150,6 +137,46 @@ def write(
   return path
 
 
+def pictures(
+  paths: str | os.PathLike | Sequence[str | os.PathLike],
+) -> dict[str, figures.Picture]:
+  """Makes the pictures of the page, for a notebook or a paper.
+
+  A notebook shows each as it is, and `figure()` gives it as a matplotlib
+  figure, of a ground that is transparent:
+
+    drawn = page.pictures('runs/digits')
+    drawn['probes']
+    drawn['probes'].figure().savefig('probes.pdf')
+
+  The functions of `figures`, which make them, take arrays as well.
+
+  Args:
+    paths: as of `write`, or one path.
+
+  Returns:
+    The pictures by name, which is that of their files, in the page's order.
+
+  Raises:
+    FileNotFoundError: a folder is no run.
+    ValueError: as of `write`.
+  """
+  if isinstance(paths, str | os.PathLike):
+    paths = [paths]
+  found: dict[str, figures.Picture] = {}
+
+  def collect(parts: Sequence[Any]) -> None:
+    for part in parts:
+      if isinstance(part, figures.Picture):
+        found[part.name] = part
+      elif isinstance(part, Fold):
+        collect(part.parts)
+
+  for parts in _read(paths)['sections'].values():
+    collect(parts)
+  return found
+
+
 def folder_of(
   paths: Sequence[str | os.PathLike], out: str | os.PathLike | None = None
 ) -> str:
@@ -157,6 +184,26 @@ def folder_of(
   if out is None:
     out = os.path.join(paths[0], 'report', *['comparison'] * (len(paths) > 1))
   return os.path.expanduser(out)
+
+
+def _read(paths: Sequence[str | os.PathLike]) -> dict[str, Any]:
+  """Reads runs, or one sweep or table, as what the template shows."""
+  if not paths:
+    raise ValueError('Give the folder of at least one run.')
+  paths = [os.path.expanduser(path) for path in paths]
+  own = [
+    (kind, path)
+    for kind, path in itertools.product((sweep, comparison), paths)
+    if os.path.isfile(kind.file_of(path))
+  ]
+  if own and len(paths) > 1:
+    raise ValueError(
+      f'A sweep or table has a page of its own: give {os.fspath(own[0][1])!r} '
+      f'alone, got {len(paths)} folders.'
+    )
+  if own:
+    return own[0][0].view(paths[0])
+  return _view(runs_lib.read_all(paths))
 
 
 def _view(runs: Sequence[Run]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import dim_jax
 from dim_jax import checks, files, progress
 from dim_jax.data import load as data_lib
 from dim_jax.evaluation import classification
+from dim_jax.evaluation import units as units_lib
 from dim_jax.losses import bottleneck
 from dim_jax.objective import Objective
 from dim_jax.runs import attack, provenance, tables
@@ -146,12 +147,13 @@ def classify(
     results, predictions = _predictions(
       functions, _weights(trained, run_dir), data, samples, rng, bar
     )
-    arrays = _arrays(
+    arrays, units = _arrays(
       objective, trained.variables, predictions['test'], data['test']
     )
     files.write_arrays(f'{path}.npz', arrays)
     report = provenance.header(data['test'], trained.step, started)
     report |= _report(trained, data, samples, results)
+    report['units'] = units
     save = functools.partial(_save, f'{path}.json', report, started)
     save()
     victim = attack.Victim(objective.classes, functions, trained.variables)
@@ -290,8 +292,12 @@ def _arrays(
   variables: Any,
   predictions: classification.Predictions,
   test: Any,
-) -> dict[str, np.ndarray]:
-  """Collects what the pictures need, of the first test images."""
+) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+  """Collects what the pictures need, of the first test images.
+
+  Returns:
+    The arrays, and of a stochastic code `units.Units.summary`.
+  """
   kept = slice(_SAVED_IMAGES)
   average = classification.probabilities(predictions).mean(0)
   nats = classification.cross_entropy(predictions, test.labels['class'])
@@ -305,15 +311,17 @@ def _arrays(
   if predictions.rate is not None:
     saved['rate'] = predictions.rate[kept]
   if objective.posterior is None:
-    return saved
+    return saved, None
   code = jax.jit(objective.posterior)(variables, {'image': test.inputs[kept]})
   mean, scale, _ = code
   if scale.ndim == 2:
     by_dimension = bottleneck.rate_by_dimension(*code)
     saved['rate_by_dimension'] = np.asarray(by_dimension.mean(0))
+  units = units_lib.measure(*code)
+  saved |= units.arrays()
   if mean.shape[1] == 2 and objective.decode is not None:
     saved |= plane(objective, variables, test.inputs[:_ELLIPSES])
-  return saved
+  return saved, units.summary() | {'examples': len(mean)}
 
 
 def plane(

@@ -4,6 +4,7 @@ One training step is compiled, and no example is read; of a folder of images the
 names, and the header of one.
 """
 
+import dataclasses
 import functools
 import math
 import os
@@ -17,8 +18,9 @@ from dim_jax import config as config_lib
 from dim_jax.data import augment, decode, folders, points, sources
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
-from dim_jax.runs import provenance
-from dim_jax.training import loop, parallel, pipeline
+from dim_jax.objective import Objective
+from dim_jax.runs import hlo, provenance, slices
+from dim_jax.training import feed, loop, parallel, pipeline
 from dim_jax.training import step as step_lib
 
 # [H, W, C] and training images of the stored data sets, validation included.
@@ -102,27 +104,132 @@ def _images(config: config_lib.DataConfig) -> tuple[tuple[int, ...], int]:
 
 
 def measure(
-  config: config_lib.ExperimentConfig, devices: int | None = None
+  config: config_lib.ExperimentConfig,
+  devices: int | None = None,
+  topology: str | None = None,
 ) -> dict[str, Any]:
   """Compiles one step of a run and counts.
 
   Args:
     config: the run.
     devices: use only so many devices; all of them if None.
+    topology: compile for this TPU slice, such as 'v5e:16x16', instead of this
+      host's devices; needs no TPU. See `dim_jax.runs.slices`.
 
   Returns:
     'shape', 'dtype' and 'examples' of the data; 'parameters', how many by
     group; 'batch', 'steps' and 'devices'; 'flops' of a step of the whole
     batch; 'memory', bytes on each device by what they are for, or None where
-    the compiler does not say; 'negatives' of an anchor and 'ceilings' in nats,
-    by term.
+    the compiler does not say; what `hlo.summary` returns, of what the devices
+    exchange in a step; 'negatives' of an anchor and 'ceilings' in nats, by
+    term, and of how many examples, 'negatives_of'. Of a topology, 'slice'
+    instead of memory and exchange: what `slices.compile_for` returns, with
+    'efficiency' where there are more than `slices.REFERENCE` chips.
 
   Raises:
-    ValueError: the config cannot be trained.
+    ValueError: the config cannot be trained, or not so.
   """
   config_lib.check(config)
-  mesh = parallel.make_mesh(1 if config.parallel == 'pipeline' else devices)
-  parallel.check_batch_size(config.batch_size, mesh.size, config.accumulate)
+  if topology is not None:
+    _check_slice(config, devices, topology)
+    mesh = parallel.make_mesh(among=slices.devices(topology))
+  else:
+    mesh = parallel.make_mesh(1 if config.parallel == 'pipeline' else devices)
+    parallel.check_batch_size(config.batch_size, mesh.size, config.accumulate)
+  run = _run(config)
+  report = {
+    'name': config.data.name,
+    'shape': run.shapes.stored,
+    'dtype': np.dtype(run.shapes.dtype).name,
+    'examples': run.shapes.examples,
+    'parameters': {
+      name: provenance.count(tree) for name, tree in run.state.params.items()
+    },
+    'batch': config.batch_size,
+    'steps': config.steps,
+    'devices': mesh.size,
+    'device': mesh.devices.flat[0].device_kind,
+    **_terms(config, run),
+  }
+  if topology is None:
+    compiled = _lower(config, run, mesh, parallel.memory(mesh)).compile()
+    cost = compiled.cost_analysis() or {}
+    # XLA counts what one device does.
+    flops = cost.get('flops', math.nan) * mesh.size
+    report |= {'flops': flops, 'memory': _memory(compiled)}
+    return report | hlo.summary(compiled.as_text() or '', mesh.size)
+  one = slices.compile_for(topology, _lower(config, run, mesh, _hbm(topology)))
+  if mesh.size > slices.REFERENCE:
+    few = dataclasses.replace(
+      config, batch_size=config.batch_size // mesh.size * slices.REFERENCE
+    )
+    base = on_slice(few, slices.reference(topology))
+    one['efficiency'] = slices.efficiency(one, base)
+  return report | {'flops': one['flops'] * mesh.size, 'slice': one}
+
+
+def on_slice(
+  config: config_lib.ExperimentConfig, topology: str
+) -> dict[str, Any]:
+  """Compiles one step of a run for a TPU slice; needs no TPU.
+
+  Args:
+    config: the run.
+    topology: the slice, such as 'v5e:16x16'.
+
+  Returns:
+    What `slices.compile_for` does.
+
+  Raises:
+    ValueError: the config cannot be trained, or not so.
+  """
+  _check_slice(config, None, topology)
+  mesh = parallel.make_mesh(among=slices.devices(topology))
+  lowered = _lower(config, _run(config), mesh, _hbm(topology))
+  return slices.compile_for(topology, lowered)
+
+
+def _hbm(topology: str) -> float:
+  return slices.parse(topology)[0].hbm
+
+
+def _check_slice(
+  config: config_lib.ExperimentConfig, devices: int | None, topology: str
+) -> None:
+  """Raises ValueError where a run cannot be compiled for a slice."""
+  _, chips = slices.parse(topology)
+  if devices is not None:
+    raise ValueError(
+      f'--topology={topology} is all of its {chips:,} chips: leave out '
+      '--devices.'
+    )
+  if config.parallel != 'jit':
+    raise ValueError(
+      f"--topology compiles parallel='jit', got {config.parallel!r}: the other "
+      'forms stay on one host.'
+    )
+  each = chips * config.accumulate
+  if config.batch_size % each:
+    nearest = max(1, round(config.batch_size / each)) * each
+    parts = f' in {config.accumulate} parts' if config.accumulate > 1 else ''
+    raise ValueError(
+      f'batch_size {config.batch_size} does not divide{parts} over the '
+      f'{chips:,} chips of {topology}: use a multiple of {each:,}, such as '
+      f'--config.batch_size={nearest} ({nearest // chips} a chip).'
+    )
+
+
+class _Run(NamedTuple):
+  """A run, of which nothing is there but shapes."""
+
+  shapes: Shapes
+  objective: Objective
+  optimizer: Any
+  state: step_lib.TrainState
+
+
+def _run(config: config_lib.ExperimentConfig) -> _Run:
+  """Raises ValueError where the objective cannot train on the data."""
   found = shapes(config.data)
   # Under pmap and as a pipeline the step is the same, in other parts.
   objective = config_lib.make_objective(config)
@@ -130,48 +237,56 @@ def measure(
     pipeline.check(objective)
   if found.examples is not None:
     objective.check_size(found.examples)
-  batch = functools.partial(_batch, config, found, objective.indexed)
-  example = batch(found.seen, 2)
+  example = _batch(config, found, objective.indexed, found.seen, 2)
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   optimizer = step_lib.optimizer_of(config, objective, variables[0])
   init = functools.partial(step_lib.init_state, objective, optimizer)
   state = jax.eval_shape(init, example, jax.random.key(0))
-  streams = found.examples is None or getattr(config.data, 'stream', False)
-  rows = config.batch_size if streams else found.examples
+  return _Run(found, objective, optimizer, state)
+
+
+def _lower(
+  config: config_lib.ExperimentConfig,
+  run: _Run,
+  mesh: jax.sharding.Mesh,
+  memory: float | None,
+) -> jax.stages.Lowered:
+  """Returns the program of one step, on devices of so many bytes."""
+  found, objective, optimizer, state = run
   chunk: Any = loop.make_chunk(
     objective,
     optimizer,
     mesh,
     augment=augment.make(config.data, found.stored[-1]),
     accumulate=config.accumulate,
+    split=state if config.zero else None,
   )
-  compiled = chunk.lower(
-    state,
-    batch(found.stored, rows),
-    jax.ShapeDtypeStruct((1, config.batch_size), jnp.int32),
-  ).compile()
-  cost = compiled.cost_analysis() or {}
+  batch = functools.partial(_batch, config, found, objective.indexed)
+  if found.examples is not None and not getattr(config.data, 'stream', False):
+    stored = batch(found.stored, found.examples)
+    if not feed.too_large(stored, memory):
+      rows: Any = jax.ShapeDtypeStruct((1, config.batch_size), jnp.int32)
+      return chunk.lower(state, stored, rows)
+  # What is read ahead: the examples themselves.
+  rows = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype),
+    batch(found.stored, config.batch_size),
+  )
+  return chunk.lower(state, {}, rows)
+
+
+def _terms(config: config_lib.ExperimentConfig, run: _Run) -> dict[str, Any]:
+  """Returns the negatives of an anchor and the ceilings, by term."""
+  found, objective = run.shapes, run.objective
   part = config.batch_size // config.accumulate
-  terms = objective.negatives(batch(found.seen, part))
+  batch = _batch(config, found, objective.indexed, found.seen, part)
+  terms = objective.negatives(batch)
   ceilings = {k: v for k, (_, v) in terms.items() if v is not None}
   if objective.supervised:
     ceilings['information on the label'] = math.log(objective.classes)
   return {
-    'name': config.data.name,
-    'shape': found.stored,
-    'dtype': np.dtype(found.dtype).name,
-    'examples': found.examples,
-    'parameters': {
-      name: provenance.count(tree) for name, tree in state.params.items()
-    },
-    'batch': config.batch_size,
-    'steps': config.steps,
-    'devices': mesh.size,
-    'device': mesh.devices.flat[0].device_kind,
-    # XLA counts what one device does.
-    'flops': cost.get('flops', math.nan) * mesh.size,
-    'memory': _memory(compiled),
     'negatives': {name: count for name, (count, _) in terms.items()},
+    'negatives_of': objective.negatives_of or part,
     'ceilings': ceilings,
   }
 
@@ -221,16 +336,24 @@ def text(report: dict[str, Any]) -> str:
   lines.append(('parameters', f'{sum(parameters.values()):,}: {each}'))
   flops = f'{report["flops"]:.3g} a step, {report["flops"] * steps:.3g} in all'
   flops += ', as the compiler counts (the body of a loop inside a step once)'
-  lines.append(('FLOPs', flops))
-  memory = dict(report['memory'] or {})
+  if 'slice' in report:
+    lines += slices.lines(report['slice'])
+  else:
+    lines.append(('FLOPs', flops))
+  memory = dict(report.get('memory') or {})
   if memory:
     total = memory.pop('total')
     each = ', '.join(f'{k} {v / 2**20:,.1f}' for k, v in memory.items())
     lines.append(('memory', f'{total / 2**20:,.1f} MiB on each device: {each}'))
+  if report.get('collectives'):
+    lines.append(('collectives', slices.communication(report)))
   for name in sorted({**report['negatives'], **report['ceilings']}):
     words = []
     if name in report['negatives']:
-      words.append(f'{report["negatives"][name]:,} negatives an anchor')
+      words.append(
+        f'{report["negatives"][name]:,} negatives an anchor, of '
+        f'{report["negatives_of"]:,} examples'
+      )
     if name in report['ceilings']:
       words.append(f'at most {report["ceilings"][name]:.3f} nats')
     else:

@@ -412,8 +412,8 @@ def _scores(
 def merge_arrays(path: str, saved: dict[str, Any], step: int) -> None:
   """Writes the arrays whole or not at all; keeps others of this step."""
   saved = {**saved, 'step': np.asarray(step)}
-  if os.path.exists(path):
-    with np.load(path) as old:
+  if files.at(path).exists():
+    with files.at(path).open('rb') as file, np.load(file) as old:
       same = 'step' in old and old['step'] == step
       kept = {name: old[name] for name in old.files} if same else {}
     saved = kept | saved

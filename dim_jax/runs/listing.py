@@ -275,12 +275,16 @@ def table(runs: Sequence[Listed]) -> rich.table.Table:
       run.method,
       run.data,
       f'{run.step:,} / {run.steps:,}' if run.steps else '',
-      '' if math.isnan(run.probe) else f'{run.probe:.1f} % {run.measured}',
+      '' if math.isnan(run.probe) else f'{run.probe:.1f} %',
+      run.measured,
       '' if math.isnan(run.age) else _age(run.age),
     )
     for run in runs
   ]
-  columns = ('run', 'state', 'method', 'data', 'step', 'probe', 'age')
+  columns = (
+    *('run', 'state', 'method', 'data', 'step', 'probe'),
+    *('probe of', 'age'),
+  )
   shown = tables.table(columns, rows, words=4)
   shown.columns[0].no_wrap = True  # To be copied into a command.
   return shown

@@ -20,8 +20,9 @@ from dim_jax.data import load as data
 from dim_jax.evaluation import features as features_lib
 from dim_jax.evaluation import probes as probes_lib
 from dim_jax.evaluation import reconstruction, representations
+from dim_jax.evaluation import units as units_lib
 from dim_jax.evaluation.information import noisy
-from dim_jax.networks import decoders
+from dim_jax.networks import decoders, posteriors
 from dim_jax.objective import probed
 from dim_jax.report import figures
 from dim_jax.report.sections import representation
@@ -32,7 +33,7 @@ _PROBES = ('svm', 'knn', 'linear_few')
 _ENCODERS = ('trained', 'untrained')
 _RANK_ROWS = 1000
 _LIDAR_IMAGES, _LIDAR_VIEWS = 256, 8
-_PICTURED = 8
+_PICTURED, _RATED = 8, 5
 # Distances of all pairs of rows; critics of single rows.
 _NOISY_ROWS, _MOST_DEPENDENT = 10_000, 1024
 # Where a run has no augmentation of its own.
@@ -66,12 +67,14 @@ class _Rows(NamedTuple):
     test: float32 [m, D].
     views: float32 [k, views, D] of training images; None without any.
     images: uint8 (training, test) at the decoder's size; None of other data.
+    units: of the code, where it is stochastic and these are its means.
   """
 
   train: np.ndarray
   test: np.ndarray
   views: np.ndarray | None
   images: tuple[np.ndarray, np.ndarray] | None
+  units: units_lib.Units | None = None
 
 
 def represent(
@@ -121,10 +124,16 @@ def represent(
     trained.config.data, max_examples, progress=show_progress
   )
   names = _features(trained, train, features)
+  code = _features(trained, train, None)[-1]
   folder = os.path.join(run_dir, 'evaluation')
   results, skipped = _probe(
     run_dir, measures, names, encoders, max_examples, step, show_progress
   )
+  if 'units' in measures and trained.objective.posterior is None:
+    if set(measures) != set(MEASURES):
+      reason = 'the code is not stochastic.'
+      skipped.append({'what': 'units', 'reason': reason})
+    measures = [name for name in measures if name != 'units']
   pictures: dict[str, np.ndarray] = {}
   images = _images(train, test) if 'reconstruction' in measures else None
   if images is not None:
@@ -150,8 +159,13 @@ def represent(
       rows = _encode(
         encoder, kind, (train, test), names, measures, settings, bar
       )
+      units = None
+      if 'units' in measures:
+        units, arrays = _units(encoder, test, bar)
+        pictures |= arrays if kind == 'trained' else {}
       for name, values in rows.items():
-        part = _Rows(*values, images)
+        own = units if name == code else None
+        part = _Rows(*values, images, own)
         new, failed, shown = _measure(kind, name, part, measures, settings, bar)
         results, skipped = results + new, skipped + failed
         pictures |= shown
@@ -160,7 +174,8 @@ def represent(
     path = os.path.join(folder, 'representation.npz')
     evaluate.merge_arrays(path, pictures, trained.step)
     with np.load(path) as arrays:
-      figures.save(figures.reconstructions(dict(arrays)), folder)
+      if figures.TEST in arrays:
+        figures.save(figures.reconstructions(dict(arrays)), folder)
   return report
 
 
@@ -331,6 +346,38 @@ def _encode(
   }
 
 
+def _units(
+  encoder: dim_jax.Encoder, test: data.Examples, bar: progress.Progress
+) -> tuple[units_lib.Units, dict[str, np.ndarray]]:
+  """Measures the units of a stochastic code on test examples.
+
+  Returns:
+    The measures, and what is pictured: these, and the images of the lowest and
+    the highest rate with their nats.
+  """
+  posterior: Any = encoder.objective.posterior
+
+  @jax.jit
+  def code(variables, part):
+    code = posterior(variables, data.as_batch(part, test.kind))
+    return *code, posteriors.Posterior(*code).rate()
+
+  with bar.task('units', len(test.inputs)) as task:
+    *gaussians, nats = batches.map_padded(
+      lambda _, part: code(encoder.variables, part),
+      256,
+      test.inputs,
+      progress=task.update,
+    )
+  units = units_lib.measure(*gaussians)
+  arrays = units.arrays()
+  if test.kind == 'image':
+    order = np.argsort(nats, kind='stable')
+    ends = [*order[:_RATED], *order[-_RATED:]]
+    arrays |= {'rated_images': test.inputs[ends], 'rated_nats': nats[ends]}
+  return units, arrays
+
+
 def _view(config: Any, seed: int) -> np.ndarray:
   """Makes views of the first training images, those of an image together."""
   examples = data.load(
@@ -359,7 +406,7 @@ def _measure(
   skipped: list[dict[str, str]] = []
   shown: dict[str, np.ndarray] = {}
   for measure in measures:
-    if measure in _PROBES:
+    if measure in _PROBES or (measure == 'units' and rows.units is None):
       continue
     title = f'{kind} {feature} {measure}'
     row = {'encoder': kind, 'feature': feature, 'measure': measure}
@@ -475,12 +522,23 @@ def _lidar(
   return {'lidar': value, 'examples': examples, 'views': views}
 
 
+def _measure_units(
+  rows: _Rows, settings: Settings, task: progress.Task
+) -> dict[str, Any]:
+  """Summarises the units of a stochastic code on test examples."""
+  del settings, task
+  if rows.units is None:
+    raise ValueError('the code is not stochastic.')
+  return {**rows.units.summary(), 'examples': len(rows.test)}
+
+
 _MEASURED: dict[str, Callable[..., dict[str, Any]]] = {
   'reconstruction': _reconstruct,
   'information': _information,
   'dependence': _dependence,
   'rank': _rank,
   'lidar': _lidar,
+  'units': _measure_units,
 }
 MEASURES = (*_PROBES, *_MEASURED)
 """What can be measured, in the order of the table."""

@@ -29,6 +29,7 @@ def sweep(
   workdir: str,
   *,
   samples: int = 12,
+  devices: int | None = None,
   show_progress: bool = True,
 ) -> dict[str, Any]:
   """Trains and measures every run of a sweep, or continues it.
@@ -36,6 +37,8 @@ def sweep(
   Args:
     config: the runs.
     workdir: the sweep's folder.
+    devices: share the runs out over at most so many devices; over as many as
+      divide them evenly if None.
     samples: posterior samples of an averaged prediction.
     show_progress: show a bar, or lines.
 
@@ -81,7 +84,7 @@ def sweep(
       step_lib.optimizer_of(run, objective, params),
       arrays,
       workdir,
-      loop.Settings.of(run, show_progress=show_progress),
+      loop.Settings.of(run, devices=devices, show_progress=show_progress),
       runs=runs,
     )
   lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
@@ -129,7 +132,7 @@ def _check(config: config_lib.SweepConfig) -> None:
       )
   if config.run.parallel != 'jit':
     raise ValueError(
-      f"a sweep runs on one device: parallel is 'jit', got "
+      f"each run of a sweep is on one device: parallel is 'jit', got "
       f'{config.run.parallel!r}.'
     )
 
@@ -149,7 +152,7 @@ def _save(config: config_lib.SweepConfig, workdir: str) -> None:
 
 
 def peak_bytes(compiled: Any) -> int:
-  """Returns what a compiled program allocates at most, with its arguments."""
+  """Returns what a program allocates on a device, with its arguments."""
   memory = compiled.memory_analysis()
   return int(
     memory.argument_size_in_bytes
@@ -172,7 +175,9 @@ def _measure(
   functions = classify.measures(objective, samples)
   rows = []
   for r, seed in enumerate(runs.seeds):
-    state = jax.tree.map(lambda x, r=r: x[r], states)
+    state = jax.device_put(
+      jax.tree.map(lambda x, r=r: x[r], states), jax.devices()[0]
+    )
     variables = step_lib.averaged_params(state, run.average), state.model_state
     for split, part in data.items():
       labels = part.labels['class']

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import pathlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,7 +20,7 @@ from dim_jax.evaluation import representations
 from dim_jax.evaluation.information.monitor import information_monitor
 from dim_jax.objective import Objective, PyTree, probed
 from dim_jax.runs import classify, provenance
-from dim_jax.training import lock, loop, metrics, pipeline
+from dim_jax.training import hosts, lock, loop, metrics, pipeline
 from dim_jax.training import step as step_lib
 
 _WATCHED = 512  # examples, for signs of collapse
@@ -99,6 +97,7 @@ def train(
     )
   periodic = _information(config, objective, watched, features)
   with claim(workdir):
+    hosts.check(workdir, config_lib.to_json(config), _stream(train_set))
     if jax.process_index() == 0:
       config_lib.save(config, workdir, watched.inputs.shape[1:])
       provenance.write(
@@ -171,30 +170,35 @@ def claim(workdir: str) -> Iterator[None]:
   Raises:
     ValueError: another process trains there.
   """
+  if jax.process_index():
+    yield  # Process 0 of the job makes it for all.
+    return
   lock.check(workdir)
-  existed = os.path.isdir(workdir)
-  before = set(os.listdir(workdir)) if existed else set()
+  folder = files.at(workdir)
+  existed = folder.is_dir()
+  before = {path.name for path in folder.iterdir()} if existed else set()
   files.make_folder(workdir)
   try:
     yield
   except ValueError:
     kept = any(has_checkpoint(workdir, below) for below in ('', '*/'))
     # Of two processes that start at once, one is refused: not its folder.
-    if jax.process_index() == 0 and not kept and not lock.is_held(workdir):
-      for name in set(os.listdir(workdir)) - before:
-        path = os.path.join(workdir, name)
-        if os.path.isdir(path):
-          shutil.rmtree(path, ignore_errors=True)
+    if not kept and not lock.is_held(workdir):
+      for path in list(folder.iterdir()) if folder.exists() else ():
+        if path.name in before:
+          continue
+        if path.is_dir():
+          path.rmtree()
         else:
-          os.remove(path)
-      if not existed:
+          path.unlink()
+      if not existed and not files.is_remote(workdir):
         os.rmdir(workdir)
     raise
 
 
 def has_checkpoint(workdir: str | os.PathLike, below: str = '') -> bool:
   """Whether there is anything that a run could go on from."""
-  checkpoints = pathlib.Path(workdir).glob(f'{below}checkpoints/*')
+  checkpoints = files.at(workdir).glob(f'{below}checkpoints/*')
   return any(path.name.isdigit() for path in checkpoints)
 
 
@@ -244,10 +248,14 @@ def _without_labels(train_set: Any, config: config_lib.ExperimentConfig) -> Any:
   return train_set._replace(read=lambda rows: inputs(train_set.read(rows)))
 
 
-def _num_examples(train_set: Any) -> int:
+def _stream(train_set: Any) -> stream.Stream:
   if isinstance(train_set, stream.Stream):
-    return train_set.num_examples
-  return len(next(iter(train_set.values())))
+    return train_set
+  return stream.of_arrays(train_set)
+
+
+def _num_examples(train_set: Any) -> int:
+  return _stream(train_set).num_examples
 
 
 def _indexed(train_set: Any) -> Any:

@@ -9,11 +9,9 @@ with the shapes of what they hold.
 """
 
 import contextlib
-import json
 import logging
 import os
 import re
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,22 +50,34 @@ class Checkpoints:
       owner: whether this process is the run's trainer, which clears away what
         a killed write left behind; a reader must leave a live write alone.
     """
-    self.directory = os.path.join(
-      os.path.abspath(os.path.expanduser(run_dir)), 'checkpoints'
-    )
+    self.directory = os.path.join(files.absolute(run_dir), 'checkpoints')
     self._verified: set[int] = set()
-    with _quiet():
+    self._own = not owner and jax.process_count() > 1
+    with self._processes(), _quiet():
       self._checkpointer = ocp.training.Checkpointer(
         self.directory,
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         cleanup_tmp_directories=owner,
       )
 
+  def _processes(self) -> contextlib.AbstractContextManager[Any]:
+    """Lets a reader of several processes not wait for the others."""
+    if not self._own:
+      return contextlib.nullcontext()
+    process = jax.process_index()
+    return ocp.Context(
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f'process_{process}',
+      )
+    )
+
   def __enter__(self) -> 'Checkpoints':
     return self
 
   def __exit__(self, kind: Any, *_: object) -> None:
-    with _quiet():
+    with self._processes(), _quiet():
       try:
         self._checkpointer.close()
       except Exception:
@@ -143,9 +153,11 @@ class Checkpoints:
       )
     for step, what in bad.items():
       aside = os.path.join(os.path.dirname(self.directory), 'damaged')
-      os.makedirs(aside, exist_ok=True)
-      shutil.rmtree(os.path.join(aside, str(step)), ignore_errors=True)
-      os.replace(self._path(step), os.path.join(aside, str(step)))
+      files.make_folder(aside)
+      there = files.at(aside) / str(step)
+      if there.exists():
+        there.rmtree()
+      files.at(self._path(step)).rename(there)
       say(
         f'Checkpoint {step} is damaged ({what}) and moved to {aside}; '
         f'falling back to checkpoint {newest}.'
@@ -196,7 +208,8 @@ class Checkpoints:
         'with, to go on.'
       )
     try:
-      return self._checkpointer.load(step, abstract)
+      with self._processes():
+        return self._checkpointer.load(step, abstract)
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(self._unfit(step, files.reason(error))) from error
 
@@ -239,7 +252,7 @@ def _quiet() -> Iterator[None]:
 
 def _crc32(path: str) -> int:
   crc = 0
-  with open(path, 'rb') as file:
+  with files.at(path).open('rb') as file:
     while block := file.read(2**20):
       crc = zlib.crc32(block, crc)
   return crc
@@ -258,11 +271,9 @@ def _tensors(state: Any) -> dict[str, str]:
 def _write_contents(folder: str, state: Any) -> None:
   """Writes what `state` holds; size and CRC-32 of every file in a folder."""
   sums = {}
-  for parent, _, names in os.walk(folder):
-    for name in names:
-      path = os.path.join(parent, name)
-      where = os.path.relpath(path, folder)
-      sums[where] = [os.path.getsize(path), _crc32(path)]
+  for name in files.names_below(folder):
+    path = os.path.join(folder, name)
+    sums[name] = [files.at(path).stat().length, _crc32(path)]
   contents = {'files': sums, 'tensors': _tensors(state)}
   files.write_json(os.path.join(folder, _CONTENTS), contents)
 
@@ -270,10 +281,7 @@ def _write_contents(folder: str, state: Any) -> None:
 def _saved_tensors(folder: str) -> dict[str, str]:
   """What `_tensors` said of the saved state; {} where nothing is known."""
   path = os.path.join(folder, _CONTENTS)
-  if not os.path.exists(path):
-    return {}
-  with open(path, encoding='utf-8') as file:
-    return json.load(file)['tensors']
+  return files.read_json(path).get('tensors', {})
 
 
 def _as_saved(folder: str, state: Any, any_width: bool) -> Any:
@@ -326,20 +334,19 @@ def _damage(folder: str) -> str:
     The first file that differs and how; '' if none does.
   """
   path = os.path.join(folder, _CONTENTS)
-  if not os.path.exists(path):
-    exists = os.path.exists(os.path.join(folder, _METADATA))
+  if not files.at(path).exists():
+    exists = files.at(os.path.join(folder, _METADATA)).exists()
     return '' if exists else f'{_METADATA} is missing'
   try:
-    with open(path, encoding='utf-8') as file:
-      entries = json.load(file)['files']
+    entries = files.read_json(path)['files']
     sums = {name: (size, crc) for name, (size, crc) in entries.items()}
   except (ValueError, KeyError, TypeError, AttributeError):
     return f'{_CONTENTS} is unreadable'
   for where, (size, crc) in sorted(sums.items()):
     path = os.path.join(folder, where)
-    if not os.path.exists(path):
+    if not files.at(path).exists():
       return f'{where} is missing'
-    if (actual := os.path.getsize(path)) != size:
+    if (actual := files.at(path).stat().length) != size:
       return f'{where} has {actual:,} of {size:,} bytes'
     if _crc32(path) != crc:
       return f'{where} has changed bytes'

@@ -3,7 +3,8 @@
 What sets the runs apart is data, not code: the key of each, and arrays of their
 model state, such as the bottleneck's 'beta'. So a sweep compiles once. Run r of
 a grid is the run that `loop.fit` makes of the same seed and value alone, but
-for rounding.
+for rounding. Devices share the runs out: each trains its own, and they send
+one another nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from dim_jax.data import batches
 from dim_jax.objective import Batch, Objective
+from dim_jax.training import parallel
 from dim_jax.training import step as step_lib
 
 
@@ -36,6 +39,69 @@ class Runs(NamedTuple):
     """Names a run in a message, such as 'beta 0.01, seed 2'."""
     values = [f'{key} {x[number]:g}' for key, x in self.model_state.items()]
     return ', '.join([*values, f'seed {self.seeds[number]}'])
+
+
+def make_mesh(runs: Runs, devices: int | None = None) -> Mesh:
+  """Chooses as many devices as divide the runs evenly.
+
+  Args:
+    runs: R of them.
+    devices: use at most so many; all of them if None.
+
+  Raises:
+    ValueError: there are not so many devices, or they are of several processes.
+  """
+  if jax.process_count() > 1:
+    raise ValueError(
+      'several runs in one program are of one process; these are '
+      f'{jax.process_count()}: start one.'
+    )
+  most, count = parallel.make_mesh(devices).size, len(runs.seeds)
+  return parallel.make_mesh(
+    max(n for n in range(1, most + 1) if count % n == 0)
+  )
+
+
+def placement(runs: Runs, mesh: Mesh, devices: int | None = None) -> str:
+  """Says which devices train how many runs.
+
+  Args:
+    runs: R of them.
+    mesh: as `make_mesh` chose it.
+    devices: of how many.
+  """
+  count, known = len(runs.seeds), devices or len(jax.devices())
+  each = count // mesh.size
+  return f'{count} runs on {mesh.size} of {known} devices, {each} on each'
+
+
+def place(tree: Any, mesh: Mesh) -> Any:
+  """Shares arrays with a leading axis of R runs out over the devices."""
+  _, split = parallel.shardings(mesh)
+  return jax.device_put(tree, split)
+
+
+def mapped(chunk: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+  """Maps `chunk`, of a state, data and indices, over the runs.
+
+  Args:
+    chunk: of one run.
+    mesh: the devices; each maps over its own runs, with all the data.
+
+  Returns:
+    `chunk` of states and indices with a leading axis of R runs.
+  """
+  over_runs = jax.vmap(chunk, in_axes=(0, None, 0))
+  if mesh.size > 1:
+    each = PartitionSpec('data')
+    over_runs = jax.shard_map(
+      over_runs,
+      mesh=mesh,
+      in_specs=(each, PartitionSpec(), each),
+      out_specs=each,
+      check_vma=False,
+    )
+  return jax.jit(over_runs, donate_argnums=0)
 
 
 def init_states(

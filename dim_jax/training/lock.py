@@ -3,6 +3,11 @@
 The package filelock does not do all of this: it empties the file before it has
 the lock, so that nobody learns who holds it, and knows no way around a
 filesystem without locks (ENOLCK).
+
+Buckets (gs://) have no locks. There a trainer renews a note, and another one
+that finds a note watches it before it begins: it gives way if the note is
+renewed, and takes the place of a trainer that was killed if not. Of two that
+begin within the same moment both may go on; the scheduler must not start two.
 """
 
 import contextlib
@@ -10,6 +15,10 @@ import errno
 import json
 import os
 import socket
+import sys
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -27,6 +36,7 @@ except ImportError:  # Elsewhere.
   msvcrt: Any = None  # type: ignore[no-redef]
 
 _FAR = 2**30
+_RENEWED = 30.0  # seconds between two notes in a bucket
 # What a filesystem without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -51,6 +61,10 @@ def hold(run_dir: str | os.PathLike) -> Iterator[None]:
     yield
     return
   path = os.path.join(os.path.expanduser(run_dir), 'lock')
+  if files.is_remote(path):
+    with _noted(path, run_dir):
+      yield
+    return
   try:
     file = open(path, 'a+', encoding='utf-8')
   except OSError as error:
@@ -69,7 +83,12 @@ def hold(run_dir: str | os.PathLike) -> Iterator[None]:
 
 
 def check(run_dir: str | os.PathLike) -> None:
-  """Raises ValueError, as `hold` does, and leaves nothing behind."""
+  """Raises ValueError, as `hold` does, and leaves nothing behind.
+
+  In a bucket `hold` alone can tell.
+  """
+  if files.is_remote(run_dir):
+    return
   path = os.path.join(os.path.expanduser(run_dir), 'lock')
   if jax.process_index() == 0 and os.path.exists(path):
     # To be written to: NFS gives no other file an exclusive lock.
@@ -79,6 +98,8 @@ def check(run_dir: str | os.PathLike) -> None:
 
 def is_held(run_dir: str | os.PathLike) -> bool:
   """Whether another process trains in the folder."""
+  if files.is_remote(run_dir):
+    return (files.at(run_dir) / 'lock').exists()
   try:
     check(run_dir)
   except ValueError:
@@ -94,6 +115,8 @@ def state(run_dir: str | os.PathLike) -> str:
     'free' where none was, or the last one ended by itself.
   """
   path = os.path.join(os.path.expanduser(run_dir), 'lock')
+  if files.is_remote(path):
+    return 'held' if files.at(path).exists() else 'free'
   try:
     with open(path, encoding='utf-8') as file:
       if not file.read().strip():
@@ -110,6 +133,53 @@ def state(run_dir: str | os.PathLike) -> str:
   except OSError:
     return 'free'
   return 'left'
+
+
+@contextlib.contextmanager
+def _noted(path: str, run_dir: str | os.PathLike) -> Iterator[None]:
+  """Keeps a note in a bucket, renewed while the context is open."""
+  _watch(path, run_dir)
+  stop = threading.Event()
+
+  def note() -> None:
+    owner = {'pid': os.getpid(), 'host': socket.gethostname()}
+    files.write_json(path, owner | {'renewed': uuid.uuid4().hex})
+
+  def renew() -> None:
+    while not stop.wait(_RENEWED):
+      with contextlib.suppress(OSError):
+        note()
+
+  note()
+  thread = threading.Thread(target=renew, daemon=True)
+  thread.start()
+  try:
+    yield
+  finally:
+    stop.set()
+    thread.join()
+    with contextlib.suppress(OSError):
+      files.at(path).unlink()
+
+
+def _watch(path: str, run_dir: str | os.PathLike) -> None:
+  """Raises ValueError where another process renews a note."""
+  if not (first := files.read_json(path)):
+    return
+  who = f'process {first.get("pid")} on {first.get("host")}'
+  sys.stderr.write(
+    f'{path} is of {who}: waiting {2 * _RENEWED:.0f} s to see whether that '
+    'still trains\n'
+  )
+  until = time.monotonic() + 2 * _RENEWED
+  while time.monotonic() < until:
+    time.sleep(_RENEWED / 30)
+    now = files.read_json(path)
+    if now and now != first:
+      raise ValueError(
+        f'{os.fspath(run_dir)!r} is being trained by {who}: wait for it, stop '
+        'it, or choose another --workdir.'
+      )
 
 
 def _lock(file: TextIO, run_dir: str | os.PathLike) -> None:

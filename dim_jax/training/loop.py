@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from dim_jax.training import (
   checkpoint,
   feed,
   grid,
+  hosts,
   lock,
   metrics,
   parallel,
@@ -33,6 +33,7 @@ from dim_jax.training import (
   timing,
 )
 from dim_jax.training import step as step_lib
+from dim_jax.training.preemption import Preemption
 
 Augment = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Monitor = Callable[[PyTree, PyTree], Mapping[str, jax.Array]]
@@ -58,6 +59,7 @@ class Settings(NamedTuple):
   checkpoint_every: int = 1000
   keep: int = 2
   parallel: str = 'jit'
+  zero: bool = False
   tensorboard: bool = False
   devices: int | None = None
   profile: bool = False
@@ -83,6 +85,7 @@ def make_chunk(
   form: str = 'jit',
   augment: Augment | None = None,
   accumulate: int = 1,
+  split: step_lib.TrainState | None = None,
 ) -> Callable[
   [step_lib.TrainState, Batch, Any],
   tuple[step_lib.TrainState, dict[str, jax.Array]],
@@ -94,11 +97,15 @@ def make_chunk(
     optimizer: as `make_optimizer` makes it.
     mesh: the devices.
     form: 'jit', 'pmap', 'pipeline' (see `training.pipeline`), or 'grid', which
-      maps over the leading axis of states and indices (see `training.grid`).
+      maps over the leading axis of states and indices, a part of it on each
+      device (see `training.grid`).
     augment: `(rng, images [n, H, W, C], positions [n]) -> images`, where
       positions count within the global batch.
     accumulate: into how many micro-batches a step splits its batch; not for
       'pipeline'.
+    split: a state, or its shapes, of which the optimizer's part is split over
+      the devices, as `parallel.split_state` has it; for 'jit'. None for states
+      that every device has.
 
   Returns:
     `(state, data, indices [steps, batch]) -> (state, metrics)`; metrics are
@@ -106,8 +113,11 @@ def make_chunk(
     are the examples themselves, {name: [steps, batch, ...]}; not for
     'pipeline' and 'grid'.
   """
-  replicated, split = parallel.shardings(mesh)
-  constrain = split if form == 'jit' else None
+  replicated, rows = parallel.shardings(mesh)
+  placed: Any = replicated
+  if split is not None:
+    placed = parallel.split_state(split, mesh)
+  constrain = rows if form == 'jit' else None
   axis_name = 'data' if form == 'pmap' else None
   draw = functools.partial(_draw, constrain, axis_name, augment)
   if form == 'pipeline':
@@ -117,7 +127,7 @@ def make_chunk(
   def body(
     data: Batch, state: step_lib.TrainState, indices: Any
   ) -> tuple[step_lib.TrainState, dict[str, jax.Array]]:
-    return step_lib.train_step(
+    state, values = step_lib.train_step(
       state,
       draw(data, state, indices),
       objective=objective,
@@ -125,6 +135,9 @@ def make_chunk(
       axis_name=axis_name,
       accumulate=accumulate,
     )
+    if split is not None:
+      state = jax.lax.with_sharding_constraint(state, placed)
+    return state, values
 
   def chunk(
     state: step_lib.TrainState, data: Batch, indices: Any
@@ -132,14 +145,20 @@ def make_chunk(
     state, values = jax.lax.scan(functools.partial(body, data), state, indices)
     return state, jax.tree.map(lambda x: x.mean(0), values)
 
+  @functools.wraps(chunk)
+  def on_mesh(*arguments: Any) -> Any:
+    # What is traced may ask for the platform, and spread work over the devices.
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return chunk(*arguments)
+
   if form == 'grid':
-    return jax.jit(jax.vmap(chunk, in_axes=(0, None, 0)), donate_argnums=0)
+    return grid.mapped(chunk, mesh)
   if form == 'pmap':
     return _pmapped(chunk, mesh, axis_name)
   return jax.jit(
-    chunk,
-    in_shardings=(replicated, replicated, parallel.columns(mesh)),
-    out_shardings=(replicated, replicated),
+    on_mesh,
+    in_shardings=(placed, replicated, parallel.columns(mesh)),
+    out_shardings=(placed, replicated),
     donate_argnums=0,
   )
 
@@ -210,15 +229,17 @@ def fit(
   Writes metrics.jsonl, checkpoints and, of where the time went, summary.json.
   The same call continues from the newest undamaged checkpoint; the finished run
   is bitwise identical to an uninterrupted one on a CPU. SIGTERM, as of a
-  preemption, ends the interval, saves, and raises SystemExit(143). Only an
+  preemption, ends the interval, saves, and raises SystemExit(143); a second
+  one ends the process at once. Only an
   interval that `log_every` does not divide compiles after the first one.
 
   Args:
     objective: the method; for 'pmap', made with axis_name='data'.
     optimizer: as `make_optimizer` makes it.
     data: arrays of the same first axis, such as 'image' uint8 [n, H, W, C] and
-      'label' int32 [n], which must fit on each device. Of a `stream.Stream`, or
-      where one is a `numpy.memmap`, examples are read as steps need them.
+      'label' int32 [n], which each device holds. Of a `stream.Stream`, where
+      one is a `numpy.memmap`, or where they would take more than a quarter of
+      a device's memory, examples are read as steps need them.
     run_dir: the run's folder, made if missing.
     settings: how long and on what it trains.
     augment: as in `make_chunk`.
@@ -227,8 +248,9 @@ def fit(
       `log_every` divides, before the first step, and after the last.
     example: rows of the shapes that the objective sees; None: those of `data`.
     start: changes the state before the first step of all.
-    runs: train these in one program, on one device; their seeds take the place
-      of the settings', and every metric is a list over them.
+    runs: train these in one program, each on one device, as many side by side
+      as devices divide them evenly; their seeds take the place of the
+      settings', and every metric is a list over them.
 
   Returns:
     The final state; of several runs, with a leading axis.
@@ -245,9 +267,18 @@ def fit(
   source = feed.Feed(
     data, settings.batch_size, seeds, host, form, objective.classes
   )
-  parts = settings.accumulate
+  example = dict(source.rows if example is None else example)
+  make_state = functools.partial(
+    _initial, objective, optimizer, example, runs, settings.seed
+  )
   chunk = make_chunk(
-    objective, optimizer, mesh, form=form, augment=augment, accumulate=parts
+    objective,
+    optimizer,
+    mesh,
+    form=form,
+    augment=augment,
+    accumulate=settings.accumulate,
+    split=jax.eval_shape(make_state) if settings.zero else None,
   )
   run_dir = os.path.expanduser(run_dir)
   files.make_folder(run_dir)
@@ -258,13 +289,22 @@ def fit(
     timing.Times() as times,
     checkpoint.Checkpoints(run_dir, settings.keep, owner=True) as checkpoints,
     metrics.Log(run_dir, settings, settings.batch_size * len(seeds)) as log,
-    _Preemption() as preemption,
+    Preemption() as preemption,
     contextlib.closing(source),
   ):
-    example = dict(source.rows if example is None else example)
+    if source.note:
+      log.say(source.note)
     with times.part('compile'):
-      state = _initial(objective, optimizer, example, runs, settings.seed)
-    state = parallel.replicate(start(state) if start else state, host)
+      state = make_state()
+    state = start(state) if start else state
+    if runs:
+      log.say(grid.placement(runs, mesh, settings.devices))
+      state = grid.place(state, mesh)
+    else:
+      state = parallel.replicate(state, host)
+    if settings.zero:
+      placed = parallel.split_state(state, mesh)
+      state = jax.jit(lambda x: x, out_shardings=placed)(state)
     if form == 'pipeline':
       state = pipeline.place(objective.stages, state, list(mesh.devices.flat))
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
@@ -288,13 +328,23 @@ def _initial(
 def _meshes(
   settings: Settings, runs: grid.Runs | None
 ) -> tuple[jax.sharding.Mesh, jax.sharding.Mesh]:
-  """The devices that train, and those that hold the data."""
-  mesh = host = parallel.make_mesh(1 if runs else settings.devices)
+  """Returns the devices that train, and those that hold the data."""
   if runs and (settings.parallel != 'jit' or settings.tensorboard):
     raise ValueError(
       "several runs in one program need parallel='jit' and tensorboard=False, "
       f'got {settings.parallel!r} and {settings.tensorboard}.'
     )
+  if settings.zero and (settings.parallel != 'jit' or runs):
+    raise ValueError(
+      "zero=True splits the state of one run under parallel='jit', got "
+      f'{settings.parallel!r}{" and several runs" if runs else ""}: set '
+      'zero=False.'
+    )
+  if runs:
+    parallel.check_batch_size(settings.batch_size, 1, settings.accumulate)
+    mesh = grid.make_mesh(runs, settings.devices)
+    return mesh, mesh
+  mesh = host = parallel.make_mesh(settings.devices)
   if settings.parallel == 'pipeline':
     # Only parts of the state are on the other devices.
     host = parallel.make_mesh(1)
@@ -325,7 +375,7 @@ class _Session(NamedTuple):
     host: jax.sharding.Mesh,
     monitor: Monitor | None,
     periodic: tuple[int, Monitor] | None,
-    preemption: '_Preemption',
+    preemption: Preemption,
   ) -> step_lib.TrainState:
     """Takes all steps that are left; `host` is where monitors find a state."""
     settings, times = self.settings, self.times
@@ -346,6 +396,7 @@ class _Session(NamedTuple):
       count = settings.log_every - step % settings.log_every
       count = min(count, settings.steps - step)
       last = step + count == settings.steps
+      hosts.at(f'in the steps from {step} of {settings.steps}')
       with tracer.interval(last=last), times.part('step'):
         state, values = self.source.advance(
           _guarded(chunk), state, step, count, times
@@ -401,17 +452,23 @@ class _Session(NamedTuple):
     self, state: step_lib.TrainState
   ) -> tuple[int, step_lib.TrainState]:
     """The newest undamaged checkpoint's step and state; else 0 and `state`."""
-    step = self.checkpoints.recover(self.log.say) or 0
+    with self.times.part('restore'):
+      step = self.checkpoints.recover(self.log.say) or 0
+      if step:
+        state = self.checkpoints.restore(state, step)
+    self.times.resume(self.run_dir, step)
+    if self.log.is_writer and self.times.seconds['lost']:
+      # Once the log goes on from here, nothing else tells.
+      self.times.write(self.run_dir, step)
     if step:
-      state = self.checkpoints.restore(state, step)
-      self.times.resume(self.run_dir)
       self.log.say(
         f'continuing {self.run_dir} at step {step} of {self.settings.steps}'
       )
     return step, state
 
   def _save(self, step: int, state: step_lib.TrainState) -> None:
-    with self.times.part('save'):
+    hosts.at(f'saving step {step} of {self.settings.steps}')
+    with self.times.part('save'), hosts.limit(f'the save of step {step}'):
       self.checkpoints.save(step, state)
     if self.log.is_writer:
       self.times.write(self.run_dir, step)
@@ -514,23 +571,3 @@ def _all_finite(leaves: Sequence[jax.Array]) -> list[bool]:
 @jax.jit
 def _finite(leaves: Sequence[jax.Array]) -> jax.Array:
   return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
-
-
-class _Preemption:
-  """Remembers a SIGTERM while it is open."""
-
-  asked = False
-
-  def __enter__(self) -> '_Preemption':
-    self._before: Any = None
-    # Python lets only the main thread set handlers.
-    if threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(signal.SIGTERM, self._ask)
-    return self
-
-  def _ask(self, *_: object) -> None:
-    self.asked = True
-
-  def __exit__(self, *_: object) -> None:
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)

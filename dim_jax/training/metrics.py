@@ -28,10 +28,10 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
   Raises:
     ValueError: a line other than the last is no JSON.
   """
-  if not os.path.exists(path):
+  file = files.at(path)
+  if not file.exists():
     return []
-  with open(path, encoding='utf-8') as file:
-    rows = file.read().split('\n')
+  rows = file.read_text().split('\n')
   lines = []
   for number, row in enumerate(rows, 1):
     # Only what a newline ends was written whole.
@@ -72,6 +72,11 @@ class Log:
     show = settings.show_progress and self.is_writer
     self._progress = progress.Progress(show, stderr=False)
     self._events: Any = None
+    if settings.tensorboard and files.is_remote(run_dir):
+      raise ValueError(
+        f'tensorboard=True writes to a local --workdir, got {run_dir!r}: leave '
+        'it out, or copy metrics.jsonl.'
+      )
     if settings.tensorboard and self.is_writer:
       try:
         import tensorboardX

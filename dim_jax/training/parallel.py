@@ -1,31 +1,14 @@
 """Devices and hosts: the mesh, and the arrays that are spread over it."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-
-def initialize() -> None:
-  """Joins the other processes where a cluster launched this one.
-
-  Call it before anything else touches JAX. On a TPU pod, Slurm or Open MPI the
-  cluster is detected; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID describe it. A single process is left alone.
-  """
-  if 'JAX_COORDINATOR_ADDRESS' in os.environ:
-    jax.distributed.initialize(
-      os.environ['JAX_COORDINATOR_ADDRESS'],
-      int(os.environ['JAX_NUM_PROCESSES']),
-      int(os.environ['JAX_PROCESS_ID']),
-    )
-  elif len(os.environ.get('TPU_WORKER_HOSTNAMES', '').split(',')) > 1 or (
-    int(os.environ.get('SLURM_NTASKS', '1')) > 1
-    or int(os.environ.get('OMPI_COMM_WORLD_SIZE', '1')) > 1
-  ):
-    jax.distributed.initialize()
+from dim_jax.training import hosts
 
 
 def cache_compilations() -> None:
@@ -45,21 +28,49 @@ def cache_compilations() -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 
-def make_mesh(devices: int | None = None) -> Mesh:
+def make_mesh(
+  devices: int | None = None, among: Sequence[Any] | None = None
+) -> Mesh:
   """Makes one axis, 'data', over the first `devices` devices, or over all.
 
+  Args:
+    devices: how many; all of them if None.
+    among: devices to choose from, such as those of a slice that is not there
+      (`dim_jax.runs.slices`); all of JAX's if None.
+
   Raises:
-    ValueError: there are not so many devices.
+    ValueError: there are not so many devices, or of several processes some
+      would have none.
   """
-  chosen = jax.devices()[:devices]
-  if devices is not None and not 1 <= devices <= len(jax.devices()):
+  known = list(jax.devices() if among is None else among)
+  if among is None and jax.process_count() > 1:
+    if devices not in (None, len(known)):
+      raise ValueError(
+        f'devices={devices} of {len(known)} in {jax.process_count()} '
+        'processes: several processes use all that they have; leave it out, or '
+        'start fewer.'
+      )
+  if devices is not None and not 1 <= devices <= len(known):
     raise ValueError(
-      f'devices={devices}, but there are {len(jax.devices())}: use 1 to '
-      f'{len(jax.devices())}, or leave it out for all.'
+      f'devices={devices}, but there are {len(known)}: use 1 to {len(known)}, '
+      'or leave it out for all.'
     )
+  chosen = known[:devices]
   return jax.make_mesh(
     (len(chosen),), ('data',), axis_types=(AxisType.Auto,), devices=chosen
   )
+
+
+def memory(mesh: Mesh) -> int | None:
+  """Returns the bytes of memory of a device; None where it does not say."""
+  devices = mesh.local_devices
+  # What a CPU holds is the host's, which has the data already.
+  if not devices or devices[0].platform == 'cpu':
+    return None
+  try:
+    return (devices[0].memory_stats() or {}).get('bytes_limit')
+  except jax.errors.JaxRuntimeError:  # Of a device that is not here.
+    return None
 
 
 def shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
@@ -68,6 +79,33 @@ def shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
     NamedSharding(mesh, PartitionSpec()),
     NamedSharding(mesh, PartitionSpec('data')),
   )
+
+
+def split_state(state: Any, mesh: Mesh) -> Any:
+  """Shards an optimizer's state over the devices, and nothing else.
+
+  Args:
+    state: a `step.TrainState`, of which only shapes matter.
+    mesh: the devices.
+
+  Returns:
+    Shardings of its structure. Arrays of `opt_state` are split along their
+    first axis that the devices divide, those without one are not.
+
+  References:
+    Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion
+    Parameter Models, 2020. https://arxiv.org/abs/1910.02054
+  """
+  replicated, _ = shardings(mesh)
+
+  def split(x: Any) -> NamedSharding:
+    for axis, size in enumerate(x.shape):
+      if size and size % mesh.size == 0:
+        return NamedSharding(mesh, PartitionSpec(*axis * [None], 'data'))
+    return replicated
+
+  whole = jax.tree.map(lambda x: replicated, state)
+  return whole._replace(opt_state=jax.tree.map(split, state.opt_state))
 
 
 def columns(mesh: Mesh) -> NamedSharding:
@@ -134,7 +172,8 @@ def any_process(flag: bool) -> bool:
     return flag
   from jax.experimental import multihost_utils
 
-  return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+  with hosts.limit('asking the other processes whether to stop'):
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
 def of_first_process(value: int) -> int:

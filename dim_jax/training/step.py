@@ -370,8 +370,8 @@ def accumulation_note(
     accumulate: into how many micro-batches it is split.
 
   Returns:
-    The line; None where nothing changes: no micro-batches, or a loss without
-    negatives.
+    The line; None where nothing changes: no micro-batches, a loss without
+    negatives, or negatives of no more examples than a micro-batch.
   """
 
   def sized(parts: int) -> dict[str, Any]:
@@ -383,7 +383,8 @@ def accumulation_note(
   if accumulate == 1:
     return None
   of_batch = objective.negatives(sized(1))
-  if not of_batch:
+  size = next(iter(sized(accumulate).values())).shape[0]
+  if not of_batch or (objective.negatives_of or math.inf) <= size:
     return None
   terms = []
   for name, (count, ceiling) in objective.negatives(sized(accumulate)).items():
@@ -395,7 +396,6 @@ def accumulation_note(
     if ceiling is not None and most is not None and ceiling != most:
       term += f', ceiling {ceiling:.2f} nats instead of {most:.2f}'
     terms.append(term)
-  size = next(iter(sized(accumulate).values())).shape[0]
   return (
     f'accumulate={accumulate}: the negatives of an anchor come from its own '
     f'micro-batch of {size}: {"; ".join(terms)}.'

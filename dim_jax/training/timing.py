@@ -1,7 +1,7 @@
 """Where the time of a run goes."""
 
 import contextlib
-import json
+import math
 import os
 import threading
 import time
@@ -11,8 +11,13 @@ from typing import Any
 import jax
 
 from dim_jax import files
+from dim_jax.training import metrics
 
-PARTS = ('compile', 'data', 'step', 'monitor', 'save', 'other')
+PARTS = (
+  *('compile', 'data', 'step', 'monitor', 'save', 'restore', 'lost'),
+  'other',
+)
+_OF_RESTARTS = ('restore', 'lost')
 _COMPILED = '/jax/core/compile/backend_compile_duration'
 
 
@@ -21,7 +26,9 @@ class Times:
 
   The parts: 'compile' (tracing too, and drawing the first parameters), 'data'
   (what the devices wait for: reading, and the order of examples), 'step'
-  (training), 'monitor' (extra metrics), 'save' (checkpoints), and 'other'.
+  (training), 'monitor' (evaluation while it trains), 'save' and 'restore'
+  (checkpoints), 'lost' (of a session that was killed, what it did after the
+  checkpoint that the next one found), and 'other'.
 
   Use as a context manager.
   """
@@ -52,24 +59,44 @@ class Times:
     finally:
       self._pass_to(outer)
 
-  def resume(self, run_dir: str | os.PathLike) -> None:
-    """Counts on from the summary that an earlier session wrote, if any."""
+  def resume(self, run_dir: str | os.PathLike, step: int) -> None:
+    """Counts on from what earlier sessions wrote, if any.
+
+    Steps after `step` are taken again: what they took is lost.
+
+    Args:
+      run_dir: the run's folder, with its summary.json and metrics.jsonl.
+      step: that of the checkpoint; 0 starts again.
+    """
+    saved, before = 0, dict.fromkeys(PARTS, 0.0)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-      with open(os.path.join(run_dir, 'summary.json')) as file:
-        before = json.load(file)
-      # Older summaries have another name for it.
-      sessions = 'sittings' if 'sittings' in before else 'sessions'
+      summary = files.read_json(os.path.join(run_dir, 'summary.json'))
+      # Older summaries have another name for it, and fewer parts.
+      sessions = 'sittings' if 'sittings' in summary else 'sessions'
       # All of it, or nothing: it may be of another version.
+      read = {k: float(summary['seconds'].get(k, 0.0)) for k in PARTS}
       self._before = {
-        'sessions': int(before[sessions]),
-        'programs': int(before['programs']),
-        'seconds': {k: float(before['seconds'][k]) for k in PARTS},
+        'sessions': int(summary[sessions]),
+        'programs': int(summary['programs']),
+        'seconds': read,
       }
+      saved, before = int(summary['step']), read
+    logged = metrics.read(os.path.join(run_dir, 'metrics.jsonl'))
+
+    def clock(last: float) -> float:
+      return max((x['seconds'] for x in logged if x['step'] <= last), default=0)
+
+    # Counted as steps until a checkpoint that cannot be read any more.
+    wasted = min(before['step'], max(0.0, clock(saved) - clock(step)))
+    before['step'] -= wasted
+    after = clock(math.inf) - clock(max(saved, step))
+    self.seconds['lost'] += wasted + max(0.0, after)
 
   def summary(self) -> dict[str, Any]:
     """Seconds by part, their 'total', and how many programs were compiled.
 
-    They are of all 'sessions': of one that was killed, up to its last save.
+    They are of all 'sessions'. 'goodput' is the share of the steps in the
+    total, of those that were not lost.
     """
     self._pass_to(self._part)
     before = self._before or {'sessions': 0, 'programs': 0, 'seconds': {}}
@@ -77,10 +104,12 @@ class Times:
       k: round(v + before['seconds'].get(k, 0.0), 3)
       for k, v in self.seconds.items()
     }
+    total = sum(seconds.values())
     return {
       'sessions': before['sessions'] + 1,
       'programs': before['programs'] + self.programs,
-      'seconds': seconds | {'total': round(sum(seconds.values()), 3)},
+      'goodput': round(seconds['step'] / total, 4) if total else 0.0,
+      'seconds': seconds | {'total': round(total, 3)},
     }
 
   def write(self, run_dir: str | os.PathLike, step: int) -> None:
@@ -131,7 +160,9 @@ def line(summary: dict[str, Any]) -> str:
   """Formats a summary as one line."""
   seconds = dict(summary['seconds'])
   total = seconds.pop('total')
-  shares = ', '.join(f'{k} {v:.1f}' for k, v in seconds.items())
+  shown = {k: v for k, v in seconds.items() if v or k not in _OF_RESTARTS}
+  shares = ', '.join(f'{k} {v:.1f}' for k, v in shown.items())
   sessions = summary['sessions']
   of = f' in {sessions} sessions' if sessions > 1 else ''
-  return f'{total:.1f} s{of}: {shares}'
+  goodput = f'{100 * summary["goodput"]:.1f} % in steps'
+  return f'{total:.1f} s{of}, {goodput}: {shares}'

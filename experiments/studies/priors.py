@@ -70,11 +70,13 @@ CONDITIONS: dict[str, Condition] = {
     {'divergence': 'wgan'}, {'clip_weights': 0.01, 'b1': 0.0}, 5
   ),
   'wgan_gp': Condition({'divergence': 'wgan_gp'}, {'b1': 0.0}, 5),
+  'wgan_lp': Condition({'divergence': 'wgan_lp'}, {'b1': 0.0}, 5),
   'wgan_div': Condition({'divergence': 'wgan_div'}, {'clip': 1.0}),
   # The pull of GAN-QP scales with its lambda, 10.
   'gan_qp_l1': Condition({'divergence': 'gan_qp_l1', 'weight': 0.01}, {}, 2),
   'gan_qp_l2': Condition({'divergence': 'gan_qp_l2', 'weight': 0.01}, {}, 2),
   'hinge': Condition({'divergence': 'hinge'}, {'b1': 0.0}),
+  'lsgan': Condition({'divergence': 'lsgan'}),
   'rsgan': Condition({'divergence': 'rsgan'}),
   'kl': Condition({'distribution': 'kl'}),
   'mmd': Condition({'divergence': 'mmd', 'weight': 10.0}),

@@ -188,7 +188,7 @@ def test_the_methods_of_a_table_differ_in_their_objective_alone(name):
   error = methods['supervised'].paper['error_1']
   assert error == pytest.approx(100 - accuracies[name])
   for method in ('ae', 'beta_vae', 'local_dv'):
-    assert 'from memory' in configs[method].paper['source']
+    assert 'from memory' in methods[method].paper['source']
   assert 'from memory' not in configs['vae'].paper['source']
 
 

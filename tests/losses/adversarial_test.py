@@ -95,6 +95,10 @@ DEFINITIONS = {
     lambda r, g: np.maximum(1 - r, 0).mean() + np.maximum(1 + g, 0).mean(),
     lambda r, g: -g.mean(),
   ),
+  'lsgan': (
+    lambda r, g: (((r - 1) ** 2).mean() + ((g + 1) ** 2).mean()) / 2,
+    lambda r, g: ((g - 1) ** 2).mean() / 2,
+  ),
   'gan_qp_l1': (lambda r, g: -(r - g).mean(), lambda r, g: (r - g).mean()),
   'rsgan': (
     lambda r, g: softplus(-(r - g)).mean(),
@@ -104,7 +108,9 @@ DEFINITIONS = {
 
 
 # These differ from another in the penalty alone.
-DEFINITIONS |= dict.fromkeys(('wgan_gp', 'wgan_div'), DEFINITIONS['wgan'])
+DEFINITIONS |= dict.fromkeys(
+  ('wgan_gp', 'wgan_lp', 'wgan_div'), DEFINITIONS['wgan']
+)
 DEFINITIONS['gan_qp_l2'] = DEFINITIONS['gan_qp_l1']
 every_loss = pytest.mark.parametrize('name', list(adversarial.ADVERSARIAL))
 
@@ -139,9 +145,12 @@ def test_encoder_opposes_critic_in_every_loss(name):
 GENERATOR = {
   'jsd': lambda r, g: softplus(r).mean(),
   'rsgan': lambda r, g: softplus(r - g).mean(),
-  **dict.fromkeys(('wgan', 'wgan_gp', 'wgan_div'), lambda r, g: r.mean()),
+  **dict.fromkeys(
+    ('wgan', 'wgan_gp', 'wgan_lp', 'wgan_div'), lambda r, g: r.mean()
+  ),
   **dict.fromkeys(('gan_qp_l1', 'gan_qp_l2'), lambda r, g: (r - g).mean()),
   'hinge': lambda r, g: r.mean(),
+  'lsgan': lambda r, g: ((r + 1) ** 2).mean() / 2,
 }
 
 
@@ -171,6 +180,39 @@ def test_all_three_gradients_of_the_jsd_in_closed_form():
   np.testing.assert_allclose(of_encoder, -special.expit(-g) / 3, rtol=1e-5)
   of_generator = jax.grad(losses.generator_loss)(*scores)
   np.testing.assert_allclose(of_generator, special.expit(r) / 3, rtol=1e-5)
+
+
+def test_least_squares_are_the_papers_targets():
+  # Mao et al.'s eq. 9: targets 1 of the prior and 0 of codes for the critic, 1
+  # for the encoder, of D = (T + 1) / 2; ours are 4 times theirs.
+  r, g = np.random.default_rng(3).normal(size=(2, 6))
+  d_prior, d_code = (r + 1) / 2, (g + 1) / 2
+  theirs = (
+    ((d_prior - 1) ** 2).mean() / 2 + (d_code**2).mean() / 2,
+    ((d_code - 1) ** 2).mean() / 2,
+  )
+  losses = adversarial.ADVERSARIAL['lsgan']
+  for loss, expected in zip(
+    (losses.critic_loss, losses.encoder_loss), theirs, strict=True
+  ):
+    np.testing.assert_allclose(loss(*as_float32(r, g)), 4 * expected, rtol=1e-5)
+
+
+def test_best_least_squares_critic():
+  # Where the prior has the density p and the codes q, the loss p (T - 1)^2 / 2
+  # + q (T + 1)^2 / 2 is least at T = (p - q) / (p + q): of 3 prior samples and
+  # 1 code among rows of one place, T = 1/2, and there the loss is
+  # (1/4 + 9/4 / 3) / 2, in shares of the prior's density.
+  loss = adversarial.ADVERSARIAL['lsgan'].critic_loss
+
+  def at_place(t):
+    # Means over batches as large as each other: 1 of 3 codes is at the place.
+    r, g = jnp.full(3, t), jnp.array([t, -1.0, -1.0])
+    return loss(r, g)
+
+  value, slope = jax.value_and_grad(at_place)(0.5)
+  np.testing.assert_allclose(slope, 0, atol=1e-6)
+  np.testing.assert_allclose(value, (0.25 + 2.25 / 3) / 2, rtol=1e-6)
 
 
 @every_loss

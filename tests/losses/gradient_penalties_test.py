@@ -63,6 +63,7 @@ def test_gradient_penalty_wants_one_score_a_row():
   [
     ('jsd', (9 + 9) / 2),
     ('wgan_gp', 10 * (3 - 1) ** 2),
+    ('wgan_lp', 10 * (3 - 1) ** 2),
     ('wgan_div', 2 * 3**6),
   ],
 )
@@ -96,6 +97,34 @@ def test_interpolates_are_drawn_for_each_pair():
   )
   # E (4 e - 1)^2 = 16 / 3 - 4 + 1, with variance below E (4 e - 1)^4 < 13.
   np.testing.assert_allclose(one, 3 * (7 / 3), atol=3 * 4 * (13 / 1000) ** 0.5)
+  # One-sided: the integral of (4 e - 1)^2 from 1/4 on, 27 / 12.
+  one = gradient_penalties.one_sided_penalty(
+    jax.random.key(0), half_square, x, z, weight=3.0
+  )
+  np.testing.assert_allclose(one, 3 * 9 / 4, atol=3 * 4 * (13 / 1000) ** 0.5)
+
+
+def test_one_sided_penalty_is_free_below_a_slope_of_one():
+  # Of w.x with |w| = 0.6 and 1.5: 0, and 10 (1.5 - 1)^2 = 2.5 whose gradient
+  # along w is 20 * 0.5 = 10; the two-sided one pushes the first up by 20 * 0.4.
+  x, z = as_float32(*np.random.default_rng(2).normal(size=(2, 4, 2)))
+
+  def value_and_slope(name, length):
+    penalty = adversarial.ADVERSARIAL[name].penalty
+    along = jnp.array([0.6, 0.8])
+    return jax.value_and_grad(
+      lambda s: penalty(jax.random.key(0), lambda x: x @ (s * along), x, z)
+    )(length)
+
+  for name, length, expected in (
+    ('wgan_lp', 0.6, (0, 0)),
+    ('wgan_lp', 1.5, (2.5, 10)),
+    ('wgan_gp', 0.6, (1.6, -8)),
+    ('wgan_gp', 1.5, (2.5, 10)),
+  ):
+    np.testing.assert_allclose(
+      value_and_slope(name, length), expected, rtol=1e-5
+    )
 
 
 def test_penalties_of_a_flat_score_have_finite_gradients():

@@ -14,17 +14,19 @@ from tests.losses.reference import as_float32
 
 # Compiled: op by op, XLA would compile each of their operations by itself.
 svgd_direction = jax.jit(
-  kernel_stein.svgd_direction, static_argnums=3, static_argnames='block_size'
+  kernel_stein.svgd_direction,
+  static_argnums=3,
+  static_argnames=('block_size', 'normalisation'),
 )
 
 
-ksd = jax.jit(kernel_stein.ksd, static_argnames='unbiased')
+ksd = jax.jit(kernel_stein.ksd, static_argnames=('unbiased', 'kernel'))
 
 
 feature_direction = jax.jit(
   kernel_stein.feature_direction,
   static_argnums=(0, 4),
-  static_argnames='repulsion',
+  static_argnames=('repulsion', 'normalisation'),
 )
 
 
@@ -173,6 +175,53 @@ def test_direction_is_that_of_the_double_loop(self_term):
   for block_size in (None, 4, 20) if self_term else (None, 4):
     found = svgd_direction(*arrays, 1.7, self_term, block_size=block_size)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('self_term', [True, False])
+def test_direction_over_the_sum_of_the_kernel(self_term):
+  x = points(7, 2)
+  scores, h = gaussian_score(x), 1.7
+  kernel = np.exp(-np.sum((x[:, None] - x[None]) ** 2, axis=-1) / h)
+  rows = kernel.sum(1, keepdims=True) - (0 if self_term else 1)
+  count = 7 if self_term else 6
+  expected = loop_direction(x, scores, h, self_term) * count / rows
+  arrays = as_float32(x, scores)
+  for block_size in (None, 3):
+    found = svgd_direction(
+      *arrays, h, self_term, normalisation='kernel', block_size=block_size
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  found = feature_direction(
+    lambda x: x, *arrays, h, self_term, normalisation='kernel'
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_lone_particle_moves_as_fast_as_others():
+  # Three at 0 and one so far that its kernel with them is 0: its score is 6,
+  # of which the mean over 4 particles leaves 6 / 4 and the kernel's sum all.
+  x = jnp.asarray([[0.0], [0.0], [0.0], [100.0]])
+  scores = jnp.asarray([[1.0], [2.0], [3.0], [6.0]])
+  for name, expected in (('count', [1.5] * 4), ('kernel', [2, 2, 2, 6])):
+    found = svgd_direction(x, scores, 1.0, normalisation=name)[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+  # Without itself it has no partner, and stays rather than be 0 / 0.
+  found = svgd_direction(x, scores, 1.0, False, normalisation='kernel')[:, 0]
+  np.testing.assert_allclose(found, [2.5, 2, 1.5, 0], rtol=1e-6)
+
+
+def test_refuses_normalisations_without_a_meaning():
+  x = jnp.ones((3, 2))
+  for direction in (
+    kernel_stein.svgd_direction,
+    functools.partial(kernel_stein.feature_direction, jnp.sin),
+  ):
+    with pytest.raises(ValueError, match=r"'rows': accepted are .*'kernel'"):
+      direction(x, x, 1.0, normalisation='rows')
+  with pytest.raises(ValueError, match="'nearest' sums over no particles"):
+    kernel_stein.feature_direction(
+      jnp.sin, x, x, 1.0, repulsion='nearest', normalisation='kernel'
+    )
 
 
 def test_direction_defaults_to_the_papers_rule():
@@ -348,6 +397,54 @@ def test_ksd_is_that_of_the_double_loop(unbiased):
   expected = loop_ksd(x, scores, 2.1, unbiased)
   found = ksd(*as_float32(x, scores), 2.1, unbiased=unbiased)
   np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('unbiased', [False, True])
+def test_imq_ksd_by_differences_of_the_kernel(unbiased):
+  # Gorham and Mackey's (c^2 + r^2)^(-1/2) with c^2 = h is ours over sqrt(h);
+  # its Stein kernel from differences of the kernel itself, in float64.
+  x, c2, step = points(6, 3), 1.7, 1e-4
+  scores = gaussian_score(x)
+  kernel = lambda a, b: (c2 + np.sum((a - b) ** 2)) ** -0.5  # noqa: E731
+  moves, total = step * np.eye(3), 0.0
+  for i, a in enumerate(x):
+    for j, b in enumerate(x):
+      if i == j and unbiased:
+        continue
+      total += scores[i] @ scores[j] * kernel(a, b)
+      for e, of_x, of_y in zip(moves, scores[i], scores[j], strict=True):
+        by_x = (kernel(a + e, b) - kernel(a - e, b)) / (2 * step)
+        by_y = (kernel(a, b + e) - kernel(a, b - e)) / (2 * step)
+        both = kernel(a + e, b + e) + kernel(a - e, b - e)
+        both -= kernel(a + e, b - e) + kernel(a - e, b + e)
+        total += of_x * by_y + of_y * by_x + both / (4 * step**2)
+  expected = math.sqrt(c2) * total / (30 if unbiased else 36)
+  found = ksd(*as_float32(x, scores), c2, kernel='imq', unbiased=unbiased)
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_imq_sees_particles_that_run_away_where_rbf_does_not():
+  # The proof's example: particles far apart, on a sphere of N(0, I) in 50
+  # dimensions. Of 'rbf' all k but the own are 0, so the discrepancy is the
+  # diagonal's (|s|^2 + 2 d / h) / n and falls with n; of 'imq' it stays.
+  n, d, radius = 400, 50, 8.0
+  x = points(n, d)
+  x *= radius / np.linalg.norm(x, axis=1, keepdims=True)
+  x = jnp.asarray(x, jnp.float32)
+  diagonal = radius**2 + 2 * d
+  np.testing.assert_allclose(ksd(x, -x, 1.0), diagonal / n, rtol=1e-3)
+  # At |x|^2 = d a Gaussian's own samples have as much; here 64 are not 50.
+  typical = x * math.sqrt(d) / radius
+  far, near = (
+    float(ksd(y, -y, 1.0, kernel='imq', unbiased=True)) for y in (x, typical)
+  )
+  assert far > 10 * abs(near)
+
+
+def test_refuses_an_unknown_kernel():
+  x = jnp.ones((3, 2))
+  with pytest.raises(ValueError, match=r"'cauchy': accepted are .*'imq'"):
+    kernel_stein.ksd(x, x, 1.0, kernel='cauchy')
 
 
 def test_ksd_is_the_size_of_the_best_direction():

@@ -65,6 +65,7 @@ def of_priors():
   vectors = spectral.spectral_vectors(KEY, X)
   penalty = functools.partial(spectral.spectral_penalty, vectors=vectors)
   yield 'spectral_penalty', penalty, (X,)
+  yield 'operator_norm', lambda w: spectral.operator_norm(w.dot, X[0])[0], (X,)
   for name in priors.PRIORS:
     draw = functools.partial(priors.sample_prior, KEY, name, X.shape)
     yield name, lambda x, draw=draw: x + draw(), (X,)
@@ -80,7 +81,11 @@ def of_particles():
   direction = kernel_stein.svgd_direction
   yield 'svgd', direction, (X, X)
   yield 'svgd_in_blocks', functools.partial(direction, block_size=4), (X, X)
-  yield 'ksd', kernel_stein.ksd, (X, X)
+  for name in kernel_stein.KERNELS:
+    kernel = functools.partial(kernel_stein.ksd, kernel=name)
+    yield f'{name}_ksd', kernel, (X, X)
+  rows = functools.partial(direction, normalisation='kernel')
+  yield 'svgd_over_the_kernel', rows, (X, X)
   yield 'stein_surrogate', kernel_stein.stein_surrogate, (X, X)
   for repulsion in ('all', 'nearest'):
     direction = functools.partial(

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from dim_jax.networks import context
+from dim_jax.runs import hlo
+from dim_jax.training import parallel
 from tests.networks.reference import (
   normal,
   num_parameters,
@@ -331,3 +333,37 @@ def test_bfloat16_is_close_to_float32(make, shape):
 def test_autoregressors_are_marked_outside_of_their_fields(make):
   assert make(4).context
   assert 'context' not in {field.name for field in dataclasses.fields(make)}
+
+
+@pytest.mark.parametrize(
+  ('network', 'shape'),
+  [(context.GRU(3), (16, 9, 4)), (context.RowGRU(3), (16, 5, 4, 2))],
+  ids=['GRU', 'RowGRU'],
+)
+def test_devices_exchange_nothing_in_the_loop(network, shape):
+  x = jax.random.normal(jax.random.key(0), shape)
+  params = network.init(jax.random.key(1), x)
+
+  def loss(params, x):
+    return (network.apply(params, x) ** 2).mean()
+
+  grad = jax.value_and_grad(loss, argnums=(0, 1))
+  mesh = parallel.make_mesh(8)
+  shared, own = parallel.shardings(mesh)
+
+  def on_mesh(*arguments):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return grad(*arguments)
+
+  spread = jax.jit(on_mesh, in_shardings=(shared, own))
+  compiled = spread.lower(params, x).compile()
+  found = compiled(jax.device_put(params, shared), jax.device_put(x, own))
+  for actual, expected in zip(
+    jax.tree.leaves(found),
+    jax.tree.leaves(jax.jit(grad)(params, x)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
+  # The gradient of the weights is summed over devices once, after it.
+  exchanged = hlo.collectives(compiled.as_text(), 8)
+  assert exchanged and not any(x.looped for x in exchanged)

@@ -373,7 +373,7 @@ def test_adversary_iterates_in_its_own_step_alone():
 
 
 @pytest.mark.parametrize('name', sorted(critics.CRITICS))
-def test_pmap_scores_all_pairs_of_all_devices(name):
+def test_devices_that_gather_globals_score_all_pairs(name):
   """Scores, gradients and statistics are those of one device."""
   devices = jax.local_device_count()
   if devices == 1:
@@ -385,29 +385,48 @@ def test_pmap_scores_all_pairs_of_all_devices(name):
   state = {k: v for k, v in variables.items() if k != 'params'}
   weights = _normal(np.random.default_rng(2), 2 * devices * M, 2 * devices, L)
 
-  def step(critic, params, local, glob):
-    def loss(params):
-      scores, updated = critic.apply(
-        {'params': params, **state},
-        local,
-        glob,
-        train=True,
-        mutable=['batch_stats'],
+  def gathered(x):
+    return jax.lax.all_gather(x, 'data', tiled=True)
+
+  def all_scores(critic, variables, local, glob, axis_name):
+    """Of all globals with this device's locals, and statistics after it."""
+    own = {'train': True, 'mutable': ['batch_stats']}
+    if axis_name is None:
+      return critic.apply(variables, local, glob, **own)
+    if hasattr(critic, 'embed'):
+      (anchors, local), updated = critic.apply(
+        variables, local, glob, method='embed', **own
       )
-      return (weights * scores).sum(), (scores, updated)
+      return critic.score(jax.tree.map(gathered, anchors), local), updated
+    glob = gathered(glob).reshape(-1, 1, D)
+    return critic.apply(variables, local, glob, paired=False, **own)
+
+  def step(critic, params, local, glob, weights, axis_name=None):
+    def loss(params):
+      variables = {'params': params, **state}
+      scores, updated = all_scores(critic, variables, local, glob, axis_name)
+      value = (weights * scores).sum()
+      if axis_name is not None:
+        value = jax.lax.psum(value, axis_name)
+      return value, (scores, updated)
 
     return jax.grad(loss, has_aux=True)(params)
 
-  def parallel(params, local, glob):
-    gradients, rest = step(make(units=8, axis_name='data'), params, local, glob)
-    return jax.lax.pmean(gradients, 'data'), rest
+  def parallel(params, local, glob, weights):
+    critic = make(units=8, axis_name='data')
+    gradients, (scores, updated) = step(
+      critic, params, local, glob, weights, 'data'
+    )
+    scores = jax.lax.all_gather(scores, 'data', axis=1, tiled=True)
+    return jax.lax.pmean(gradients, 'data'), (scores, updated)
 
   expected = jax.jit(lambda *args: step(make(units=8), *args))(
-    params, local, glob
+    params, local, glob, weights
   )
   split = [x.reshape(devices, 2, *x.shape[1:]) for x in (local, glob)]
-  actual = jax.pmap(parallel, axis_name='data', in_axes=(None, 0, 0))(
-    params, *split
+  columns = weights.reshape(len(weights), devices, 2, L).swapaxes(0, 1)
+  actual = jax.pmap(parallel, axis_name='data', in_axes=(None, 0, 0, 0))(
+    params, *split, columns
   )
 
   def compare(path, a, b):

@@ -340,18 +340,24 @@ def test_operations_of_the_gradient(size, strides, lowering, native):
   assert ('dot_general' in names) != native
 
 
-def test_lowering_follows_the_backend(monkeypatch):
-  def operations():
+@pytest.mark.parametrize('platform', ['cpu', 'tpu', 'gpu'])
+def test_lowering_follows_the_platform_of_the_mesh(platform):
+  # Devices that are not here, as when a program is compiled ahead for them.
+  device = jax.sharding.AbstractDevice('any', None, platform)
+  mesh = jax.sharding.AbstractMesh((2,), ('data',), abstract_device=device)
+  with jax.sharding.use_abstract_mesh(mesh):
     # A new function each time, or the first trace would be found again.
     jaxpr = jax.make_jaxpr(lambda x, k: layers.convolve(x, k))(
       jnp.zeros((1, 8, 8, 2)), jnp.zeros((3, 3, 2, 3))
     )
-    return _operations(jaxpr.jaxpr)
+  native = 'conv_general_dilated' in _operations(jaxpr.jaxpr)
+  assert native == (platform != 'cpu')
 
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
-  assert 'conv_general_dilated' not in operations()
+
+def test_lowering_follows_the_default_backend_without_a_mesh(monkeypatch):
+  assert layers.platform() == jax.default_backend()
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert 'conv_general_dilated' in operations()
+  assert layers.platform() == 'gpu'
 
 
 def test_conv_holds_the_usual_parameters():

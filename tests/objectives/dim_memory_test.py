@@ -109,6 +109,34 @@ def test_two_devices_in_chunks_are_one_without():
   assert_same(jax.tree.map(lambda x: x.mean(0), split_grads), grads)
 
 
+def test_negatives_of_a_group_are_a_loop_over_groups():
+  # A critic without statistics of the batch, which are of all groups.
+  changes = {'critic': 'concat', 'global_weight': 0.5}
+  variables = start(make_config(**changes))
+  grouped = make_config(**changes, negatives_of=2)
+  (loss, (metrics, _)), grads = gradients(grouped, variables)
+  objective = dim.make(make_config(**changes))
+
+  @jax.jit
+  def by_hand(params):
+    parts = PIXELS.reshape(3, 2, *PIXELS.shape[1:])
+    return sum(
+      objective.loss(params, variables[1], {'image': x}, jax.random.key(1))[0]
+      for x in parts
+    ) / len(parts)
+
+  assert_same((loss, grads), jax.jit(jax.value_and_grad(by_hand))(variables[0]))
+  # One other image of 16 locations; and its whole map.
+  ceilings = {'local': np.log(17), 'global': np.log(2)}
+  for name, value in ceilings.items():
+    np.testing.assert_allclose(metrics[f'mi/{name}_ceiling'], value, rtol=1e-6)
+  counts = dim.make(grouped).negatives({'image': PIXELS})
+  assert counts == {
+    'mi/local': (16, pytest.approx(np.log(17))),
+    'mi/global': (1, pytest.approx(np.log(2))),
+  }
+
+
 @pytest.mark.parametrize('name', ['projection', 'factored'])
 def test_halves_of_a_critic_are_the_critic_in_bfloat16(name):
   critic = critics.CRITICS[name](units=8, dtype=jnp.bfloat16)

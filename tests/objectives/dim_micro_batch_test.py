@@ -8,6 +8,7 @@ import pytest
 
 from dim_jax.networks import encoders
 from dim_jax.objectives import dim
+from dim_jax.training import parallel
 from tests.small import KEY, assert_same, dim_config, gradients, images, start
 
 N = 8
@@ -57,6 +58,28 @@ def test_micro_batches_on_two_devices_are_those_of_one():
   (losses, _), found = split(*variables, halves, jax.random.wrap_key_data(KEY))
   np.testing.assert_allclose(losses, [loss, loss], rtol=1e-5)
   assert_same(jax.tree.map(lambda x: np.asarray(x).mean(0), found), grads)
+
+
+def test_micro_batches_under_a_mesh_are_shares_of_each_device():
+  """Four devices take one image each at a time, of two."""
+  if len(jax.devices()) < 4:
+    pytest.skip('needs 4 devices')
+  variables, expected = reference()
+  objective = dim.make(mlp(prior__weight=0.0, memory__micro_batch=1))
+  mesh = parallel.make_mesh(4)
+
+  def loss(*arguments):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return objective.loss(*arguments)
+
+  _, rows = parallel.shardings(mesh)
+  batch = jax.device_put(images(), rows)
+  arguments = (*variables, batch, jax.random.wrap_key_data(KEY))
+  grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+  assert_same(jax.tree.map(np.asarray, grad(*arguments)), expected)
+  jaxpr = str(jax.make_jaxpr(loss)(*arguments))
+  # A scan over two micro-batches of four images of 8x8 pixels.
+  assert 'f32[2,4,8,8,1]' in jaxpr
 
 
 def test_micro_batches_hold_the_activations_of_one():

@@ -185,6 +185,16 @@ def test_capacity_is_free_for_each_image():
     loss, 0.5 * excess - metrics['mi/local'], rtol=1e-4
   )
   np.testing.assert_allclose(metrics['prior/kl'], kl.mean(), rtol=1e-4)
+  # Held: the distance of the mean, from either side.
+  config.prior.constraint = 'hold'
+  for config.prior.budget in (0.5 * float(kl.mean()), 2 * float(kl.mean())):
+    loss, (metrics, _) = jax.jit(dim.make(config).loss)(
+      params, model_state, batch, jax.random.key(1)
+    )
+    distance = abs(float(kl.mean()) - config.prior.budget)
+    np.testing.assert_allclose(
+      loss, 0.5 * distance - metrics['mi/local'], rtol=1e-4
+    )
 
 
 games = pytest.mark.parametrize('name', list(adversarial.ADVERSARIAL))
@@ -487,6 +497,14 @@ def test_encode_is_deterministic_and_returns_every_tap():
     (
       {'prior__budget': -1.0, 'prior__distribution': 'kl'},
       r'prior.budget must be >= 0 or None, got -1',
+    ),
+    (
+      {'prior__constraint': 'hold', 'prior__distribution': 'kl'},
+      r"constraint='hold' holds .* which is None: set that to nats",
+    ),
+    (
+      {'prior__constraint': 'dual'},
+      r"constraint must be one of 'hinge', 'hold', got 'dual'",
     ),
     (
       {'spectral_penalty': -1.0},

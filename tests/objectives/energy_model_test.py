@@ -138,7 +138,16 @@ def assert_finite(tree):
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(tree))
 
 
-def direction(params, x, h, *, kernel='data', repulsion='all', self_term=False):
+def direction(
+  params,
+  x,
+  h,
+  *,
+  kernel='data',
+  repulsion='all',
+  self_term=False,
+  normalisation='count',
+):
   """phi of each particle, one pair at a time."""
   scores = rbm_score(params, x)
   if repulsion == 'none':
@@ -162,10 +171,13 @@ def direction(params, x, h, *, kernel='data', repulsion='all', self_term=False):
       gaps[i] = np.inf
       phi[i] = scores[i] + push(i, gaps.argmin()) / 2
       continue
-    for j in range(n):
-      if j != i or self_term:
-        phi[i] += np.exp(-gaps[j] / h) * scores[j] + push(i, j)
-    phi[i] /= n if self_term else n - 1
+    others = [j for j in range(n) if j != i or self_term]
+    for j in others:
+      phi[i] += np.exp(-gaps[j] / h) * scores[j] + push(i, j)
+    if normalisation == 'kernel':
+      phi[i] /= np.exp(-gaps[others] / h).sum()
+    else:
+      phi[i] /= len(others)
   return phi
 
 
@@ -213,8 +225,9 @@ def test_stein_cd_tends_to_half_the_gradient_of_the_squared_discrepancy():
     {'kernel': 'features'},
     {'repulsion': 'nearest'},
     {'repulsion': 'none'},
+    {'normalisation': 'kernel'},
   ],
-  ids=['data', 'features', 'nearest', 'none'],
+  ids=['data', 'features', 'nearest', 'none', 'over the kernel'],
 )
 def test_generator_follows_the_direction_and_energy_the_contrast(
   changes, monkeypatch
@@ -455,8 +468,10 @@ def test_a_run_resumes_from_its_arrays_alone():
     {'steps': 2, 'step_size': 0.2, 'energy_penalty': 0.1},
     # Both the generator's and the data's own direction, and either gradient.
     {'negatives': 'mixture', 'stein_rate': 1.0},
+    # Of two devices' particles.
+    {'negatives': 'mixture', 'stein_rate': 1.0, 'particles_of': 2},
   ],
-  ids=['cd', 'mixture'],
+  ids=['cd', 'mixture', 'particles-of-two'],
 )
 def test_loss_on_eight_devices_is_that_on_one(changes):
   config = make_config(**changes)
@@ -473,6 +488,21 @@ def test_loss_on_eight_devices_is_that_on_one(changes):
   mapped = jax.pmap(on_each, 'data', in_axes=(None, 0, None), out_axes=None)
   others = mapped(params, {'point': POINTS[:, None]}, jax.random.key(0))
   tree_close((metrics, grads), others, rtol=1e-4, atol=1e-5)
+
+
+def test_particles_of_a_group_move_among_themselves():
+  metrics, _, grads = evaluate(negatives='stein', particles_of=2)
+  parts = [
+    evaluate(negatives='stein', points=POINTS[i : i + 2])
+    for i in range(0, N, 2)
+  ]
+  expected = jax.tree.map(
+    lambda *x: sum(x) / len(x),
+    *[(part, slopes) for part, _, slopes in parts],
+  )
+  tree_close((metrics, grads), expected, rtol=1e-4, atol=1e-5)
+  others = evaluate(negatives='stein')[2]['energy']['weights']
+  assert np.abs(grads['energy']['weights'] - others).max() > 1e-3
 
 
 def test_self_term_takes_the_generators_variance():
@@ -705,6 +735,22 @@ def test_samples_come_from_where_the_negatives_do():
     ({'start': 'data'}, r"start must be one of .*, got 'data'"),
     ({'kernel': 'rbf'}, r"kernel must be one of .*, got 'rbf'"),
     ({'repulsion': 'off'}, r"repulsion must be one of .*'none'.*, got 'off'"),
+    (
+      {'normalisation': 'rows', 'negatives': 'stein'},
+      r"normalisation must be one of .*'kernel'.*, got 'rows'",
+    ),
+    (
+      {'normalisation': 'kernel', 'negatives': 'cd'},
+      r"normalisation='kernel' divides .* negatives='cd'",
+    ),
+    (
+      {
+        'normalisation': 'kernel',
+        'negatives': 'stein',
+        'repulsion': 'nearest',
+      },
+      r"normalisation='kernel' .* leave it 'count' for repulsion='nearest'",
+    ),
     ({'latent': 'gauss'}, r"latent must be one of .*'uniform'.*, got 'gauss'"),
     ({'energy': 'cnn'}, r"energy must be one of .*'rbm'.* module, got 'cnn'"),
     ({'generator': 3}, r"generator must be one of .*'conv'.* module, got 3"),

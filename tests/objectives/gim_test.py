@@ -1,5 +1,6 @@
 """Greedy InfoMax as a sum of walled losses, each computed again by hand."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -15,6 +16,7 @@ from dim_jax.config import OptimizerConfig
 from dim_jax.losses import cpc
 from dim_jax.networks import greedy_modules
 from dim_jax.objectives import gim
+from dim_jax.training import parallel
 from dim_jax.training import step as step_lib
 from tests import small
 
@@ -670,8 +672,11 @@ def test_named_modules_compute_in_bfloat16_and_score_in_float32(name, shape):
       stop_gradient_after=(),
       loss='supervised',
     ),
+    # Negatives of a device's own two images, and of two devices' sequences.
+    image_config(modules=IMAGE_MODULES[:1], num_classes=0, negatives_of=2),
+    sound_config(modules=SOUND_MODULES[1:], num_classes=0, negatives_of=4),
   ],
-  ids=['grid', 'sequence', 'supervised'],
+  ids=['grid', 'sequence', 'supervised', 'own-images', 'sequences-of-two'],
 )
 def test_one_device_is_jit_on_eight_is_pmap_on_eight(config):
   kind = 'audio' if config.window == 8 else 'image'
@@ -692,6 +697,64 @@ def test_one_device_is_jit_on_eight_is_pmap_on_eight(config):
   assert min(largest(moved[group]) for group in moved) > 1e-4
   for name in ('jit', 'pmap'):
     tree_close(forms['one'], forms[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', ['image', 'audio'])
+def test_negatives_of_a_group_are_a_loop_over_groups(kind):
+  make = CONFIGS[kind]
+  modules = {'image': IMAGE_MODULES[:1], 'audio': SOUND_MODULES[1:]}[kind]
+  config = make(modules=modules, stop_gradient_after=(), num_classes=0)
+  grouped = dataclasses.replace(config, negatives_of=2)
+  batch = make_batch(kind, 6)
+  params, state = start(config, batch)
+  last = len(modules) - 1
+
+  def by_hand(params):
+    """Of three groups, each with its own draws."""
+    losses = []
+    for i in range(3):
+      x = gim.inputs(config, {kind: batch[kind][2 * i : 2 * i + 2]})
+      for number, module in enumerate(modules):
+        entered = x
+        network = params[f'module_{number}']['network']
+        x, _ = gim.apply_module(module, network, {}, entered, train=True)
+      rng = jax.random.fold_in(jax.random.fold_in(RNG, last), i)
+      own = params[f'module_{last}']
+      losses.append(
+        gim.module_loss(config, modules[-1], own, entered, x, None, rng)[0]
+      )
+    return sum(losses) / 3
+
+  def run(params):
+    return gim.make(grouped).loss(params, state, batch, RNG)[0]
+
+  expected = compiled(jax.value_and_grad(by_hand))(params)
+  result = compiled(jax.value_and_grad(run))(params)
+  tree_close(result, expected, rtol=1e-5, atol=1e-6)
+  assert largest(expected[1]) > 1e-3
+
+
+def test_negatives_of_a_device_leave_nothing_to_exchange_but_gradients():
+  """Read in the compiled program of two images on each of 8 devices."""
+  if len(jax.devices()) < 8:
+    pytest.skip('needs 8 devices')
+  mesh = parallel.make_mesh(8)
+  _, rows = parallel.shardings(mesh)
+  batch = jax.device_put(make_batch('image', 16), rows)
+  config = image_config(modules=IMAGE_MODULES[:1], num_classes=0)
+  params, state = start(config, make_batch('image'))
+
+  def exchanged(config):
+    def loss(params, batch):
+      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return gim.make(config).loss(params, state, batch, RNG)[0]
+
+    program = jax.jit(jax.value_and_grad(loss)).lower(params, batch).compile()
+    return {name for name, _, _ in small.collectives(program.as_text())}
+
+  assert exchanged(config) > {'all-reduce'}
+  grouped = dataclasses.replace(config, negatives_of=2)
+  assert exchanged(grouped) == {'all-reduce'}
 
 
 def test_each_module_has_its_own_learning_rate_and_pace():

@@ -183,6 +183,35 @@ def test_ellipses(tmp_path):
   assert _names(picture.figure()) == ['ant', 'bee']
 
 
+def test_planes_are_panels_of_their_own_frames(tmp_path):
+  means = np.array([[0.0, 0.0], [1.0, 1.0]])
+  chols = np.broadcast_to(0.5 * np.eye(2), (2, 2, 2))
+  codes = {
+    f'beta {k}': classifier_figures.Plane(
+      k * means,
+      chols,
+      np.array([0, 1]),
+      np.full((4, 4), math.log(2)),
+      np.array([-k, 2 * k, -k, 2 * k], float),
+      f'{k} %',
+    )
+    for k in (1, 2, 3)
+  }
+  picture = classifier_figures.planes(codes, ['ant', 'bee'])
+  rows = _draw(picture, tmp_path)
+  # Each code has two posteriors, the second one at its own scale.
+  assert [row[0] for row in rows[1:]] == [k for k in codes for _ in range(2)]
+  assert [row[4:6] for row in rows[2::2]] == [[f'{k}.0'] * 2 for k in (1, 2, 3)]
+  figure = picture.figure()
+  panels = figure.axes
+  assert [axes.get_title('left') for axes in panels] == [
+    f'beta {k}\n{k} %' for k in (1, 2, 3)
+  ]
+  assert [axes.get_xlim() for axes in panels] == [(-1, 2), (-2, 4), (-3, 6)]
+  np.testing.assert_allclose(panels[2].images[0].get_array(), 1)
+  assert _names(figure) == ['ant', 'bee']
+
+
 def test_rates(tmp_path):
   bits = np.array([1.0, 3.0, 5.0, 11.0])
   by_dimension = np.array([0.05, 4.0, 0.95, 0.0])

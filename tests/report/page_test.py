@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import matplotlib.figure
 import numpy as np
 import pytest
 
@@ -182,6 +183,25 @@ def test_every_figure_has_its_files(full):
   for name in names:
     for ending in ('.png', '.csv'):
       assert (run / 'report' / f'{name}{ending}').stat().st_size > 0
+
+
+def test_a_notebook_has_the_pictures_by_the_names_of_their_files(tmp_path):
+  run = tmp_path / 'run'
+  _make_run(run, evaluation=False)
+  page.write([run])
+  drawn = page.pictures(run)
+  files = {path.stem for path in (run / 'report').glob('*.png')}
+  assert {'mi', 'probe', 'rank'} <= files == drawn.keys()
+  # The curve of the figure is that of the metrics, in nats.
+  figure = drawn['mi'].figure()
+  assert isinstance(figure, matplotlib.figure.Figure)
+  assert figure._repr_png_().startswith(b'\x89PNG')
+  (line, *_) = figure.axes[0].get_lines()
+  np.testing.assert_array_equal(line.get_xydata(), [[20, 1.0], [40, 2.0]])
+  with pytest.raises(FileNotFoundError, match='is not a run'):
+    page.pictures(tmp_path)
+  with pytest.raises(ValueError, match='at least one run'):
+    page.pictures([])
 
 
 def test_tables_and_gap(full):
@@ -386,6 +406,10 @@ def _classify(run, *, kind='diagonal', paper=None, error=1.25):
     class_names=np.array(['ant', 'bee', 'cow']),
     rate=np.full(6, np.nan) if kind == 'none' else random.uniform(1, 9, 6),
     rate_by_dimension=np.ones(2),
+    unit_variance=np.array([0.5, 0.0]),
+    unit_signal_to_noise=np.array([3.0, 0.0]),
+    unit_capacity=np.array([0.75, 0.0]),
+    unit_rate=np.array([1.5, 0.25]),
     cross_entropy=random.uniform(0, 1, 6),
     probabilities=np.eye(3)[labels] * 0.7 + 0.1,
     means=random.normal(size=(4, 2)),
@@ -443,8 +467,10 @@ def test_classifier_warnings_and_pictures(classifier):
   assert 'dim-jax evaluate' not in classifier.text
   shown = [attrs['id'] for attrs in classifier.of('figure')]
   assert shown[-5:] == [
-    'reliability', 'rates', 'ellipses', 'highest_loss', 'attacks',
+    'rates', 'ellipses', 'highest_loss', 'units', 'attacks',
   ]  # fmt: skip
+  units = ['1', '2', '0.500', '0.75', '1.75']
+  assert units in classifier.rows
 
 
 def test_classifier_without_a_bottleneck_beside_one(tmp_path):

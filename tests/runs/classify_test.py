@@ -124,6 +124,15 @@ def test_a_run_is_measured(run_dir, deterministic_dir):
     np.testing.assert_allclose(
       saved['rate_by_dimension'].sum(), nats, rtol=1e-4
     )
+    np.testing.assert_allclose(
+      saved['unit_rate'], saved['rate_by_dimension'], rtol=1e-4
+    )
+    means = saved['means']
+    np.testing.assert_allclose(saved['unit_variance'], means.var(0), rtol=1e-4)
+    units = report['units']
+    assert units['active'] == (saved['unit_variance'] > 0.01).sum()
+    assert units['capacity'] == pytest.approx(saved['unit_capacity'].sum())
+    assert (units['units'], units['examples']) == (2, 359)
     assert saved['chols'].shape == (359, 2, 2)
     assert saved['entropy'].shape == (128, 128)
     assert 0 <= saved['entropy'].min() <= saved['entropy'].max() <= np.log(10)
@@ -149,6 +158,7 @@ def test_a_deterministic_run_has_one_error_and_no_rate(deterministic_dir):
   report = classify.classify(
     deterministic_dir, ood=('shuffled',), show_progress=False
   )
+  assert report['units'] is None
   for row in report['results']:
     assert row['rate_bits'] is None
     assert row['samples'] == 1

@@ -196,6 +196,66 @@ def test_information_and_dependence(run_dir, monkeypatch):
   assert any('(−0.25 measured); ceiling 6.00' in x for x in notes)
 
 
+def test_units_of_a_stochastic_code_are_measured_beside_its_means(
+  run_dir, monkeypatch
+):
+  # Means are the features y, and the noise is one fifth for all examples.
+  encoder = _Encoder(7, DataConfig(image_size=16))
+
+  def posterior(variables, batch):
+    mean = encoder.encode(variables, batch)['y']
+    return mean, jnp.full_like(mean, 0.2), jnp.full_like(mean, math.log(0.2))
+
+  def load(run_dir, step=None):
+    loaded = _Encoder(7 if step is None else step, encoder.config.data)
+    loaded.objective = Objective(
+      None, None, None, features=('z', 'y'), posterior=posterior
+    )
+    return loaded
+
+  monkeypatch.setattr(dim_jax, 'load', load)
+  report = _represent(run_dir, 'units', 'rank', features=('z', 'y'))
+  values = _values(report)
+  assert ('trained', 'z', 'units') not in values
+  test = data.load(DataConfig(image_size=16), 'test', progress=False)
+  flat = test.inputs.reshape(len(test.inputs), -1).astype(np.float32) / 255
+  for kind, step in (('trained', 7), ('untrained', 0)):
+    y = flat @ np.random.default_rng(step).normal(size=[256, 5])
+    found = values[kind, 'y', 'units']
+    capacity = np.log(1 + y.var(0) / 0.04).sum() / 2
+    assert found['capacity'] == pytest.approx(capacity, rel=1e-4)
+    assert (found['active'], found['units']) == (5, 5)
+    assert found['examples'] == len(y)
+  with np.load(run_dir / 'evaluation' / 'representation.npz') as arrays:
+    assert arrays['unit_capacity'].sum() == pytest.approx(
+      values['trained', 'y', 'units']['capacity']
+    )
+    # Of each image the KL of all units; five of the lowest, then the highest.
+    y = flat @ np.random.default_rng(7).normal(size=[256, 5])
+    nats = ((y**2 + 0.04 - 1) / 2 - math.log(0.2)).sum(1)
+    order = np.argsort(nats)
+    np.testing.assert_allclose(
+      arrays['rated_nats'],
+      nats[[*order[:5], *order[-5:]]],
+      rtol=1e-4,
+    )
+    np.testing.assert_array_equal(
+      arrays['rated_images'][9], test.inputs[order[-1]]
+    )
+  records = represent.representation.records(report)
+  record = next(x for x in records if 'active units' in x)
+  assert (record['feature'], record['active units']) == ('y', '5')
+  assert any('Active units: of 5' in x for x in represent.summary(report)[1:])
+
+
+def test_units_need_a_stochastic_code(run_dir):
+  report = _represent(run_dir, 'units', 'rank')
+  assert ('trained', 'y', 'units') not in _values(report)
+  assert report['skipped'] == [
+    {'what': 'units', 'reason': 'the code is not stochastic.'}
+  ]
+
+
 def test_what_cannot_be_measured_is_named(monkeypatch, tmp_path):
   config = PointConfig(count=50)
   monkeypatch.setattr(
@@ -209,7 +269,7 @@ def test_what_cannot_be_measured_is_named(monkeypatch, tmp_path):
   assert 'has no labels to predict' in reasons['probes']
   assert reasons['trained y reconstruction'] == 'the examples are no images.'
   assert reasons['trained y lidar'] == 'there are no views but of images.'
-  with pytest.raises(ValueError, match="'rank', 'lidar', got 'ranks'"):
+  with pytest.raises(ValueError, match="'lidar', 'units', got 'ranks'"):
     _represent(tmp_path, 'ranks')
   with pytest.raises(ValueError, match="features must be one of 'y', 'z'"):
     _represent(tmp_path, 'rank', features=['w'])

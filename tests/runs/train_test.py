@@ -395,7 +395,7 @@ def test_where_nothing_is_labelled_no_accuracy_is_logged(
   assert not [name for name in line if name.startswith('probe/')]
 
 
-@pytest.mark.parametrize('flag', ['--dry_run', '--profile', '--devices=2'])
+@pytest.mark.parametrize('flag', ['--dry_run', '--profile'])
 def test_what_a_sweep_does_not_take_is_named(flag, tmp_path):
   config = '--config=vib_digits:sweep_k2'
   with pytest.raises(SystemExit, match='a sweep takes no --dry_run'):

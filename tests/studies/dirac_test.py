@@ -76,6 +76,10 @@ def test_zero_centred_penalty_draws_in(weight):
     ('gan_qp_l2', 1.0),
     # relu(1 + psi theta) has slope 1 at 0.
     ('hinge', 1.0),
+    # 10 max(0, |psi| - 1)^2 is 0 around 0.
+    ('wgan_lp', 1.0),
+    # (psi theta + 1)^2 / 2 has slope 1 at 0, the encoder's -1.
+    ('lsgan', 1.0),
     # softplus(psi theta) against softplus(-psi theta), as jsd.
     ('rsgan', 0.5),
   ],

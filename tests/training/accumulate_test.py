@@ -260,16 +260,17 @@ def test_the_note_says_which_negatives_are_left():
   [
     local(),
     local(mask__kind='drop', mask__keep=0.5, mask__targets='hidden'),
-    local(global_weight=1.0, local_weight=0.0),
+    local(global_weight=1.0, local_weight=0.0, negatives_of=3),
     gim.Config(
       modules=(encoders.layers.Dense(3),),
       patch_size=8,
       patch_stride=4,
       offsets=1,
       negatives=None,
+      negatives_of=2,
     ),
   ],
-  ids=['local', 'hidden', 'global', 'modules'],
+  ids=['local', 'hidden', 'global-of-three', 'modules-of-two'],
 )
 def test_counts_are_those_behind_the_losses_own_ceilings(config):
   module = gim if isinstance(config, gim.Config) else dim
@@ -300,6 +301,11 @@ def test_drawn_negatives_come_from_fewer():
   )
   note = step_lib.accumulation_note(gim.make(config), image_shapes(64), 4)
   assert note.endswith('of 16: module_0/infonce 16, drawn from fewer.')
+  # Those of eight examples are all in a micro-batch of 16, not in one of 4.
+  config.negatives_of = 8
+  objective = gim.make(config)
+  assert step_lib.accumulation_note(objective, image_shapes(64), 4) is None
+  assert step_lib.accumulation_note(objective, image_shapes(64), 16)
 
 
 def test_a_loss_without_negatives_has_no_note():

@@ -7,6 +7,7 @@ import pytest
 
 from dim_jax.config import OptimizerConfig
 from dim_jax.objectives import vib
+from dim_jax.runs import hlo
 from dim_jax.training import grid, loop, metrics
 from dim_jax.training import step as step_lib
 
@@ -42,9 +43,7 @@ def fit(run_dir, objective, optimizer, data, **changes):
     batch_size=BATCH,
     log_every=3,
     checkpoint_every=3,
-    devices=1,
-    show_progress=False,
-    **({'steps': STEPS} | changes),
+    **({'steps': STEPS, 'devices': 1, 'show_progress': False} | changes),
   )
   return loop.fit(objective, optimizer, data, run_dir, settings, runs=runs)
 
@@ -90,6 +89,49 @@ def test_a_grid_that_was_killed_ends_bitwise_identical(trained, tmp_path):
     (whole.params, whole.opt_state),
     (states.params, states.opt_state),
   )
+
+
+def test_runs_side_by_side_are_those_of_one_device(trained, tmp_path, capsys):
+  _, states = trained
+  objective, optimizer, data, _ = make()
+  programs = []
+  runs = RUNS._replace(compiled=programs.append)
+  # Three runs divide over three of eight devices. On two it goes on.
+  fit(
+    tmp_path,
+    objective,
+    optimizer,
+    data,
+    runs=runs,
+    devices=8,
+    steps=3,
+    show_progress=True,
+  )
+  assert '3 runs on 3 of 8 devices, 1 on each' in capsys.readouterr().out
+  spread = fit(tmp_path, objective, optimizer, data, runs=runs, devices=2)
+  for actual, expected in zip(
+    jax.tree.leaves((spread.params, spread.model_state, spread.opt_state)),
+    jax.tree.leaves((states.params, states.model_state, states.opt_state)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-6)
+  assert len(programs[0].input_shardings[0][-1].device_set) == 3
+  # Each trains alone.
+  assert hlo.collectives(programs[0].as_text(), 3) == []
+
+
+@pytest.mark.parametrize(
+  ('runs', 'devices', 'expected'), [(6, 4, 3), (8, 8, 8), (5, 4, 1), (7, 1, 1)]
+)
+def test_as_many_devices_as_divide_the_runs(runs, devices, expected):
+  mesh = grid.make_mesh(grid.Runs(range(runs)), devices)
+  assert mesh.size == expected
+
+
+def test_runs_of_several_processes_are_refused(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  with pytest.raises(ValueError, match='these are 2: start one'):
+    grid.make_mesh(RUNS)
 
 
 def test_a_run_that_breaks_is_named(tmp_path):

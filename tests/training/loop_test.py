@@ -14,7 +14,7 @@ import pytest
 
 from dim_jax.data import augment, batches, stream
 from dim_jax.objective import Objective
-from dim_jax.training import checkpoint, loop, metrics
+from dim_jax.training import checkpoint, feed, loop, metrics, parallel
 from dim_jax.training import step as step_lib
 
 
@@ -125,8 +125,17 @@ def test_killed_run_resumes_bitwise_identical(tmp_path):
   with open(tmp_path / 'cut' / 'metrics.jsonl', 'a') as file:
     file.write('{"step": 12, "ima')
   assert logged_steps(tmp_path / 'cut') == [2, 4, 6, 8, 10]
+  logged = {
+    line['step']: line['seconds']
+    for line in metrics.read(tmp_path / 'cut' / 'metrics.jsonl')
+  }
   resumed = fit(tmp_path / 'cut')
   assert_same(whole, resumed)
+  # The steps from the checkpoint on are taken again.
+  summary = json.loads((tmp_path / 'cut' / 'summary.json').read_text())
+  assert summary['seconds']['lost'] == pytest.approx(logged[10] - logged[8])
+  assert summary['sessions'] == 2 and summary['seconds']['restore'] > 0
+  assert 0 < summary['goodput'] < 1
   assert numbers(tmp_path / 'cut') == numbers(tmp_path / 'whole')
   assert [ln['step'] for ln in numbers(tmp_path / 'cut')] == [
     2,
@@ -206,6 +215,51 @@ def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
     (stayed.params, stayed.model_state),
   )
   assert len(moved.params['encoder'].sharding.device_set) == 8
+
+
+def test_a_split_optimizer_state_changes_no_number(tmp_path):
+  if len(jax.devices()) < 8:
+    pytest.skip('needs 8 devices')
+  whole = fit(tmp_path / 'whole', devices=8)
+  # A checkpoint of one form is one of the other.
+  moved = tmp_path / 'moved'
+  fit(moved, steps=4, devices=8, zero=True)
+  fit(moved, steps=8, devices=8)
+  split = fit(moved, steps=12, devices=8, zero=True)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+    split[1:4],
+    whole[1:4],
+  )
+  # Both moments of [16, 3] parameters: two rows of each on a device.
+  for state, rows in ((whole, 16), (split, 2)):
+    shapes = [
+      x.addressable_shards[0].data.shape
+      for x in jax.tree.leaves(state.opt_state)
+      if x.ndim == 2
+    ]
+    assert shapes == 2 * [(rows, 3)]
+    assert state.params['encoder'].addressable_shards[0].data.shape == (16, 3)
+
+
+def test_a_split_optimizer_state_needs_one_run_under_jit(tmp_path):
+  with pytest.raises(ValueError, match=r"zero=True .*, got 'pmap': set zero=F"):
+    fit(tmp_path, zero=True, parallel='pmap')
+
+
+def test_data_too_large_for_a_device_are_sent_step_by_step(
+  tmp_path, monkeypatch, capsys
+):
+  resident = fit(tmp_path / 'resident')
+  size = sum(x.nbytes for x in make_data().values())
+  assert not feed.too_large(make_data(), 4 * size)
+  assert not feed.too_large(make_data(), None)
+  assert 'quarter' not in capsys.readouterr().out
+  monkeypatch.setattr(parallel, 'memory', lambda mesh: 4 * size - 1)
+  sent = fit(tmp_path / 'sent', show_progress=True)
+  assert 'The data are 0.00 GB, more than a quarter' in capsys.readouterr().out
+  assert_same(sent, resident)
+  assert numbers(tmp_path / 'sent') == numbers(tmp_path / 'resident')
 
 
 def test_scan_equals_single_steps(tmp_path):
@@ -330,6 +384,25 @@ def test_only_intervals_of_another_length_compile_again(tmp_path):
   second = json.loads((tmp_path / 'summary.json').read_text())
   assert (second['step'], second['sessions'], second['programs']) == (16, 2, 4)
   assert second['seconds']['compile'] > first['seconds']['compile']
+
+
+def test_more_steps_a_dispatch_make_no_larger_program():
+  data, optimizer = make_data(), optax.adam(1e-2)
+  objective = noisy_regression()
+  mesh = loop.parallel.make_mesh(8)
+  state = jax.eval_shape(
+    lambda key: step_lib.init_state(objective, optimizer, data, key),
+    jax.random.key(0),
+  )
+  chunk = loop.make_chunk(objective, optimizer, mesh, augment=augmentation)
+
+  def instructions(log_every):
+    rows = jax.ShapeDtypeStruct((log_every, 8), np.int32)
+    text = chunk.lower(state, data, rows).compile().as_text()
+    return text.count(' = ')
+
+  # The body of the scan is compiled once; a few instructions index its rows.
+  assert instructions(1000) == pytest.approx(instructions(10), rel=0.01)
 
 
 def test_a_transfer_that_nobody_asked_for_is_an_error(tmp_path, monkeypatch):

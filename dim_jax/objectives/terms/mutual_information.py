@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dim_jax.losses import bounds, f_divergences, large_batches
+from dim_jax.losses import bounds, f_divergences, sharded_bounds
 from dim_jax.networks import critics
 from dim_jax.objective import Metrics, PyTree
 from dim_jax.objectives import sharded_batch
@@ -58,18 +58,56 @@ class Critics(nn.Module):
       whole: flattened maps, shape [N, 1, D].
       codes: the globals, shape [N, M, Y].
       train: whether normalisation uses the batch's statistics.
-      embedded: whether 'local' is what `local.score` takes, and no scores.
+      embedded: whether to return what `score_fns` takes, and no scores.
 
     Returns:
       'local' scores, shape [N*M, N, L], and 'global' ones, [N*M, N, 1].
     """
     scores = {}
-    if self.local is not None:
-      local = self.local.embed if embedded else self.local
-      scores['local'] = local(locations, codes, train=train)
-    if self.whole is not None:
-      scores['global'] = self.whole(whole, codes, train=train)
+    for name, critic, local in (
+      ('local', self.local, locations),
+      ('global', self.whole, whole),
+    ):
+      if critic is None:
+        continue
+      if not embedded:
+        scores[name] = critic(local, codes, train=train)
+      elif hasattr(critic, 'embed'):
+        scores[name] = critic.embed(local, codes, train=train)
+      else:
+        scores[name] = codes.reshape(-1, codes.shape[-1]), local
     return scores
+
+
+def score_fns(critic: Critics) -> dict[str, Callable[[PyTree, Any, Any], Any]]:
+  """Makes `(params, anchors, local) -> scores` of what is embedded.
+
+  Args:
+    critic: of the terms; their parameters are those of all critics.
+
+  Returns:
+    By term. Anchors are [A, ...] and locals [n, ...], of any images: scores are
+    [A, n, L].
+  """
+
+  def of_embedded(one: Any) -> Callable[[PyTree, Any, Any], Any]:
+    return lambda params, anchors, local: one.score(anchors, local)
+
+  def of_pairs(one: Any, name: str) -> Callable[[PyTree, Any, Any], Any]:
+    def score(params: PyTree, anchors: Any, local: Any) -> Any:
+      variables = {'params': params[name]}
+      return one.apply(variables, local, anchors[:, None], paired=False)
+
+    return score
+
+  return {
+    term: of_embedded(one) if hasattr(one, 'embed') else of_pairs(one, name)
+    for term, name, one in (
+      ('local', 'local', critic.local),
+      ('global', 'whole', critic.whole),
+    )
+    if one is not None
+  }
 
 
 def make_critics(config: Any, axis_name: str | None) -> Critics:
@@ -123,6 +161,7 @@ def make(config: Any, axis_name: str | None) -> Term:
     axis_name: the pmapped axis.
   """
   critic = make_critics(config, axis_name)
+  scores_of = score_fns(critic)
   chunk = config.memory.score_chunk if config.memory else None
   weights = {'local': config.local_weight, 'global': config.global_weight}
 
@@ -145,32 +184,36 @@ def make(config: Any, axis_name: str | None) -> Term:
       codes=sample(global_rng, pairs.codes, config.global_samples),
     )
     state = model_state['critic']
-    scores, state = critic.apply(
-      {'params': params.get('critic', {}), **state},
+    own = params.get('critic', {})
+    embedded, state = critic.apply(
+      {'params': own, **state},
       *pairs,
       train=True,
-      embedded=chunk is not None,
+      embedded=True,
       mutable=list(state),
     )
-    hidden = inputs.hidden
-    if hidden is not None:
-      hidden = sharded_batch.gather(hidden, axis_name)
     metrics: Metrics = {}
     total = jnp.zeros(())
-    for name, values in scores.items():
-      if name == 'local' and chunk is not None:
-        bound, negatives = _chunked_bound(
-          config, critic.local, values, hidden, chunk
-        )
-      elif name == 'local' and hidden is not None:
-        bound, negatives = _bound(config, at_locations(values, hidden))
-      else:
-        bound, negatives = _bound(config, values)
-      metrics[f'mi/{name}'] = bound
-      ceiling = bounds.ceiling(config.bound, negatives)
+    for name, (anchors, local) in embedded.items():
+      is_local = name == 'local'
+      rows = _hidden_of_anchors(inputs.hidden, anchors) if is_local else None
+      bound = sharded_batch.on_each_device(
+        functools.partial(
+          _bound, config, scores_of[name], chunk if is_local else None
+        ),
+        axis_name,
+      )
+      value = bound(own, ((anchors, rows), local))
+      metrics[f'mi/{name}'] = value
+      shape = (pairs.locations if is_local else pairs.whole).shape[:2]
+      size = config.negatives_of or sharded_batch.count(shape[0], axis_name)
+      locations = shape[1] if rows is None else rows.shape[1]
+      ceiling = bounds.ceiling(
+        config.bound, count_negatives((1, size, locations))
+      )
       if ceiling is not None:
         metrics[f'mi/{name}_ceiling'] = jnp.asarray(ceiling, jnp.float32)
-      total -= weights[name] * bound
+      total -= weights[name] * value
     return total, metrics, {'critic': state}
 
   return Term(init, loss)
@@ -207,45 +250,49 @@ def at_locations(scores: jax.Array, locations: jax.Array) -> jax.Array:
   return jnp.take_along_axis(scores, rows[:, None], axis=2)
 
 
-def _bound(config: Any, scores: jax.Array) -> tuple[jax.Array, int]:
-  """Computes the bound of scores [A, N, L]; counts an anchor's negatives."""
-  positive, negative, where = bounds.split_pairs(scores)
-  bound: Callable[..., jax.Array] = BOUNDS[config.bound]
-  return bound(positive, negative, where=where), count_negatives(scores.shape)
+def _hidden_of_anchors(
+  hidden: jax.Array | None, anchors: Any
+) -> jax.Array | None:
+  """Repeats the locations [N, K] that count for each of N*M anchors."""
+  if hidden is None:
+    return None
+  count = jax.tree.leaves(anchors)[0].shape[0]
+  return jnp.repeat(hidden, count // hidden.shape[0], axis=0)
 
 
-def _chunked_bound(
+def _bound(
   config: Any,
-  critic: Any,
-  embedded: tuple[Any, Any],
-  hidden: jax.Array | None,
-  chunk: int,
-) -> tuple[jax.Array, int]:
-  """`_bound` of the scores of embeddings, some anchors at a time.
+  score: Callable[[PyTree, Any, Any], jax.Array],
+  chunk: int | None,
+  axis_name: str | None,
+  params: PyTree,
+  pairs: tuple[tuple[Any, jax.Array | None], Any],
+) -> jax.Array:
+  """Computes the bound between the anchors and locals of all devices.
 
   Args:
     config: the objective's.
-    critic: the local one.
-    embedded: (anchors, local), as the critic embeds them.
-    hidden: the locations [N, K] that count, of each image; all of them if None.
-    chunk: how many anchors.
+    score: of `score_fns`.
+    chunk: how many anchors to score at a time; None for all.
+    axis_name: of the devices; None for one.
+    params: the critics'.
+    pairs: this device's anchors with the locations that count of each, if not
+      all; and its locals.
   """
-  anchors, local = embedded
-  rows = None
-  if hidden is not None:
-    count = jax.tree.leaves(anchors)[0].shape[0]
-    rows = jnp.repeat(hidden, count // hidden.shape[0], axis=0)
 
-  def score(row: Any, local: Any) -> jax.Array:
-    anchor, rows = row
-    scores = critic.score(anchor, local)
-    return scores if rows is None else at_locations(scores, rows)
+  def of_rows(rows: tuple[Any, jax.Array | None], local: Any) -> jax.Array:
+    anchors, locations = rows
+    scores = score(params, anchors, local)
+    return scores if locations is None else at_locations(scores, locations)
 
-  bound = large_batches.chunked_bound(
-    BOUNDS[config.bound], (anchors, rows), local, chunk=chunk, score=score
+  return sharded_bounds.bound_of_pairs(
+    BOUNDS[config.bound],
+    *pairs,
+    score=of_rows,
+    chunk=chunk,
+    size=config.negatives_of,
+    axis_name=axis_name,
   )
-  shape = jax.eval_shape(score, (anchors, rows), local).shape
-  return bound, count_negatives(shape)
 
 
 def count_negatives(shape: tuple[int, ...]) -> int:

@@ -18,6 +18,7 @@ from dim_jax.objectives.terms import term
 from dim_jax.objectives.terms.term import Inputs, Term
 
 DISTRIBUTIONS = (*priors.PRIORS, 'kl')
+CONSTRAINTS = ('hinge', 'hold')
 DIVERGENCES = (*adversarial.ADVERSARIAL, 'mmd', 'stein')
 
 
@@ -48,8 +49,11 @@ class Prior:
   """Whether the adversary's weights are divided by their spectral norms; None
   for 'hinge' alone."""
   budget: float | None = None
-  """With the distribution 'kl': an image's code costs only its nats above so
-  many."""
+  """With the distribution 'kl': the rate, in nats, that is free or held."""
+  constraint: str = 'hinge'
+  """Of a budget: 'hinge', an image's code costs its nats above it; or 'hold',
+  the mean rate of a batch costs its distance from the budget, and stays at it
+  where the weight is above what a nat is worth to the rest of the loss."""
 
 
 def check(prior: Prior) -> None:
@@ -57,6 +61,7 @@ def check(prior: Prior) -> None:
   where = 'objective.prior.'
   check_choice(where + 'distribution', prior.distribution, DISTRIBUTIONS)
   check_choice(where + 'divergence', prior.divergence, DIVERGENCES)
+  check_choice(where + 'constraint', prior.constraint, CONSTRAINTS)
   check_choice(
     where + 'spectral_norm', prior.spectral_norm, (None, True, False)
   )
@@ -87,6 +92,11 @@ def check(prior: Prior) -> None:
     raise ValueError(
       "objective.prior.budget is of distribution='kl', got distribution="
       f'{prior.distribution!r}: set that one, or budget=None.'
+    )
+  if prior.budget is None and prior.constraint != 'hinge':
+    raise ValueError(
+      f'objective.prior.constraint={prior.constraint!r} holds the rate at '
+      'objective.prior.budget, which is None: set that to nats.'
     )
 
 
@@ -315,7 +325,12 @@ def sample_code(
 
 
 def make_kl(prior: Prior, axis_name: str | None) -> Term:
-  """Makes the term of the distribution 'kl', a closed form."""
+  """Makes the term of the distribution 'kl', a closed form.
+
+  References:
+    Burgess et al., Understanding disentangling in beta-VAE, 2018, eq. 8 (the
+    constraint 'hold'). https://arxiv.org/abs/1804.03599
+  """
 
   def average(values: jax.Array) -> jax.Array:
     # The reported number is of all images, whichever device they are on.
@@ -331,7 +346,9 @@ def make_kl(prior: Prior, axis_name: str | None) -> Term:
     log_variance = inputs.features['log_variance'].astype(jnp.float32)
     kl = average(priors.gaussian_kl(mean, log_variance))
     metrics = {'prior/kl': kl}
-    if prior.budget is not None:
+    if prior.budget is not None and prior.constraint == 'hold':
+      kl = jnp.abs(kl - prior.budget)
+    elif prior.budget is not None:
       each = jax.vmap(priors.gaussian_kl)(mean[:, None], log_variance[:, None])
       kl = average(jnp.mean(bottleneck.rate_excess(each, prior.budget)))
     return prior.weight * kl, metrics, {}

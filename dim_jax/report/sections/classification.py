@@ -20,6 +20,9 @@ _NOTE = (
 )
 
 
+_PLANE = {'means', 'chols', 'entropy', 'extent', 'labels', 'probabilities'}
+
+
 def section(runs: Sequence[Run]) -> list[Part]:
   """Shows errors, information and calibration."""
   done = labelled(runs, 'classification')
@@ -167,9 +170,11 @@ def warnings(run: Run) -> list[str]:
 
 def examples(runs: Sequence[Run]) -> list[Part]:
   """Shows where the rate of one run goes, and the examples of highest loss."""
+  if len(runs) > 1:
+    return _planes(runs)
   arrays = runs[0].classified
   needed = {'images', 'labels', 'probabilities', 'cross_entropy'}
-  if len(runs) > 1 or not needed <= arrays.keys():
+  if not needed <= arrays.keys():
     return []
   labels = arrays['labels']
   names = class_names(arrays, arrays['probabilities'].shape[1])
@@ -182,7 +187,7 @@ def examples(runs: Sequence[Run]) -> list[Part]:
   if rate is not None:
     widths = arrays.get('rate_by_dimension')
     parts.append(draw(drawings.rates, rate, widths, labels, names))
-  if {'means', 'chols', 'entropy', 'extent'} <= arrays.keys():
+  if arrays.keys() >= _PLANE:
     means, entropy = arrays['means'], arrays['entropy']
     own, extent = labels[: len(means)], arrays['extent'].tolist()
     code = (means, arrays['chols'], own, names, entropy, extent)
@@ -190,3 +195,29 @@ def examples(runs: Sequence[Run]) -> list[Part]:
   loss = (arrays['probabilities'], arrays['cross_entropy'], rate, names)
   parts.append(draw(drawings.highest_loss, arrays['images'], labels, *loss))
   return parts
+
+
+def _planes(runs: Sequence[Run]) -> list[Part]:
+  """Draws the two-dimensional codes of several runs side by side."""
+  codes: dict[str, drawings.Plane] = {}
+  names: list[str] = []
+  for run in runs:
+    arrays = run.classified
+    if not arrays.keys() >= _PLANE:
+      continue
+    ours = headline(run.classification)
+    errors = [
+      f'{fixed(figures.real(ours[field]), 2)} % ({drawings.samples(count)})'
+      for count, field in drawings.sample_errors(ours).items()
+    ]
+    rate = f'{fixed(ours.get("rate_bits"), 1)} bits'
+    codes[run.label] = drawings.Plane(
+      arrays['means'],
+      arrays['chols'],
+      arrays['labels'][: len(arrays['means'])],
+      arrays['entropy'],
+      arrays['extent'],
+      '\n'.join([*errors, rate]),
+    )
+    names = class_names(arrays, arrays['probabilities'].shape[1])
+  return [draw(drawings.planes, codes, names)] if len(codes) > 1 else []

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dim_jax.evaluation import units as units_lib
 from dim_jax.report import figures
 from dim_jax.report.parts import Part, Table, Text, draw, fixed
 from dim_jax.report.runs import Run, labelled
@@ -21,6 +22,9 @@ _COLUMNS = (
   ('RankMe', 'rank', 'rankme', 1, 1),
   ('alpha-ReQ', 'rank', 'alpha_req', 2, 1),
   ('LiDAR', 'lidar', 'lidar', 1, 1),
+  ('active units', 'units', 'active', 0, 1),
+  ('capacity', 'units', 'capacity', 2, 1),
+  ('rate', 'units', 'rate', 2, 1),
 )
 # The titles, or their ends, that say how well classes and images are read off.
 OF_EXAMPLES = ('%', 'SSIM', 'MSE')
@@ -37,7 +41,7 @@ def section(runs: Sequence[Run]) -> list[Part]:
     who = f'{label}: ' if len(done) > 1 else ''
     parts += [Text(f'{who}{note}') for note in notes(found)]
     parts += _published(found)
-  if len(runs) == 1 and runs[0].reconstructions:
+  if len(runs) == 1 and figures.TEST in runs[0].reconstructions:
     parts.append(draw(figures.reconstructions, runs[0].reconstructions))
   return parts
 
@@ -105,6 +109,12 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     sentences.append(
       f'LiDAR: of {lidar["examples"]} training images in {lidar["views"]} '
       f'views each. {found.get("views") or ""}'.strip()
+    )
+  if units := by_measure.get('units'):
+    sentences.append(
+      f'Active units: of {units["units"]}, those whose mean varies by more '
+      f'than {units_lib.ACTIVE:g}; capacity and rate: nats of all units, '
+      'ln(1 + SNR) / 2 and the KL from N(0, I), on test examples.'
     )
   return sentences
 
