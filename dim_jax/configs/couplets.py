@@ -47,7 +47,7 @@ def masked() -> ExperimentConfig:
   config.objective = masked_lines.Config(
     vocabulary=2048, width=64, length=7, mask=lines.Mask(keep=0.5)
   )
-  config.data.vocabulary = 2048
+  config.data = TextConfig(name='couplets/', vocabulary=2048)
   config.optimizer.learning_rate = 2e-3
   config.batch_size = 64
   config.steps = 800
