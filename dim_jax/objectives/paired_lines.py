@@ -20,7 +20,7 @@ from dim_jax.checks import check_choice, check_fields
 from dim_jax.losses import bounds
 from dim_jax.networks import critics, layers, sequences
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
-from dim_jax.objectives import encoder_and_terms, lines
+from dim_jax.objectives import encoder_and_terms, lines, sharded_batch
 from dim_jax.objectives.lines import LineConfig
 from dim_jax.objectives.terms import mutual_information, term
 
@@ -73,10 +73,9 @@ def check(config: Config) -> None:
   )
 
 
-def _make_critic(config: Config, axis_name: str | None) -> nn.Module:
-  return critics.CRITICS[config.critic](
-    units=config.critic_units, axis_name=axis_name
-  )
+def _make_critic(config: Config) -> nn.Module:
+  # It sees the codes of all devices, so that no axis is left.
+  return critics.CRITICS[config.critic](units=config.critic_units)
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
@@ -95,7 +94,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   """
   check(config)
   encoder = CodedLines(lines.make_encoder(config, False), config.code)
-  critic = _make_critic(config, axis_name)
+  critic = _make_critic(config)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
     keys = jax.random.split(rng, 3)
@@ -103,8 +102,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     for side, key, x in zip(SIDES, keys, lines.pairs_of(batch), strict=False):
       params[side], _ = term.split(encoder.init(key, x[:2]))
     codes = jnp.zeros((2, 1, config.code))
-    # Outside of pmap, where no axis is bound.
-    variables = _make_critic(config, None).init(keys[2], codes, codes)
+    variables = critic.init(keys[2], codes, codes)
     params['critic'], state = term.split(variables)
     return params, {'critic': state}
 
@@ -119,11 +117,14 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
     key = encoder_and_terms.dropout_key(rng, axis_name)
     first, second = (
-      encoder.apply(
-        {'params': params[side]},
-        x,
-        train=True,
-        rngs={'dropout': random.branch(key, i)},
+      sharded_batch.gather(
+        encoder.apply(
+          {'params': params[side]},
+          x,
+          train=True,
+          rngs={'dropout': random.branch(key, i)},
+        ),
+        axis_name,
       )
       for i, (side, x) in enumerate(
         zip(SIDES, lines.pairs_of(batch), strict=True)
@@ -156,7 +157,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   def scores(variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
     params, state = variables
     first, second = codes_of(params, batch)
-    found = _make_critic(config, None).apply(
+    found = critic.apply(
       {'params': params['critic'], **state['critic']},
       second[:, None],
       first[:, None],
