@@ -10,6 +10,7 @@ van den Oord et al., Representation Learning with Contrastive Predictive Coding,
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -112,41 +113,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       for side, x in zip(SIDES, lines.pairs_of(batch), strict=True)
     ]
 
-  def loss(
-    params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
-  ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
-    key = encoder_and_terms.dropout_key(rng, axis_name)
-    first, second = (
-      sharded_batch.gather(
-        encoder.apply(
-          {'params': params[side]},
-          x,
-          train=True,
-          rngs={'dropout': random.branch(key, i)},
-        ),
-        axis_name,
-      )
-      for i, (side, x) in enumerate(
-        zip(SIDES, lines.pairs_of(batch), strict=True)
-      )
-    )
-    state = model_state['critic']
-    scores, state = critic.apply(
-      {'params': params['critic'], **state},
-      second[:, None],
-      first[:, None],
-      train=True,
-      mutable=list(state),
-    )
-    positive, negative, where = bounds.split_pairs(scores)
-    value = mutual_information.BOUNDS[config.bound](
-      positive, negative, where=where
-    )
-    metrics = {'mi/global': value}
-    most = bounds.ceiling(config.bound, scores.shape[1] - 1)
-    if most is not None:
-      metrics['mi/global_ceiling'] = jnp.asarray(most, jnp.float32)
-    return -value, (metrics, {'critic': state})
+  loss = functools.partial(_loss, config, encoder, critic, axis_name)
 
   def encode(
     params: PyTree, model_state: PyTree, batch: Batch
@@ -176,3 +143,47 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     negatives=negatives,
     scores=scores,
   )
+
+
+def _loss(
+  config: Config,
+  encoder: nn.Module,
+  critic: nn.Module,
+  axis_name: str | None,
+  params: PyTree,
+  model_state: PyTree,
+  batch: Batch,
+  rng: jax.Array,
+) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
+  key = encoder_and_terms.dropout_key(rng, axis_name)
+  first, second = (
+    sharded_batch.gather(
+      encoder.apply(
+        {'params': params[side]},
+        x,
+        train=True,
+        rngs={'dropout': random.branch(key, i)},
+      ),
+      axis_name,
+    )
+    for i, (side, x) in enumerate(
+      zip(SIDES, lines.pairs_of(batch), strict=True)
+    )
+  )
+  state = model_state['critic']
+  scores, state = critic.apply(
+    {'params': params['critic'], **state},
+    second[:, None],
+    first[:, None],
+    train=True,
+    mutable=list(state),
+  )
+  positive, negative, where = bounds.split_pairs(scores)
+  value = mutual_information.BOUNDS[config.bound](
+    positive, negative, where=where
+  )
+  metrics = {'mi/global': value}
+  most = bounds.ceiling(config.bound, scores.shape[1] - 1)
+  if most is not None:
+    metrics['mi/global_ceiling'] = jnp.asarray(most, jnp.float32)
+  return -value, (metrics, {'critic': state})
