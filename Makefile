@@ -1,6 +1,9 @@
 # make demo   trains, probes and reports on digits, in runs/demo
 # make test   runs the tests; make test ARGS=tests/losses runs some of them
+# make notebooks  runs the notebooks with the settings that they have
 # make lint   checks style and types
+# make docs   builds the site of docs/ in build/site; a warning is an error
+# make docs-check  runs every command of README.md and docs/, with few steps
 # make pod-check  compiles every method for TPU slices; hours, without a TPU
 # make pod-rehearsal PROCESSES=2 DEVICES=4   trains on digits in several
 #             processes of simulated devices, and compares them with one
@@ -26,7 +29,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check \
   --constraint .constraints/py$(MINOR).txt --editable
 PINS := pyproject.toml $(wildcard .constraints/*.txt)
 
-.PHONY: help demo test lint pod-check pod-rehearsal clean
+.PHONY: help demo test notebooks lint docs docs-check pod-check pod-rehearsal clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -40,10 +43,21 @@ demo: $(VENV)/run.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
+notebooks: $(VENV)/dev.stamp
+	WHOLE_NOTEBOOKS=1 $(BIN)/python -m pytest -q --durations=0 tests/notebooks_test.py
+
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m experiments.documents
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'The site: $(CURDIR)/build/site/index.html'
+
+docs-check: $(VENV)/dev.stamp
+	$(BIN)/python -m experiments.documents.commands $(ARGS)
 
 # Kept row by row in runs/: the same command goes on.
 pod-check: $(VENV)/tpu.stamp
@@ -72,6 +86,9 @@ $(VENV)/dev.stamp: $(PINS) | $(BIN)/pip
 	@$(INSTALL) '.[dev]'
 	@touch $(VENV)/run.stamp $@
 
+$(VENV)/docs.stamp: $(PINS) | $(BIN)/pip
+	@echo 'Installing the pinned packages into $(VENV); this takes a minute or two.'
+	@$(INSTALL) '.[docs]' --constraint .constraints/docs.txt
 $(VENV)/tpu.stamp: $(VENV)/run.stamp
 	@echo 'Installing the compiler for TPUs into $(VENV): 0.2 GB, 0.7 GB on disk.'
 	@$(INSTALL) '.[tpu]'

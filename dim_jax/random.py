@@ -114,6 +114,8 @@ class Host(enum.IntEnum):
   FOLDER = 2**63 + 1
   INFORMATION = 2**63 + 2
   PAIRS = 2**63 + 3
+  REPLAY = 2**63 + 2**32
+  """Plus the number of the module that reads."""
 
 
 def branch(key: jax.Array, number: int | jax.Array) -> jax.Array:

@@ -28,6 +28,7 @@ COMMANDS = (
   'measure',
   'table',
   'layerwise',
+  'asynchronous',
   'preview',
   'export',
 )

@@ -58,6 +58,32 @@ def supervised(config: ExperimentConfig) -> None:
   )
 
 
+def su(config: ExperimentConfig) -> None:
+  """Sets Su's variant, with the weights and the critics of its code.
+
+  The prior is the closed-form KL to N(0, I), the global critic scores pairs of
+  codes, and both have one negative to a positive. What differs from the code:
+  the encoder, which is the config's; b1 of Adam, 0.9 there; and the negative,
+  which is the neighbour in a batch of random order, never the image itself, in
+  place of a shuffle for each critic.
+
+  Su, Mutual information in deep learning: information maximization, 2018.
+  https://kexue.fm/archives/6024
+  https://github.com/bojone/infomax
+  """
+  jsd(config)
+  objective = config.objective
+  objective.local_weight, objective.global_weight = 1.5, 0.5
+  # There 0.01 of the mean over dimensions; here it is of the sum.
+  objective.prior = dim.Prior(distribution='kl', weight=0.01 / objective.code)
+  objective.local_feature, objective.map_feature = 'conv', 'y'
+  objective.critic = 'concat'
+  objective.critic_units = objective.global_critic_units = 256
+  objective.concat_depth = 3
+  objective.negatives_of = 2
+  config.optimizer = OptimizerConfig(learning_rate=1e-3)
+
+
 def _of_encoder(config: ExperimentConfig, kind: Any, **fields: Any) -> None:
   """Sets another objective with the same encoder and probe."""
   old = config.objective

@@ -308,6 +308,42 @@ def nearest_neighbours(
   return order, np.take_along_axis(distance, order, 1)
 
 
+def same_class_fraction(
+  features: np.ndarray,
+  labels: np.ndarray,
+  count: int,
+  metric: str = 'cosine',
+) -> float:
+  """Computes how many of the nearest others are of an example's own class.
+
+  Args:
+    features: shape [n, ...], flattened.
+    labels: classes, int [n].
+    count: how many others, below n.
+    metric: as of `nearest_neighbours`.
+
+  Returns:
+    A fraction, the mean over all examples as queries.
+
+  Raises:
+    ValueError: count or metric cannot be used.
+  """
+  nearest, _ = nearest_neighbours(features, count, metric)
+  return float(np.mean(labels[nearest] == labels[:, None]))
+
+
+def same_class_chance(labels: np.ndarray) -> float:
+  """Computes `same_class_fraction` of others that are drawn at random.
+
+  Args:
+    labels: classes, int [n], n >= 2.
+  """
+  counts = np.bincount(labels).astype(np.float64)
+  return float(
+    np.sum(counts * (counts - 1)) / (len(labels) * (len(labels) - 1))
+  )
+
+
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
   """Computes the probability that a positive score exceeds a negative one.
 

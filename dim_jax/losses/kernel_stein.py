@@ -245,8 +245,8 @@ def feature_direction(
   repulsion back to the particles: J_j' (2 / h) (F_i - F_j) k, J_j the Jacobian
   of the features at x_j.
 
-  - 'all': the exact direction, as `svgd_direction` defines it. Each particle
-    needs one vector-Jacobian product of the whole batch: n of them.
+  - 'all': the exact direction, that of `svgd_direction`, by n vector-Jacobian
+    products of the whole batch.
   - 'nearest': what SteinGAN's code runs on images: the particle's own score,
     not averaged by the kernel, plus half of the gradient of k at its nearest
     neighbour among the features. One product for all; `self_term` has no say.
@@ -259,8 +259,7 @@ def feature_direction(
       features if None.
     self_term: whether j = i takes part in 'all'.
     repulsion: 'all' or 'nearest'.
-    normalisation: of 'all', as of `svgd_direction`; 'nearest' sums nothing and
-      takes 'count' alone.
+    normalisation: as of `svgd_direction`.
 
   Returns:
     phi, of the particles' shape.
@@ -270,21 +269,11 @@ def feature_direction(
       together, or one particle has no other.
 
   References:
-    Wang and Liu, Learning to Draw Samples, 2016, eq. 9.
-    https://arxiv.org/abs/1611.01722
-    https://github.com/DartML/SteinGAN
+    Wang and Liu, Learning to Draw Samples, 2016, eq. 9, and their code:
+    https://arxiv.org/abs/1611.01722 https://github.com/DartML/SteinGAN
   """
   chex.assert_equal_shape([particles, scores])
-  if repulsion not in ('all', 'nearest'):
-    raise ValueError(
-      f"repulsion is {repulsion!r}: accepted are 'all' and 'nearest'."
-    )
-  _check_normalisation(normalisation)
-  if repulsion == 'nearest' and normalisation != 'count':
-    raise ValueError(
-      f"repulsion='nearest' sums over no particles, so normalisation="
-      f"{normalisation!r} has no meaning: choose 'count', or repulsion='all'."
-    )
+  _check_repulsion(repulsion, normalisation)
   n = len(particles)
   weight: Any = _pair_weight(n, self_term and repulsion == 'all')
   features, pull_back = jax.vjp(feature_fn, particles)
@@ -295,9 +284,7 @@ def feature_direction(
   if repulsion == 'nearest':
     itself = jnp.eye(n, dtype=bool)
     nearest = jnp.argmin(jnp.where(itself, jnp.inf, distances), axis=1)
-    apart = f - f[nearest]
-    kernel = jnp.exp(-jnp.sum(jnp.square(apart), axis=1) / bandwidth)
-    slope = (2 / bandwidth) * kernel[:, None] * apart
+    slope = _gaussian_slope(f - f[nearest], bandwidth)
     again, pull_back = jax.vjp(feature_fn, particles[nearest])
     return scores + 0.5 * pull_back(slope.astype(again.dtype))[0]
   kernel = jnp.exp(-distances / bandwidth)
@@ -314,6 +301,28 @@ def feature_direction(
     weight = _kernel_weight(jnp.sum(kernel, 1, keepdims=True), self_term)
     weight = weight.reshape(n, *(1 for _ in particles.shape[1:]))
   return weight * (attraction + jax.lax.map(repelled, (f, kernel)))
+
+
+def _check_repulsion(repulsion: str, normalisation: str) -> None:
+  """Raises ValueError where either is unknown, or the two go not together."""
+  if repulsion not in ('all', 'nearest'):
+    raise ValueError(
+      f"repulsion is {repulsion!r}: accepted are 'all' and 'nearest'."
+    )
+  _check_normalisation(normalisation)
+  if repulsion == 'nearest' and normalisation != 'count':
+    raise ValueError(
+      f"repulsion='nearest' sums over no particles, so normalisation="
+      f"{normalisation!r} has no meaning: choose 'count', or repulsion='all'."
+    )
+
+
+def _gaussian_slope(
+  apart: jax.Array, bandwidth: jax.Array | float
+) -> jax.Array:
+  """(2 / h) (a - b) k(a, b) of each row a - b, [n, F]."""
+  kernel = jnp.exp(-jnp.sum(jnp.square(apart), axis=1) / bandwidth)
+  return (2 / bandwidth) * kernel[:, None] * apart
 
 
 def ksd(

@@ -15,6 +15,10 @@ The loss is a sum of terms, a file each in `terms`. The adversary sees
 adversary's parameters, and the online probe sees `stop_gradient` of the
 features; so each parameter group gets its own gradient from one backward pass.
 
+Su's variant is four of the fields: a `Prior` of the distribution 'kl',
+`map_feature` = 'y', `negatives_of` = 2 and the bound 'jsd'; its critics
+concatenate (https://github.com/bojone/infomax).
+
 The metrics, in nats unless named otherwise: 'mi/local' and 'mi/global' (the
 bounds) with their '_ceiling' where they have one, 'prior/kl' (summed over
 dimensions, averaged over images), 'probe/NAME_loss' and 'probe/NAME_accuracy'
@@ -67,6 +71,8 @@ from dim_jax.objectives.terms.prior_matching import Prior
 from dim_jax.objectives.terms.term import Inputs, Term
 
 _PROBED_FEATURES = ('conv', 'fc', 'globals', 'y')
+# Of so many images all pairs' hidden layers are held at once.
+_ALL_CONCATENATED = 64
 _GROUPS = ('encoder', 'critic', 'adversary', 'decoder', 'probe')
 
 
@@ -116,6 +122,8 @@ class Config:
   """Width of the local critic."""
   global_critic_units: int = 512
   """Width of the global critic, the paper's concatenate-then-MLP."""
+  concat_depth: int = 2
+  """Hidden layers of the critic 'concat', and of the global one."""
   local_samples: int | None = None
   """Score this many random locations an image instead of all, drawn with
   replacement."""
@@ -136,7 +144,9 @@ class Config:
   local_feature: str = 'local'
   """The feature of which each location is scored against the code."""
   map_feature: str = 'conv'
-  """The feature that the global critic scores as a whole."""
+  """The feature that the global critic scores as a whole. If it is the code
+  itself, as in Su's variant, a pair is of two codes, and that of one image the
+  same sample twice."""
   global_feature: str = 'y'
   """The feature that is the code."""
   dtype: str = 'float32'
@@ -163,6 +173,7 @@ def check(config: Config) -> None:
       'negatives_of': 'int [2, inf) or None',
       'critic_units': 'int [1, inf)',
       'global_critic_units': 'int [1, inf)',
+      'concat_depth': 'int [1, inf)',
       'local_samples': 'int [1, inf) or None',
       'global_samples': 'int [1, inf) or None',
       'spectral_penalty': '[0, inf)',
@@ -468,6 +479,8 @@ def _scores(
     )
 
   images = layers.normalise_images(sharded_batch.images(batch))
+  if config.critic == 'concat':
+    images = images[:_ALL_CONCATENATED]
   shown = hidden_patches.at_evaluation(config.mask, params['encoder'], images)
   features = encode(shown)
   targets = features if config.mask is None else encode(images)

@@ -761,6 +761,7 @@ _NEIGHBOUR_COLUMNS = (
   'query', 'features', 'rank', 'neighbour', 'distance', 'query_class',
   'neighbour_class', 'correct',
 )  # fmt: skip
+_QUERIES = 10
 
 
 def retrieval(
@@ -769,22 +770,23 @@ def retrieval(
   class_names: Sequence[str],
   features: Mapping[str, np.ndarray],
   *,
-  count: int = 8,
+  count: int = 5,
   title: str = 'Nearest neighbours',
 ) -> Picture:
-  """Draws test images with their nearest neighbours in several features.
+  """Draws random test images, each with its nearest neighbours side by side.
 
-  The queries are the first images of six classes in order: nobody chose them
-  for their looks. Features, by the name of their row, are compared by cosine; a
-  last row, the control, compares the pixels by Euclidean distance.
+  Ten queries, drawn by a fixed seed: nobody chose them for their looks. There
+  are so many neighbours by the cosine of each of the features, under its name;
+  the last ones, the control, are by the Euclidean distance of the pixels.
   """
   find = representations.nearest_neighbours
   nearest = {key: find(x, count) for key, x in features.items()}
   nearest['pixels'] = find(images, count, 'euclidean')
-  _, first = np.unique(labels, return_index=True)
   names = [printable(class_names[label]) for label in labels]
+  random = np.random.default_rng(0)
+  queries = random.choice(len(labels), min(_QUERIES, len(labels)), False)
   rows: Rows = []
-  for query in sorted(first.tolist())[:6]:
+  for query in queries.tolist():
     for key, (indices, distances) in nearest.items():
       found = zip(indices[query].tolist(), distances[query], strict=True)
       for rank, (i, distance) in enumerate(found, 1):
@@ -794,12 +796,12 @@ def retrieval(
   return Picture(
     'neighbours',
     title,
-    f'Left: the query, the first test image of its class. Right: its {count} '
-    f'nearest among the {len(labels) - 1} others, by cosine (pixels: '
-    f'Euclidean). Solid green frame: same class; dashed red: another.',
-    f'Grid of {len(grouped(rows, 0))} query images with {count} neighbours '
-    f'each; {sum(row[-1] for row in rows)} of {len(rows)} are of the same '
-    f'class.',
+    f'Left: random test images (seed 0). Beside each its {count} nearest among '
+    f'the {len(labels) - 1} others, by cosine (pixels: Euclidean). Solid green '
+    f'frame: same class; dashed red: another.',
+    f'Grid of {len(queries)} query images with {count} neighbours each by '
+    f'{" and by ".join(nearest)}; {sum(row[-1] for row in rows)} of '
+    f'{len(rows)} are of the same class.',
     _NEIGHBOUR_COLUMNS,
     rows,
     lambda: _draw_retrieval(rows, images),
@@ -809,26 +811,27 @@ def retrieval(
 def _draw_retrieval(rows: Rows, images: np.ndarray) -> Any:
   from matplotlib import patches
 
-  queries = grouped(rows, 0, 5)
-  keys = list(grouped(rows, 1))
+  queries, keys = grouped(rows, 0, 5), list(grouped(rows, 1))
   count = max(row[2] for row in rows)
-  # In units of an image: the query, a margin for the rows' names, the
-  # neighbours; and a gap between queries.
-  size, start, step, gap = 1.7, 3.95, 1.14, 0.45
-  block = max(len(keys) * step, size + 0.5) + gap
-  figure, axes = canvas(start + count * step, len(queries) * block - gap)
+  # In units of an image: the queries' names and images, and a block of
+  # neighbours a key, below its name.
+  step, top, query_x, gap = 1.14, 0.8, 3.1, 0.4
+  block = count * step + gap
+  start = query_x + step + gap
+  figure, axes = canvas(start + len(keys) * block, top + len(queries) * step)
+  look = {'ha': 'center', 'va': 'center', 'fontsize': 8}
+  for k, key in enumerate(keys):
+    middle = start + k * block + count * step / 2
+    axes.text(middle, top / 2, key, **look)
+  look['ha'] = 'right'
   for q, ((query, class_name), mine) in enumerate(queries.items()):
-    top = q * block
-    tile(axes, images[query], 0, top, size)
-    look = {'ha': 'center', 'va': 'top', 'fontsize': 9}
-    axes.text(size / 2, top + size + 0.08, shorten(class_name, 14), **look)
-    for k, key in enumerate(keys):
-      look = {'ha': 'right', 'va': 'center', 'fontsize': 9}
-      axes.text(start - 0.12, top + k * step + 0.5, key, **look)
+    y = top + q * step
+    axes.text(query_x - 0.15, y + 0.5, shorten(class_name, 11), **look)
+    tile(axes, images[query], query_x, y)
     for _, key, rank, index, *_, same in mine:
-      x, y = start + (rank - 1) * step, top + keys.index(key) * step
+      x = start + keys.index(key) * block + (rank - 1) * step
       tile(axes, images[index], x, y)
-      frame: dict[str, Any] = {'fill': False, 'lw': 2}
+      frame: dict[str, Any] = {'fill': False, 'lw': 1.5}
       frame |= {'ec': GOOD if same else BAD, 'ls': '-' if same else (0, (2, 1))}
       axes.add_patch(patches.Rectangle((x, y), 1, 1, **frame))
   return figure

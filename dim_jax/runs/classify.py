@@ -137,8 +137,8 @@ def classify(
   checks.check_range('samples', samples, 'int [1, inf)')
   started = time.time()
   trained = dim_jax.load(run_dir, step)
-  objective = trained.objective
   functions = _functions(trained, run_dir, samples)
+  objective = trained.objective
   data = load(trained.config.data, objective, show_progress)
   rng = jax.random.key(seed)
   path = os.path.join(run_dir, 'evaluation', 'classification')
@@ -152,8 +152,7 @@ def classify(
     )
     files.write_arrays(f'{path}.npz', arrays)
     report = provenance.header(data['test'], trained.step, started)
-    report |= _report(trained, data, samples, results)
-    report['units'] = units
+    report |= {**_report(trained, data, samples, results), 'units': units}
     save = functools.partial(_save, f'{path}.json', report, started)
     save()
     victim = attack.Victim(objective.classes, functions, trained.variables)

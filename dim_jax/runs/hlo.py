@@ -78,12 +78,13 @@ class _Computation(NamedTuple):
 
 
 class _Visit(NamedTuple):
-  """An instruction, its computation, and how often it runs."""
+  """An instruction, its computation, how often it runs, and where."""
 
   instruction: _Instruction
   computation: _Computation
   times: int
   looped: bool
+  fused: bool
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
@@ -97,8 +98,9 @@ def collectives(text: str, devices: int) -> list[Collective]:
     devices: that it runs on, all of which take part where no groups are named.
   """
   found = []
+  seen = set()
   for visit in _visits(text):
-    instruction, _, times, looped = visit
+    instruction, _, times, looped, fused = visit
     kind = instruction.operation.removesuffix('-start')
     if kind not in COLLECTIVES:
       continue
@@ -112,6 +114,12 @@ def collectives(text: str, devices: int) -> list[Collective]:
     size = num_bytes(shape)
     if kind == 'reduce-scatter':
       size *= group
+    channel = _attribute(instruction.rest, 'channel_id')
+    if fused and channel:
+      # One exchange, whose start, parts and end are fused with other work.
+      if (key := (kind, channel, size, times)) in seen:
+        continue
+      seen.add(key)
     found.append(Collective(kind, size, group, times, looped))
   return found
 
@@ -227,10 +235,12 @@ def _visits(text: str) -> Iterator[_Visit]:
   """All instructions that run, in loops and in what is called."""
   computations, entry = _parse(text)
 
-  def walk(name: str, times: int, looped: bool) -> Iterator[_Visit]:
+  def walk(
+    name: str, times: int, looped: bool, fused: bool = False
+  ) -> Iterator[_Visit]:
     computation = computations[name]
     for instruction in computation.instructions.values():
-      yield _Visit(instruction, computation, times, looped)
+      yield _Visit(instruction, computation, times, looped, fused)
       operation, rest = instruction.operation, instruction.rest
       if operation == 'while':
         turns = _turns(instruction, computation, computations)
@@ -238,7 +248,8 @@ def _visits(text: str) -> Iterator[_Visit]:
       # The other ends of an asynchronous call name the same computation.
       elif operation not in ('async-update', 'async-done'):
         for called in _called(operation, rest):
-          yield from walk(called, times, looped)
+          inside = fused or operation == 'fusion'
+          yield from walk(called, times, looped, inside)
 
   if entry:
     yield from walk(entry, 1, False)

@@ -97,12 +97,11 @@ def represent(
     run_dir: the run.
     measures: names in `MEASURES`; all of them if None.
     features: outputs of the encoder, by default those that the objective names.
-    encoders: which of 'trained', 'untrained' and, for the probes of the data
-      themselves, 'raw'.
+    encoders: which of 'trained', 'untrained' and, of the data, 'raw'.
     max_examples: training examples that are kept, drawn at random.
     settings: by default those of `Settings`.
     step: which checkpoint; the newest if None.
-    show_progress: show a bar on standard error, and a line a measure.
+    show_progress: show a bar on standard error, and lines.
 
   Returns:
     The contents of evaluation/representation.json; 'results' has a row for each
@@ -114,69 +113,79 @@ def represent(
   """
   measures = MEASURES if measures is None else measures
   settings = settings or Settings()
-  for name in measures:
-    checks.check_choice('measures', name, MEASURES)
-  for name in encoders:
-    checks.check_choice('encoders', name, evaluate.ENCODERS)
+  _check(measures, encoders)
   started, run_dir = time.time(), os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step=step)
-  train, test = load_examples(
-    trained.config.data, max_examples, progress=show_progress
-  )
+  config = trained.config
+  train, test = load_examples(config.data, max_examples, progress=show_progress)
   names = _features(trained, train, features)
   code = _features(trained, train, None)[-1]
   folder = os.path.join(run_dir, 'evaluation')
   results, skipped = _probe(
     run_dir, measures, names, encoders, max_examples, step, show_progress
   )
-  if 'units' in measures and trained.objective.posterior is None:
-    if set(measures) != set(MEASURES):
-      reason = 'the code is not stochastic.'
-      skipped.append({'what': 'units', 'reason': reason})
-    measures = [name for name in measures if name != 'units']
-  pictures: dict[str, np.ndarray] = {}
+  measures, without = _possible(measures, trained)
+  skipped += without
   images = _images(train, test) if 'reconstruction' in measures else None
-  if images is not None:
-    result, pictures = _mean_image(*images)
-    results.append(result)
-  views = describe_views(trained.config.data) if 'lidar' in measures else None
+  of_mean, pictures = _mean_image(*images) if images else ([], {})
+  results += of_mean
   files.make_folder(folder)
+  common = {'published': published_lib.published(config)}
+  if 'lidar' in measures and (views := describe_views(config.data)):
+    common['views'] = views
 
   def write() -> dict[str, Any]:
-    return _merge(
-      os.path.join(folder, 'representation.json'),
-      provenance.header(train, trained.step, started)
-      | {'published': published_lib.published(trained.config)}
-      | ({'views': views} if views else {})
-      | {'results': results, 'skipped': skipped},
-    )
+    header = provenance.header(train, trained.step, started) | common
+    path = os.path.join(folder, 'representation.json')
+    return _merge(path, header | {'results': results, 'skipped': skipped})
 
-  report = write()
   with progress.Progress(show_progress) as bar:
     # One encoder at a time: conv maps of a whole data set are big.
     for kind in (kind for kind in _ENCODERS if kind in encoders):
       encoder = trained if kind == 'trained' else dim_jax.load(run_dir, 0)
-      rows = _encode(
-        encoder, kind, (train, test), names, measures, settings, bar
-      )
-      units = None
+      parts = (train, test)
+      rows = _encode(encoder, kind, parts, names, measures, settings, bar)
+      units, arrays = None, {}
       if 'units' in measures:
         units, arrays = _units(encoder, test, bar)
-        pictures |= arrays if kind == 'trained' else {}
+      pictures |= arrays if kind == 'trained' else {}
       for name, values in rows.items():
-        own = units if name == code else None
-        part = _Rows(*values, images, own)
+        part = _Rows(*values, images, units if name == code else None)
         new, failed, shown = _measure(kind, name, part, measures, settings, bar)
         results, skipped = results + new, skipped + failed
         pictures |= shown
-        report = write()
+        write()
   if pictures:
-    path = os.path.join(folder, 'representation.npz')
-    evaluate.merge_arrays(path, pictures, trained.step)
-    with np.load(path) as arrays:
-      if figures.TEST in arrays:
-        figures.save(figures.reconstructions(dict(arrays)), folder)
-  return report
+    _draw(folder, pictures, trained.step)
+  return write()
+
+
+def _check(measures: Sequence[str], encoders: Sequence[str]) -> None:
+  for name in measures:
+    checks.check_choice('measures', name, MEASURES)
+  for name in encoders:
+    checks.check_choice('encoders', name, evaluate.ENCODERS)
+
+
+def _possible(
+  measures: Sequence[str], trained: dim_jax.Encoder
+) -> tuple[list[str], list[dict[str, str]]]:
+  """Leaves out what the code does not allow, and says so if it was asked."""
+  if 'units' not in measures or trained.objective.posterior is not None:
+    return list(measures), []
+  skipped = []
+  if set(measures) != set(MEASURES):
+    skipped.append({'what': 'units', 'reason': 'the code is not stochastic.'})
+  return [name for name in measures if name != 'units'], skipped
+
+
+def _draw(folder: str, pictures: dict[str, np.ndarray], step: int) -> None:
+  """Keeps arrays for pictures, and draws the reconstructions."""
+  path = os.path.join(folder, 'representation.npz')
+  evaluate.merge_arrays(path, pictures, step)
+  with np.load(path) as arrays:
+    if figures.TEST in arrays:
+      figures.save(figures.reconstructions(dict(arrays)), folder)
 
 
 def load_examples(
@@ -282,13 +291,13 @@ def _images(
 
 def _mean_image(
   train: np.ndarray, test: np.ndarray
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
   """Compares test images with the mean image, which needs no features."""
   mean = np.broadcast_to(reconstruction.mean_image(train), test.shape)
   row = {'encoder': 'none', 'feature': 'mean image'}
   values = reconstruction.compare(test, mean)._asdict()
   result = row | {'measure': 'reconstruction', 'values': values, 'seconds': 0.0}
-  return result, {
+  return [result], {
     'test images': test[:_PICTURED],
     'mean image': mean[:_PICTURED],
   }

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -70,7 +70,77 @@ def train(
   config_lib.check(config)
   lock.check(workdir)
   if has_checkpoint(workdir):
-    _check_same(config, config_lib.load(workdir)[0], workdir)
+    check_same(config, config_lib.load(workdir)[0], workdir)
+  run = prepare(config, stored, show_progress=show_progress)
+  outputs = jax.eval_shape(run.objective.encode, *run.variables, run.example)
+  names = probed(run.objective, outputs)
+  monitor = None
+  if names:
+    # A run on all training images watches for collapse on some of them.
+    monitored = as_batch(run.watched.inputs[:_WATCHED], run.watched.kind)
+    monitor = representations.collapse_monitor(
+      run.objective.encode, monitored, names[-1]
+    )
+  periodic = _information(config, run.objective, run.watched, outputs)
+  with claim(workdir):
+    hosts.check(workdir, config_lib.to_json(config), _stream(run.train_set))
+    describe(config, run, workdir)
+    return loop.fit(
+      run.objective,
+      run.optimizer,
+      run.train_set,
+      workdir,
+      loop.Settings.of(
+        config, devices=devices, profile=profile, show_progress=show_progress
+      ),
+      augment=None if stored else run.augment,
+      monitor=monitor,
+      periodic=periodic,
+      example=run.example,
+      start=run.start,
+    )
+
+
+class Prepared(NamedTuple):
+  """What a run trains, on what.
+
+  Attributes:
+    objective: the method.
+    optimizer: of all parameter groups.
+    train_set: arrays by name, or a stream.
+    watched: examples that the run is watched on.
+    example: two of them, as a batch.
+    variables: shapes of parameters and model state.
+    augment: as `loop.fit` takes it.
+    start: likewise.
+  """
+
+  objective: Objective
+  optimizer: Any
+  train_set: Any
+  watched: data.Examples
+  example: dict[str, np.ndarray]
+  variables: tuple[PyTree, PyTree]
+  augment: loop.Augment | None
+  start: Callable[[step_lib.TrainState], step_lib.TrainState] | None
+
+
+def prepare(
+  config: config_lib.ExperimentConfig,
+  stored: Mapping[str, np.ndarray] | None = None,
+  *,
+  show_progress: bool = True,
+) -> Prepared:
+  """Makes the objective of a run and loads its data; writes nothing.
+
+  Args:
+    config: the run, which is checked.
+    stored: as `train` takes it.
+    show_progress: show bars, or lines.
+
+  Raises:
+    ValueError: the config cannot be trained.
+  """
   axis_name = 'data' if config.parallel == 'pmap' else None
   objective = config_lib.make_objective(config, axis_name)
   if config.parallel == 'pipeline':
@@ -82,46 +152,32 @@ def train(
     train_set = _indexed(train_set)
     example['index'] = np.arange(2, dtype=np.int32)
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
-  features = jax.eval_shape(objective.encode, *variables, example)
   optimizer = step_lib.optimizer_of(config, objective, variables[0])
   change = augment.make(config.data, watched.inputs.shape[-1])
   start = start_from(config.init_from, variables)
   _check_loss(config, variables, example)
-  names = probed(objective, features)
-  monitor = None
-  if names:
-    # A run on all training images watches for collapse on some of them.
-    monitored = as_batch(watched.inputs[:_WATCHED], watched.kind)
-    monitor = representations.collapse_monitor(
-      objective.encode, monitored, names[-1]
-    )
-  periodic = _information(config, objective, watched, features)
-  with claim(workdir):
-    hosts.check(workdir, config_lib.to_json(config), _stream(train_set))
-    if jax.process_index() == 0:
-      config_lib.save(config, workdir, watched.inputs.shape[1:])
-      provenance.write(
-        workdir,
-        config,
-        variables[0],
-        features,
-        names[-1:],
-        watched.vocabulary,
-      )
-    return loop.fit(
-      objective,
-      optimizer,
-      train_set,
-      workdir,
-      loop.Settings.of(
-        config, devices=devices, profile=profile, show_progress=show_progress
-      ),
-      augment=None if stored else change,
-      monitor=monitor,
-      periodic=periodic,
-      example=example,
-      start=start,
-    )
+  return Prepared(
+    objective, optimizer, train_set, watched, example, variables, change, start
+  )
+
+
+def describe(
+  config: config_lib.ExperimentConfig, run: Prepared, workdir: str
+) -> None:
+  """Writes config.json and run.json, in the first process."""
+  if jax.process_index() != 0:
+    return
+  outputs = jax.eval_shape(run.objective.encode, *run.variables, run.example)
+  names = probed(run.objective, outputs)
+  config_lib.save(config, workdir, run.watched.inputs.shape[1:])
+  provenance.write(
+    workdir,
+    config,
+    run.variables[0],
+    outputs,
+    names[-1:],
+    run.watched.vocabulary,
+  )
 
 
 def _information(
@@ -357,7 +413,7 @@ def start_from(
   return start
 
 
-def _check_same(
+def check_same(
   config: config_lib.ExperimentConfig,
   saved: config_lib.ExperimentConfig,
   workdir: str,

@@ -52,32 +52,35 @@ class Checkpoints:
     """
     self.directory = os.path.join(files.absolute(run_dir), 'checkpoints')
     self._verified: set[int] = set()
-    self._own = not owner and jax.process_count() > 1
-    with self._processes(), _quiet():
+    # Orbax's checkpointer waits for all processes, and a reader is one of them.
+    self._alone = not owner and jax.process_count() > 1
+    self._checkpointer: Any = None
+    if self._alone:
+      return
+    with _quiet():
       self._checkpointer = ocp.training.Checkpointer(
         self.directory,
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         cleanup_tmp_directories=owner,
       )
 
-  def _processes(self) -> contextlib.AbstractContextManager[Any]:
-    """Lets a reader of several processes not wait for the others."""
-    if not self._own:
-      return contextlib.nullcontext()
-    process = jax.process_index()
-    return ocp.Context(
-      multiprocessing_options=ocp.options.MultiprocessingOptions(
-        primary_host=process,
-        active_processes={process},
-        barrier_sync_key_prefix=f'process_{process}',
-      )
-    )
+  def _load(self, step: int, abstract: Any) -> Any:
+    if not self._alone:
+      return self._checkpointer.load(step, abstract)
+    process, context = jax.process_index(), ocp.Context()
+    context.multiprocessing.primary_host = process
+    context.multiprocessing.active_processes = {process}
+    context.multiprocessing.barrier_sync_key_prefix = f'process_{process}'
+    with context:
+      return ocp.load(self._path(step), abstract)
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
   def __exit__(self, kind: Any, *_: object) -> None:
-    with self._processes(), _quiet():
+    if self._alone:
+      return
+    with _quiet():
       try:
         self._checkpointer.close()
       except Exception:
@@ -88,12 +91,16 @@ class Checkpoints:
   @property
   def latest(self) -> int | None:
     """Returns the step of the newest complete checkpoint, if any."""
-    latest = self._checkpointer.latest
-    return None if latest is None else latest.step
+    return max(self.steps, default=None)
 
   @property
   def steps(self) -> list[int]:
     """Returns the steps of all complete checkpoints."""
+    if self._alone:
+      found = files.at(self.directory).glob(f'*/{_METADATA}')
+      return sorted(
+        int(path.parent.name) for path in found if path.parent.name.isdigit()
+      )
     return [c.step for c in self._checkpointer.checkpoints]
 
   def save(self, step: int, state: Any) -> None:
@@ -208,8 +215,7 @@ class Checkpoints:
         'with, to go on.'
       )
     try:
-      with self._processes():
-        return self._checkpointer.load(step, abstract)
+      return self._load(step, abstract)
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(self._unfit(step, files.reason(error))) from error
 

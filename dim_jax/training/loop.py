@@ -119,7 +119,7 @@ def make_chunk(
     placed = parallel.split_state(split, mesh)
   constrain = rows if form == 'jit' else None
   axis_name = 'data' if form == 'pmap' else None
-  draw = functools.partial(_draw, constrain, axis_name, augment)
+  draw = functools.partial(draw_batch, constrain, axis_name, augment)
   if form == 'pipeline':
     devices = list(mesh.devices.flat)
     return pipeline.make_dispatch(objective, optimizer, devices, draw)
@@ -145,25 +145,35 @@ def make_chunk(
     state, values = jax.lax.scan(functools.partial(body, data), state, indices)
     return state, jax.tree.map(lambda x: x.mean(0), values)
 
-  @functools.wraps(chunk)
-  def on_mesh(*arguments: Any) -> Any:
-    # What is traced may ask for the platform, and spread work over the devices.
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return chunk(*arguments)
-
   if form == 'grid':
     return grid.mapped(chunk, mesh)
   if form == 'pmap':
     return _pmapped(chunk, mesh, axis_name)
   return jax.jit(
-    on_mesh,
+    _on_mesh(chunk, mesh),
     in_shardings=(placed, replicated, parallel.columns(mesh)),
     out_shardings=(placed, replicated),
     donate_argnums=0,
   )
 
 
-def _draw(
+def _on_mesh(
+  chunk: Callable[..., Any], mesh: jax.sharding.Mesh
+) -> Callable[..., Any]:
+  """`chunk`, with the mesh in context while it is traced.
+
+  What is traced may ask for the platform, and spread work over the devices.
+  """
+
+  @functools.wraps(chunk)
+  def on_mesh(*arguments: Any) -> Any:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return chunk(*arguments)
+
+  return on_mesh
+
+
+def draw_batch(
   split: jax.sharding.Sharding | None,
   axis_name: str | None,
   augment: Augment | None,
@@ -171,7 +181,16 @@ def _draw(
   state: step_lib.TrainState,
   indices: Any,
 ) -> dict[str, jax.Array]:
-  """The batch of a step: rows of the data, or examples as they came."""
+  """Draws the batch of a step: rows of the data, or examples as they came.
+
+  Args:
+    split: the sharding of the batch, if any.
+    axis_name: the pmapped axis.
+    augment: as `fit` takes it.
+    data: {} where `indices` are the examples themselves.
+    state: before the step.
+    indices: of the examples [batch].
+  """
   if data:
     batch = {name: values[indices] for name, values in data.items()}
   else:
@@ -228,29 +247,24 @@ def fit(
 
   Writes metrics.jsonl, checkpoints and, of where the time went, summary.json.
   The same call continues from the newest undamaged checkpoint; the finished run
-  is bitwise identical to an uninterrupted one on a CPU. SIGTERM, as of a
-  preemption, ends the interval, saves, and raises SystemExit(143); a second
-  one ends the process at once. Only an
-  interval that `log_every` does not divide compiles after the first one.
+  is bitwise identical to an uninterrupted one on a CPU. SIGTERM ends the
+  interval, saves, and raises SystemExit(143); a second one ends the process.
 
   Args:
     objective: the method; for 'pmap', made with axis_name='data'.
     optimizer: as `make_optimizer` makes it.
-    data: arrays of the same first axis, such as 'image' uint8 [n, H, W, C] and
-      'label' int32 [n], which each device holds. Of a `stream.Stream`, where
-      one is a `numpy.memmap`, or where they would take more than a quarter of
-      a device's memory, examples are read as steps need them.
+    data: as `feed.Feed` takes it: arrays of the same first axis, such as
+      'image' uint8 [n, H, W, C] and 'label' int32 [n], or a stream.
     run_dir: the run's folder, made if missing.
     settings: how long and on what it trains.
     augment: as in `make_chunk`.
     monitor: extra metrics of (params, model_state), read at each logged step.
-    periodic: (every, monitor), likewise at multiples of `every`, which
-      `log_every` divides, before the first step, and after the last.
+    periodic: (every, monitor), likewise at multiples of `every`, a multiple of
+      `log_every`, before the first step, and after the last.
     example: rows of the shapes that the objective sees; None: those of `data`.
     start: changes the state before the first step of all.
-    runs: train these in one program, each on one device, as many side by side
-      as devices divide them evenly; their seeds take the place of the
-      settings', and every metric is a list over them.
+    runs: train these in one program, each on one device; their seeds take the
+      place of the settings', and every metric is a list over them.
 
   Returns:
     The final state; of several runs, with a leading axis.
@@ -271,15 +285,8 @@ def fit(
   make_state = functools.partial(
     _initial, objective, optimizer, example, runs, settings.seed
   )
-  chunk = make_chunk(
-    objective,
-    optimizer,
-    mesh,
-    form=form,
-    augment=augment,
-    accumulate=settings.accumulate,
-    split=jax.eval_shape(make_state) if settings.zero else None,
-  )
+  options = _chunk_options(settings, form, make_state)
+  chunk = make_chunk(objective, optimizer, mesh, augment=augment, **options)
   run_dir = os.path.expanduser(run_dir)
   files.make_folder(run_dir)
   with (
@@ -292,23 +299,25 @@ def fit(
     Preemption() as preemption,
     contextlib.closing(source),
   ):
-    if source.note:
-      log.say(source.note)
+    placement = grid.placement(runs, mesh, settings.devices) if runs else ''
+    for note in filter(None, (source.note, placement)):
+      log.say(note)
     with times.part('compile'):
       state = make_state()
     state = start(state) if start else state
-    if runs:
-      log.say(grid.placement(runs, mesh, settings.devices))
-      state = grid.place(state, mesh)
-    else:
-      state = parallel.replicate(state, host)
-    if settings.zero:
-      placed = parallel.split_state(state, mesh)
-      state = jax.jit(lambda x: x, out_shardings=placed)(state)
-    if form == 'pipeline':
-      state = pipeline.place(objective.stages, state, list(mesh.devices.flat))
+    state = _placed(state, objective, settings, mesh, host, runs)
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
     return session.train(chunk, state, host, monitor, periodic, preemption)
+
+
+def _chunk_options(
+  settings: Settings, form: str, make_state: Callable[[], step_lib.TrainState]
+) -> dict[str, Any]:
+  return {
+    'form': form,
+    'accumulate': settings.accumulate,
+    'split': jax.eval_shape(make_state) if settings.zero else None,
+  }
 
 
 def _initial(
@@ -323,6 +332,26 @@ def _initial(
     return grid.init_states(objective, optimizer, example, runs)
   make = functools.partial(step_lib.init_state, objective, optimizer)
   return jax.jit(make)(example, jax.random.key(seed))
+
+
+def _placed(
+  state: step_lib.TrainState,
+  objective: Objective,
+  settings: Settings,
+  mesh: jax.sharding.Mesh,
+  host: jax.sharding.Mesh,
+  runs: grid.Runs | None,
+) -> step_lib.TrainState:
+  """Puts the state where the steps have it."""
+  if runs:
+    return grid.place(state, mesh)
+  state = parallel.replicate(state, host)
+  if settings.zero:
+    placed = parallel.split_state(state, mesh)
+    state = jax.jit(lambda x: x, out_shardings=placed)(state)
+  if settings.parallel == 'pipeline':
+    return pipeline.place(objective.stages, state, list(mesh.devices.flat))
+  return state
 
 
 def _meshes(
@@ -344,16 +373,16 @@ def _meshes(
     parallel.check_batch_size(settings.batch_size, 1, settings.accumulate)
     mesh = grid.make_mesh(runs, settings.devices)
     return mesh, mesh
-  mesh = host = parallel.make_mesh(settings.devices)
-  if settings.parallel == 'pipeline':
-    # Only parts of the state are on the other devices.
-    host = parallel.make_mesh(1)
-  parallel.check_batch_size(settings.batch_size, host.size, settings.accumulate)
   if settings.parallel == 'pmap' and jax.process_count() > 1:
     raise ValueError(
       f"parallel='pmap' maps over the devices of one process; these are "
       f"{jax.process_count()}: use parallel='jit'."
     )
+  mesh = host = parallel.make_mesh(settings.devices)
+  if settings.parallel == 'pipeline':
+    # Only parts of the state are on the other devices.
+    host = parallel.make_mesh(1)
+  parallel.check_batch_size(settings.batch_size, host.size, settings.accumulate)
   return mesh, host
 
 

@@ -182,7 +182,7 @@ def make_dispatch(
   stages = objective.stages
   steps = [
     jax.jit(
-      _stage_step(objective, optimizer, number, None if number else draw),
+      stage_step(objective, optimizer, number, None if number else draw),
       donate_argnums=0,
     )
     for number in range(len(stages))
@@ -231,7 +231,7 @@ def _owner(stages: Sequence[Stage], path: Any) -> int | None:
   return None
 
 
-def _stage_step(
+def stage_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   number: int,
@@ -240,7 +240,19 @@ def _stage_step(
   [step_lib.TrainState, Any],
   tuple[step_lib.TrainState, dict[str, jax.Array], Any],
 ]:
-  """`(state, entered) -> (state, metrics, what the next stage gets)`."""
+  """Makes the step of one stage.
+
+  Args:
+    objective: the method, which has stages.
+    optimizer: of all parameter groups.
+    number: of the stage.
+    draw: as of `make_dispatch`, for the first stage; None for another.
+
+  Returns:
+    `(state, entered) -> (state, metrics, (features, labels))`, the last being
+    what the next stage enters, None of the last stage. The first stage enters
+    (data, indices, the step of the first row of indices).
+  """
   stage = objective.stages[number]
   is_last = number == len(objective.stages) - 1
 
@@ -258,7 +270,8 @@ def _stage_step(
   ) -> tuple[step_lib.TrainState, dict[str, jax.Array], Any]:
     if draw is not None:
       data, indices, first = entered
-      batch = draw(data, state, indices[state.step - first])
+      rows = jax.tree.map(lambda x: x[state.step - first], indices)
+      batch = draw(data, state, rows)
       entered = (batch, batch.get('label'))
     # Features are no metrics, but leave the step beside them.
     results: Any = step_lib.train_step(

@@ -4,7 +4,7 @@ r"""A step of each baseline, beside the least that its work could take.
 
 Prints one JSON line. All methods of the Deep InfoMax paper's table that add
 networks to its encoder take steps inside of the scan of `fit`, in turn, on the
-rows of experiments/configs/dim_cifar10.py. The floor of a method is a step of
+rows of dim_jax/configs/dim_cifar10.py. The floor of a method is a step of
 the supervised one, which is the encoder forward and backward with its
 optimizer, and the products that the method adds to it (those of decoder,
 generator and discriminator) at the machine's own product rate.

@@ -92,7 +92,7 @@ def forgetting(
   workdir: str,
   *,
   nats: Sequence[float] = (1, 4, 16),
-  weight: float = 1000.0,
+  weight: float = 20.0,
   show_progress: bool = True,
 ) -> dict[str, Any]:
   """Trains, measures and draws every budget that is not finished.
@@ -215,7 +215,7 @@ _DATASET = _COMMAND.string('dataset', 'digits', 'digits or mnist.')
 _STEPS = _COMMAND.integer('steps', 1000, 'Of each run.')
 _SEED = _COMMAND.integer('seed', 0, 'Of all runs.')
 _NATS = _COMMAND.items('nats', (1.0, 4.0, 16.0), 'A run each.', float)
-_WEIGHT = _COMMAND.real('weight', 1000.0, 'Of the distance from the budget.')
+_WEIGHT = _COMMAND.real('weight', 20.0, 'Of the distance from the budget.')
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -42,7 +42,6 @@ METHODS: Mapping[str, str] = {
   'Greedy InfoMax': 'gim_digits',
   'CPC': 'dim_digits:cpc',
   'DIM, Donsker-Varadhan': 'dim_digits:dv',
-  'DIM, masked': 'dim_digits:masked',
 }
 LAYOUTS = ('1', '8', '8 pmap', '2 x 4')
 _BATCH = 16

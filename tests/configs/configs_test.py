@@ -189,13 +189,33 @@ def test_the_methods_of_a_table_differ_in_their_objective_alone(name):
   assert error == pytest.approx(100 - accuracies[name])
   for method in ('ae', 'beta_vae', 'local_dv'):
     assert 'from memory' in methods[method].paper['source']
-  assert 'from memory' not in configs['vae'].paper['source']
+  assert 'from memory' not in methods['vae'].paper['source']
 
 
 def test_the_row_of_both_kinds_of_information():
   config = load('dim_cifar10', 'local_global')
   assert weights_of(config.objective) == (0.5, 0.1, 0.1)
   assert (config.objective.bound, config.paper['row']) == ('jsd', 'DIM(L+G)')
+
+
+@pytest.mark.parametrize(
+  ('name', 'code', 'epochs'),
+  [('digits', 64, None), ('mnist', 64, None), ('cifar10', 256, 50)],
+)
+def test_the_rows_of_sus_variant_weigh_as_its_code(name, code, epochs):
+  config = load(f'dim_{name}', 'su')
+  objective = config.objective
+  # Its KL is a mean over the dimensions of the code, ours a sum.
+  assert weights_of(objective) == (0.5, 1.5, pytest.approx(0.01 / code))
+  assert (objective.code, objective.prior.distribution) == (code, 'kl')
+  assert (objective.bound, objective.negatives_of) == ('jsd', 2)
+  # Three layers of 256 and one of 1, on pairs of codes, and of code and map.
+  assert (objective.critic, objective.concat_depth) == ('concat', 3)
+  assert objective.critic_units == objective.global_critic_units == 256
+  assert (objective.map_feature, objective.local_feature) == ('y', 'conv')
+  assert config.optimizer.learning_rate == 1e-3
+  if epochs is not None:
+    assert config.steps == pytest.approx(epochs * 45_000 / 64, rel=1e-3)
 
 
 @pytest.mark.parametrize('row', FOLDED)

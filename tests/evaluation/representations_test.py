@@ -1,5 +1,6 @@
 """Metrics of representations against known spectra, maps and neighbours."""
 
+import functools
 import math
 
 import jax
@@ -215,6 +216,20 @@ def test_neighbours_against_brute_force(metric):
     others = sorted((distance(x[i], x[j]), j) for j in range(12) if j != i)
     assert order[i].tolist() == [j for _, j in others[:5]]
     np.testing.assert_allclose(distances[i], [d for d, _ in others[:5]])
+
+
+def test_same_class_by_hand():
+  # On a line 0 and 1 are close, 2 and 3 too; the nearest two of 0 are 1 and 2.
+  x = np.array([[0.0], [1.0], [5.0], [7.0]])
+  labels = np.array([0, 0, 1, 0])
+  same = functools.partial(representations.same_class_fraction, x, labels)
+  # Of 0, 1, 2 and 3 the nearest are 1, 0, 3 and 2: right for two of four.
+  assert same(1, 'euclidean') == 2 / 4
+  # {1, 2}, {0, 2}, {3, 1} and {2, 1}: 1 + 1 + 0 + 1 of 8.
+  assert same(2, 'euclidean') == 3 / 8
+  # All three others: as many as chance, which is 6 of 12 ordered pairs.
+  assert same(3, 'euclidean') == representations.same_class_chance(labels)
+  assert representations.same_class_chance(labels) == 6 / 12
 
 
 def test_neighbours_errors():

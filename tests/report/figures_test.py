@@ -267,19 +267,28 @@ def test_retrieval(tmp_path):
   picture = figures.retrieval(images, labels, ['a', 'b'], {'y': y}, count=1)
   rows, figure = _draw(picture, tmp_path)
   short = [[row[i] for i in (0, 1, 3, 5, 6, 7)] for row in rows[1:]]
-  assert short == [
-    ['0', 'y', '2', 'b', 'b', '1'],
+  # All four are queries, in an order that was drawn.
+  assert sorted(short, key=lambda row: row[:2]) == [
     ['0', 'pixels', '1', 'b', 'a', '0'],
-    ['1', 'y', '3', 'a', 'a', '1'],
+    ['0', 'y', '2', 'b', 'b', '1'],
     ['1', 'pixels', '0', 'a', 'b', '0'],
+    ['1', 'y', '3', 'a', 'a', '1'],
+    ['2', 'pixels', '3', 'b', 'a', '0'],
+    ['2', 'y', '0', 'b', 'b', '1'],
+    ['3', 'pixels', '2', 'a', 'b', '0'],
+    ['3', 'y', '1', 'a', 'a', '1'],
   ]
   assert float(rows[2][4]) == 60.0  # 36 pixels that differ by 10
-  assert '2 of 4 are of the same class' in picture.alt
-  frames = [p.get_edgecolor() for p in figure.axes[0].patches]
-  good, bad = frames[0], frames[1]
-  assert (
-    frames == [good, bad, good, bad] and good[1] > good[0] and bad[0] > bad[1]
-  )
+  assert '4 of 8 are of the same class' in picture.alt
+  frames = figure.axes[0].patches
+  good, bad = (patch.get_edgecolor() for patch in frames[:2])
+  assert [patch.get_edgecolor() for patch in frames] == [good, bad] * 4
+  assert good[1] > good[0] and bad[0] > bad[1]
+  # Neighbours by the pixels are right of those by y, in the query's line.
+  for by_y, by_pixels in zip(frames[::2], frames[1::2], strict=True):
+    assert (
+      by_y.get_x() < by_pixels.get_x() and by_y.get_y() == by_pixels.get_y()
+    )
 
 
 def test_scores(tmp_path):

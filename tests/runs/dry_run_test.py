@@ -79,7 +79,9 @@ def test_negatives_and_ceiling_of_a_contrast():
   assert report['examples'] is None
   text = dry_run.text(report)
   assert './nowhere: 160 int16, as many as there are' in text
-  assert 'module_1/infonce  7 negatives an anchor, at most 2.079 nats' in text
+  assert (
+    'module_1/infonce  7 negatives an anchor, of 4 examples, at most 2.079 nats'
+  ) in text
 
 
 @pytest.mark.parametrize(

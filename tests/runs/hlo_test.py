@@ -89,6 +89,25 @@ def test_the_text_of_a_compiler_for_tpus():
   assert hlo.repeated_flops(TEXT) == 6 * 2 * 8 * 4 * 4
 
 
+def test_an_exchange_in_several_fusions_is_one():
+  parts = '\n'.join(
+    f'%part_{i} (p: f32[2]) -> f32[8] {{\n'
+    '  %p = f32[2]{0} parameter(0)\n'
+    f'  ROOT %g = f32[8]{{0}} all-gather(%p), channel_id={channel}, '
+    'replica_groups={{0,1,2,3}}, dimensions={0}\n}\n'
+    for i, channel in enumerate((5, 5, 5, 6))
+  )
+  calls = '\n'.join(
+    f'  %f{i} = f32[8]{{0}} fusion(%a), kind=kCustom, calls=%part_{i}'
+    for i in range(4)
+  )
+  text = f'{parts}\nENTRY %main (a: f32[2]) -> f32[8] {{\n'
+  text += f'  %a = f32[2]{{0}} parameter(0)\n{calls}\n}}\n'
+  # Of two channels.
+  gather = hlo.Collective('all-gather', 32, 4, 1, False)
+  assert hlo.collectives(text, 4) == [gather, gather]
+
+
 def test_what_a_device_sends():
   def sent(kind, group):
     return hlo.Collective(kind, 120, group, 3, True).sent

@@ -58,6 +58,7 @@ def test_a_pair_trains_what_one_process_does_and_takes_over_its_run(
 ):
   folder, seen = pair
   assert [each['devices'] for each in seen] == [[4, 8], [4, 8]]
+  assert seen[1]['read'] == 2 * worker.STEPS
   twice = dataclasses.replace(worker.get_config(), steps=2 * worker.STEPS)
   worker.run(tmp_path, twice, devices=8)
   alone = numbers(tmp_path)

@@ -12,6 +12,7 @@ import sys
 import jax
 import numpy as np
 
+import dim_jax
 from dim_jax import config as config_lib
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.data import batches, stream
@@ -96,6 +97,9 @@ def main():
     result |= {'refused': refusals(folder, process), 'order': order()}
     run(folder / 'two', get_config())
     run(folder / 'one', dataclasses.replace(get_config(), steps=2 * STEPS))
+    if process == 1:
+      # A reader waits for nobody.
+      result['read'] = dim_jax.load(str(folder / 'one')).step
   (folder / f'{process}.json').write_text(json.dumps(result))
   if part == 'signal':
     # Endless, for all that the test waits for.

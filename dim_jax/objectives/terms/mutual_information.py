@@ -115,12 +115,16 @@ def make_critics(config: Any, axis_name: str | None) -> Critics:
   dtype = jnp.dtype(config.dtype)
   local = whole = None
   if config.local_weight:
+    depth = {'depth': config.concat_depth} if config.critic == 'concat' else {}
     local = critics.CRITICS[config.critic](
-      units=config.critic_units, dtype=dtype, axis_name=axis_name
+      units=config.critic_units, dtype=dtype, axis_name=axis_name, **depth
     )
   if config.global_weight:
     whole = critics.ConcatCritic(
-      units=config.global_critic_units, dtype=dtype, axis_name=axis_name
+      units=config.global_critic_units,
+      depth=config.concat_depth,
+      dtype=dtype,
+      axis_name=axis_name,
     )
   return Critics(local, whole)
 

@@ -12,6 +12,7 @@ from dim_jax.report.runs import Run
 
 _TSNE_EXAMPLES = 1000
 _NEIGHBOURS = 8
+_SHOWN = 4
 
 
 def _names(run: Run) -> list[str]:
@@ -101,16 +102,17 @@ def neighbours(runs: Sequence[Run]) -> list[Part]:
   same = {}
   for key, x in {**usable, 'raw pixels': images}.items():
     metric = 'cosine' if key in usable else 'euclidean'
-    index, _ = representations.nearest_neighbours(x, count, metric)
-    same[key] = (labels[index] == labels[:, None]).mean()
-  same['chance level'] = ((np.bincount(labels) / len(labels)) ** 2).sum()
+    same[key] = representations.same_class_fraction(x, labels, count, metric)
+  same['chance level'] = representations.same_class_chance(labels)
   note = (
     f'How many of the {count} nearest neighbours are of the query’s class, '
     f'over all {len(labels)} images as queries. Features are compared by '
     f'cosine, pixels, the control, by Euclidean distance.'
   )
   shown = (images, labels, names, usable)
-  picture = draw(figures.retrieval, *shown, count=count, title=f'By {name}')
+  picture = draw(
+    figures.retrieval, *shown, count=min(_SHOWN, count), title=f'By {name}'
+  )
   cells = [
     {'neighbours by': key, 'of the same class, %': fixed(100 * value, 1)}
     for key, value in same.items()

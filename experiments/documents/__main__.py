@@ -1,0 +1,86 @@
+"""Writes the generated parts of README.md and docs/ anew.
+
+  python -m experiments.documents
+
+They are made of experiments/results/; a document says where, see `markdown`.
+"""
+
+import pathlib
+
+from experiments.documents import (
+  bottleneck,
+  energies,
+  fields,
+  information,
+  markdown,
+  modules,
+  overview,
+  representations,
+  speed,
+)
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+_TABLES = (
+  bottleneck.vib,
+  bottleneck.vib_attacks,
+  bottleneck.vib_sweep,
+  energies.mixtures,
+  energies.rbm,
+  energies.stein_gan,
+  energies.svgd_posterior,
+  energies.svgd_variance,
+  fields.fields,
+  information.coverage,
+  information.estimators,
+  information.mi_fit,
+  information.scores,
+  information.staircase,
+  modules.gim_cifar10,
+  modules.spoken_digit,
+  modules.spoken_speaker,
+  modules.spoken_speaker_100,
+  representations.cifar10_command,
+  representations.cifar10_long,
+  representations.cifar10_table,
+  representations.critics,
+  representations.demo,
+  representations.digits_table,
+  representations.few_labels,
+  representations.masks,
+  representations.priors,
+  representations.priors_later,
+  representations.structure,
+  speed.baseline_steps,
+  speed.memory,
+  speed.particles,
+  speed.reproducibility,
+  speed.sizes,
+  speed.small_encoders,
+  speed.steps,
+  speed.sweep_step,
+  speed.time_to_accuracy,
+)
+PARTS = {table.__name__: table for table in _TABLES} | {
+  'methods': lambda: overview.methods('docs/'),
+  'methods_in_docs': lambda: overview.methods('../'),
+}
+
+
+def documents() -> list[pathlib.Path]:
+  """Lists README.md and all pages of docs/."""
+  return [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
+
+
+def main() -> None:
+  """Rewrites what has changed, and prints the files' names."""
+  for path in documents():
+    old = path.read_text(encoding='utf-8')
+    new = markdown.filled(old, PARTS)
+    if new != old:
+      path.write_text(new, encoding='utf-8')
+      print(path.relative_to(ROOT))
+
+
+if __name__ == '__main__':
+  main()

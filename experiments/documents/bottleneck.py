@@ -1,0 +1,134 @@
+"""Tables of the variational information bottleneck."""
+
+from typing import Any
+
+from experiments.documents import markdown
+from experiments.documents.results import load
+
+
+def _test(evaluation: dict[str, Any]) -> dict[str, Any]:
+  """Finds the row of averaged weights on the test images."""
+  (row,) = (
+    row
+    for row in evaluation['results']
+    if (row['weights'], row['split']) == ('average', 'test')
+  )
+  return row
+
+
+def _row(
+  config: str, runs: list[dict[str, Any]], paper: str = '—'
+) -> list[str]:
+  tests = [_test(run['evaluation']) for run in runs]
+  epochs = {run['metrics']['images'] // 60_000 for run in runs}
+  has_rate = runs[0]['evaluation']['bottleneck'] != 'none'
+  return [
+    f'`{config}`',
+    f'{runs[0]["evaluation"]["beta"]:g}' if has_rate else '—',
+    str(*epochs),
+    str(len(runs)),
+    *(
+      markdown.spread((test[name] for test in tests), 2)
+      for name in ('error_12', 'error_1')
+    ),
+    markdown.spread(t['rate_bits'] for t in tests) if has_rate else '—',
+    markdown.minutes(run['train_seconds'] for run in runs),
+    paper,
+  ]
+
+
+def vib() -> str:
+  """Test errors on MNIST of the bottleneck and of what it is compared with."""
+  plain = [load('vib_mnist_deterministic')['runs'][0]]
+  plain += load('vib_mnist_baselines')['runs']
+  names = ('deterministic', 'dropout', 'label_smoothing', 'confidence_penalty')
+  published = ('1.38', '1.34', '1.40', '1.36')
+  rows = [
+    _row('vib', load('vib_mnist')['runs'], '1.13'),
+    _row('short', load('vib_mnist_short')['runs'], '1.13'),
+    _row('annealed', load('vib_mnist_annealed')['runs'], '1.13'),
+    *(
+      _row(name, [run], paper)
+      for name, run, paper in zip(names, plain, published, strict=True)
+    ),
+    *(
+      _row(name, [run], paper)
+      for name, run, paper in zip(
+        ('plane', 'plane_0_1', 'plane_1'),
+        load('vib_mnist_plane')['runs'],
+        ('3.18 (one sample 3.24)', '—', '—'),
+        strict=True,
+      )
+    ),
+  ]
+  return markdown.table(
+    [
+      'row of `vib_mnist`',
+      'beta',
+      'epochs',
+      'seeds',
+      'error, 12 samples, %',
+      'one sample, %',
+      'rate, bits',
+      'time a run',
+      'published error, %',
+    ],
+    rows,
+  )
+
+
+def vib_sweep() -> str:
+  """Error and rate by beta, three epochs, K = 256 and K = 2."""
+  sweeps = sorted(load('vib_mnist_sweep')['runs'], key=lambda run: run['code'])
+  rows = []
+  for beta in sweeps[0]['betas']:
+    row = [f'{beta:g}']
+    for sweep in sweeps:
+      tests = [
+        r
+        for r in sweep['rows']
+        if (r['beta'], r['split'], r['weights']) == (beta, 'test', 'average')
+      ]
+      row += [
+        markdown.spread(test['error_12'] for test in tests),
+        markdown.spread(test['error_1'] for test in tests),
+        markdown.spread(test['rate_bits'] for test in tests),
+      ]
+    rows.append(row)
+  return markdown.table(
+    [
+      'beta',
+      *(
+        f'K = {sweep["code"]}: {name}'
+        for sweep in sweeps
+        for name in ('error, %', 'one sample, %', 'rate, bits')
+      ),
+    ],
+    rows,
+  )
+
+
+def vib_attacks() -> str:
+  """What attacks leave right, with and without a bottleneck."""
+  kept: dict[tuple[str, str, float, str], list[str]] = {}
+  for name in ('short', 'deterministic'):
+    (run, *_) = load(f'vib_mnist_{name}')['runs']
+    for row in run['evaluation']['attacks']:
+      if row['norm'] == 'linf' and row['mode'] == 'samples':
+        key = row['attack'], row['loss'], row['epsilon'], row['norm']
+        kept.setdefault(key, []).append(f'{row["accuracy"]:.1f}')
+  return markdown.table(
+    ['attack', 'loss', 'epsilon (Linf)', 'bottleneck, %', 'deterministic, %'],
+    [
+      [attack.upper(), loss.replace('_', ' '), f'{epsilon:g}', *accuracies]
+      for (attack, loss, epsilon, _), accuracies in sorted(kept.items())
+    ],
+  )
+
+
+def error_of(row: str) -> str:
+  """Returns the test error of a row, with 12 samples."""
+  runs = load(f'vib_mnist_{row}')['runs']
+  return markdown.spread(
+    (_test(run['evaluation'])['error_12'] for run in runs), 2
+  )

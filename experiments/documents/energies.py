@@ -1,0 +1,194 @@
+"""Tables of energy models and of particles."""
+
+from typing import Any
+
+from experiments.documents import markdown
+from experiments.documents.results import config_name, load
+
+
+def _groups(file: str) -> dict[str, list[dict[str, Any]]]:
+  """Groups runs that differ in the seed alone, by what they override."""
+  groups: dict[str, list[dict[str, Any]]] = {}
+  for run in load(file)['runs']:
+    _, *overrides = config_name(run['command']).split()
+    groups.setdefault(' '.join(overrides), []).append(run)
+  return groups
+
+
+def _density(run: dict[str, Any], name: str, by: str | None = None) -> Any:
+  (row,) = (
+    row
+    for row in run['density']['rows']
+    if row['density'] == name and by in (None, row['by'])
+  )
+  return row
+
+
+_RBM = {
+  '--config.objective.negatives=exact': ('exact', 'exact likelihood'),
+  '--config.objective.transition=gibbs --config.objective.steps=10': (
+    'cd_10',
+    'CD-10 (Gibbs)',
+  ),
+  '--config.objective.negatives=stein': ('stein', 'SteinCD'),
+  '--config.objective.transition=gibbs': ('cd_1', 'CD-1 (Gibbs)'),
+  '': ('langevin', 'CD-1 (Langevin)'),
+}
+
+
+def rbm() -> str:
+  """Log likelihoods of the Boltzmann machine, exact and by AIS."""
+  groups = _groups('stein_rbm_mnist')
+  rows = []
+  for overrides, (row, name) in _RBM.items():
+    runs = groups[overrides]
+    rows.append(
+      [
+        name,
+        f'`{row}`',
+        *(
+          markdown.spread(
+            _density(run, 'model', by)['log_likelihood'] for run in runs
+          )
+          for by in ('exact', 'AIS')
+        ),
+        markdown.minutes(run['train_seconds'] for run in runs),
+      ]
+    )
+  gaussian = _density(runs[0], 'N(mean, I)')['log_likelihood']
+  rows.append(['N(train mean, I)', '—', f'{gaussian:.1f}', '—', '—'])
+  return markdown.table(
+    [
+      'negatives',
+      'row of `stein_rbm_mnist`',
+      'log likelihood, nats an image',
+      'the same by AIS',
+      'training',
+    ],
+    rows,
+  )
+
+
+_MIXTURES = {
+  '': ('cd_10', 'CD-10 (MALA)'),
+  '--config.objective.negatives=stein': ('stein', 'SteinCD'),
+  '--config.objective.negatives=generator '
+  '--config.optimizer.learning_rate=1e-4 '
+  '--config.objective.energy_penalty=0.01': ('generator', 'SteinGAN'),
+  '--config.objective.negatives=mixture --config.optimizer.learning_rate=1e-4 '
+  '--config.objective.energy_penalty=0.01': ('mixture', 'CD-10 and SteinGAN'),
+}
+
+
+def mixtures() -> str:
+  """Divergences from the truth of energies on mixtures."""
+  line, plane = (_groups(f'stein_mixture_{d}d') for d in (1, 2))
+  rows = []
+  for overrides, (row, name) in _MIXTURES.items():
+    cells = []
+    for groups in (plane, line):
+      runs = groups[overrides]
+      cells += [
+        markdown.spread(
+          (_density(run, 'model')['divergence'] for run in runs), 3
+        ),
+        markdown.minutes(run['train_seconds'] for run in runs),
+      ]
+    rows.append([name, f'`{row}`', *cells])
+  one = [
+    f'{_density(groups[""][0], "N(mean, covariance)")["divergence"]:.3f}'
+    for groups in (plane, line)
+  ]
+  rows.append(['one Gaussian', '—', one[0], '—', one[1], '—'])
+  return markdown.table(
+    [
+      'negatives',
+      'row',
+      'plane: KL, nats',
+      'training',
+      'line: KL, nats',
+      'training',
+    ],
+    rows,
+  )
+
+
+def stein_gan() -> str:
+  """Samples of SteinGAN beside the test images."""
+  names = {
+    '': ('nearest', 'the nearest neighbour'),
+    '--config.objective.repulsion=none': ('no_repulsion', 'none'),
+  }
+  rows = []
+  for overrides, (row, name) in names.items():
+    (run,) = _groups('stein_gan_mnist')[overrides]
+    samples = run['density']['samples']
+    rows.append(
+      [
+        name,
+        f'`{row}`',
+        f'{samples["mmd"]:.3f}',
+        f'{samples["variance_ratio"]:.2f}',
+        markdown.minutes([run['train_seconds']]),
+      ]
+    )
+  rows.append(
+    ['training images', '—', f'{samples["mmd_of_data"]:.3f}', '—', '—']
+  )
+  return markdown.table(
+    [
+      'what repels',
+      'row of `stein_gan_mnist`',
+      'MMD² to the test set',
+      'variance ratio',
+      'training',
+    ],
+    rows,
+  )
+
+
+def svgd_variance() -> str:
+  """The variance of SVGD's particles by dimension, truth 1."""
+  (toy,) = (t for t in load('particles')['toys'] if t['toy'] == 'variance')
+  return markdown.table(
+    ['dimensions', 'with the self term', 'without it'],
+    [
+      [
+        str(row['dimensions']),
+        *(f'{row[f"variance {kind}"]:.2f}' for kind in ('with', 'without')),
+      ]
+      for row in toy['rows']
+    ],
+  )
+
+
+def svgd_posterior() -> str:
+  """SVGD on the posterior of a logistic regression, against long chains."""
+  (toy,) = (t for t in load('particles')['toys'] if t['toy'] == 'logistic')
+  return markdown.table(
+    [
+      'self term',
+      'iterations',
+      'standard deviation, of the chains',
+      'accuracy, %',
+    ],
+    [
+      [
+        row['self term'],
+        str(row['iteration']),
+        f'{row["deviation"]:.2f}',
+        f'{100 * row["accuracy"]:.1f}',
+      ]
+      for row in toy['rows']
+      if row['iteration']
+    ],
+  )
+
+
+def rbm_of(row: str) -> str:
+  """The exact log likelihood of a row of the Boltzmann machine."""
+  (overrides,) = (key for key, value in _RBM.items() if value[0] == row)
+  return markdown.spread(
+    _density(run, 'model', 'exact')['log_likelihood']
+    for run in _groups('stein_rbm_mnist')[overrides]
+  )

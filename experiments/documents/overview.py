@@ -1,0 +1,95 @@
+"""The table of methods, with one measured number each."""
+
+from experiments.documents import (
+  bottleneck,
+  energies,
+  information,
+  markdown,
+  modules,
+  representations,
+)
+
+
+def methods(folder: str = '') -> str:
+  """Writes the table.
+
+  Args:
+    folder: of the pages that it links to, from where the table stands.
+  """
+  digits = representations.digits_of
+  untrained = digits('untrained', 'fc')
+  few = 'digits, linear probe with 5 labels a class'
+  rows = [
+    (
+      'Deep InfoMax, local, InfoNCE',
+      'methods/deep_infomax.md',
+      'dim_digits:infonce',
+      f'{few}, fc: {digits("infonce", "fc")} %, untrained {untrained} %',
+    ),
+    (
+      'Deep InfoMax, global',
+      'methods/deep_infomax.md',
+      'dim_digits:global',
+      f'the same: {digits("global", "fc")} %',
+    ),
+    (
+      'VAE',
+      'methods/baselines.md',
+      'dim_digits:vae',
+      f'the same: {digits("vae", "fc")} %',
+    ),
+    (
+      'BiGAN',
+      'methods/baselines.md',
+      'dim_digits:bigan',
+      f'the same: {digits("bigan", "fc")} %',
+    ),
+    (
+      'Noise as targets',
+      'methods/baselines.md',
+      'dim_digits:nat',
+      f'the same: {digits("nat", "fc")} %, without augmentation',
+    ),
+    (
+      'Variational information bottleneck',
+      'methods/bottleneck.md',
+      'vib_mnist:short',
+      f'MNIST, test error: {bottleneck.error_of("short")} % in 25 epochs',
+    ),
+    (
+      'Greedy InfoMax',
+      'methods/greedy_infomax.md',
+      'gim_spoken_digits',
+      'spoken digits, linear probe of the digit, last module: '
+      f'{modules.module_of("", "digit", "module_5")} %',
+    ),
+    (
+      'CPC',
+      'methods/greedy_infomax.md',
+      'gim_spoken_digits:cpc',
+      f'the same: {modules.module_of("cpc", "digit", "module_5")} %',
+    ),
+    (
+      'Energy model, SteinCD',
+      'methods/energy_models.md',
+      'stein_rbm_mnist:stein',
+      'RBM on MNIST, exact log likelihood: '
+      f'{energies.rbm_of("stein")} nats an image, of exact training '
+      f'{energies.rbm_of("exact")}',
+    ),
+    (
+      'Mutual information',
+      'measuring.md',
+      '`dim_jax.estimate_mi`',
+      'two columns of five, 5,000 pairs: 95 % intervals cover the truth in '
+      f'{information.coverage_of("sparse_5", 5000)} draws',
+    ),
+  ]
+  return markdown.table(
+    ['method', 'config', 'measured'],
+    [
+      [f'[{name}]({folder}{page})', f'`{config.strip("`")}`', measured]
+      for name, page, config, measured in rows
+    ],
+    words=None,
+  )

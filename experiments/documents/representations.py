@@ -1,0 +1,331 @@
+"""Tables of Deep InfoMax and of what it is compared with."""
+
+import statistics
+
+from experiments.documents import markdown
+from experiments.documents.results import config_name, load
+
+_FEATURES = ('conv', 'fc', 'y')
+_NAMES = {
+  'dv': 'DIM(L) DV',
+  'local_dv': 'DIM(L) DV',
+  'jsd': 'DIM(L) JSD',
+  'local_jsd': 'DIM(L) JSD',
+  'infonce': 'DIM(L) InfoNCE',
+  'local_infonce': 'DIM(L) InfoNCE',
+  'global': 'DIM(G)',
+  'ae': 'AE',
+  'vae': 'VAE',
+  'beta_vae': 'beta-VAE',
+  'aae': 'AAE',
+  'bigan': 'BiGAN',
+  'nat': 'noise as targets',
+}
+_PRIORS = {
+  'none': 'none',
+  'jsd_unpenalised': 'JSD, no penalty',
+  'jsd': 'JSD, R1 and R2',
+  'wgan': 'WGAN, clipped',
+  'wgan_gp': 'WGAN-GP',
+  'wgan_div': 'WGAN-div',
+  'gan_qp_l1': 'GAN-QP, L1',
+  'gan_qp_l2': 'GAN-QP, L2',
+  'hinge': 'hinge, spectral norm',
+  'rsgan': 'RSGAN',
+  'kl': 'KL, stochastic code',
+  'mmd': 'MMD',
+  'stein': 'Stein, U-form',
+}
+
+
+def demo() -> str:
+  """The demo's linear probe of few labels, trained and untrained."""
+  results = load('dim_digits')['evaluation']['results']
+  few = {
+    (row['encoder'], row['feature']): row
+    for row in results
+    if row['probe'] == 'linear_few'
+  }
+  rows = [
+    [
+      feature,
+      *(
+        f'{100 * few[kind, feature]["mean"]:.1f} ± '
+        f'{100 * few[kind, feature]["std"]:.1f}'
+        for kind in ('trained', 'untrained')
+      ),
+    ]
+    for feature in _FEATURES
+  ]
+  pixels = few['raw', 'pixels']
+  raw = f'{100 * pixels["mean"]:.1f} ± {100 * pixels["std"]:.1f}'
+  return markdown.table(
+    ['features', 'trained, %', 'untrained, %'],
+    [*rows, ['raw pixels', raw, raw]],
+  )
+
+
+def priors_later() -> str:
+  """Prior terms of a newer version on digits, two of them again."""
+  names = {
+    'wgan_lp': 'WGAN-LP, one-sided',
+    'lsgan': 'LSGAN, no penalty',
+    'jsd': 'JSD, R1 and R2, again',
+    'wgan_gp': 'WGAN-GP, again',
+  }
+  summary = load('priors_digits_lsgan')['summary']
+  columns = (
+    ('mmd', 1000, 0),
+    ('variance', 1, 2),
+    ('total_correlation', 1, 1),
+    ('probe', 100, 1),
+  )
+  return markdown.table(
+    [
+      'prior term',
+      'MMD² x 1000',
+      'variance',
+      'total correlation, nats',
+      'probe, %',
+    ],
+    [
+      [
+        name,
+        *(
+          f'{scale * summary[key][column]["mean"]:.{digits}f} ± '
+          f'{scale * summary[key][column]["std"]:.{digits}f}'
+          for column, scale, digits in columns
+        ),
+      ]
+      for key, name in names.items()
+    ],
+  )
+
+
+def _cells(table: str) -> dict[str, list[dict]]:
+  """Groups a table's cells, one a seed, by row."""
+  cells: dict[str, list[dict]] = {}
+  for cell in load(table)['cells']:
+    cells.setdefault(cell['row'], []).append(cell)
+  return cells
+
+
+def _accuracies(cells: list[dict], probe: str) -> list[str]:
+  return [
+    markdown.spread((c['accuracy'][probe][name] for c in cells), scale=100)
+    for name in _FEATURES
+  ]
+
+
+def digits_table() -> str:
+  """All methods on digits, by descending accuracy on the code."""
+  cells = _cells('table_digits')
+  order = sorted(
+    cells,
+    key=lambda row: (
+      -statistics.mean(c['accuracy']['linear_few']['y'] for c in cells[row])
+    ),
+  )
+  return markdown.table(
+    ['method', *(f'{f}, 5 labels' for f in _FEATURES)]
+    + [f'{f}, MLP' for f in _FEATURES],
+    [
+      [
+        _NAMES.get(row, row),
+        *_accuracies(cells[row], 'linear_few'),
+        *_accuracies(cells[row], 'mlp'),
+      ]
+      for row in order
+    ],
+  )
+
+
+def cifar10_table() -> str:
+  """One epoch of all methods on CIFAR-10, beside the published accuracies."""
+  cells = _cells('table_cifar10')
+  paper = {r['name']: r['paper'] or {} for r in load('table_cifar10')['rows']}
+  rows = []
+  order = sorted(
+    cells, key=lambda row: -cells[row][0]['accuracy']['mlp']['conv']
+  )
+  for row in order:
+    published = paper.get(row, {})
+    if 'error_1' in published:
+      text = f'{100 - published["error_1"]:.2f}'
+    else:
+      text = ' / '.join(
+        f'{published[f]:.2f}' for f in _FEATURES if f in published
+      )
+    if 'unverified' in published.get('source', ''):
+      text += ' (from memory)'
+    ssim = statistics.mean(
+      c['measures']['reconstruction']['multiscale_ssim'] for c in cells[row]
+    )
+    rows.append(
+      [
+        _NAMES.get(row, row),
+        *_accuracies(cells[row], 'mlp'),
+        f'{ssim:.2f}',
+        text or '—',
+      ]
+    )
+  return markdown.table(
+    ['method', *_FEATURES, 'MS-SSIM of y', 'published, 1000 epochs'], rows
+  )
+
+
+def cifar10_long() -> str:
+  """The two longest runs of Deep InfoMax on CIFAR-10."""
+  rows = []
+  for bound in ('infonce', 'jsd'):
+    result = load(f'dim_cifar10_local_{bound}')
+    objective, evaluation = result['config']['objective'], result['evaluation']
+    probe = {
+      (row['features'], row['tap']): row['mean']
+      for row in evaluation['results']
+      if row['probe'] == 'mlp'
+    }
+    rows.append(
+      [
+        f'DIM(L) {_NAMES[bound].rpartition(" ")[2]}, '
+        f'`{objective["critic"]}` critic of {objective["critic_units"]} units',
+        *(f'{100 * probe["trained", name]:.1f}' for name in _FEATURES),
+        f'{result["step"]:,}',
+        markdown.minutes([result['train_seconds']]),
+      ]
+    )
+  rows += [
+    [
+      'untrained',
+      *(f'{100 * probe["untrained", name]:.1f}' for name in _FEATURES),
+      '0',
+      '',
+    ],
+    ['raw pixels', *[f'{100 * probe["raw", "pixels"]:.1f}'] * 3, '', ''],
+  ]
+  return markdown.table(['method', *_FEATURES, 'steps', 'time'], rows)
+
+
+def critics() -> str:
+  """The factored critic against the paper's at equal steps."""
+  return markdown.table(
+    ['critic', 'seed', *(f'{f}, %' for f in _FEATURES)],
+    [
+      [
+        f'`{row["critic"]}`',
+        str(row['seed']),
+        *(f'{100 * row[f"probe/{name}_accuracy"]:.1f}' for name in _FEATURES),
+      ]
+      for row in sorted(
+        load('critic_cifar10')['results'],
+        key=lambda row: (row['critic'], row['seed']),
+      )
+    ],
+  )
+
+
+def structure() -> str:
+  """Deep InfoMax with the structure tasks, one seed."""
+  names = {
+    'plain': 'neither',
+    'coordinates': 'coordinates',
+    'occlude': 'occlusion',
+    'structure': 'both',
+  }
+  rows = load('structure_digits')['rows']
+  return markdown.table(
+    ['tasks', *(f'{f}, %' for f in _FEATURES)],
+    [
+      [name, *(f'{rows[key][f"{f}/trained"]:.1f}' for f in _FEATURES)]
+      for key, name in names.items()
+    ],
+  )
+
+
+def few_labels() -> str:
+  """Classifiers of one and ten labels a class."""
+  names = {
+    'scratch': 'from scratch',
+    'finetune': 'fine-tuned from Deep InfoMax',
+    'semi': 'both at once',
+  }
+  rows = {
+    (row['start'], row['labels_per_class']): row['accuracy']
+    for row in load('few_labels_digits')['rows']
+  }
+  return markdown.table(
+    ['classifier', '1 label a class, %', '10 labels a class, %'],
+    [
+      [name, *(markdown.spread(rows[key, labels]) for labels in (1, 10))]
+      for key, name in names.items()
+    ],
+  )
+
+
+def masks() -> str:
+  """Codes of half of each image, by mask, targets and evaluation."""
+  kept: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+  for row in load('masks_digits')['rows']:
+    if row['probe'] == 'linear_few':
+      key = (row['mask'] or 'no mask', row['targets'], row['evaluation'])
+      kept.setdefault(key, {}).setdefault(row['tap'], []).append(row['mean'])
+  return markdown.table(
+    ['mask', 'scored against', 'evaluated on', 'fc, %', 'y, %'],
+    [
+      [
+        mask,
+        {'all': 'all locations', 'hidden': 'hidden ones'}[targets],
+        {
+          'consistent': 'the mean of masked images',
+          'naive': 'images as they are',
+        }[evaluation],
+        *(markdown.spread(features[f], scale=100) for f in ('fc', 'y')),
+      ]
+      for (mask, targets, evaluation), features in sorted(
+        kept.items(),
+        key=lambda item: (item[0][1], item[0][0] != 'no mask', item[0]),
+      )
+    ],
+  )
+
+
+def priors() -> str:
+  """What each prior term does to the code, on two data sets."""
+  columns = (('mmd', 1000, 0), ('variance', 1, 2), ('total_correlation', 1, 1))
+  rows = []
+  files = [load('priors_digits'), load('priors_mnist')]
+  for key, name in _PRIORS.items():
+    row = [name]
+    for file in files:
+      summary = file['summary'][key]
+      for column, scale, digits in (*columns, ('probe', 100, 1)):
+        mean, std = (scale * summary[column][k] for k in ('mean', 'std'))
+        row.append(f'{mean:.{digits}f} ± {std:.{digits}f}')
+    rows.append(row)
+  floor = ['draws of the prior']
+  for file in files:
+    floor += [
+      f'{scale * file["floor"][column]:.{digits}f}'
+      for column, scale, digits in columns
+    ]
+    floor.append('')
+  header = ['MMD² x 1000', 'variance', 'total correlation, nats', 'probe, %']
+  return markdown.table(
+    ['prior term', *(f'digits: {name}' for name in header)]
+    + [f'MNIST: {name}' for name in header],
+    [*rows, floor],
+  )
+
+
+def digits_of(row: str, feature: str = 'y') -> str:
+  """A method's accuracy on digits, 5 labels a class."""
+  cells = _cells('table_digits')[row]
+  return markdown.spread(
+    (c['accuracy']['linear_few'][feature] for c in cells), scale=100
+  )
+
+
+def cifar10_command() -> str:
+  """The command of the two long runs, with the names of today."""
+  text = load('dim_cifar10_local_infonce')['command'].split(' (')[0]
+  return f'```text\n{config_name(text)}\n```'
