@@ -3,14 +3,14 @@
 from typing import Any
 
 from experiments.documents import markdown
-from experiments.documents.results import exists, load
+from experiments.documents.results import load
 
 _BY = {'unigram': 'counts', 'bigram': 'counts of neighbours'}
 _SOURCES = {'tang': 'Tang', 'couplets': 'modern'}
 
 
 def couplets_tagging() -> str:
-  """Second lines by character, beside counts; nothing if not measured."""
+  """Second lines by character, beside counts."""
   return _table(
     'couplets_tagging',
     'accuracy',
@@ -24,7 +24,7 @@ def couplets_tagging() -> str:
 
 
 def couplets_infonce() -> str:
-  """The right second line among others; nothing if not measured."""
+  """The right second line among others."""
   return _table(
     'couplets_infonce',
     'retrieval',
@@ -43,8 +43,6 @@ def couplets_infonce() -> str:
 
 
 def _table(file: str, part: str, columns: dict[str, Any]) -> str:
-  if not exists(file):
-    return ''
   rows = load(file)['measured'][part]
   return markdown.table(
     list(columns), [[cell(row) for cell in columns.values()] for row in rows]
