@@ -1,7 +1,8 @@
-"""Hooks of the site: lists of modules, and equations as MathML.
+"""Hooks of the site: lists of modules, equations as MathML, an offline search.
 
 Browsers draw MathML themselves, so that the site needs neither scripts nor a
-network for it.
+network for it. What pages that are opened as files need to search, the theme
+would load from a network.
 """
 
 import html
@@ -68,3 +69,12 @@ def on_page_content(content: str, **kwargs: Any) -> str:
   """Replaces the equations of a page."""
   del kwargs
   return _MATH.sub(_mathml, content)
+
+
+def on_post_page(output: str, page: Any, **kwargs: Any) -> str:
+  """Takes the search's script from the site itself."""
+  del kwargs
+  from mkdocs.utils import get_relative_url
+
+  script = get_relative_url('assets/iframe_worker.js', page.url)
+  return output.replace('https://unpkg.com/iframe-worker/shim', script)
