@@ -66,6 +66,23 @@ def test_parts_that_are_wrong_are_named():
     fields.fields('dim_jax.config.Absent')
 
 
+def test_a_part_of_results_to_come_is_left_out():
+  text = 'a\n<!-- generated: later -->\n\nold\n\n<!-- end -->\nb\n'
+  empty = 'a\n<!-- generated: later -->\n<!-- end -->\nb\n'
+  assert markdown.filled(text, {'later': str}) == empty
+  assert markdown.filled(empty, {'later': lambda: 'old'}) == text
+
+
+def test_columns_of_numbers_are_to_the_right():
+  # The first is of names; of the others those that begin with a number all.
+  rows = [['1', '-0.5 nats', '3 of 4', 'a'], ['2', '—', '', '1']]
+  assert markdown.table('abcd', rows).splitlines()[1] == (
+    '| --- | ---: | ---: | --- |'
+  )
+  with pytest.raises(ValueError, match='rows differ in length'):
+    markdown.table('ab', [['1']])
+
+
 def test_a_spread_is_of_a_sample():
   # Mean 2, squares 1 + 0 + 1 over n - 1 = 2.
   assert markdown.spread([1.0, 2.0, 3.0]) == '2.0 ± 1.0'
