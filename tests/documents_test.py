@@ -5,6 +5,7 @@ import importlib
 import pathlib
 import re
 import tomllib
+import types
 
 import pytest
 import yaml
@@ -202,6 +203,17 @@ def test_the_site_has_every_page_and_every_module():
   assert len(set(listed)) == len(listed)
   assert set(listed) == packages | set(site_hooks.modules('dim_jax'))
   assert 'dim_jax.losses.bounds' in listed
+
+
+@pytest.mark.parametrize(
+  'url, folder', [('index.html', ''), ('api/losses.html', '../')]
+)
+def test_the_search_of_the_site_needs_no_network(url, folder):
+  page = types.SimpleNamespace(url=url)
+  theirs = '<script src="https://unpkg.com/iframe-worker/shim"></script>'
+  ours = f'<script src="{folder}assets/iframe_worker.js"></script>'
+  assert site_hooks.on_post_page(theirs, page) == ours
+  assert (ROOT / 'docs/assets/iframe_worker.js').exists()
 
 
 def test_versions_agree():

@@ -74,7 +74,5 @@ def on_page_content(content: str, **kwargs: Any) -> str:
 def on_post_page(output: str, page: Any, **kwargs: Any) -> str:
   """Takes the search's script from the site itself."""
   del kwargs
-  from mkdocs.utils import get_relative_url
-
-  script = get_relative_url('assets/iframe_worker.js', page.url)
+  script = '../' * page.url.count('/') + 'assets/iframe_worker.js'
   return output.replace('https://unpkg.com/iframe-worker/shim', script)
