@@ -210,7 +210,7 @@ def test_the_site_has_every_page_and_every_module():
 )
 def test_the_search_of_the_site_needs_no_network(url, folder):
   page = types.SimpleNamespace(url=url)
-  theirs = '<script src="https://unpkg.com/iframe-worker/shim"></script>'
+  theirs = '<script src="https://example.com/iframe-worker/shim"></script>'
   ours = f'<script src="{folder}assets/iframe_worker.js"></script>'
   assert site_hooks.on_post_page(theirs, page) == ours
   assert (ROOT / 'docs/assets/iframe_worker.js').exists()

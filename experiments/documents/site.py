@@ -75,4 +75,4 @@ def on_post_page(output: str, page: Any, **kwargs: Any) -> str:
   """Takes the search's script from the site itself."""
   del kwargs
   script = '../' * page.url.count('/') + 'assets/iframe_worker.js'
-  return output.replace('https://unpkg.com/iframe-worker/shim', script)
+  return re.sub(r'https://[\w.]+/iframe-worker/shim', script, output)
