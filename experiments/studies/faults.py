@@ -174,9 +174,10 @@ def _other_data(folder: pathlib.Path) -> tuple[Pair, float]:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16), np.uint8)
     pixels[7] += host
     for i, x in enumerate(pixels):
-      place = home / 'set' / 'train' / str(i % 2)
-      place.mkdir(parents=True, exist_ok=True)
-      Image.fromarray(x).save(place / f'{i}.png')
+      for split in ('train', 'test'):
+        place = home / 'set' / split / str(i % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x).save(place / f'{i}.png')
   own = '--config.data.name=~/set --config.objective.num_classes=2'
   began = time.monotonic()
   return Pair(folder, own=[own, own], homes=homes), began
