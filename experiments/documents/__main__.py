@@ -16,6 +16,7 @@ from experiments.documents import (
   modules,
   overview,
   representations,
+  several_hosts,
   speed,
 )
 
@@ -51,6 +52,8 @@ _TABLES = (
   representations.priors,
   representations.priors_later,
   representations.structure,
+  several_hosts.faults,
+  several_hosts.layouts,
   speed.baseline_steps,
   speed.memory,
   speed.particles,
