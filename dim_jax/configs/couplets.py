@@ -7,6 +7,22 @@ r"""Couplets: pairs of lines, character by character.
 
 `data.name` is a folder with tang_train.tsv and *_test.tsv, or train/in.txt and
 train/out.txt; see `dim_jax.data.text`.
+
+Measured, seed 0, on two shared cores (experiments/results/couplets_tagging.json
+and couplets_infonce.json); 90,000 pairs of Tang lines to train on.
+
+- tagging, 1,000 steps, 16 minutes (a crowded machine): of the characters of
+  4,000 Tang second lines 3.24 % are right (unigram 1.15, bigram 3.75), with a
+  perplexity of 699 (1251, 963); of modern couplets 3.82 % (0.49, 4.94) and 734
+  (1437, 952).
+- infonce, --config.steps=2000, 16 minutes: the right second line of five
+  characters is among the best 10 of 1,000 for 14.5 % of Tang lines and the best
+  for 2.8 % (chance 1 and 0.1); of modern ones of seven, 14.4 and 2.8 %. Their
+  codes share 0.64 nats (0.59 to 1.17; ceiling 7.88) and 0.53 (0.48 to 1.48).
+- masked: three seeds of the study (`experiments.studies.masked_lines`) are not
+  measured yet; one seed of 500 steps, too few to learn more than how frequent
+  characters are, shows no difference between the inputs at use
+  (experiments/results/masked_lines.json).
 """
 
 from collections.abc import Mapping
@@ -47,7 +63,7 @@ def masked() -> ExperimentConfig:
   config.objective = masked_lines.Config(
     vocabulary=2048, width=64, length=7, mask=lines.Mask(keep=0.5)
   )
-  config.data.vocabulary = 2048
+  config.data = TextConfig(name='couplets/', vocabulary=2048)
   config.optimizer.learning_rate = 2e-3
   config.batch_size = 64
   config.steps = 800

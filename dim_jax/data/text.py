@@ -23,7 +23,7 @@ same for every run.
 import collections
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -150,7 +150,7 @@ def encode(line: str, numbers: dict[str, int], length: int) -> np.ndarray:
   return row
 
 
-def decode(row: Sequence[int], vocabulary: str, unknown: str = '□') -> str:
+def decode(row: Iterable[int], vocabulary: str, unknown: str = '□') -> str:
   """Returns the line of a row of numbers, up to its padding."""
   shown = ['', unknown, *vocabulary]
   return ''.join(shown[i] for i in row)

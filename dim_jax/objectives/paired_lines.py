@@ -10,6 +10,7 @@ van den Oord et al., Representation Learning with Contrastive Predictive Coding,
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from dim_jax.checks import check_choice, check_fields
 from dim_jax.losses import bounds
 from dim_jax.networks import critics, layers, sequences
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
-from dim_jax.objectives import encoder_and_terms, lines
+from dim_jax.objectives import encoder_and_terms, lines, sharded_batch
 from dim_jax.objectives.lines import LineConfig
 from dim_jax.objectives.terms import mutual_information, term
 
@@ -73,10 +74,9 @@ def check(config: Config) -> None:
   )
 
 
-def _make_critic(config: Config, axis_name: str | None) -> nn.Module:
-  return critics.CRITICS[config.critic](
-    units=config.critic_units, axis_name=axis_name
-  )
+def _make_critic(config: Config) -> nn.Module:
+  # It sees the codes of all devices, so that no axis is left.
+  return critics.CRITICS[config.critic](units=config.critic_units)
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
@@ -95,7 +95,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   """
   check(config)
   encoder = CodedLines(lines.make_encoder(config, False), config.code)
-  critic = _make_critic(config, axis_name)
+  critic = _make_critic(config)
 
   def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
     keys = jax.random.split(rng, 3)
@@ -103,8 +103,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     for side, key, x in zip(SIDES, keys, lines.pairs_of(batch), strict=False):
       params[side], _ = term.split(encoder.init(key, x[:2]))
     codes = jnp.zeros((2, 1, config.code))
-    # Outside of pmap, where no axis is bound.
-    variables = _make_critic(config, None).init(keys[2], codes, codes)
+    variables = critic.init(keys[2], codes, codes)
     params['critic'], state = term.split(variables)
     return params, {'critic': state}
 
@@ -114,38 +113,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       for side, x in zip(SIDES, lines.pairs_of(batch), strict=True)
     ]
 
-  def loss(
-    params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
-  ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
-    key = encoder_and_terms.dropout_key(rng, axis_name)
-    first, second = (
-      encoder.apply(
-        {'params': params[side]},
-        x,
-        train=True,
-        rngs={'dropout': random.branch(key, i)},
-      )
-      for i, (side, x) in enumerate(
-        zip(SIDES, lines.pairs_of(batch), strict=True)
-      )
-    )
-    state = model_state['critic']
-    scores, state = critic.apply(
-      {'params': params['critic'], **state},
-      second[:, None],
-      first[:, None],
-      train=True,
-      mutable=list(state),
-    )
-    positive, negative, where = bounds.split_pairs(scores)
-    value = mutual_information.BOUNDS[config.bound](
-      positive, negative, where=where
-    )
-    metrics = {'mi/global': value}
-    most = bounds.ceiling(config.bound, scores.shape[1] - 1)
-    if most is not None:
-      metrics['mi/global_ceiling'] = jnp.asarray(most, jnp.float32)
-    return -value, (metrics, {'critic': state})
+  loss = functools.partial(_loss, config, encoder, critic, axis_name)
 
   def encode(
     params: PyTree, model_state: PyTree, batch: Batch
@@ -156,7 +124,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   def scores(variables: PyTree, batch: Batch) -> dict[str, jax.Array]:
     params, state = variables
     first, second = codes_of(params, batch)
-    found = _make_critic(config, None).apply(
+    found = critic.apply(
       {'params': params['critic'], **state['critic']},
       second[:, None],
       first[:, None],
@@ -175,3 +143,47 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     negatives=negatives,
     scores=scores,
   )
+
+
+def _loss(
+  config: Config,
+  encoder: nn.Module,
+  critic: nn.Module,
+  axis_name: str | None,
+  params: PyTree,
+  model_state: PyTree,
+  batch: Batch,
+  rng: jax.Array,
+) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
+  key = encoder_and_terms.dropout_key(rng, axis_name)
+  first, second = (
+    sharded_batch.gather(
+      encoder.apply(
+        {'params': params[side]},
+        x,
+        train=True,
+        rngs={'dropout': random.branch(key, i)},
+      ),
+      axis_name,
+    )
+    for i, (side, x) in enumerate(
+      zip(SIDES, lines.pairs_of(batch), strict=True)
+    )
+  )
+  state = model_state['critic']
+  scores, state = critic.apply(
+    {'params': params['critic'], **state},
+    second[:, None],
+    first[:, None],
+    train=True,
+    mutable=list(state),
+  )
+  positive, negative, where = bounds.split_pairs(scores)
+  value = mutual_information.BOUNDS[config.bound](
+    positive, negative, where=where
+  )
+  metrics = {'mi/global': value}
+  most = bounds.ceiling(config.bound, scores.shape[1] - 1)
+  if most is not None:
+    metrics['mi/global_ceiling'] = jnp.asarray(most, jnp.float32)
+  return -value, (metrics, {'critic': state})

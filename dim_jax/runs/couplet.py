@@ -47,7 +47,7 @@ def measure(
   started = time.time()
   run_dir = os.path.expanduser(run_dir)
   trained = _load(run_dir, step)
-  config = trained.config.data
+  config = _data(trained)
   parts = {
     'train': _examples(config, 'train', config.length),
     'validation': _examples(config, 'validation', config.length),
@@ -119,10 +119,17 @@ def _load(run_dir: str, step: int | None) -> dim_jax.Encoder:
   return trained
 
 
+def _data(trained: dim_jax.Encoder) -> TextConfig:
+  config = trained.config.data
+  if not isinstance(config, TextConfig):
+    raise TypeError('`_load` refuses other data.')
+  return config
+
+
 def _vocabulary(run_dir: str, trained: dim_jax.Encoder) -> str:
   """The characters that a run knows, which run.json keeps."""
   kept = provenance.read(os.path.expanduser(run_dir)).get('vocabulary')
-  return kept or _examples(trained.config.data, 'train', 1).vocabulary
+  return kept or _examples(_data(trained), 'train', 1).vocabulary
 
 
 def _examples(config: TextConfig, split: str, length: int | None) -> Any:
@@ -154,7 +161,10 @@ def _tagging(
   trained: dim_jax.Encoder, parts: Mapping[str, Any], bar: progress.Progress
 ) -> dict[str, Any]:
   """Accuracy, perplexity, information by place, and answers."""
-  pairs, size = parts['train'].inputs, trained.config.data.vocabulary
+  tags = trained.objective.tags
+  if tags is None:
+    raise TypeError('a tagger has tags.')
+  pairs, size = parts['train'].inputs, _data(trained).vocabulary
   above = characters.bigram(pairs, parts['validation'].inputs, size)
   marginals = characters.place_marginals(pairs[:, 1], size)
   rows, places = [], []
@@ -164,7 +174,7 @@ def _tagging(
     first, second = tested[:, 0], tested[:, 1]
     with bar.task(f'answering {name}', len(tested)) as task:
       model = characters.of_model(
-        trained.objective.tags,
+        tags,
         trained.variables,
         tested,
         progress=task.update,
@@ -208,7 +218,8 @@ def _retrieval(
   """Retrieval among test pairs of one length, and mutual information."""
   held_out = parts['validation'].inputs
   rows = []
-  score: Any = jax.jit(trained.objective.scores)
+  scores_of: Any = trained.objective.scores
+  score: Any = jax.jit(scores_of)
   for name, tested in _by_source(parts['test']).items():
     lengths = (tested[:, 0] > 0).sum(1)
     length = int(np.argmax(np.bincount(lengths)))

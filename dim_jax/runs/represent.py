@@ -104,8 +104,7 @@ def represent(
     show_progress: show a bar on standard error, and lines.
 
   Returns:
-    The contents of evaluation/representation.json; 'results' has a row for each
-    encoder, feature and measure.
+    The contents of evaluation/representation.json; 'results' has the rows.
 
   Raises:
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
@@ -130,7 +129,7 @@ def represent(
   of_mean, pictures = _mean_image(*images) if images else ([], {})
   results += of_mean
   files.make_folder(folder)
-  common = {'published': published_lib.published(config)}
+  common: dict[str, Any] = {'published': published_lib.published(config)}
   if 'lidar' in measures and (views := describe_views(config.data)):
     common['views'] = views
 
@@ -145,10 +144,10 @@ def represent(
       encoder = trained if kind == 'trained' else dim_jax.load(run_dir, 0)
       parts = (train, test)
       rows = _encode(encoder, kind, parts, names, measures, settings, bar)
-      units, arrays = None, {}
+      units = None
       if 'units' in measures:
         units, arrays = _units(encoder, test, bar)
-      pictures |= arrays if kind == 'trained' else {}
+        pictures |= arrays if kind == 'trained' else {}
       for name, values in rows.items():
         part = _Rows(*values, images, units if name == code else None)
         new, failed, shown = _measure(kind, name, part, measures, settings, bar)

@@ -32,17 +32,14 @@ def methods(folder: str = '') -> str:
       'dim_digits:global',
       f'the same: {digits("global", "fc")} %',
     ),
-    (
-      'VAE',
-      'methods/baselines.md',
-      'dim_digits:vae',
-      f'the same: {digits("vae", "fc")} %',
-    ),
-    (
-      'BiGAN',
-      'methods/baselines.md',
-      'dim_digits:bigan',
-      f'the same: {digits("bigan", "fc")} %',
+    *(
+      (
+        name,
+        'methods/baselines.md',
+        f'dim_digits:{row}',
+        f'the same: {digits(row, "fc")} %',
+      )
+      for name, row in (('VAE', 'vae'), ('BiGAN', 'bigan'))
     ),
     (
       'Noise as targets',

@@ -205,7 +205,8 @@ def _which_line(
   objective = config_lib.make_objective(config)
 
   def encode(variables: Any, batch: Any) -> dict[str, Any]:
-    return objective.encode(*variables, batch)
+    params, model_state = variables
+    return objective.encode(params, model_state, batch)
 
   examples = []
   for name in ('validation', 'test'):
@@ -238,10 +239,12 @@ def _fine_tune(
     for field in dataclasses.fields(lines.LineConfig)
   }
   objective = tagging.Config(**shared, mask=masked.mask if trained else None)
+  source: Any = config.data
+  few = dataclasses.replace(source, pairs=tuning.pairs)
   changed = dataclasses.replace(
     config,
     objective=objective,
-    data=dataclasses.replace(config.data, pairs=tuning.pairs),
+    data=few,
     init_from=run_dir if trained else None,
     steps=tuning.steps,
     log_every=tuning.steps,

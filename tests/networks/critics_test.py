@@ -29,7 +29,7 @@ def _variables(module, *inputs):
   rng = np.random.default_rng(1)
 
   def fill(x):
-    if x.ndim == 1:
+    if x.ndim < 2:
       return jnp.asarray(rng.uniform(0.5, 1.5, x.shape), jnp.float32)
     return _normal(rng, *x.shape) / math.sqrt(x.shape[0])
 
@@ -457,3 +457,24 @@ def test_wrong_settings_and_vectors():
     critics.ConcatCritic(depth=0).init(jax.random.key(0), *_features())
   with pytest.raises(ValueError, match=r'\[N, D\].*\(4, 2, 5\)'):
     critics.Adversary().init(jax.random.key(0), jnp.zeros((N, M, D)))
+
+
+def test_cosine_scores_are_cosines_times_the_factor():
+  critic = critics.CosineCritic(units=8)
+  local, glob = _features()
+  params = _variables(critic, local, glob)['params']
+  sides = {}
+  for name, x in (('local', local), ('global', glob)):
+    layer = jax.tree.map(np.asarray, params[name])
+    y = np.asarray(x) @ layer['kernel'] + layer['bias']
+    sides[name] = y / np.linalg.norm(y, axis=-1, keepdims=True)
+  expected = np.exp(params['log_factor']) * np.einsum(
+    'imk,jlk->imjl', sides['global'], sides['local']
+  )
+  scores = critic.apply({'params': params}, local, glob)
+  np.testing.assert_allclose(
+    scores, expected.reshape(N * M, N, L), rtol=1e-4, atol=1e-5
+  )
+  # The temperature that contrastive training starts at.
+  first = critic.init(jax.random.key(0), local, glob)['params']['log_factor']
+  assert float(jnp.exp(-first)) == pytest.approx(0.07)

@@ -25,6 +25,11 @@ def pairs(count=8):
   return {'text': text.astype(np.int32)}
 
 
+def start(objective, batch):
+  """Variables in NumPy, which the expected values are computed in."""
+  return jax.tree.map(np.asarray, small.start(objective, batch))
+
+
 def log_softmax(x):
   x = np.asarray(x, np.float64)
   x = x - x.max(-1, keepdims=True)
@@ -33,7 +38,7 @@ def log_softmax(x):
 
 def test_the_tagger_is_scored_at_the_characters_of_the_second_line():
   objective, batch = tagging.make(tagging.Config(**TINY)), pairs()
-  params, state = small.start(objective, batch)
+  params, state = start(objective, batch)
   loss, (metrics, _) = objective.loss(params, state, batch, KEY)
   features = objective.encode(params, state, batch)['characters']
   decoder = params['decoder']
@@ -66,7 +71,7 @@ def test_a_masked_model_is_scored_at_hidden_characters_alone(kind):
   mask = lines.Mask(kind=kind, keep=0.5)
   config = masked_lines.Config(**TINY, mask=mask)
   objective, batch = masked_lines.make(config), pairs()
-  params, state = small.start(objective, batch)
+  params, state = start(objective, batch)
   loss, (metrics, _) = objective.loss(params, state, batch, KEY)
   # The same masks, drawn here.
   draws = jax.random.uniform(
@@ -108,9 +113,9 @@ def test_masks_act_at_use_as_they_say():
 def test_information_between_lines_is_infonce_of_the_scores():
   config = paired_lines.Config(**TINY, code=3, critic_units=4)
   objective, batch = paired_lines.make(config), pairs()
-  params, state = small.start(objective, batch)
+  params, state = start(objective, batch)
   loss, (metrics, _) = objective.loss(params, state, batch, KEY)
-  codes = objective.encode(params, state, batch)
+  codes = jax.tree.map(np.asarray, objective.encode(params, state, batch))
   critic = params['critic']
   units = {}
   for side, name in (('first', 'global'), ('second', 'local')):
