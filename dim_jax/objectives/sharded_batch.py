@@ -78,8 +78,12 @@ def on_each_device(
 
 
 def devices_of_mesh() -> int:
-  """The devices of the mesh in context, over which jit spreads a batch."""
-  return max(1, jax.sharding.get_abstract_mesh().size)
+  """The devices of the mesh in context, over which jit spreads a batch.
+
+  Within `shard_map`, as of a grid of runs, each device has a whole batch.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  return max(1, mesh.size) if not mesh.manual_axes else 1
 
 
 class _Groups(NamedTuple):

@@ -17,6 +17,7 @@ from experiments.documents import (
   modules,
   overview,
   representations,
+  several_hosts,
   speed,
 )
 
@@ -58,6 +59,8 @@ _TABLES = (
   representations.structure,
   representations.su_digits,
   representations.su_mnist,
+  several_hosts.faults,
+  several_hosts.layouts,
   speed.baseline_steps,
   speed.memory,
   speed.particles,

@@ -14,6 +14,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from experiments.studies import rehearsal
 STEPS, SAVE, LOG = 200, 20, 5
 _DEVICES = 2
 _SECONDS = 100  # that a host waits for others; a tenth of it for an answer
+_HOST = f'on {socket.gethostname()}'
 _AT = 50  # the step behind which faults of a running pair happen
 
 _COMMAND = Command('studies.faults', __doc__)
@@ -110,10 +112,13 @@ class Pair:
       time.sleep(0.002)
 
   def last(self, process: int) -> str:
-    """Returns the line that a process ended with."""
-    lines = rehearsal.errors(self._log, process).splitlines() or ['']
-    errors = [line for line in lines if line.startswith('Error:')]
-    return (errors or lines)[-1]
+    """Returns the line that a process says its end with; '' if none."""
+    for stream, start in (('err', 'Error:'), ('out', 'SIGTERM:')):
+      text = (self._log / f'{process}.{stream}').read_text()
+      lines = [line for line in text.splitlines() if line.startswith(start)]
+      if lines:
+        return lines[-1]
+    return ''
 
   def end(self, began: float) -> dict[str, Any]:
     """Waits for the end, and describes it."""
@@ -169,31 +174,36 @@ def _other_data(folder: pathlib.Path) -> tuple[Pair, float]:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16), np.uint8)
     pixels[7] += host
     for i, x in enumerate(pixels):
-      place = home / 'set' / 'train' / str(i % 2)
-      place.mkdir(parents=True, exist_ok=True)
-      Image.fromarray(x).save(place / f'{i}.png')
-  own = '--config.data.name=~/set --config.objective.classes=2'
+      for split in ('train', 'test'):
+        place = home / 'set' / split / str(i % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x).save(place / f'{i}.png')
+  own = '--config.data.name=~/set --config.objective.num_classes=2'
   began = time.monotonic()
   return Pair(folder, own=[own, own], homes=homes), began
 
 
-# By what happens; whether the same command then goes on with the run.
-FAULTS: Mapping[str, tuple[Any, bool]] = {
-  'SIGTERM to process 1': (_signalled(1, signal.SIGTERM), True),
-  'SIGKILL of process 1': (_signalled(1, signal.SIGKILL), True),
-  'SIGKILL of process 0': (_signalled(0, signal.SIGKILL), True),
+# By what happens; and what refuses the start, where the same command cannot go
+# on behind it.
+FAULTS: Mapping[str, tuple[Any, str]] = {
+  'SIGTERM to process 1': (_signalled(1, signal.SIGTERM), ''),
+  'SIGKILL of process 1': (_signalled(1, signal.SIGKILL), ''),
+  'SIGKILL of process 0': (_signalled(0, signal.SIGKILL), ''),
   'SIGKILL of process 0 in a save': (
     _signalled(0, signal.SIGKILL, in_save=True),
-    True,
+    '',
   ),
-  'process 1 stops answering (SIGSTOP)': (_frozen, True),
-  'workdir not shared': (_started(workdirs=('run', 'other_disk')), False),
+  'process 1 stops answering (SIGSTOP)': (_frozen, ''),
+  'workdir not shared': (
+    _started(workdirs=('run', 'other_disk')),
+    'is not one folder',
+  ),
   'another config in process 1': (
     _started(own=('', '--config.seed=1')),
-    False,
+    'config.seed is 0',
   ),
-  'other data in process 1': (_other_data, False),
-  'process 1 is missing': (_started(count=1), False),
+  'other data in process 1': (_other_data, 'the examples is'),
+  'process 1 is missing': (_started(count=1), 'for process 1 of 2'),
 }
 
 
@@ -215,13 +225,19 @@ def _same(one: pathlib.Path, other: pathlib.Path) -> bool:
 def measure(
   name: str, folder: pathlib.Path, undisturbed: pathlib.Path
 ) -> dict[str, Any]:
-  """Lets one fault happen and, where it can, the same command go on."""
-  fault, resumes = FAULTS[name]
+  """Lets one fault happen and, where it can, the same command go on.
+
+  Raises:
+    RuntimeError: a start was refused for something else.
+  """
+  fault, refusal = FAULTS[name]
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir(parents=True)
   pair, began = fault(folder)
   result = {'fault': name, **pair.end(began)}
-  if not resumes:
+  if refusal:
+    if not all(refusal in line for line in result['lines']):
+      raise RuntimeError(f'{name}: the pair ended otherwise: {result}')
     return result | {'folder left': pair.run.exists()}
   reached = pair.steps()
   saved = max(
@@ -265,7 +281,8 @@ def main() -> None:
     result = measure(name, folder, undisturbed / 'run')
     # What is told is of no machine.
     result['lines'] = [
-      line.replace(f'{folder}{os.sep}', '') for line in result['lines']
+      line.replace(f'{folder}{os.sep}', '').replace(_HOST, 'on HOST')
+      for line in result['lines']
     ]
     results.append(result)
     files.write_json(

@@ -33,15 +33,20 @@ from experiments.studies import rehearsal
 METHODS: Mapping[str, str] = {
   'DIM, InfoNCE': 'dim_digits:infonce',
   'DIM, JSD': 'dim_digits:jsd',
+  'DIM, Donsker-Varadhan': 'dim_digits:dv',
+  'DIM, global': 'dim_digits:global',
+  'DIM, occlusion and coordinates': 'dim_digits:structure',
+  'DIM, masked': 'dim_digits:masked',
+  "DIM, Su's variant": 'dim_digits:su',
   'VIB': 'vib_digits:vib',
   'energy model, SteinGAN': 'stein_gan_digits',
   'VAE': 'dim_digits:vae',
+  'AAE': 'dim_digits:aae',
   'BiGAN': 'dim_digits:bigan',
   'noise as targets': 'dim_digits:nat',
   'supervised': 'dim_digits:supervised',
   'Greedy InfoMax': 'gim_digits',
   'CPC': 'dim_digits:cpc',
-  'DIM, Donsker-Varadhan': 'dim_digits:dv',
 }
 LAYOUTS = ('1', '8', '8 pmap', '2 x 4')
 _BATCH = 16
@@ -109,7 +114,7 @@ def _measure(workdir: pathlib.Path, layouts: Sequence[str]) -> None:
 
 
 def _file(workdir: pathlib.Path, name: str, layout: str) -> pathlib.Path:
-  return workdir / f'{name} {layout}.npz'.replace(' ', '_')
+  return workdir / f'{name} {layout}.npz'.replace(' ', '_').replace("'", '')
 
 
 def compare(

@@ -5,8 +5,8 @@
 Trains the demo on digits three times: in one process on one device, in one on
 as many devices as all have, and in several processes that meet over loopback,
 with simulated CPU devices each. The table shows the loss of each beside that
-of the first; Adam lets differences of rounding grow with the steps. The exit
-status is 1 where a loss of the first steps differs by more than rounding.
+of the first; a ReLU at zero and Adam let differences of rounding grow with the
+steps. The exit status is 1 where the first loss differs by more than rounding.
 """
 
 import contextlib
@@ -170,9 +170,9 @@ def _table(results: Sequence[dict[str, Any]]) -> tuple[Any, float]:
     rows.append([kind, *(f'{loss:.6f}' for loss in losses), *speed])
   names = [f'step {step}' for step in shown]
   table = tables.table(
-    ['processes x devices', *names, 'images/s', 'seconds'],
+    ['layout', *names, 'images/s', 'seconds'],
     rows,
-    title='The local bound, in nats, by step.',
+    title='The local bound in nats by step, on processes x devices.',
   )
   apart = max(abs(r['losses'][shown[0]] / first - 1) for r in results)
   return table, apart

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dim_jax.config import OptimizerConfig
-from dim_jax.objectives import vib
+from dim_jax.objectives import sharded_batch, vib
 from dim_jax.runs import hlo
-from dim_jax.training import grid, loop, metrics
+from dim_jax.training import grid, loop, metrics, parallel
 from dim_jax.training import step as step_lib
 
 BETAS, SEEDS = (0.0, 0.5, 0.5), (3, 3, 4)
@@ -118,6 +118,21 @@ def test_runs_side_by_side_are_those_of_one_device(trained, tmp_path, capsys):
   assert len(programs[0].input_shardings[0][-1].device_set) == 3
   # Each trains alone.
   assert hlo.collectives(programs[0].as_text(), 3) == []
+
+
+def test_the_batch_of_a_run_is_whole_on_its_device():
+  def chunk(state, data, indices):
+    of_batch = sharded_batch.on_each_device(
+      lambda axis_name, scale, x: scale * sharded_batch.total(x, axis_name),
+      None,
+    )
+    return state + of_batch(jnp.float32(2), data[indices]), {}
+
+  indices = jnp.asarray([[0, 1, 2, 3], [4, 5, 6, 7]])
+  mapped = grid.mapped(chunk, parallel.make_mesh(2))
+  states, _ = mapped(jnp.zeros(2), jnp.arange(10.0), indices)
+  # 2 (0 + 1 + 2 + 3) and 2 (4 + 5 + 6 + 7).
+  np.testing.assert_array_equal(states, [12, 44])
 
 
 @pytest.mark.parametrize(

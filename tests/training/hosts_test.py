@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from dim_jax import config as config_lib
 from dim_jax.data import batches
 from dim_jax.training import connections, hosts, metrics
 from experiments.studies import rehearsal
@@ -46,6 +48,9 @@ def pair(tmp_path_factory):
   """The folder of a pair that agreed, and what each process saw."""
   folder = tmp_path_factory.mktemp('pair')
   worker.run(folder / 'one', worker.get_config(), devices=1)
+  # The config says one model, the checkpoints hold another.
+  shutil.copytree(folder / 'one', folder / 'mixed')
+  config_lib.save(worker.other_model(), folder / 'mixed', (8, 8, 1))
   processes = start(folder, 'agree')
   statuses = rehearsal.wait(processes, 300)
   assert statuses == [0, 0], rehearsal.errors(folder / 'agree', 0)
@@ -73,7 +78,8 @@ def test_a_pair_trains_what_one_process_does_and_takes_over_its_run(
   np.testing.assert_allclose(numbers(folder / 'two')[12], alone[12], rtol=1e-4)
 
 
-def test_the_examples_of_a_step_do_not_depend_on_the_processes(pair):
+@pytest.mark.parametrize('source', ['memory', 'stream'])
+def test_the_examples_of_a_step_do_not_depend_on_the_processes(pair, source):
   _, seen = pair
   rows = batches.batch_indices(
     0,
@@ -82,7 +88,7 @@ def test_the_examples_of_a_step_do_not_depend_on_the_processes(pair):
     batch_size=worker.BATCH,
     num_examples=worker.EXAMPLES,
   )
-  columns = {int(k): v for each in seen for k, v in each['order'].items()}
+  columns = {int(k): v for each in seen for k, v in each[source].items()}
   # Two of sixteen columns on each of eight devices.
   assert sorted(columns) == list(range(0, 16, 2))
   whole = np.concatenate([columns[k] for k in sorted(columns)], axis=1)
@@ -98,6 +104,7 @@ def test_the_examples_of_a_step_do_not_depend_on_the_processes(pair):
     ('devices', ['devices=4 of 8 in 2 processes', 'leave it out']),
     ('batch', ['batch_size 12', '8 devices in 2 processes', 'multiple of 8']),
     ('model', ['objective.units = [8]', 'has [9]', 'another --workdir']),
+    ('checkpoint', ['Checkpoint 6 in', 'does not fit', 'another --workdir']),
   ],
 )
 def test_what_does_not_fit_is_one_line_on_every_host(pair, difference, parts):

@@ -15,10 +15,10 @@ import numpy as np
 import dim_jax
 from dim_jax import config as config_lib
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
-from dim_jax.data import batches, stream
+from dim_jax.data import stream
 from dim_jax.objectives import vib
 from dim_jax.runs import train
-from dim_jax.training import hosts, parallel
+from dim_jax.training import feed, hosts, parallel, timing
 
 BATCH, STEPS, EXAMPLES = 16, 6, 100
 
@@ -33,6 +33,12 @@ def get_config():
     log_every=3,
     checkpoint_every=3,
   )
+
+
+def other_model():
+  config = get_config()
+  objective = dataclasses.replace(config.objective, units=(9,))
+  return dataclasses.replace(config, objective=objective)
 
 
 def run(folder, config, **options):
@@ -65,26 +71,28 @@ def refusals(folder, process):
     'batch': refusal(
       lambda: run(folder / 'c', dataclasses.replace(config, batch_size=12))
     ),
-    'model': refusal(
-      lambda: run(
-        folder / 'one',
-        dataclasses.replace(config, objective=vib.Config(units=(9,), code=4)),
-      )
-    ),
+    'model': refusal(lambda: run(folder / 'one', other_model())),
+    'checkpoint': refusal(lambda: run(folder / 'mixed', other_model())),
   }
 
 
-def order():
+def order(data):
   """The examples [steps, columns] that this process's devices see."""
   mesh = parallel.make_mesh()
-  rows = batches.batch_indices(
-    0, 0, STEPS, batch_size=BATCH, num_examples=EXAMPLES
-  )
-  shards = parallel.put_columns(rows, mesh).addressable_shards
+  examples = feed.Feed(data, BATCH, (0,), mesh)
+  with timing.Times() as times:
+    examples.start(0, STEPS)
+    rows, _ = examples.advance(see, None, 0, STEPS, times)
+    examples.close()
   return {
     str(shard.index[1].start): np.asarray(shard.data).tolist()
-    for shard in shards
+    for shard in rows.addressable_shards
   }
+
+
+def see(_, data, rows):
+  """In place of steps: which examples they would be of."""
+  return (rows if data else rows['number']), {}
 
 
 def main():
@@ -94,9 +102,19 @@ def main():
   process = jax.process_index()
   result = {'devices': [jax.local_device_count(), jax.device_count()]}
   if part == 'agree':
-    result |= {'refused': refusals(folder, process), 'order': order()}
-    run(folder / 'two', get_config())
-    run(folder / 'one', dataclasses.replace(get_config(), steps=2 * STEPS))
+    numbers = {'number': np.arange(EXAMPLES)}
+    result |= {
+      'refused': refusals(folder, process),
+      'memory': order(numbers),
+      'stream': order(stream.of_arrays(numbers)),
+    }
+    config = get_config()
+    run(folder / 'two', config)
+    streamed = dataclasses.replace(config.data, stream=True)
+    run(
+      folder / 'one',
+      dataclasses.replace(config, data=streamed, steps=2 * STEPS),
+    )
     if process == 1:
       # A reader waits for nobody.
       result['read'] = dim_jax.load(str(folder / 'one')).step
