@@ -61,6 +61,7 @@ _TABLES = (
   representations.su_mnist,
   several_hosts.faults,
   several_hosts.layouts,
+  several_hosts.slices,
   speed.baseline_steps,
   speed.memory,
   speed.particles,

@@ -61,3 +61,43 @@ def layouts() -> str:
   return markdown.table(
     ['method', '8 devices', '8, pmap', '2 processes of 4'], rows
   )
+
+
+def slices() -> str:
+  """What a step takes of a chip of a TPU slice, by its compiler."""
+  rows = load('pod_check')['rows']
+  of_four = {
+    row['run']: row for row in rows if row['chips'] == 4 and 'flops' in row
+  }
+  cells = []
+  for row in sorted(rows, key=lambda row: (row['run'], row['chips'])):
+    base = of_four.get(row['run'])
+    scaling = '—'
+    if base and row is not base:
+      shares = (base[name] / row[name] for name in ('flops', 'bytes'))
+      scaling = ' / '.join(f'{100 * share:.0f}' for share in shares)
+    sent = sum(x['bytes'] for x in row['collectives'].values())
+    looped = sum(x['count'] for x in row['looped'].values())
+    cells.append(
+      [
+        f'`{row["run"]}`, {row["batch_size"] // row["chips"]}',
+        f'{row["topology"]}, {row["chips"]}',
+        f'{row["memory"]["total"] / 1e9:.2f}',
+        f'{row["flops"] / 1e12:.3f}',
+        f'{row["bytes"] / 1e9:.1f}',
+        f'{sent / 1e9:.3f}, {looped} in loops',
+        scaling,
+      ]
+    )
+  return markdown.table(
+    [
+      'run, examples a chip',
+      'slice, chips',
+      'GB a chip',
+      'TFLOP',
+      'GB accessed',
+      'exchanged, GB',
+      'FLOPs / bytes against 4 chips, %',
+    ],
+    cells,
+  )
