@@ -52,7 +52,9 @@ def extract(
     ValueError: there are no examples, they have another rank or are not finite,
       or the encoder has no features of a name.
   """
-  if examples.ndim not in (2, 3, 4) or not len(examples):
+  # Images without a channel have three axes too.
+  is_text = examples.ndim == 3 and examples.dtype == np.int32
+  if not (examples.ndim in (2, 4) or is_text) or not len(examples):
     raise ValueError(
       f'examples must be images [n, H, W, C], sound [n, T], points [n, D] or '
       f'pairs of lines [n, 2, L] with n >= 1, got shape {examples.shape}.'
