@@ -59,7 +59,7 @@ _COMMAND = re.compile(r'(dim-jax|python -m) (?P<name>[\w.]+)(?P<rest>.*)')
 # compiling them: as tests/conftest.py does.
 _QUICK = {
   'XLA_FLAGS': (
-    '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false '
+    '--xla_backend_optimization_level=0 '
     '--xla_cpu_parallel_codegen_split_count=1'
   ),
   'MPLBACKEND': 'Agg',

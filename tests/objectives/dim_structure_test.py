@@ -274,7 +274,10 @@ def test_two_devices_occlude_and_locate_what_one_does():
   (losses, (parts, states)), split_grads = split(*variables, halves, RNG)
   np.testing.assert_allclose(losses, [loss, loss], rtol=1e-5)
   for name, value in metrics.items():
-    np.testing.assert_allclose(parts[name], [value, value], rtol=1e-5)
+    # A bound near 0 is the difference of logarithms of order 1.
+    np.testing.assert_allclose(
+      parts[name], [value, value], rtol=1e-5, atol=2e-6
+    )
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x.mean(0), y, atol=1e-5),
     (split_grads, states),

@@ -105,7 +105,7 @@ def test_mistakes_are_named(tmp_path):
     masks.masks(config, str(tmp_path), show_progress=False)
   with pytest.raises(SystemExit, match="got 'tree'"):
     masks.main([f'--workdir={tmp_path}', '--probes=tree'])
-  with pytest.raises(SystemExit, match=r"no file 'none\.py'; .* --list"):
+  with pytest.raises(SystemExit, match=r"no file 'none\.py'; .* list"):
     masks.main([f'--workdir={tmp_path}', '--config=none.py'])
   with pytest.raises(SystemExit, match='give --workdir=some/folder'):
     masks.main(['some/folder'])
