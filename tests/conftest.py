@@ -17,7 +17,7 @@ if os.environ['JAX_PLATFORMS'] == 'cpu':
     ' --xla_backend_optimization_level=0'
     ' --xla_cpu_parallel_codegen_split_count=1'
   )
-  # Later ones have the newer emitters alone, and end at a flag they do not know.
+  # Later ones have the newer emitters alone, and end at an unknown flag.
   if importlib.metadata.version('jaxlib').startswith('0.10.'):
     os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
   # Operations in an order that saves memory, not in one by which they could run
