@@ -71,6 +71,9 @@ RUNS = {
     'dim_cifar10:local_infonce', 64, {'objective.negatives_of': '256'}
   ),
   'dim_cifar10_local_infonce_256': Run('dim_cifar10:local_infonce', 256),
+  'dim_cifar10_local_infonce_256_chunked': Run(
+    'dim_cifar10:local_infonce', 256, {'objective.memory.score_chunk': '4096'}
+  ),
   'dim_cifar10_local_jsd': Run('dim_cifar10:local_jsd', 64),
   'dim_stl10_local_infonce': Run('dim_stl10:local_infonce', 64),
   'dim_cifar10_supervised': Run('dim_cifar10:supervised', 64),
