@@ -345,11 +345,10 @@ def test_lowering_follows_the_platform_of_the_mesh(platform):
   # Devices that are not here, as when a program is compiled ahead for them.
   device = jax.sharding.AbstractDevice('any', None, platform)
   mesh = jax.sharding.AbstractMesh((2,), ('data',), abstract_device=device)
+  arguments = jnp.zeros((1, 8, 8, 2)), jnp.zeros((3, 3, 2, 3))
   with jax.sharding.use_abstract_mesh(mesh):
     # A new function each time, or the first trace would be found again.
-    jaxpr = jax.make_jaxpr(lambda x, k: layers.convolve(x, k))(
-      jnp.zeros((1, 8, 8, 2)), jnp.zeros((3, 3, 2, 3))
-    )
+    jaxpr = jax.make_jaxpr(lambda x, k: layers.convolve(x, k))(*arguments)
   native = 'conv_general_dilated' in _operations(jaxpr.jaxpr)
   assert native == (platform != 'cpu')
 
