@@ -14,6 +14,11 @@ device of its own where there are as many; XLA_FLAGS says how many a CPU shows.
 With --module=0, --module=1, ... each is a process, all on one --workdir, in any
 order.
 
+Measured on spoken digits, seed 0, 400 steps (experiments/results/
+asynchronous_spoken_digits.json): linear probe of the digit at module_5 79.7 %
+with threads, 79.8 and 77.2 % where the first module is twice as fast or half as
+fast as the others, 79.5 % jointly.
+
 WORKDIR/module_M has what a module logged and saved. When all are done WORKDIR
 is a run that evaluate and report take. The same command goes on where it was
 interrupted.

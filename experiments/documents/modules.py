@@ -122,7 +122,8 @@ def own_pace() -> str:
     f'`{report["config"]}`, {report["steps"]:,} steps of every module, seeds '
     f'{seeds}, {report["hardware"]}; linear probes of {last} on '
     f'{report["max_train"]:,} training windows. Staleness is in batches, the '
-    'mean over modules; wall and CPU seconds are of the whole process.'
+    'mean over modules; seconds are of the whole process, on cores that other '
+    'work shared unequally: compare those of the CPU.'
   )
   return '\n\n'.join(
     [
