@@ -18,8 +18,10 @@ COLLECTIVES = (
   'collective-permute',
   'collective-broadcast',
 )
-# Their shape is what they take, then what they give.
-_PAIRS = ('all-gather-start', 'collective-permute-start')
+# Where one exchange is spread over several fusions, each of them names it. This
+# marks such a part, and the first of them calls that.
+_PART = '"async_collective_fusion_config"'
+_FIRST_PART = '"AsyncCollectiveStart"'
 # Types are named by their bits, as bf16, but for these.
 _BITS = {'pred': 8, 'token': 0, 'opaque': 0}
 _COMPUTATION = re.compile(r'(ENTRY )?%?([^\s(]+) \(.*-> .*\{$')
@@ -84,7 +86,6 @@ class _Visit(NamedTuple):
   computation: _Computation
   times: int
   looped: bool
-  fused: bool
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
@@ -98,28 +99,17 @@ def collectives(text: str, devices: int) -> list[Collective]:
     devices: that it runs on, all of which take part where no groups are named.
   """
   found = []
-  seen = set()
-  for visit in _visits(text):
-    instruction, _, times, looped, fused = visit
+  for instruction, computation, times, looped in _visits(text):
     kind = instruction.operation.removesuffix('-start')
-    if kind not in COLLECTIVES:
+    if kind not in COLLECTIVES or _goes_on(instruction, computation):
       continue
     group = _group(instruction.rest, devices)
     shape = instruction.shape
-    if instruction.operation in (
-      'all-gather-start',
-      'collective-permute-start',
-    ):
+    if instruction.operation.endswith('-start') and kind != 'all-reduce':
       shape = _elements(shape)[1]  # After what it takes.
     size = num_bytes(shape)
     if kind == 'reduce-scatter':
       size *= group
-    channel = _attribute(instruction.rest, 'channel_id')
-    if fused and channel:
-      # One exchange, whose start, parts and end are fused with other work.
-      if (key := (kind, channel, size, times)) in seen:
-        continue
-      seen.add(key)
     found.append(Collective(kind, size, group, times, looped))
   return found
 
@@ -198,8 +188,20 @@ def _elements(shape: str) -> list[str]:
   return parts
 
 
+def _goes_on(instruction: _Instruction, computation: _Computation) -> bool:
+  """Whether a collective is a part of one that another fusion began."""
+  return _PART in instruction.rest and not any(
+    _FIRST_PART in x.rest for x in computation.instructions.values()
+  )
+
+
 def _group(rest: str, devices: int) -> int:
   """How many devices are in one of the replica groups."""
+  if found := re.search(r'replica_groups=mesh\[([^]]*)\] \{([^}]*)\}', rest):
+    axes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+    # Of a part of an axis, its size is written behind the name: x:(1)2.
+    named = re.findall(r"'(\w+)'?(?::\(\d+\)(\d+))?", found[2])
+    return math.prod(int(size or axes[axis]) for axis, size in named)
   if found := re.search(r'replica_groups=\{\{([\d,]+)\}', rest):
     return len(found[1].split(','))
   if found := re.search(r'replica_groups=\[([\d,]+)\]<=', rest):
@@ -235,12 +237,10 @@ def _visits(text: str) -> Iterator[_Visit]:
   """All instructions that run, in loops and in what is called."""
   computations, entry = _parse(text)
 
-  def walk(
-    name: str, times: int, looped: bool, fused: bool = False
-  ) -> Iterator[_Visit]:
+  def walk(name: str, times: int, looped: bool) -> Iterator[_Visit]:
     computation = computations[name]
     for instruction in computation.instructions.values():
-      yield _Visit(instruction, computation, times, looped, fused)
+      yield _Visit(instruction, computation, times, looped)
       operation, rest = instruction.operation, instruction.rest
       if operation == 'while':
         turns = _turns(instruction, computation, computations)
@@ -248,8 +248,7 @@ def _visits(text: str) -> Iterator[_Visit]:
       # The other ends of an asynchronous call name the same computation.
       elif operation not in ('async-update', 'async-done'):
         for called in _called(operation, rest):
-          inside = fused or operation == 'fusion'
-          yield from walk(called, times, looped, inside)
+          yield from walk(called, times, looped)
 
   if entry:
     yield from walk(entry, 1, False)

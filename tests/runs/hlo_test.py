@@ -70,6 +70,8 @@ ENTRY %main (arg.0: f32[8,4], arg.1: bf16[4,4], arg.2: bf16[2,3]) -> f32[] {
   %hd = f32[8,5]{1,0:T(8,128)} all-gather-done(%h)
   %c = (f32[3]{0}, f32[3]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%arg.0), source_target_pairs={{0,1},{1,0}}
   %cd = f32[3]{0} collective-permute-done(%c)
+  %e = ((f32[20]{0}), f32[5]{0}) reduce-scatter-start(%cd), replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
+  %ed = f32[5]{0} reduce-scatter-done(%e)
   ROOT %r = f32[2]{0} reduce-scatter(%cd), replica_groups={{0,1,2,3}}, dimensions={0}, to_apply=%add
 }
 """
@@ -83,6 +85,7 @@ def test_the_text_of_a_compiler_for_tpus():
     hlo.Collective('all-gather', 8 * 5 * 4, 4, 1, False),
     hlo.Collective('collective-permute', 3 * 4, 4, 1, False),
     # What each takes: four times what it is left with.
+    hlo.Collective('reduce-scatter', 4 * 5 * 4, 4, 1, False),
     hlo.Collective('reduce-scatter', 4 * 2 * 4, 4, 1, False),
   ]
   # Two operations a weight and row, in the six turns after the first.
@@ -90,22 +93,57 @@ def test_the_text_of_a_compiler_for_tpus():
 
 
 def test_an_exchange_in_several_fusions_is_one():
+  # As the compiler for TPUs writes: both are of one channel, and the last one is
+  # fused with other work but in one part.
+  part = (
+    ', backend_config={"async_collective_fusion_config":{"flag_start":"2"}}'
+  )
+  start = '  ROOT %s = f32[8]{0} custom-call(%g), custom_call_target='
+  kinds = (
+    (part, start + '"AsyncCollectiveStart"\n'),
+    (part, '  ROOT %n = f32[8]{0} negate(%g)\n'),
+    (part, start + '"AsyncCollectiveDone"\n'),
+  )
+  bodies = (*kinds, *kinds, ('', '  ROOT %n = f32[8]{0} negate(%g)\n'))
   parts = '\n'.join(
     f'%part_{i} (p: f32[2]) -> f32[8] {{\n'
     '  %p = f32[2]{0} parameter(0)\n'
-    f'  ROOT %g = f32[8]{{0}} all-gather(%p), channel_id={channel}, '
-    'replica_groups={{0,1,2,3}}, dimensions={0}\n}\n'
-    for i, channel in enumerate((5, 5, 5, 6))
+    f'  %g = f32[8]{{0}} all-gather(%p), channel_id=1, '
+    f'replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}{config}\n{root}}}\n'
+    for i, (config, root) in enumerate(bodies)
   )
   calls = '\n'.join(
     f'  %f{i} = f32[8]{{0}} fusion(%a), kind=kCustom, calls=%part_{i}'
-    for i in range(4)
+    for i in range(len(bodies))
   )
   text = f'{parts}\nENTRY %main (a: f32[2]) -> f32[8] {{\n'
   text += f'  %a = f32[2]{{0}} parameter(0)\n{calls}\n}}\n'
-  # Of two channels.
   gather = hlo.Collective('all-gather', 32, 4, 1, False)
-  assert hlo.collectives(text, 4) == [gather, gather]
+  assert hlo.collectives(text, 4) == [gather] * 3
+
+
+@pytest.mark.parametrize(
+  ('groups', 'size'),
+  [
+    ('{{0,1,2},{3,4,5}}', 3),
+    ('[4,2]<=[2,4]T(1,0)', 2),
+    ("mesh['x'=2,'y'=4] {'y'}", 4),
+    ("mesh['x'=2,'y'=4] {'x','y'}", 8),
+    # Halves of an axis of four.
+    ("mesh['x'=2,'y'=4] {'x','y':(1)2}", 4),
+    ("mesh['x'=2,'y'=4] {'y:(2)2'}", 2),
+    ('{}', 8),
+  ],
+)
+def test_groups_in_every_notation(groups, size):
+  text = (
+    'ENTRY %main (a: f32[2]) -> f32[2] {\n  %a = f32[2]{0} parameter(0)\n'
+    f'  %r = f32[2]{{0}} all-reduce(%a), replica_groups={groups}, '
+    'use_global_device_ids=true, to_apply=%add\n}\n'
+  )
+  assert hlo.collectives(text, 8) == [
+    hlo.Collective('all-reduce', 8, size, 1, False)
+  ]
 
 
 def test_what_a_device_sends():
