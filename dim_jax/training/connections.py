@@ -104,9 +104,9 @@ def _introduce(
     answer = _read_line(hub)
   except (OSError, ValueError) as error:
     raise Lost(
-      f'process {me["process"]} of {me["count"]} on {me["host"]} does not '
-      f'understand what listens at {address} ({error}): see that process 0 of '
-      'the same job does, and nothing else.'
+      f'process {me["process"]} of {me["count"]} on {me["host"]} got no answer '
+      f'that it understands from {address} ({error}): see that process 0 of '
+      'the same job still runs, and that nothing else listens there.'
     ) from error
   if 'hosts' not in answer:
     raise Lost(answer.get('error', 'process 0 ended before all had come.'))
@@ -133,7 +133,7 @@ def _receive(
       f'({error.strerror}): another job may use it; choose another port.'
     ) from error
   with listener:
-    while len(hosts) < count:
+    while len(_present(sockets, hosts)) < count:
       problem = ''
       ready, _, _ = select.select([listener], [], [], _TURN)
       if ready:
@@ -143,7 +143,7 @@ def _receive(
         missing = [i for i in range(count) if i not in hosts]
         problem = (
           f'waited {seconds:.0f} s at {address} for {_processes(missing)} of '
-          f'{count}; {_present(hosts)} came. Start the missing, or give the '
+          f'{count}; {_listed(hosts)} came. Start the missing, or give the '
           'number of processes that there are.'
         )
       if problem:
@@ -153,7 +153,9 @@ def _receive(
         raise Lost(problem)
   names = [hosts[i] for i in range(count)]
   for connection in sockets.values():
-    _send(connection, {'hosts': names})
+    # One that ends now is noticed by `Connections`.
+    with contextlib.suppress(OSError):
+      _send(connection, {'hosts': names})
     connection.settimeout(None)
   return sockets, names
 
@@ -190,9 +192,7 @@ def _admit(
       f'{process} on {host} as one of {hello.get("count")}: give all the same '
       'number.'
     )
-  elif process in sockets and _is_closed(sockets[process]):
-    sockets[process].close()  # It was started again.
-  elif process in hosts or not 0 < process < count:
+  elif process in _present(sockets, hosts) or not 0 < process < count:
     other = f', as on {hosts[process]}' if process in hosts else ''
     problem = (
       f'{host} was started as process {process} of {count}{other}: give each '
@@ -206,10 +206,16 @@ def _admit(
   return problem
 
 
-def _is_closed(connection: socket.socket) -> bool:
-  """Whether the other side, which has nothing to say yet, has closed."""
-  ready, _, _ = select.select([connection], [], [], 0)
-  return bool(ready)
+def _present(
+  sockets: dict[int, socket.socket], hosts: dict[int, str]
+) -> dict[int, str]:
+  """Forgets those who went while they waited; returns the other hosts."""
+  for process, connection in list(sockets.items()):
+    # Who waits has nothing to say: this is the end of the connection.
+    if select.select([connection], [], [], 0)[0]:
+      connection.close()
+      del sockets[process], hosts[process]
+  return hosts
 
 
 def _send(connection: socket.socket, message: Any) -> None:
@@ -237,7 +243,7 @@ def _processes(numbers: Sequence[int]) -> str:
   return f'process{"es" if len(numbers) > 1 else ""} {listed}{more}'
 
 
-def _present(hosts: dict[int, str]) -> str:
+def _listed(hosts: dict[int, str]) -> str:
   named = [f'{i} on {hosts[i]}' for i in sorted(hosts)[:16]]
   return ', '.join(named) + (', ...' if len(hosts) > 16 else '')
 

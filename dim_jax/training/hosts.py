@@ -48,6 +48,9 @@ def join(where: str | None = None, *, trains: bool = True) -> None:
     return
   times = connections.Times(_seconds())
   sockets, names = connections.meet(address, count, process, times.wait)
+  # From here on each learns at once when another one ends.
+  _job = connections.Connections(process, names, sockets, times)
+  _job.at('joining the service of JAX')
   # Signals are the loop's; the service's notice can be missed for good on a
   # resumed run.
   jax.config.update('jax_enable_preemption_service', False)
@@ -61,7 +64,6 @@ def join(where: str | None = None, *, trains: bool = True) -> None:
     heartbeat_timeout_seconds=max(int(times.line), 10),
     shutdown_timeout_seconds=max(int(times.line), 10),
   )
-  _job = connections.Connections(process, names, sockets, times)
   # Before JAX's own, which was registered earlier.
   atexit.register(_job.leave)
   # A process that waits for another's work must be part of this too.

@@ -194,6 +194,51 @@ def test_processes_that_were_started_otherwise_are_refused(others, words):
     assert re.search(words, line), line
 
 
+def test_a_process_that_went_while_it_waited_is_awaited_anew():
+  address, found = f'127.0.0.1:{rehearsal.free_port()}', {}
+  threads = [
+    threading.Thread(target=meet, args=(address, 3, process, found))
+    for process in (0, 2, 1)
+  ]
+  threads[0].start()
+  hello = {'process': 1, 'count': 3, 'host': 'gone'}
+  with connections._dial('127.0.0.1', int(address[10:]), 1e9, 0, hello) as gone:
+    connections._send(gone, hello)
+    time.sleep(0.5)  # Until it has been let in.
+  threads[1].start()
+  time.sleep(0.5)
+  assert not found
+  threads[2].start()
+  for thread in threads:
+    thread.join()
+  for sockets, names in found.values():
+    assert len(names) == 3 and 'gone' not in names
+    for each in sockets.values():
+      each.close()
+
+
+def test_a_process_that_is_killed_while_it_joins_is_named(tmp_path):
+  code = (
+    'import os, sys, jax\n'
+    'from dim_jax.training import hosts\n'
+    'if sys.argv[1].endswith("1"):\n'
+    '  jax.distributed.initialize = lambda *_, **__: os._exit(3)\n'
+    'hosts.join(sys.argv[1])\n'
+  )
+  address = f'127.0.0.1:{rehearsal.free_port()}'
+  processes = rehearsal.start(
+    [['-c', code, f'{address},2,{i}'] for i in range(2)],
+    tmp_path,
+    devices=1,
+    distributed=False,
+    environment=_ENVIRONMENT,
+  )
+  # Before the 100 s that JAX waits for it.
+  assert rehearsal.wait(processes, 60) == [1, 3]
+  *_, last = rehearsal.errors(tmp_path, 0).splitlines()
+  assert last.startswith('Error: process 1 of 2 on') and 'is gone' in last
+
+
 def test_a_second_sigterm_ends_a_process_that_hangs(tmp_path):
   # As in a save: within C code no handler of Python's runs.
   code = (
