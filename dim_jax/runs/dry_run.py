@@ -4,6 +4,7 @@ One training step is compiled, and no example is read; of a folder of images the
 names, and the header of one.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -124,7 +125,8 @@ def measure(
     exchange in a step; 'negatives' of an anchor and 'ceilings' in nats, by
     term, and of how many examples, 'negatives_of'. Of a topology, 'slice'
     instead of memory and exchange: what `slices.compile_for` returns, with
-    'efficiency' where there are more than `slices.REFERENCE` chips.
+    'efficiency' where there are more than `slices.REFERENCE` chips, and a step
+    of so many can be made of as many examples a chip.
 
   Raises:
     ValueError: the config cannot be trained, or not so.
@@ -163,8 +165,10 @@ def measure(
     few = dataclasses.replace(
       config, batch_size=config.batch_size // mesh.size * slices.REFERENCE
     )
-    base = on_slice(few, slices.reference(topology))
-    one['efficiency'] = slices.efficiency(one, base)
+    # Groups of examples may be larger than what few chips have of them.
+    with contextlib.suppress(ValueError):
+      base = on_slice(few, slices.reference(topology))
+      one['efficiency'] = slices.efficiency(one, base)
   return report | {'flops': one['flops'] * mesh.size, 'slice': one}
 
 

@@ -217,6 +217,28 @@ def test_negatives_of_a_device_stay_there():
   found = dry_run.measure(gim_run(16, negatives_of=2), devices=8)
   assert not found['looped'] and not gathered(found)
   assert 'all-reduce' in found['collectives']
+  # Of the whole batch, all have all features: of 16 examples, 31 positions
+  # (windows of 10, 5 apart, of 160 samples padded by 2) of 4 numbers.
+  whole = dry_run.measure(gim_run(16), devices=8)
+  assert gathered(whole) >= 4 * 16 * 31 * 4
+
+
+@pytest.mark.parametrize(('size', 'scales'), [(8, True), (16, False)])
+def test_groups_that_four_chips_do_not_hold(monkeypatch, size, scales):
+  lowered = []
+
+  def compile_for(name, program):
+    lowered.append(name)
+    return report()
+
+  monkeypatch.setattr(slices, 'compile_for', compile_for)
+  monkeypatch.setattr(
+    slices, 'devices', lambda name: jax.devices()[: slices.parse(name)[1]]
+  )
+  # Of two examples a chip, 8 on four.
+  found = dry_run.measure(gim_run(16, negatives_of=size), topology='v5e:2x4')
+  assert lowered == ['v5e:2x4', 'v5e:2x2'][: 1 + scales]
+  assert ('efficiency' in found['slice']) == scales
 
 
 @needs_libtpu
