@@ -7,16 +7,18 @@
 
 Compiles one training step of each of `RUNS` for each of `TOPOLOGIES`, of the
 examples a chip that the run says, read ahead rather than resident, and counts:
-see `dim_jax.runs.slices`. Needs the extra [tpu]. A row takes 3 to 500 seconds
-of a CPU, in a process of its own, and is kept as a line of JSON in --rows: the
-same command goes on where it was stopped. When nothing is left, or with
---table, it writes all rows to experiments/results/pod_check.json and prints the
-table, in Markdown. Hours for everything; the most telling comes first.
+see `dim_jax.runs.slices`. Needs the extra [tpu]. A row takes minutes of a CPU
+at most (4 to 116 s of those in the result), in a process of its own, and is
+kept as a line of JSON in --rows: the same command goes on where it was stopped.
+It prints the table, in Markdown; when nothing of all is left, or with --table,
+it also writes all rows to experiments/results/pod_check.json. Hours for
+everything; the most telling comes first.
 """
 
 import argparse
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import pathlib
 import subprocess
@@ -143,7 +145,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
   found = {(row['run'], row['topology']): row for row in rows}
   for name, run in RUNS.items():
     base = found.get((name, TOPOLOGIES[0]), {})
-    for topology in sorted(TOPOLOGIES, key=_order):
+    for topology in sorted({row['topology'] for row in rows}, key=_order):
       if row := found.get((name, topology)):
         cells = _cells(row, base if 'flops' in base else None)
         lines.append(f'| {name} ({run.each}) | {topology} | {cells} |')
@@ -188,14 +190,13 @@ def _cells(row: Mapping[str, Any], base: Any) -> str:
 
 
 def write(rows: Sequence[Mapping[str, Any]]) -> None:
-  """Writes the result and prints the table."""
+  """Writes the result."""
   # The compiler for TPUs would look for some.
   jax.config.update('jax_platforms', 'cpu')
   session = provenance.session()
   with contextlib.suppress(importlib.metadata.PackageNotFoundError):
     session['versions']['libtpu'] = importlib.metadata.version('libtpu')
   files.write_json(str(RESULT), session | {'rows': list(rows)})
-  print(table(rows))
 
 
 def main() -> None:
@@ -215,11 +216,17 @@ def main() -> None:
   names = args.only.split(',') if args.only else list(RUNS)
   if unknown := [name for name in names if name not in RUNS]:
     parser.error(f'no run {unknown[0]!r}: there are {", ".join(RUNS)}.')
+  topologies = args.topologies.split(',')
+  try:
+    for topology in topologies:
+      slices.parse(topology)
+  except ValueError as error:
+    parser.error(str(error))
   if args.rows is None:
     parser.error('say where rows are kept: --rows=runs/pod_check.jsonl')
   args.rows.parent.mkdir(parents=True, exist_ok=True)
   known = {(row['run'], row['topology']) for row in read(args.rows)}
-  for topology in () if args.table else args.topologies.split(','):
+  for topology in () if args.table else topologies:
     for name in names:
       if (name, topology) in known:
         continue
@@ -236,7 +243,12 @@ def main() -> None:
       with args.rows.open('a', encoding='utf-8') as file:
         # What a kill left of a line before stays a line of its own.
         file.write('\n' + done.stdout.splitlines()[-1] + '\n')
-  write(read(args.rows))
+  rows = read(args.rows)
+  print(table(rows))
+  known = {(row['run'], row['topology']) for row in rows}
+  # Some alone leave the result as it is.
+  if args.table or known >= set(itertools.product(RUNS, TOPOLOGIES)):
+    write(rows)
 
 
 if __name__ == '__main__':

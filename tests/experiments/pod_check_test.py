@@ -76,8 +76,30 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(sys, 'argv', ['pod_check', *arguments])
   pod_check.main()
   assert compiled == [['vib_mnist', 'v5e:4x4']]
-  written = json.loads(result.read_text())['rows']
-  assert [x['topology'] for x in written] == ['v5e:2x2', 'v5e:4x4']
   assert '| vib_mnist (100) | v5e:4x4 |' in capsys.readouterr().out
   pod_check.main()
   assert len(compiled) == 1
+  # Some of all are the result only where one says so.
+  assert not result.exists()
+  monkeypatch.setattr(sys, 'argv', ['pod_check', f'--rows={kept}', '--table'])
+  pod_check.main()
+  written = json.loads(result.read_text())['rows']
+  assert [x['topology'] for x in written] == ['v5e:2x2', 'v5e:4x4']
+  result.unlink()
+  monkeypatch.setattr(pod_check, 'TOPOLOGIES', ('v5e:2x2', 'v5e:4x4'))
+  monkeypatch.setattr(
+    pod_check, 'RUNS', {'vib_mnist': pod_check.RUNS['vib_mnist']}
+  )
+  monkeypatch.setattr(sys, 'argv', ['pod_check', f'--rows={kept}'])
+  pod_check.main()
+  assert result.exists() and len(compiled) == 1
+
+
+def test_an_unknown_slice_is_refused_before_anything_is_compiled(
+  tmp_path, monkeypatch, capsys
+):
+  arguments = [f'--rows={tmp_path}/rows.jsonl', '--topologies=v5e:2x2,v5e:3x3']
+  monkeypatch.setattr(sys, 'argv', ['pod_check', *arguments])
+  with pytest.raises(SystemExit):
+    pod_check.main()
+  assert "there is no slice 'v5e:3x3'" in capsys.readouterr().err
