@@ -103,6 +103,11 @@ def test_a_note_that_is_renewed_is_a_lock_and_one_of_a_killed_run_is_none(
       lock.hold(RUN),
     ):
       pass
+    # Before a refused command would have written another config.json.
+    with pytest.raises(ValueError, match='is being trained by'):
+      with train.claim(RUN):
+        files.write(f'{RUN}/config.json', '{}')
+    assert files.names_below(RUN) == ['lock']
   assert not lock.is_held(RUN)
   files.write_json(f'{RUN}/lock', {'pid': 7, 'host': 'elsewhere'})
   began = time.monotonic()
@@ -110,6 +115,11 @@ def test_a_note_that_is_renewed_is_a_lock_and_one_of_a_killed_run_is_none(
     assert time.monotonic() - began >= 0.6
     assert files.read_json(f'{RUN}/lock')['pid'] == os.getpid()
   assert 'of process 7 on elsewhere: waiting 1 s' in capsys.readouterr().err
+  files.write_json(f'{RUN}/lock', {'pid': 7, 'host': 'elsewhere'})
+  lock.check(RUN)
+  with lock.hold(RUN):
+    # It has been waited for once.
+    assert capsys.readouterr().err.count('waiting') == 1
 
 
 def test_what_process_0_wrote_is_seen():

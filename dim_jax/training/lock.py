@@ -85,12 +85,15 @@ def hold(run_dir: str | os.PathLike) -> Iterator[None]:
 def check(run_dir: str | os.PathLike) -> None:
   """Raises ValueError, as `hold` does, and leaves nothing behind.
 
-  In a bucket `hold` alone can tell.
+  In a bucket it watches a note, if there is one, and removes that of a trainer
+  that was killed.
   """
-  if files.is_remote(run_dir):
+  if jax.process_index() != 0:
     return
   path = os.path.join(os.path.expanduser(run_dir), 'lock')
-  if jax.process_index() == 0 and os.path.exists(path):
+  if files.is_remote(path):
+    _watch(path, run_dir)
+  elif os.path.exists(path):
     # To be written to: NFS gives no other file an exclusive lock.
     with open(path, 'r+', encoding='utf-8') as file:
       _lock(file, run_dir)
@@ -163,7 +166,7 @@ def _noted(path: str, run_dir: str | os.PathLike) -> Iterator[None]:
 
 
 def _watch(path: str, run_dir: str | os.PathLike) -> None:
-  """Raises ValueError where another process renews a note."""
+  """Raises ValueError where another process renews a note; else removes it."""
   if not (first := files.read_json(path)):
     return
   who = f'process {first.get("pid")} on {first.get("host")}'
@@ -180,6 +183,8 @@ def _watch(path: str, run_dir: str | os.PathLike) -> None:
         f'{os.fspath(run_dir)!r} is being trained by {who}: wait for it, stop '
         'it, or choose another --workdir.'
       )
+  with contextlib.suppress(FileNotFoundError):
+    files.at(path).unlink()
 
 
 def _lock(file: TextIO, run_dir: str | os.PathLike) -> None:
