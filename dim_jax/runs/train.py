@@ -240,15 +240,13 @@ def claim(workdir: str) -> Iterator[None]:
     kept = any(has_checkpoint(workdir, below) for below in ('', '*/'))
     # Of two processes that start at once, one is refused: not its folder.
     if not kept and not lock.is_held(workdir):
-      for path in list(folder.iterdir()) if folder.exists() else ():
-        if path.name in before:
-          continue
-        if path.is_dir():
-          path.rmtree()
-        else:
-          path.unlink()
-      if not existed and not files.is_remote(workdir):
-        os.rmdir(workdir)
+      # What cannot be removed must not hide why the start was refused.
+      with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+          if path.name not in before:
+            path.rmtree() if path.is_dir() else path.unlink()
+        if not existed and not files.is_remote(workdir):
+          os.rmdir(workdir)
     raise
 
 
