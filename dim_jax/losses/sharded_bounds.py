@@ -145,11 +145,8 @@ def _joined(
   place = jax.lax.axis_index(axis_name) % span
   images = jax.tree.leaves(local)[0].shape[0]
   own = jax.tree.leaves(anchors)[0].shape[0]
-  everyone = jax.tree.map(
-    lambda x: jax.lax.all_gather(
-      x, axis_name, tiled=True, axis_index_groups=groups
-    ),
-    anchors,
+  everyone = jax.lax.all_gather(
+    anchors, axis_name, tiled=True, axis_index_groups=groups
   )
   # The images of a group, by number; those of this device are [images].
   of_anchor = jnp.arange(span * own) // (own // images)

@@ -108,11 +108,8 @@ class _Groups(NamedTuple):
     place: Any = 0 if axis_name is None else jax.lax.axis_index(axis_name)
     if span > 1:
       groups = sharded_bounds.group_indices(devices, span)
-      rows = jax.tree.map(
-        lambda x: jax.lax.all_gather(
-          x, axis_name, tiled=True, axis_index_groups=groups
-        ),
-        rows,
+      rows = jax.lax.all_gather(
+        rows, axis_name, tiled=True, axis_index_groups=groups
       )
     held = max(1, images // size)
     numbers = place // span * held + jnp.arange(held)

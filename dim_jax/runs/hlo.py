@@ -60,11 +60,12 @@ class Collective(NamedTuple):
     bandwidth of the bisection too. Thakur, Rabenseifner and Gropp, 2005:
     https://doi.org/10.1177/1094342005051521
     """
-    shares = {'all-reduce': 2.0, 'collective-permute': 0.0}
-    share = shares.get(self.kind, 1.0) * (1 - 1 / self.group)
-    if self.kind in ('collective-permute', 'collective-broadcast'):
-      share = 1.0
-    return share * self.bytes * self.times
+    fraction = 1.0
+    if self.kind not in ('collective-permute', 'collective-broadcast'):
+      fraction = 1 - 1 / self.group
+    if self.kind == 'all-reduce':
+      fraction *= 2
+    return fraction * self.bytes * self.times
 
 
 class _Instruction(NamedTuple):

@@ -43,13 +43,12 @@ def make_mesh(
       would have none.
   """
   known = list(jax.devices() if among is None else among)
-  if among is None and jax.process_count() > 1:
-    if devices not in (None, len(known)):
-      raise ValueError(
-        f'devices={devices} of {len(known)} in {jax.process_count()} '
-        'processes: several processes use all that they have; leave it out, or '
-        'start fewer.'
-      )
+  several = among is None and jax.process_count() > 1
+  if several and devices not in (None, len(known)):
+    raise ValueError(
+      f'devices={devices} of {len(known)} in {jax.process_count()} processes: '
+      'several processes use all that they have; leave it out, or start fewer.'
+    )
   if devices is not None and not 1 <= devices <= len(known):
     raise ValueError(
       f'devices={devices}, but there are {len(known)}: use 1 to {len(known)}, '

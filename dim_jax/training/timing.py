@@ -95,8 +95,8 @@ class Times:
   def summary(self) -> dict[str, Any]:
     """Seconds by part, their 'total', and how many programs were compiled.
 
-    They are of all 'sessions'. 'goodput' is the share of the steps in the
-    total, of those that were not lost.
+    They are of all 'sessions'. 'goodput' is the fraction of the total that went
+    into steps that were not lost.
     """
     self._pass_to(self._part)
     before = self._before or {'sessions': 0, 'programs': 0, 'seconds': {}}
