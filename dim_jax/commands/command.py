@@ -50,6 +50,7 @@ class Command:
     self._on_all_hosts = on_all_hosts
     self._name, self._doc, self._takes = name, doc or '', takes
     self._old, self._flags = dict(old or {}), flags.FlagValues()
+    self._needs_folder = False
     self.boolean('help', False, 'Show this.')
     self.string(
       'distributed',
@@ -82,6 +83,11 @@ class Command:
   def path(self, name: str, default: str | None, text: str) -> Any:
     """Adds a file or folder; '~' is the user's home."""
     return self._define(name, default, text, _Parser(os.path.expanduser))
+
+  def folder(self, text: str) -> Any:
+    """Adds --workdir, which has to be given."""
+    self._needs_folder = True
+    return self.path('workdir', None, text)
 
   def repeated(self, name: str, text: str) -> Any:
     """Adds a word that may be given several times, a list."""
@@ -180,6 +186,8 @@ class Command:
         sys.exit(f'Error: unknown argument {words[0]!r}; {advice}')
       line = self._invocation('--help')
       sys.exit(f'Error: unknown arguments {words}; all flags: {line}')
+    if self._needs_folder and not workdir:
+      sys.exit('Error: give --workdir=FOLDER.')
     # Orbax tells of every file that it writes.
     logging.set_verbosity(logging.WARNING)
     try:

@@ -151,9 +151,16 @@ def encode(line: str, numbers: dict[str, int], length: int) -> np.ndarray:
 
 
 def decode(row: Iterable[int], vocabulary: str, unknown: str = '□') -> str:
-  """Returns the line of a row of numbers, up to its padding."""
-  shown = ['', unknown, *vocabulary]
-  return ''.join(shown[i] for i in row)
+  """Returns the line of a row of numbers, up to its padding.
+
+  Args:
+    row: of numbers; those that no character has, as where the lines have fewer
+      than `data.vocabulary`, are unknown.
+    vocabulary: of the training lines.
+    unknown: what stands for an unknown character.
+  """
+  shown = dict(enumerate(['', unknown, *vocabulary]))
+  return ''.join(shown.get(int(i), unknown) for i in row)
 
 
 def typed(line: str, vocabulary: str, length: int | None = None) -> np.ndarray:

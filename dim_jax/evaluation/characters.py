@@ -1,4 +1,4 @@
-r"""How well the second lines of pairs are told, character by character.
+r"""How well second lines of pairs are predicted, character by character.
 
 Two counts stand beside every model. The unigram is the distribution of the
 second lines' characters, whatever the first line, with one added to each count;
@@ -27,8 +27,8 @@ import numpy as np
 from scipy import sparse
 
 from dim_jax.data import batches
+from dim_jax.data.text import PADDING, SPECIAL
 
-_PADDING, _UNKNOWN, _SPECIAL = 0, 1, 2
 WEIGHTS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
 
@@ -48,13 +48,13 @@ class Predictions(NamedTuple):
 def unigram(second: np.ndarray, vocabulary: int) -> np.ndarray:
   """Counts characters, one added to each; float64 [V], 0 for padding."""
   counts = np.bincount(second.reshape(-1), minlength=vocabulary) + 1.0
-  counts[_PADDING] = 0
+  counts[PADDING] = 0
   return counts / counts.sum()
 
 
 def of_unigram(q: np.ndarray, second: np.ndarray) -> Predictions:
   """Predicts by the unigram q [V]: the same answer everywhere."""
-  answer = np.full_like(second, _SPECIAL + np.argmax(q[_SPECIAL:]))
+  answer = np.full_like(second, SPECIAL + np.argmax(q[SPECIAL:]))
   return Predictions(_log(q)[second], answer)
 
 
@@ -75,7 +75,7 @@ class Bigram(NamedTuple):
 def bigram(pairs: np.ndarray, held_out: np.ndarray, vocabulary: int) -> Bigram:
   """Counts pairs int32 [n, 2, L], and chooses k by others, held out."""
   first, second = pairs[:, 0].reshape(-1), pairs[:, 1].reshape(-1)
-  real = first != _PADDING
+  real = first != PADDING
   counts = sparse.csr_matrix(
     (np.ones(real.sum()), (first[real], second[real])),
     shape=(vocabulary, vocabulary),
@@ -84,7 +84,7 @@ def bigram(pairs: np.ndarray, held_out: np.ndarray, vocabulary: int) -> Bigram:
   q = unigram(pairs[:, 1], vocabulary)
   models = [Bigram(counts, q, weight) for weight in WEIGHTS]
   first, second = held_out[:, 0], held_out[:, 1]
-  real = first != _PADDING
+  real = first != PADDING
   return max(models, key=lambda m: _likelihood(m, first, second)[real].mean())
 
 
@@ -104,11 +104,11 @@ def of_bigram(
 ) -> Predictions:
   """Predicts second lines by the character above."""
   best = np.zeros(len(model.unigram), np.int32)
-  for a in np.unique(first[first != _PADDING]):
+  for a in np.unique(first[first != PADDING]):
     row = model.weight * model.unigram
     start, stop = model.counts.indptr[a : a + 2]
     row[model.counts.indices[start:stop]] += model.counts.data[start:stop]
-    best[a] = _SPECIAL + np.argmax(row[_SPECIAL:])
+    best[a] = SPECIAL + np.argmax(row[SPECIAL:])
   return Predictions(_likelihood(model, first, second), best[first])
 
 
@@ -140,9 +140,9 @@ def of_model(
 def _of_batch(tags, variables, pairs):
   logits = tags(variables, {'text': pairs}).astype(jnp.float32)
   log_q = jax.nn.log_softmax(logits)
-  told = jnp.take_along_axis(log_q, pairs[:, 1, :, None], axis=2)[..., 0]
-  answer = _SPECIAL + jnp.argmax(logits[..., _SPECIAL:], axis=-1)
-  return told, answer.astype(jnp.int32)
+  of_second = jnp.take_along_axis(log_q, pairs[:, 1, :, None], axis=2)[..., 0]
+  answer = SPECIAL + jnp.argmax(logits[..., SPECIAL:], axis=-1)
+  return of_second, answer.astype(jnp.int32)
 
 
 def summary(found: Predictions, second: np.ndarray) -> dict[str, float]:
@@ -153,11 +153,11 @@ def summary(found: Predictions, second: np.ndarray) -> dict[str, float]:
     as wrong; 'nats' a character, -ln q, of those that are known, and its
     exponential, 'perplexity'.
   """
-  known = second >= _SPECIAL
+  known = second >= SPECIAL
   nats = float(-found.log_q[known].mean(dtype=np.float64))
   hits = (found.answer == second) & known
   return {
-    'accuracy': float(hits.sum() / (second != _PADDING).sum()),
+    'accuracy': float(hits.sum() / (second != PADDING).sum()),
     'nats': nats,
     'perplexity': float(np.exp(nats)),
   }
@@ -177,7 +177,7 @@ def place_marginals(
     By length n the distributions p_t [n, V] at its places.
   """
   q = unigram(second, vocabulary)
-  lengths = (second != _PADDING).sum(1)
+  lengths = (second != PADDING).sum(1)
   found = {}
   for length in np.unique(lengths):
     lines = second[lengths == length, :length]
@@ -210,13 +210,13 @@ def pointwise(
     For each length and place: 'length', 'place' from 1, 'nats', its standard
     'error' and how many 'lines'.
   """
-  lengths = (second != _PADDING).sum(1)
+  lengths = (second != PADDING).sum(1)
   rows = []
   for length, p in marginals.items():
     of = lengths == length
     for t in range(length):
       y = second[of, t]
-      known = y >= _SPECIAL
+      known = y >= SPECIAL
       if known.sum() < least:
         continue
       values = (found.log_q[of, t] - _log(p[t])[y])[known]

@@ -4,7 +4,7 @@ Lines are int32 [N, L], numbers of characters, 0 behind a line's end. What
 stands there has no effect on any other position: lines of different lengths
 share a batch, and a longer padding changes nothing.
 
-In masked models a mask e tells the visible characters of a line, [N, L], with
+In masked models a mask e marks the visible characters of a line, [N, L], with
 P(e = 1) = p, `keep`; m is a learned token, x a character's embedding. Dropout's
 view of what is then consistent is that of `masking`, of vectors in place of
 patches:

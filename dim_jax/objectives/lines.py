@@ -1,4 +1,4 @@
-"""What the objectives of lines of characters share: encoder, masks, batches."""
+"""What the objectives of lines share: encoder, masks, batches, a decoder."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,7 +9,9 @@ import jax.numpy as jnp
 
 from dim_jax.checks import check_choice, check_fields, check_range
 from dim_jax.networks import sequences
-from dim_jax.objective import PyTree
+from dim_jax.objective import Batch, Metrics, PyTree
+from dim_jax.objectives import sharded_batch
+from dim_jax.objectives.terms import term
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -49,7 +51,7 @@ class LineConfig:
   """The most places that 'attention' knows."""
 
 
-def check(config: LineConfig) -> None:
+def check(config: LineConfig, mask: Mask | None = None) -> None:
   """Raises ValueError where a field that such configs share is wrong."""
   check_choice('objective.encoder', config.encoder, sequences.ENCODERS)
   check_fields(
@@ -72,16 +74,11 @@ def check(config: LineConfig) -> None:
       "objective.encoder='attention' has 4 heads, which divide objective.width:"
       f' got {config.width}.'
     )
-
-
-def check_mask(mask: Mask | None) -> None:
-  """Raises ValueError where a field of a mask cannot be used."""
-  if mask is None:
-    return
-  where = 'objective.mask.'
-  check_choice(where + 'kind', mask.kind, sequences.MODES)
-  check_choice(where + 'evaluation', mask.evaluation, ('consistent', 'naive'))
-  check_fields(mask, {'keep': '(0, 1)'}, where)
+  if mask is not None:
+    where = 'objective.mask.'
+    check_choice(where + 'kind', mask.kind, sequences.MODES)
+    check_choice(where + 'evaluation', mask.evaluation, ('consistent', 'naive'))
+    check_fields(mask, {'keep': '(0, 1)'}, where)
 
 
 def make_encoder(config: LineConfig, masked: bool) -> sequences.LineEncoder:
@@ -131,12 +128,71 @@ def pairs_of(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
   return text[:, 0], text[:, 1]
 
 
-def init_linear(rng: jax.Array, size: int, count: int) -> PyTree:
-  """Draws a layer from `size` numbers to `count`, that starts near zero."""
-  kernel = jax.random.normal(rng, (size, count)) / size
-  return {'kernel': kernel, 'bias': jnp.zeros(count)}
+def init(
+  config: LineConfig,
+  encoder: sequences.LineEncoder,
+  rng: jax.Array,
+  batch: Batch,
+) -> tuple[PyTree, PyTree]:
+  """Draws an encoder, and a linear decoder of it that starts near zero.
+
+  Args:
+    config: of the objective.
+    encoder: that it describes.
+    rng: a key.
+    batch: of pairs of lines.
+
+  Returns:
+    Parameters of the groups 'encoder' and 'decoder', and an empty model state.
+  """
+  first, _ = pairs_of(batch)
+  encoder_rng, decoder_rng = jax.random.split(rng)
+  params, _ = term.split(encoder.init(encoder_rng, first[:2]))
+  shape = (config.width, config.vocabulary)
+  kernel = jax.random.normal(decoder_rng, shape) / config.width
+  decoder = {'kernel': kernel, 'bias': jnp.zeros(config.vocabulary)}
+  return {'encoder': params, 'decoder': decoder}, {}
 
 
-def linear(layer: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-  """Returns the logits [n, V] of rows [n, D]."""
-  return x @ layer['kernel'] + layer['bias'][None]
+def decoding_loss(
+  params: PyTree,
+  features: jax.Array,
+  characters: jax.Array,
+  axis_name: str | None,
+) -> tuple[jax.Array, Metrics]:
+  """Computes the cross-entropy of a linear decoder.
+
+  Args:
+    params: of `init`.
+    features: vectors of this device, [N, L, D].
+    characters: what stands there, int32 [N, L]; those of -1 do not count.
+    axis_name: the pmapped axis.
+
+  Returns:
+    The cross-entropy in nats a character, and the metrics: it and the accuracy.
+  """
+  rows = features.reshape(-1, features.shape[-1])
+  value, accuracy = sharded_batch.classify(
+    params['decoder'], rows, characters.reshape(-1), axis_name
+  )
+  return value, {'decoder/cross_entropy': value, 'decoder/accuracy': accuracy}
+
+
+def encode(
+  encoder: sequences.LineEncoder,
+  mask: Mask | None,
+  params: PyTree,
+  model_state: PyTree,
+  batch: Batch,
+) -> dict[str, jax.Array]:
+  """Encodes first lines, as `Objective.encode` does.
+
+  Returns:
+    'characters', [N, L, D], and their mean 'y', [N, D].
+  """
+  del model_state
+  first, _ = pairs_of(batch)
+  features = encoder.apply(
+    {'params': params['encoder']}, first, **mask_options(mask)
+  )
+  return {'characters': features, 'y': sequences.mean_of(features, first)}

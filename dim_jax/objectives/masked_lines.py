@@ -1,4 +1,4 @@
-r"""Masked models of lines: hidden characters are told from the visible ones.
+r"""Masked models of lines: hidden characters predicted from the visible ones.
 
 .. math:: -E[\ln q(x_t | x_{visible})], \quad t \text{ hidden},
 
@@ -17,6 +17,7 @@ https://arxiv.org/abs/2111.06377
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,6 @@ from dim_jax.networks import sequences
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
 from dim_jax.objectives import encoder_and_terms, lines, sharded_batch
 from dim_jax.objectives.lines import LineConfig, Mask
-from dim_jax.objectives.terms import term
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -46,8 +46,7 @@ class Config(LineConfig):
 
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
-  lines.check(config)
-  lines.check_mask(config.mask)
+  lines.check(config, config.mask)
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
@@ -67,15 +66,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   """
   check(config)
   encoder = lines.make_encoder(config, True)
-  options = lines.mask_options(config.mask)
   keep = config.mask.keep
-
-  def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    first, _ = lines.pairs_of(batch)
-    encoder_rng, decoder_rng = jax.random.split(rng)
-    params, _ = term.split(encoder.init(encoder_rng, first[:2]))
-    decoder = lines.init_linear(decoder_rng, config.width, config.vocabulary)
-    return {'encoder': params, 'decoder': decoder}, {}
 
   def loss(
     params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
@@ -98,29 +89,19 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       train=True,
       visible=rank >= count[:, None],
       rngs={'dropout': encoder_and_terms.dropout_key(rng, axis_name)},
-      **options,
+      **lines.mask_options(config.mask),
     )
     # Of places that nobody asks for, no logits are computed.
     places = order[:, : sequences.most_hidden(length, keep)]
     asked = jnp.arange(places.shape[1])[None] < count[:, None]
     targets = jnp.where(asked, jnp.take_along_axis(text, places, axis=1), -1)
     rows = jnp.take_along_axis(features, places[..., None], axis=1)
-    logits = lines.linear(params['decoder'], rows.reshape(-1, rows.shape[-1]))
-    value, accuracy, _ = sharded_batch.cross_entropy(
-      logits, targets.reshape(-1), axis_name
-    )
-    metrics = {'decoder/cross_entropy': value, 'decoder/accuracy': accuracy}
+    value, metrics = lines.decoding_loss(params, rows, targets, axis_name)
     return value, (metrics, model_state)
 
-  def encode(
-    params: PyTree, model_state: PyTree, batch: Batch
-  ) -> dict[str, jax.Array]:
-    del model_state
-    first, _ = lines.pairs_of(batch)
-    features = encoder.apply({'params': params['encoder']}, first, **options)
-    return {
-      'characters': features,
-      'y': sequences.mean_of(features, first),
-    }
-
-  return Objective(init, loss, encode, features=('y',))
+  return Objective(
+    functools.partial(lines.init, config, encoder),
+    loss,
+    functools.partial(lines.encode, encoder, config.mask),
+    features=('y',),
+  )

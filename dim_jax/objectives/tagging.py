@@ -2,7 +2,7 @@ r"""Tagging of couplets: each character is labelled with the one below it.
 
 A couplet's lines are of one length, and the second answers the first character
 by character. So the second is a sequence of labels of the first, which an
-encoder of the whole first line tells,
+encoder of the whole first line predicts,
 
 .. math:: -\frac{1}{n} \sum_t \ln q(y_t | x),
 
@@ -30,9 +30,8 @@ import jax.numpy as jnp
 
 from dim_jax.networks import sequences
 from dim_jax.objective import Batch, Metrics, Objective, PyTree
-from dim_jax.objectives import encoder_and_terms, lines, sharded_batch
+from dim_jax.objectives import encoder_and_terms, lines
 from dim_jax.objectives.lines import LineConfig, Mask
-from dim_jax.objectives.terms import term
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -48,8 +47,7 @@ class Config(LineConfig):
 
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
-  lines.check(config)
-  lines.check_mask(config.mask)
+  lines.check(config, config.mask)
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:
@@ -69,55 +67,27 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
   """
   check(config)
   encoder = lines.make_encoder(config, config.mask is not None)
-  options = lines.mask_options(config.mask)
-
-  def features_of(
-    params: PyTree, first: jax.Array, rng: jax.Array | None
-  ) -> jax.Array:
-    return encoder.apply(
-      {'params': params},
-      first,
-      train=rng is not None,
-      rngs={} if rng is None else {'dropout': rng},
-      **options,
-    )
-
-  def init(rng: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    first, _ = lines.pairs_of(batch)
-    encoder_rng, decoder_rng = jax.random.split(rng)
-    params, _ = term.split(encoder.init(encoder_rng, first[:2]))
-    decoder = lines.init_linear(decoder_rng, config.width, config.vocabulary)
-    return {'encoder': params, 'decoder': decoder}, {}
+  encode = functools.partial(lines.encode, encoder, config.mask)
 
   def loss(
     params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array
   ) -> tuple[jax.Array, tuple[Metrics, PyTree]]:
     first, second = lines.pairs_of(batch)
-    key = encoder_and_terms.dropout_key(rng, axis_name)
-    features = features_of(params['encoder'], first, key)
+    features = encoder.apply(
+      {'params': params['encoder']},
+      first,
+      train=True,
+      rngs={'dropout': encoder_and_terms.dropout_key(rng, axis_name)},
+      **lines.mask_options(config.mask),
+    )
     if config.frozen:
       features = jax.lax.stop_gradient(features)
-    logits = lines.linear(
-      params['decoder'], features.reshape(-1, features.shape[-1])
-    )
-    targets = jnp.where(second == sequences.PADDING, -1, second).reshape(-1)
-    value, accuracy, _ = sharded_batch.cross_entropy(logits, targets, axis_name)
-    metrics = {'decoder/cross_entropy': value, 'decoder/accuracy': accuracy}
+    targets = jnp.where(second == sequences.PADDING, -1, second)
+    value, metrics = lines.decoding_loss(params, features, targets, axis_name)
     return value, (metrics, model_state)
 
-  def encode(
-    params: PyTree, model_state: PyTree, batch: Batch
-  ) -> dict[str, jax.Array]:
-    del model_state
-    first, _ = lines.pairs_of(batch)
-    features = features_of(params['encoder'], first, None)
-    return {
-      'characters': features,
-      'y': sequences.mean_of(features, first),
-    }
-
   return Objective(
-    init,
+    functools.partial(lines.init, config, encoder),
     loss,
     encode,
     features=('y',),
@@ -128,5 +98,8 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
 def _tags(encode, variables: PyTree, batch: Batch) -> jax.Array:
   params, model_state = variables
   x = encode(params, model_state, batch)['characters']
-  logits = lines.linear(params['decoder'], x.reshape(-1, x.shape[-1]))
+  decoder = params['decoder']
+  logits = (
+    x.reshape(-1, x.shape[-1]) @ decoder['kernel'] + decoder['bias'][None]
+  )
   return logits.reshape(*x.shape[:2], -1)

@@ -51,7 +51,7 @@ def measure(
   parts = {
     'train': _examples(config, 'train', config.length),
     'validation': _examples(config, 'validation', config.length),
-    'test': _examples(config, 'test', None),
+    'test': _examples(config, 'test', _longest(trained)),
   }
   if _vocabulary(run_dir, trained) != parts['train'].vocabulary:
     raise ValueError(
@@ -94,9 +94,7 @@ def answer(run_dir: str, line: str) -> tuple[str, str]:
       '--config=couplets:tagging.'
     )
   vocabulary = _vocabulary(run_dir, trained)
-  config = trained.config.objective
-  longest = config.length if config.encoder == 'attention' else None
-  pair = text.typed(line, vocabulary, longest)
+  pair = text.typed(line, vocabulary, _longest(trained))
   found = characters.of_model(tags, trained.variables, pair)
   unseen = sorted(set(''.join(line.split())) - set(vocabulary))
   note = ''
@@ -132,8 +130,14 @@ def _vocabulary(run_dir: str, trained: dim_jax.Encoder) -> str:
   return kept or _examples(_data(trained), 'train', 1).vocabulary
 
 
+def _longest(trained: dim_jax.Encoder) -> int | None:
+  """Returns the most characters that an encoder takes; None for any number."""
+  config = trained.config.objective
+  return config.length if config.encoder == 'attention' else None
+
+
 def _examples(config: TextConfig, split: str, length: int | None) -> Any:
-  """Loads a split; the test set with lines of any length."""
+  """Loads a split; the test set with all lines that the encoder takes."""
   return text.load(
     config.name,
     split,

@@ -210,7 +210,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
 
 
 _COMMAND = Command('studies.forgetting', __doc__)
-_WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
+_WORKDIR = _COMMAND.folder('The folder of the runs.')
 _DATASET = _COMMAND.string('dataset', 'digits', 'digits or mnist.')
 _STEPS = _COMMAND.integer('steps', 1000, 'Of each run.')
 _SEED = _COMMAND.integer('seed', 0, 'Of all runs.')
@@ -224,8 +224,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run() -> None:
-  if not _WORKDIR.value:
-    raise ValueError('give --workdir=FOLDER.')
   config = small_vae(_DATASET.value, _STEPS.value, _SEED.value)
   report = forgetting(
     config, _WORKDIR.value, nats=_NATS.value, weight=_WEIGHT.value

@@ -11,7 +11,7 @@ part ('drop'). The images' form of this study is `experiments.studies.masks`.
 
 Each of CONDITIONS with each seed is a run of `dim-jax train` in
 WORKDIR/MASK_KEEP_SEED. Its frozen encoder is probed with either input: a linear
-probe tells from the mean over a line's characters whether it is the first or
+probe predicts from the mean over a line's characters whether it is the first or
 the second one of its pair, of which second lines rhyme. And the tagger of
 couplets is fine-tuned from it on few pairs, seeing either input in training and
 at use. Beside them stand the untrained encoder and the tagger from scratch.
@@ -68,7 +68,7 @@ def study(
     pairs: that fine-tuning has.
     steps: of fine-tuning.
     probed: pairs whose lines a probe is fitted on, of the validation set; it is
-      tested on as many.
+      tested on as many, of the sources that training has, if any are.
     show_progress: show bars, or lines.
 
   Returns:
@@ -83,11 +83,17 @@ def study(
       'a config of a masked model of lines is needed, such as '
       f'couplets:masked; got one of {type(config.objective).__module__}.'
     )
-  loaded = {
-    split: data.load(config.data, split, first=probed, progress=show_progress)
+  validation, test = (
+    data.load(config.data, split, progress=show_progress)
     for split in ('validation', 'test')
+  )
+  # Lines of another style would test something else.
+  same = np.isin(test.labels['source'], validation.labels['source'])
+  test = test.take(same if same.any() else slice(None))
+  parts = {
+    'validation': validation.inputs[:probed],
+    'test': test.inputs[:probed],
   }
-  parts = {name: part.inputs for name, part in loaded.items()}
   rows = []
   for seed in seeds:
     for kind, keep in (_UNTRAINED, *CONDITIONS):
@@ -100,8 +106,11 @@ def study(
         show_progress,
       )
   report = {
-    'dataset': loaded['test'].name,
-    'note': loaded['test'].note,
+    'dataset': test.name,
+    'note': test.note,
+    'test_sources': sorted(
+      {test.class_names['source'][i] for i in test.labels['source'][:probed]}
+    ),
     'steps': config.steps,
     'fine_tuning': {'pairs': pairs, 'steps': steps},
     'probed_pairs': probed,
@@ -295,7 +304,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
 
 
 _COMMAND = Command('studies.masked_lines', __doc__)
-_WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
+_WORKDIR = _COMMAND.folder('The folder of the runs.')
 _CONFIG = _COMMAND.config('couplets:masked')
 _SEEDS = _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int)
 _PAIRS = _COMMAND.integer('pairs', 10_000, 'That fine-tuning has.')
@@ -308,8 +317,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run() -> None:
-  if not _WORKDIR.value:
-    raise ValueError('give --workdir=FOLDER.')
   report = study(
     _CONFIG.value,
     _WORKDIR.value,

@@ -273,7 +273,7 @@ def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 _COMMAND = Command('studies.masks', __doc__, old={'steps': '--config.steps'})
-_WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
+_WORKDIR = _COMMAND.folder('The folder of the runs.')
 _CONFIG = _COMMAND.config('dim_digits:masked')
 _SEEDS = _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int)
 _PROBES = _COMMAND.items('probes', ('linear', 'linear_few'), 'Which.')
@@ -285,8 +285,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run() -> None:
-  if not _WORKDIR.value:
-    raise ValueError('give --workdir=FOLDER.')
   report = masks(
     _CONFIG.value, _WORKDIR.value, seeds=_SEEDS.value, probes=_PROBES.value
   )

@@ -730,7 +730,7 @@ _COMMAND = Command(
   __doc__,
   old={'cells': '--conditions', 'toy': '--points'},
 )
-_WORKDIR = _COMMAND.path('workdir', None, 'The folder of the results.')
+_WORKDIR = _COMMAND.folder('The folder of the results.')
 _ARGUMENTS = {
   'conditions': _COMMAND.items(
     'conditions', None, f'Some of {", ".join(CONDITIONS)}.'
@@ -751,8 +751,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run() -> None:
-  if not _WORKDIR.value:
-    raise ValueError('give --workdir=FOLDER.')
   arguments: dict[str, Any] = {k: flag.value for k, flag in _ARGUMENTS.items()}
   report = priors(_WORKDIR.value, **arguments)
   show(table(report), os.path.join(_WORKDIR.value, 'priors.json'))

@@ -418,7 +418,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
 
 
 _COMMAND = Command('studies.su', __doc__)
-_WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
+_WORKDIR = _COMMAND.folder('The folder of the runs.')
 _CONFIG = _COMMAND.config('dim_digits:su')
 _TERMS = _COMMAND.items('terms', tuple(TERMS), 'Which.')
 _KL = _COMMAND.items('kl', KL_WEIGHTS, 'Weights of the KL.', float)
@@ -434,8 +434,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run() -> None:
-  if not _WORKDIR.value:
-    raise ValueError('give --workdir=FOLDER.')
   report = su(
     _CONFIG.value,
     _WORKDIR.value,

@@ -69,6 +69,8 @@ def test_the_vocabulary_is_of_the_training_lines_and_by_frequency(tmp_path):
   test = text.load(folder, 'test', vocabulary=7)
   np.testing.assert_array_equal(test.inputs[0], [[2, 1, 5], [3, 5, 1]])
   assert test.vocabulary == examples.vocabulary
+  # Numbers 2 to 6 are characters; a model of more may answer with 7.
+  assert text.decode([2, 1, 6, 7, 0], examples.vocabulary) == '春□夜□'
 
 
 def test_splits_are_fixed_and_do_not_depend_on_what_is_kept(tmp_path):

@@ -135,6 +135,23 @@ def test_encoders_of_both_lines_are_measured_by_retrieval(folder, tmp_path):
   assert couplet.summary(report)
 
 
+def test_lines_longer_than_attention_knows_are_left_out_and_counted(
+  folder, tmp_path
+):
+  objective = tagging.Config(
+    vocabulary=24, width=4, depth=1, encoder='attention', length=3
+  )
+  run = str(tmp_path / 'run')
+  train.train(make_config(folder, objective, 1), run, show_progress=False)
+  report = couplet.measure(run, show_progress=False)
+  # The last pair of x has four characters.
+  assert report['note'] == 'pairs longer than 3 characters left out: 1 of 18'
+  row = next(row for row in report['accuracy'] if row['source'] == 'x')
+  assert row['pairs'] == 5
+  with pytest.raises(ValueError, match='has 4 characters: give at most 3'):
+    couplet.answer(run, '天地日月')
+
+
 def test_vocabularies_that_differ_are_refused_before_training(folder, tmp_path):
   config = make_config(folder, tagging.Config(vocabulary=99))
   with pytest.raises(ValueError, match=r'is 99 and data\.vocabulary 24'):

@@ -1,4 +1,4 @@
-"""Second lines of pairs: how well they are told, and ten answers."""
+"""Second lines of pairs: how well they are predicted, and ten answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
