@@ -14,11 +14,6 @@ device of its own where there are as many; XLA_FLAGS says how many a CPU shows.
 With --module=0, --module=1, ... each is a process, all on one --workdir, in any
 order.
 
-Measured on spoken digits, seed 0, 400 steps (experiments/results/
-asynchronous_spoken_digits.json): linear probe of the digit at module_5 79.7 %
-with threads, 79.8 and 77.2 % where the first module is twice as fast or half as
-fast as the others, 79.5 % jointly.
-
 WORKDIR/module_M has what a module logged and saved. When all are done WORKDIR
 is a run that evaluate and report take. The same command goes on where it was
 interrupted.
@@ -46,7 +41,7 @@ _DEVICES = _COMMAND.integer('devices', None, 'Use only so many devices.')
 @_COMMAND.main
 def main() -> None:
   if _CONFIG.value is None or not _WORKDIR.value:
-    raise ValueError('give --config=FILE and --workdir=FOLDER.')
+    raise ValueError('give --config=NAME and --workdir=FOLDER.')
   settings = asynchronous.Settings(
     pace=_PACE.value or None,
     module=_MODULE.value,
