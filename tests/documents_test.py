@@ -17,7 +17,7 @@ from experiments.documents import commands, fields, markdown, results
 from experiments.documents import site as site_hooks
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-DOCUMENTS = commands.documents()
+DOCUMENTS = markdown.documents()
 TEXTS = [*DOCUMENTS, ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md']
 
 
