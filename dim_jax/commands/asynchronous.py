@@ -9,10 +9,10 @@ Each module reads what the one below passed on, from a buffer of the newest
 reads a batch again, one that is behind misses some.
 
 With --pace all modules take turns by that schedule, in one process; a run that
-was killed then goes on to the same bits. Without it each has a thread, on a
-device of its own where there are as many; XLA_FLAGS says how many a CPU shows.
-With --module=0, --module=1, ... each is a process, all on one --workdir, in any
-order.
+was killed then ends bitwise as one that was not. Without it each has a thread,
+on a device of its own where there are as many; XLA_FLAGS says how many a CPU
+shows. With --module=0, --module=1, ... each is a process, all on one --workdir,
+in any order.
 
 WORKDIR/module_M has what a module logged and saved. When all are done WORKDIR
 is a run that evaluate and report take. The same command goes on where it was
