@@ -12,12 +12,13 @@ import yaml
 
 import dim_jax
 from dim_jax.commands.command import Command
+from dim_jax.objectives.terms import mutual_information, prior_matching
 from experiments.documents import __main__ as generated
 from experiments.documents import commands, fields, markdown, results
 from experiments.documents import site as site_hooks
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-DOCUMENTS = commands.documents()
+DOCUMENTS = markdown.documents()
 TEXTS = [*DOCUMENTS, ROOT / 'CONTRIBUTING.md', ROOT / 'CHANGELOG.md']
 
 
@@ -102,6 +103,16 @@ def test_an_old_command_has_the_names_of_today():
     )
     == 'gim_cifar10:cpc --config.steps=3'
   )
+
+
+def test_readme_counts_what_there_is():
+  text = (ROOT / 'README.md').read_text(encoding='utf-8')
+  words = {9: 'nine', 13: 'thirteen'}
+  bounds = len(mutual_information.BOUNDS)
+  # 'kl' is a distribution with a divergence of its own.
+  matched = len({*prior_matching.DIVERGENCES, 'kl'})
+  assert f'{words[bounds]} bounds that train a critic' in text
+  assert f'{words[matched]} ways of matching a prior' in ' '.join(text.split())
 
 
 def test_readme_is_short():

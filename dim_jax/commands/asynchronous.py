@@ -9,15 +9,10 @@ Each module reads what the one below passed on, from a buffer of the newest
 reads a batch again, one that is behind misses some.
 
 With --pace all modules take turns by that schedule, in one process; a run that
-was killed then goes on to the same bits. Without it each has a thread, on a
-device of its own where there are as many; XLA_FLAGS says how many a CPU shows.
-With --module=0, --module=1, ... each is a process, all on one --workdir, in any
-order.
-
-Measured on spoken digits, seed 0, 400 steps (experiments/results/
-asynchronous_spoken_digits.json): linear probe of the digit at module_5 79.7 %
-with threads, 79.8 and 77.2 % where the first module is twice as fast or half as
-fast as the others, 79.5 % jointly.
+was killed then ends bitwise as one that was not. Without it each has a thread,
+on a device of its own where there are as many; XLA_FLAGS says how many a CPU
+shows. With --module=0, --module=1, ... each is a process, all on one --workdir,
+in any order.
 
 WORKDIR/module_M has what a module logged and saved. When all are done WORKDIR
 is a run that evaluate and report take. The same command goes on where it was
@@ -46,7 +41,7 @@ _DEVICES = _COMMAND.integer('devices', None, 'Use only so many devices.')
 @_COMMAND.main
 def main() -> None:
   if _CONFIG.value is None or not _WORKDIR.value:
-    raise ValueError('give --config=FILE and --workdir=FOLDER.')
+    raise ValueError('give --config=NAME and --workdir=FOLDER.')
   settings = asynchronous.Settings(
     pace=_PACE.value or None,
     module=_MODULE.value,

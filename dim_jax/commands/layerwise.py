@@ -34,7 +34,7 @@ _BUDGET = _COMMAND.real('budget_gb', 8.0, 'Largest file, in GiB.')
 @_COMMAND.main
 def main() -> None:
   if _CONFIG.value is None or not _WORKDIR.value:
-    raise ValueError('give --config=FILE and --workdir=FOLDER.')
+    raise ValueError('give --config=NAME and --workdir=FOLDER.')
   last = train_modules(
     _CONFIG.value,
     _WORKDIR.value,

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 CONFIGS = pathlib.Path(__file__).parent
 # Where they were in a checkout; recorded commands name them so.
-_ONCE = 'experiments/configs/'
+_ONCE = ('experiments', 'configs')
 
 
 class Row(NamedTuple):
@@ -112,8 +112,10 @@ def _built_in(family: str, row: str) -> Any:
 
 def _built_in_once(path: str, row: str) -> Any:
   """Makes a built-in config that is named as the file it once was."""
-  stem = os.path.basename(path).removesuffix('.py')
-  if path.startswith(_ONCE) and stem in names():
+  file = pathlib.Path(path)
+  stem = file.stem
+  # The checkout may have been anywhere.
+  if file.parts[-3:-1] == _ONCE and stem in names():
     return _built_in(stem, row)
   moved = stem if stem in names() else renamed(stem)
   raise ValueError(

@@ -1,6 +1,6 @@
 r"""Prepares a data set for `dim_jax.data.load`, with stock TFDS.
 
-    pip install tensorflow pydub  # From Python 3.13 on audioop-lts too.
+    pip install 'dim_jax[prepare]'
     python -m dim_jax.data.prepare cifar10 --data_dir=~/tensorflow_datasets
 
 Downloads the original files and writes them as array_record. This is the only

@@ -43,7 +43,7 @@ def data_root(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
 def prepare_command(name: str, root: pathlib.Path) -> str:
   """Returns the command that prepares a data set in the folder `root`."""
   return (
-    'pip install tensorflow pydub && python -m dim_jax.data.prepare '
+    "pip install 'dim_jax[prepare]' && python -m dim_jax.data.prepare "
     f'{name} --data_dir={shlex.quote(os.fspath(root))}'
   )
 

@@ -101,7 +101,7 @@ def _status(paths: Sequence[str]) -> tuple[int, int, str]:
   """How many steps were logged, of how many, and that in words."""
   done, planned, left = 0, 0, 0.0
   for path in paths:
-    config = runs_lib.read_file(os.path.join(path, 'config.json'))
+    config = runs_lib.read_config(path)
     lines = metrics.read(os.path.join(path, 'metrics.jsonl'))
     step, steps = lines[-1]['step'] if lines else 0, int(config['steps'])
     speeds = [

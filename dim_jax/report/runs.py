@@ -79,13 +79,7 @@ def read(path: str | os.PathLike) -> Run:
     ValueError: a file of it is damaged.
   """
   path = os.fspath(path)
-  config = os.path.join(path, 'config.json')
-  if not os.path.isfile(config):
-    what = 'has no config.json' if os.path.isdir(path) else 'is no folder'
-    raise FileNotFoundError(
-      f'{path!r} is not a run: it {what}. Looked for {config!r}; give the '
-      '--workdir of a run of dim-jax train.'
-    )
+  config = read_config(path)
   fields: dict[str, Any] = {}
   for field, name in _FILES.items():
     file = os.path.join(path, name)
@@ -98,9 +92,26 @@ def read(path: str | os.PathLike) -> Run:
   return Run(
     path,
     os.path.basename(os.path.abspath(path)),
-    read_file(config),
+    config,
     metrics_lib.read(os.path.join(path, 'metrics.jsonl')),
     **fields,
+  )
+
+
+def read_config(path: str) -> dict[str, Any]:
+  """Reads the config of a run's folder; raises as `read` does."""
+  file = os.path.join(path, 'config.json')
+  if os.path.isfile(file):
+    return read_file(file)
+  if os.path.isfile(os.path.join(path, 'sweep_config.json')):
+    raise FileNotFoundError(
+      f'{path!r} is a sweep, which has a page when it has ended: the same '
+      'dim-jax train continues one that was interrupted.'
+    )
+  what = 'has no config.json' if os.path.isdir(path) else 'is no folder'
+  raise FileNotFoundError(
+    f'{path!r} is not a run: it {what}. Looked for {file!r}; give the '
+    '--workdir of a run of dim-jax train.'
   )
 
 

@@ -114,7 +114,6 @@ def train_asynchronously(
   if train_lib.has_checkpoint(workdir, '*/'):
     train_lib.check_same(config, config_lib.load(workdir)[0], workdir)
   run = train_lib.prepare(config, show_progress=settings.show_progress)
-  pipeline.check(run.objective)
   count = len(run.objective.stages)
   _check_modules(settings, count)
   mine = range(count) if settings.module is None else [settings.module]
@@ -169,9 +168,10 @@ def _check(config: config_lib.ExperimentConfig, settings: Settings) -> None:
 def _check_modules(settings: Settings, count: int) -> None:
   """Raises ValueError where settings do not fit the number of modules."""
   if count < 2:
+    what = 'one isolated module' if count else 'no isolated modules'
     raise ValueError(
-      'The objective has one isolated module, which needs no other: train it '
-      'with dim-jax train.'
+      f'The objective has {what}; paces are of several, such as those of '
+      'Greedy InfoMax: train this one with dim-jax train.'
     )
   pace = settings.pace
   if pace and (len(pace) != count or min(pace) < 1):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import rich.table
 
+from dim_jax.evaluation import probes as probes_lib
 from dim_jax.report import runs as runs_lib
 from dim_jax.report.parts import duration
 from dim_jax.report.sections import classification
@@ -174,20 +175,20 @@ def _headline(
   run's own classifier on the test set; or the last one during training.
   """
   feature = info.get('representation')
+  results = _json(path, 'evaluation/probes.json').get('results', ())
   rows = [
     (_PROBES.index(row['probe']), row)
-    for row in _json(path, 'evaluation/probes.json').get('results', ())
+    for row in probes_lib.migrate_rows(results)
     if row['encoder'] == 'trained' and row['probe'] in _PROBES
   ]
   # Where no feature stands for the encoder: any, by the same probe.
   rows = [x for x in rows if x[1].get('feature') == feature] or rows
   if rows:
     _, row = min(rows, key=lambda x: x[0])
-    label = row.get('label', 'class')
-    of = '' if label == 'class' else f' {label}'
+    of = '' if row['label'] == 'class' else f' {row["label"]}'
     return 100 * row['mean'], f'{row["probe"]} {row.get("feature")}{of}'
-  if results := _json(path, 'evaluation/classification.json'):
-    error = classification.error(classification.headline(results))
+  if measured := _json(path, 'evaluation/classification.json'):
+    error = classification.error(classification.headline(measured))
     return 100 - error, 'classifier, test'
   last = lines[-1] if lines else {}
   found = {

@@ -5,8 +5,6 @@
 They are made of experiments/results/; a document says where, see `markdown`.
 """
 
-import pathlib
-
 from experiments.documents import (
   bottleneck,
   energies,
@@ -20,8 +18,6 @@ from experiments.documents import (
   several_hosts,
   speed,
 )
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 _TABLES = (
   bottleneck.forgetting,
@@ -78,19 +74,14 @@ PARTS = {table.__name__: table for table in _TABLES} | {
 }
 
 
-def documents() -> list[pathlib.Path]:
-  """Lists README.md and all pages of docs/."""
-  return [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
-
-
 def main() -> None:
   """Rewrites what has changed, and prints the files' names."""
-  for path in documents():
+  for path in markdown.documents():
     old = path.read_text(encoding='utf-8')
     new = markdown.filled(old, PARTS)
     if new != old:
       path.write_text(new, encoding='utf-8')
-      print(path.relative_to(ROOT))
+      print(path.relative_to(markdown.ROOT))
 
 
 if __name__ == '__main__':

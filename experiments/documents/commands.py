@@ -21,7 +21,8 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from experiments.documents.markdown import ROOT, documents
+
 _FENCE = re.compile(
   r'(?:<!-- not run: (?P<why>[^>]*) -->\n)?'
   r'^```(?P<language>sh|python)\n(?P<text>.*?)^```$',
@@ -98,11 +99,6 @@ def blocks(text: str) -> list[Block]:
     )
     for match in _FENCE.finditer(text)
   ]
-
-
-def documents() -> list[pathlib.Path]:
-  """Lists what has commands to run: README.md and the pages."""
-  return [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
 
 def lines(script: str) -> list[str]:

@@ -3,16 +3,15 @@
 from typing import Any
 
 from experiments.documents import markdown
-from experiments.documents.results import config_name, load
+from experiments.documents.results import config_name, grouped, load
 
 
 def _groups(file: str) -> dict[str, list[dict[str, Any]]]:
   """Groups runs that differ in the seed alone, by what they override."""
-  groups: dict[str, list[dict[str, Any]]] = {}
-  for run in load(file)['runs']:
-    _, *overrides = config_name(run['command']).split()
-    groups.setdefault(' '.join(overrides), []).append(run)
-  return groups
+  return grouped(
+    load(file)['runs'],
+    lambda run: config_name(run['command']).partition(' ')[2],
+  )
 
 
 def _density(run: dict[str, Any], name: str, by: str | None = None) -> Any:

@@ -1,11 +1,8 @@
 """The fields of a dataclass with their defaults, as its file says them."""
 
 import ast
-import pathlib
 
 from experiments.documents import markdown
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def fields(name: str) -> str:
@@ -18,7 +15,7 @@ def fields(name: str) -> str:
     ValueError: its file has no such class.
   """
   module, _, kind = name.rpartition('.')
-  path = ROOT.joinpath(*module.split('.')).with_suffix('.py')
+  path = markdown.ROOT.joinpath(*module.split('.')).with_suffix('.py')
   tree = ast.parse(path.read_text(encoding='utf-8'))
   found = [
     node

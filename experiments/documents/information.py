@@ -1,10 +1,11 @@
 """Tables of estimated mutual information."""
 
+import operator
 import statistics
 from typing import Any
 
 from experiments.documents import markdown
-from experiments.documents.results import load
+from experiments.documents.results import grouped, load
 
 _TASKS = {
   'normal': 'one correlated column',
@@ -26,10 +27,7 @@ _TASKS = {
 
 
 def _grouped(rows: list[dict[str, Any]], *keys: str) -> dict[Any, list[Any]]:
-  groups: dict[Any, list[Any]] = {}
-  for row in rows:
-    groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-  return groups
+  return grouped(rows, operator.itemgetter(*keys))
 
 
 def estimators() -> str:
@@ -129,9 +127,9 @@ def staircase() -> str:
   readings = _grouped(file['rows'], 'reading')
   truths = sorted({row['truth'] for row in file['rows']})
   rows = []
-  for (reading,), of_reading in readings.items():
+  for reading, of_reading in readings.items():
     cells = {
-      row['truth']: f'{row["mean"]:.2f} ± {row["std"]:.2f}'
+      row['truth']: markdown.plus_minus(row['mean'], row['std'], 2)
       for row in of_reading
     }
     rows.append([f'`{reading}`', *(cells[truth] for truth in truths)])

@@ -9,10 +9,12 @@ A document marks such a part by comments, which no reader sees:
 One that takes a word has it behind the name: `fields dim_jax.config.Run`.
 """
 
+import pathlib
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 _PART = re.compile(
   r'(?P<head>^[ ]*<!-- generated: (?P<name>\w+)(?: (?P<word>\S+))? -->\n)'
   r'.*?'
@@ -20,6 +22,11 @@ _PART = re.compile(
   re.DOTALL | re.MULTILINE,
 )
 _NUMBER = re.compile(r'[-+]?\d|—|$')
+
+
+def documents() -> list[pathlib.Path]:
+  """Lists README.md and all pages of docs/."""
+  return [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 
 
 def filled(text: str, parts: Mapping[str, Callable[..., str]]) -> str:
@@ -79,10 +86,24 @@ def spread(values: Iterable[float], digits: int = 1, scale: float = 1) -> str:
     scale: of both, such as 100 for percent.
   """
   scaled = [scale * value for value in values]
-  mean = f'{statistics.mean(scaled):.{digits}f}'
+  mean = statistics.mean(scaled)
   if len(scaled) == 1:
-    return mean
-  return f'{mean} ± {statistics.stdev(scaled):.{digits}f}'
+    return f'{mean:.{digits}f}'
+  return plus_minus(mean, statistics.stdev(scaled), digits)
+
+
+def plus_minus(
+  mean: float, std: float, digits: int = 1, scale: float = 1
+) -> str:
+  """Writes a mean and a standard deviation that a result keeps.
+
+  Args:
+    mean: of the seeds or draws.
+    std: of the same.
+    digits: behind the point.
+    scale: of both, such as 100 for percent.
+  """
+  return f'{scale * mean:.{digits}f} ± {scale * std:.{digits}f}'
 
 
 def minutes(seconds: Iterable[float]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.documents import markdown
-from experiments.documents.results import config_name, exists, load
+from experiments.documents.results import config_name, exists, grouped, load
 
 _NAMES = {
   '': 'Greedy InfoMax',
@@ -25,14 +25,14 @@ _PACES = {
 
 def _methods(file: str) -> dict[str, list[dict[str, Any]]]:
   """Groups the runs of a file by method."""
-  methods: dict[str, list[dict[str, Any]]] = {}
-  for run in load(file)['runs']:
-    config, *_ = config_name(run['command']).split()
-    key = config.partition(':')[2]
+
+  def method(run: dict[str, Any]) -> str:
     if 'sequential' in run['command']:
-      key = 'layerwise'
-    methods.setdefault(key, []).append(run)
-  return methods
+      return 'layerwise'
+    config, *_ = config_name(run['command']).split()
+    return config.partition(':')[2]
+
+  return grouped(load(file)['runs'], method)
 
 
 def _accuracies(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -113,17 +113,15 @@ def own_pace() -> str:
   if not exists(file):
     return ''
   report = load(file)
-  conditions: dict[str, list[dict[str, Any]]] = {}
-  for row in report['rows']:
-    conditions.setdefault(row['condition'], []).append(row)
+  conditions = grouped(report['rows'], lambda row: row['condition'])
   last = max(key.partition('/')[2] for key in report['rows'][0]['accuracy'])
-  seeds = ', '.join(map(str, report['seeds']))
+  seeds = ' and '.join(map(str, report['seeds']))
   text = (
-    f'`{report["config"]}`, {report["steps"]:,} steps of every module, seeds '
-    f'{seeds}, {report["hardware"]}; linear probes of {last} on '
-    f'{report["max_train"]:,} training windows. Staleness is in batches, the '
-    'mean over modules; seconds are of the whole process, on cores that other '
-    'work shared unequally: compare those of the CPU.'
+    f'`{report["config"]}`, seed {seeds}, {report["steps"]:,} steps of every '
+    f'module; linear probes of {last} on {report["max_train"]:,} training '
+    'windows. Staleness is in batches, the mean over modules; seconds are of '
+    f'the whole process ({report["hardware"]}), on cores that other work '
+    'shared unequally: compare those of the CPU.'
   )
   return '\n\n'.join(
     [

@@ -3,16 +3,13 @@
 import statistics
 
 from experiments.documents import markdown
-from experiments.documents.results import config_name, load
+from experiments.documents.results import config_name, grouped, load
 
 _FEATURES = ('conv', 'fc', 'y')
 _NAMES = {
   'dv': 'DIM(L) DV',
-  'local_dv': 'DIM(L) DV',
   'jsd': 'DIM(L) JSD',
-  'local_jsd': 'DIM(L) JSD',
   'infonce': 'DIM(L) InfoNCE',
-  'local_infonce': 'DIM(L) InfoNCE',
   'global': 'DIM(G)',
   'ae': 'AE',
   'vae': 'VAE',
@@ -36,6 +33,37 @@ _PRIORS = {
   'mmd': 'MMD',
   'stein': 'Stein, U-form',
 }
+# What is measured of a prior, its scale and digits.
+_MEASURES = {
+  'mmd': (1000, 0),
+  'variance': (1, 2),
+  'total_correlation': (1, 1),
+  'probe': (100, 1),
+}
+_MEASURE_NAMES = [
+  'MMD² x 1000',
+  'variance',
+  'total correlation, nats',
+  'probe, %',
+]
+
+
+def _name(row: str) -> str:
+  """The name of a row, which may say that its information is local."""
+  return _NAMES.get(row.removeprefix('local_'), row)
+
+
+def _measures(measured: dict[str, dict[str, float]]) -> list[str]:
+  return [
+    markdown.plus_minus(
+      measured[name]['mean'], measured[name]['std'], digits, scale
+    )
+    for name, (scale, digits) in _MEASURES.items()
+  ]
+
+
+def _percent(row: dict[str, float]) -> str:
+  return markdown.plus_minus(row['mean'], row['std'], scale=100)
 
 
 def demo() -> str:
@@ -49,16 +77,11 @@ def demo() -> str:
   rows = [
     [
       feature,
-      *(
-        f'{100 * few[kind, feature]["mean"]:.1f} ± '
-        f'{100 * few[kind, feature]["std"]:.1f}'
-        for kind in ('trained', 'untrained')
-      ),
+      *(_percent(few[kind, feature]) for kind in ('trained', 'untrained')),
     ]
     for feature in _FEATURES
   ]
-  pixels = few['raw', 'pixels']
-  raw = f'{100 * pixels["mean"]:.1f} ± {100 * pixels["std"]:.1f}'
+  raw = _percent(few['raw', 'pixels'])
   return markdown.table(
     ['features', 'trained, %', 'untrained, %'],
     [*rows, ['raw pixels', raw, raw]],
@@ -74,40 +97,15 @@ def priors_later() -> str:
     'wgan_gp': 'WGAN-GP, again',
   }
   summary = load('priors_digits_lsgan')['summary']
-  columns = (
-    ('mmd', 1000, 0),
-    ('variance', 1, 2),
-    ('total_correlation', 1, 1),
-    ('probe', 100, 1),
-  )
   return markdown.table(
-    [
-      'prior term',
-      'MMD² x 1000',
-      'variance',
-      'total correlation, nats',
-      'probe, %',
-    ],
-    [
-      [
-        name,
-        *(
-          f'{scale * summary[key][column]["mean"]:.{digits}f} ± '
-          f'{scale * summary[key][column]["std"]:.{digits}f}'
-          for column, scale, digits in columns
-        ),
-      ]
-      for key, name in names.items()
-    ],
+    ['prior term', *_MEASURE_NAMES],
+    [[name, *_measures(summary[key])] for key, name in names.items()],
   )
 
 
 def _cells(table: str) -> dict[str, list[dict]]:
   """Groups a table's cells, one a seed, by row."""
-  cells: dict[str, list[dict]] = {}
-  for cell in load(table)['cells']:
-    cells.setdefault(cell['row'], []).append(cell)
-  return cells
+  return grouped(load(table)['cells'], lambda cell: cell['row'])
 
 
 def _accuracies(cells: list[dict], probe: str) -> list[str]:
@@ -131,7 +129,7 @@ def digits_table() -> str:
     + [f'{f}, MLP' for f in _FEATURES],
     [
       [
-        _NAMES.get(row, row),
+        _name(row),
         *_accuracies(cells[row], 'linear_few'),
         *_accuracies(cells[row], 'mlp'),
       ]
@@ -163,7 +161,7 @@ def cifar10_table() -> str:
     )
     rows.append(
       [
-        _NAMES.get(row, row),
+        _name(row),
         *_accuracies(cells[row], 'mlp'),
         f'{ssim:.2f}',
         text or '—',
@@ -244,10 +242,9 @@ def structure() -> str:
 
 def _su(name: str) -> str:
   """What the terms of Su's variant are worth, by weight of the KL."""
-  conditions: dict[tuple[str, float | None], list[dict]] = {}
-  for row in load(name)['rows']:
-    key = row['terms'], row.get('kl_weight')
-    conditions.setdefault(key, []).append(row)
+  conditions = grouped(
+    load(name)['rows'], lambda row: (row['terms'], row.get('kl_weight'))
+  )
   columns = (
     ('linear_few', 100),
     ('linear', 100),
@@ -338,29 +335,25 @@ def masks() -> str:
 
 def priors() -> str:
   """What each prior term does to the code, on two data sets."""
-  columns = (('mmd', 1000, 0), ('variance', 1, 2), ('total_correlation', 1, 1))
-  rows = []
-  files = [load('priors_digits'), load('priors_mnist')]
-  for key, name in _PRIORS.items():
-    row = [name]
-    for file in files:
-      summary = file['summary'][key]
-      for column, scale, digits in (*columns, ('probe', 100, 1)):
-        mean, std = (scale * summary[column][k] for k in ('mean', 'std'))
-        row.append(f'{mean:.{digits}f} ± {std:.{digits}f}')
-    rows.append(row)
-  floor = ['draws of the prior']
-  for file in files:
-    floor += [
-      f'{scale * file["floor"][column]:.{digits}f}'
-      for column, scale, digits in columns
+  files = {'digits': load('priors_digits'), 'MNIST': load('priors_mnist')}
+  rows = [
+    [
+      name,
+      *(x for file in files.values() for x in _measures(file['summary'][key])),
     ]
-    floor.append('')
-  header = ['MMD² x 1000', 'variance', 'total correlation, nats', 'probe, %']
+    for key, name in _PRIORS.items()
+  ]
+  floor = [
+    f'{scale * file["floor"][name]:.{digits}f}' if name in file['floor'] else ''
+    for file in files.values()
+    for name, (scale, digits) in _MEASURES.items()
+  ]
   return markdown.table(
-    ['prior term', *(f'digits: {name}' for name in header)]
-    + [f'MNIST: {name}' for name in header],
-    [*rows, floor],
+    [
+      'prior term',
+      *(f'{data}: {name}' for data in files for name in _MEASURE_NAMES),
+    ],
+    [*rows, ['draws of the prior', *floor]],
   )
 
 

@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'results'
@@ -32,6 +33,16 @@ def exists(name: str) -> bool:
     name: without its ending.
   """
   return (FOLDER / f'{name}.json').exists()
+
+
+def grouped(
+  rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
+) -> dict[Any, list[dict[str, Any]]]:
+  """Groups rows by what `key` says of each, in the order of the first ones."""
+  groups: dict[Any, list[dict[str, Any]]] = {}
+  for row in rows:
+    groups.setdefault(key(row), []).append(row)
+  return groups
 
 
 def config_name(command: str) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.documents import markdown
-from experiments.documents.results import load
+from experiments.documents.results import exists, load
 
 _INTEL, _AMD = '', '_amd'
 # What is timed; the file without its machine; of which field it is; and by
@@ -61,14 +61,6 @@ _STEPS = (
 )
 
 
-def _exists(name: str) -> bool:
-  try:
-    load(name)
-  except FileNotFoundError:
-    return False
-  return True
-
-
 def _processor(file: dict[str, Any]) -> str:
   name = file['machine']['processor'].removesuffix(' Processor')
   return name.replace('(R)', '')
@@ -83,7 +75,7 @@ def steps() -> str:
   rows = []
   for name, stem, field, peers in _STEPS:
     for machine in (_AMD, _INTEL):
-      if not _exists(stem + machine):
+      if not exists(stem + machine):
         continue
       file = load(stem + machine)
       for peer, peer_name in peers.items():
@@ -162,7 +154,7 @@ def sizes() -> str:
   """How fast every encoder trains and in how much memory."""
   rows: dict[str, dict[int, dict[str, Any]]] = {}
   machines = {}
-  for name in filter(_exists, ('bench_sizes', 'bench_sizes_amd')):
+  for name in filter(exists, ('bench_sizes', 'bench_sizes_amd')):
     file = load(name)
     for row in file['rows']:
       rows.setdefault(row['encoder'], {})[row['batch_size']] = row

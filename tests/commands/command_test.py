@@ -187,7 +187,9 @@ def test_a_config_that_is_not_there_is_answered_with_one_that_is(name, message):
 
 def test_a_config_is_a_name_a_file_or_as_recorded_commands_have_it(tmp_path):
   built_in = configs.load('dim_digits:vae')
-  assert configs.load('experiments/configs/dim_digits.py:vae') == built_in
+  for folder in ('', '/somewhere/', '../'):
+    once = f'{folder}experiments/configs/dim_digits.py:vae'
+    assert configs.load(once) == built_in
   own = tmp_path / 'own.py'
   own.write_text(
     'from dim_jax import configs\n'

@@ -937,7 +937,7 @@ def test_not_prepared_fails_at_once_and_says_how(root):
     "'cifar100'",
     'TFDS_DATA_DIR',
     '--config.data.data_dir',
-    'pip install tensorflow pydub',
+    "pip install 'dim_jax[prepare]'",
     f'python -m dim_jax.data.prepare cifar100 --data_dir={root}',
   ):
     assert word in message

@@ -194,3 +194,13 @@ def test_what_cannot_be_watched_is_a_line(run, arguments, message):
   with pytest.raises(SystemExit) as refused:
     command.main([*([] if 'nowhere' in arguments else [str(run)]), *arguments])
   assert message in refused.value.code and '\n' not in refused.value.code
+
+
+@pytest.mark.parametrize('flags', [[], ['--watch']])
+def test_a_sweep_that_trains_is_told_from_a_folder_of_no_run(tmp_path, flags):
+  (tmp_path / 'sweep_config.json').write_text('{}')
+  with (
+    lock.hold(tmp_path),
+    pytest.raises(SystemExit, match='is a sweep, which has a page when it has'),
+  ):
+    command.main([str(tmp_path), *flags])

@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 
 import dim_jax
+from dim_jax import configs
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.objectives import gim
 from dim_jax.runs import asynchronous, train
@@ -216,6 +217,8 @@ def test_what_cannot_be_used_is_refused_in_a_line(tmp_path, unequal):
     run(make_config(parallel='pmap'), tmp_path / 'run')
   with pytest.raises(ValueError, match='one isolated module'):
     run(make_config(modules=(Pixelwise(4),)), tmp_path / 'run')
+  with pytest.raises(ValueError, match='no isolated modules; paces'):
+    run(configs.load('dim_digits'), tmp_path / 'run')
   with pytest.raises(ValueError, match='another run'):
     run(
       make_config(seed=4),
