@@ -34,7 +34,6 @@ import hashlib
 import itertools
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +45,8 @@ import numpy as np
 
 from dim_jax import checks, files
 from dim_jax import config as config_lib
-from dim_jax.data import batches, stream
+from dim_jax.data import batches
+from dim_jax.objective import Stage
 from dim_jax.runs import train as train_lib
 from dim_jax.training import (
   checkpoint,
@@ -60,7 +60,7 @@ from dim_jax.training import (
 from dim_jax.training import step as step_lib
 from dim_jax.training.preemption import Preemption
 
-_DONE, _INTERVALS = 'done.json', 'intervals.json'
+_DONE, _INTERVALS, _SCHEDULE = 'done.json', 'intervals.json', 'schedule.json'
 _PAUSE = 0.01  # seconds between two looks at a folder
 
 
@@ -111,16 +111,23 @@ def train_asynchronously(
   workdir = os.path.expanduser(workdir)
   config_lib.check(config)
   _check(config, settings)
-  if train_lib.has_checkpoint(workdir, '*/'):
-    train_lib.check_same(config, config_lib.load(workdir)[0], workdir)
+  _check_folder(config, workdir, settings)
   run = train_lib.prepare(config, show_progress=settings.show_progress)
   count = len(run.objective.stages)
   _check_modules(settings, count)
   mine = range(count) if settings.module is None else [settings.module]
+  devices = list(parallel.make_mesh(settings.devices).devices.flat)
   with train_lib.claim(workdir), contextlib.ExitStack() as stack:
     train_lib.describe(config, run, workdir)
+    files.write_json(os.path.join(workdir, _SCHEDULE), _schedule(settings))
+    state = _initial(config, run)
+    parts = pipeline.split(run.objective.stages, run.optimizer, state, devices)
+    # Of the whole and of the parts: a step takes the arrays themselves.
+    shapes = _shapes(state), [_shapes(part) for part in parts]
     modules = [
-      stack.enter_context(_Module(config, run, workdir, settings, number))
+      stack.enter_context(
+        _Module(config, run, parts[number], workdir, settings, number)
+      )
       for number in mine
     ]
     preemption = stack.enter_context(Preemption())
@@ -134,8 +141,42 @@ def train_asynchronously(
       raise SystemExit(143)
     # The first module is done last: the others read what it passes on.
     if 0 in mine:
-      _finish(config, run, workdir, settings)
+      _finish(config, run.objective.stages, *shapes, workdir)
+      modules[0].say(f'all modules are done: {workdir}')
   return workdir
+
+
+def _schedule(settings: Settings) -> dict[str, Any]:
+  """What decides who reads what when; nothing does without a pace."""
+  if settings.pace is None:
+    return {'pace': None}
+  return {'pace': list(settings.pace), 'buffer': settings.size}
+
+
+def _check_folder(
+  config: config_lib.ExperimentConfig, workdir: str, settings: Settings
+) -> None:
+  """Raises ValueError where `workdir` holds anything but a part of this run."""
+  schedule = files.read_json(os.path.join(workdir, _SCHEDULE))
+  if not train_lib.has_checkpoint(workdir, '*/'):
+    if train_lib.has_checkpoint(workdir):
+      raise ValueError(
+        f'{workdir!r} holds a run whose modules were trained together: choose '
+        'another --workdir.'
+      )
+    return
+  if not schedule:
+    raise ValueError(
+      f'{workdir!r} holds modules that were trained otherwise: choose another '
+      '--workdir.'
+    )
+  train_lib.check_same(config, config_lib.load(workdir)[0], workdir)
+  for name, new in _schedule(settings).items():
+    if (old := schedule.get(name)) != new:
+      raise ValueError(
+        f'{workdir!r} holds modules with {name} = {old}, these have {new}: '
+        'give the same, or choose another --workdir.'
+      )
 
 
 def _check(config: config_lib.ExperimentConfig, settings: Settings) -> None:
@@ -192,18 +233,31 @@ class _Module:
     number: of the module.
     step: steps taken.
     steps: to take.
+    checkpoint_every: so many of them.
+    state: parameters, optimizer and statistics of this module alone.
   """
 
   def __init__(
     self,
     config: config_lib.ExperimentConfig,
     run: train_lib.Prepared,
+    state: step_lib.TrainState,
     workdir: str,
     settings: Settings,
     number: int,
   ):
-    """Opens the module's folder and the buffers on both of its sides."""
+    """Opens the module's folder and the buffers on both of its sides.
+
+    Args:
+      config: the run of all modules.
+      run: what that trains.
+      state: this module's part before the first step, on its device.
+      workdir: the run's folder.
+      settings: how modules keep time.
+      number: of the module.
+    """
     self.number, self.steps, self.step = number, config.steps, 0
+    self.checkpoint_every, self.state = config.checkpoint_every, state
     self._config, self._run, self._settings = config, run, settings
     self._count = len(run.objective.stages)
     self._folders = [
@@ -221,16 +275,12 @@ class _Module:
       return replay_buffer.ReplayBuffer(folder, settings.size, origin)
 
     self._reader, self._writer = open_buffer(number), open_buffer(number + 1)
-    source = run.train_set
-    if not isinstance(source, stream.Stream):
-      source = stream.of_arrays(source)
-    self._source = source
+    self._source = train_lib.as_stream(run.train_set)
     # Batches passed on, and the newest that was read.
     self._written, self._last = 0, -1
     self._values: list[Any] = []
     self._read: list[tuple[int, bool]] = []
-    mesh = parallel.make_mesh(settings.devices)
-    self._device = mesh.devices.flat[number % mesh.size]
+    (self._device,) = state.step.devices()
     self._make_steps()
 
   def _make_steps(self) -> None:
@@ -259,9 +309,6 @@ class _Module:
       self._config, show_progress=self._settings.show_progress
     )
     self._log = enter(metrics.Log(self._folder, settings, settings.batch_size))
-    self.state = initial_part(
-      self._config, self._run, self.number, self._device
-    )
     return self
 
   def __exit__(self, *error: object) -> None:
@@ -272,24 +319,25 @@ class _Module:
     """Whether all steps are taken."""
     return self.step >= self.steps
 
-  @property
-  def labels(self) -> list[int]:
-    """The checkpoints that it could go on from."""
-    self._checkpoints.recover(self._log.say)
+  def say(self, text: str) -> None:
+    """Shows one plain line."""
+    self._log.say(text)
+
+  def recover(self) -> list[int]:
+    """Lists the checkpoints to go on from; damaged ones are moved aside."""
+    self._checkpoints.recover(self.say)
     return self._checkpoints.steps
 
   def restore(self, label: int) -> None:
     """Goes back to a checkpoint; 0 is the start."""
     if label:
       saved = self._checkpoints.restore(self._contents(), label)
-      self.state = of_leaves(self.state, saved['state'])
+      self.state = _of_leaves(self.state, saved['state'])
       position = jax.device_get(saved['position']).tolist()
       self.step, self._written, self._last = position
       intervals = files.read_json(self._path(_INTERVALS))
       self._values, self._read = intervals.get(str(label)) or ([], [])
-      self._log.say(
-        f'continuing {self._folder} at step {self.step} of {self.steps}'
-      )
+      self.say(f'continuing {self._folder} at step {self.step} of {self.steps}')
     if self._reader and self._settings.pace:
       self._reader.restore(label)
     if self._writer and not self._settings.pace:
@@ -316,7 +364,7 @@ class _Module:
 
   def _contents(self) -> dict[str, Any]:
     position = jnp.asarray([self.step, self._written, self._last], jnp.int32)
-    return {'state': leaves(self.state), 'position': position}
+    return {'state': _leaves(self.state), 'position': position}
 
   def _path(self, name: str) -> str:
     return os.path.join(self._folder, name)
@@ -325,6 +373,11 @@ class _Module:
     """Whether it learns, or one above it does."""
     above = self._folders[self.number + 1 :]
     return not self.done or not all(_is_done(x, self.steps) for x in above)
+
+  @property
+  def _tick(self) -> int:
+    """What draws are of: its step, or, beyond the last, the batch's number."""
+    return max(self.step, self._written) if self.done else self.step
 
   def advance(self) -> bool:
     """Takes a step, or, if all are taken, passes a batch on.
@@ -336,8 +389,7 @@ class _Module:
     if entered is None:
       return False
     if self.done:
-      # Its draws are those of the batch, beyond the last step.
-      state = self.state._replace(step=jnp.asarray(self._written, jnp.int32))
+      state = self.state._replace(step=jnp.asarray(self._tick, jnp.int32))
       passed_on = self._forward(state, entered)
     else:
       self.state, values, passed_on = self._take_step(self.state, entered)
@@ -356,19 +408,19 @@ class _Module:
     if self._reader is None:
       (rows,) = batches.batch_indices(
         self._config.seed,
-        self._written,
+        self._tick,
         1,
         batch_size=self._config.batch_size,
         num_examples=self._source.num_examples,
       )
       examples = {k: x[None] for k, x in self._source.read(rows).items()}
-      first = np.asarray(self._written, np.int32)
+      first = np.asarray(self._tick, np.int32)
       return jax.device_put(({}, examples, first), self._device)
     numbers = self._reader.numbers()
     if not numbers:
       return None
     number = replay_buffer.choose(
-      numbers, self._last, self._config.seed, self.number, self._written
+      numbers, self._last, self._config.seed, self.number, self._tick
     )
     batch = self._reader.read(number)
     if batch is None:  # The writer is ahead by the whole buffer.
@@ -402,8 +454,8 @@ class _Module:
 
   def run(self, stopped: Callable[[], bool]) -> None:
     """Works until all modules are done, or until `stopped`; then saves."""
-    self.restore(max(self.labels, default=0))
-    every, waits_since = self._config.checkpoint_every, time.monotonic()
+    self.restore(max(self.recover(), default=0))
+    waits_since = time.monotonic()
     while not stopped() and self.is_needed():
       ahead = self._writer and self._writer.last_read() < self._written - 1
       if (self.done and ahead) or not self.advance():
@@ -412,17 +464,20 @@ class _Module:
         time.sleep(_PAUSE)
         continue
       waits_since = time.monotonic()
-      if self.done or self.step % every == 0:
+      if self.done or self.step % self.checkpoint_every == 0:
         self.save(self.step)
     self.save(self.step)
 
   def _give_up(self) -> None:
     other = self.number + (1 if self.done else -1)
     what = 'read' if self.done else 'passed on'
+    advice = 'raise --timeout'
+    if self._settings.module is not None:
+      advice = f'start it with --module={other} and the same --workdir, or '
+      advice += 'raise --timeout'
     raise TimeoutError(
       f'module_{other} has {what} nothing for {self._settings.timeout:g} s: '
-      f'start it with --module={other} and the same --workdir, or raise '
-      '--timeout. The same command goes on from here.'
+      f'{advice}. The same command goes on from here.'
     )
 
 
@@ -438,19 +493,6 @@ def _is_done(folder: str, steps: int) -> bool:
   return files.read_json(os.path.join(folder, _DONE)) == steps
 
 
-def initial_part(
-  config: config_lib.ExperimentConfig,
-  run: train_lib.Prepared,
-  number: int,
-  device: jax.Device,
-) -> step_lib.TrainState:
-  """Makes a module's state before the first step, on its device."""
-  stages = run.objective.stages
-  state = _initial(config, run)
-  devices = [device] * len(stages)
-  return pipeline.split(stages, run.optimizer, state, devices)[number]
-
-
 def _initial(
   config: config_lib.ExperimentConfig, run: train_lib.Prepared
 ) -> step_lib.TrainState:
@@ -459,7 +501,7 @@ def _initial(
   return run.start(state) if run.start else state
 
 
-def leaves(tree: Any) -> dict[str, Any]:
+def _leaves(tree: Any) -> dict[str, Any]:
   """Lists the leaves of a tree by name."""
   return {
     jax.tree_util.keystr(path, simple=True, separator='.'): leaf
@@ -467,14 +509,24 @@ def leaves(tree: Any) -> dict[str, Any]:
   }
 
 
-def of_leaves(tree: Any, values: dict[str, Any]) -> Any:
-  """Inverts `leaves`: a tree of the same structure, with other values."""
+def _of_leaves(tree: Any, values: dict[str, Any]) -> Any:
+  """Inverts `_leaves`: a tree of the same structure, with other values."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: values[
       jax.tree_util.keystr(path, simple=True, separator='.')
     ],
     tree,
   )
+
+
+def _shapes(tree: Any) -> Any:
+  """Shapes of arrays, each on the first device."""
+  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+  def of(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+  return jax.tree.map(of, tree)
 
 
 def _origin(config: config_lib.ExperimentConfig) -> str:
@@ -491,11 +543,13 @@ def _by_schedule(
 ) -> None:
   """Takes rounds of steps until all modules are done."""
   # A kill between two saves leaves some modules a checkpoint ahead.
-  labels = set.intersection(*(set(module.labels) for module in modules))
+  labels = set.intersection(*(set(module.recover()) for module in modules))
   first = max(labels, default=0)
   for module in modules:
     module.restore(first)
-  every = modules[0]._config.checkpoint_every
+  if all(module.done for module in modules):
+    return
+  every = modules[0].checkpoint_every
   for number in itertools.count(first + 1):
     for module in reversed(modules):
       for _ in range(pace[module.number]):
@@ -532,30 +586,38 @@ def _by_threads(modules: Sequence[_Module], preemption: Preemption) -> None:
 
 def _finish(
   config: config_lib.ExperimentConfig,
-  run: train_lib.Prepared,
+  stages: Sequence[Stage],
+  whole: step_lib.TrainState,
+  parts: Sequence[step_lib.TrainState],
   workdir: str,
-  settings: Settings,
 ) -> None:
-  """Writes the checkpoint and the metrics of all modules together."""
-  stages, device = run.objective.stages, jax.devices()[0]
-  parts = []
-  for number in range(len(stages)):
-    part = initial_part(config, run, number, device)
+  """Writes the checkpoint and the metrics of all modules together.
+
+  Args:
+    config: the run.
+    stages: of its objective.
+    whole: shapes of the state.
+    parts: shapes of those of the modules.
+    workdir: the run's folder.
+  """
+  states = []
+  for number, part in enumerate(parts):
     folder = os.path.join(workdir, f'module_{number}')
-    position = jnp.zeros(3, jnp.int32)
+    contents = {
+      'state': _leaves(part),
+      'position': jnp.zeros(3, jnp.int32),
+    }
     with checkpoint.Checkpoints(folder, config.keep) as checkpoints:
-      saved = checkpoints.restore({'state': leaves(part), 'position': position})
-    parts.append(of_leaves(part, saved['state']))
-  state = pipeline.merge(stages, parts, _initial(config, run))
+      saved = checkpoints.restore(contents)
+    states.append(_of_leaves(part, saved['state']))
+  state = pipeline.merge(stages, states, whole)
   with lock.hold(workdir):
-    with checkpoint.Checkpoints(workdir, config.keep, owner=True) as whole:
-      if config.steps not in whole.steps:
-        whole.save(config.steps, state)
+    with checkpoint.Checkpoints(workdir, config.keep, owner=True) as merged:
+      if config.steps not in merged.steps:
+        merged.save(config.steps, state)
     lines = list(_merged_metrics(workdir, len(stages)))
     text = ''.join(json.dumps(line) + '\n' for line in lines)
     files.write(os.path.join(workdir, 'metrics.jsonl'), text)
-  if settings.show_progress:
-    print(f'all modules are done: {workdir}', file=sys.stderr, flush=True)
 
 
 def _merged_metrics(workdir: str, count: int) -> Iterator[dict[str, Any]]:

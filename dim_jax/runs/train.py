@@ -83,7 +83,7 @@ def train(
     )
   periodic = _information(config, run.objective, run.watched, outputs)
   with claim(workdir):
-    hosts.check(workdir, config_lib.to_json(config), _stream(run.train_set))
+    hosts.check(workdir, config_lib.to_json(config), as_stream(run.train_set))
     describe(config, run, workdir)
     return loop.fit(
       run.objective,
@@ -137,6 +137,9 @@ def prepare(
     config: the run, which is checked.
     stored: as `train` takes it.
     show_progress: show bars, or lines.
+
+  Returns:
+    All that `loop.fit` needs but the folder.
 
   Raises:
     ValueError: the config cannot be trained.
@@ -302,14 +305,15 @@ def _without_labels(train_set: Any, config: config_lib.ExperimentConfig) -> Any:
   return train_set._replace(read=lambda rows: inputs(train_set.read(rows)))
 
 
-def _stream(train_set: Any) -> stream.Stream:
+def as_stream(train_set: Any) -> stream.Stream:
+  """Makes a stream of arrays by name; returns one as it is."""
   if isinstance(train_set, stream.Stream):
     return train_set
   return stream.of_arrays(train_set)
 
 
 def _num_examples(train_set: Any) -> int:
-  return _stream(train_set).num_examples
+  return as_stream(train_set).num_examples
 
 
 def _indexed(train_set: Any) -> Any:

@@ -190,6 +190,9 @@ def draw_batch(
     data: {} where `indices` are the examples themselves.
     state: before the step.
     indices: of the examples [batch].
+
+  Returns:
+    The arrays of the batch by name, [batch, ...] each, images augmented.
   """
   if data:
     batch = {name: values[indices] for name, values in data.items()}

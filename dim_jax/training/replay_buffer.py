@@ -16,7 +16,7 @@ import numpy as np
 
 from dim_jax import files, random
 
-_SAVED = 'saved_'
+_ORIGIN, _SAVED = 'origin.json', 'saved_'
 
 
 class Batch(NamedTuple):
@@ -54,13 +54,16 @@ class ReplayBuffer:
     """
     self.folder, self._size = folder, size
     files.make_folder(folder)
-    path = os.path.join(folder, 'origin.json')
+    path = os.path.join(folder, _ORIGIN)
     before = files.read_json(path)
-    if not before and os.listdir(folder):
-      raise ValueError(
-        f'{folder!r} is no buffer of features and not empty: give another '
-        '--buffer_dir.'
-      )
+    if not before and _strangers(folder):
+      # The process on the other side may have made it just now.
+      before = files.read_json(path)
+      if not before:
+        raise ValueError(
+          f'{folder!r} is no buffer of features and not empty: give another '
+          '--buffer_dir.'
+        )
     if before and before != {'origin': origin}:
       raise ValueError(
         f'{folder!r} holds features of another run: give another --buffer_dir, '
@@ -139,7 +142,14 @@ class ReplayBuffer:
     return sorted(int(x) for x in suffixes if x.isdigit())
 
 
-def choose(numbers: list[int], last: int, seed: int, module: int, step: int):
+def _strangers(folder: str) -> list[str]:
+  """What is in a folder, but for the origin and what becomes it."""
+  return [x for x in os.listdir(folder) if not x.startswith(_ORIGIN)]
+
+
+def choose(
+  numbers: list[int], last: int, seed: int, module: int, step: int
+) -> int:
   """Chooses the batch of a step: the newest, or, once that was read, any.
 
   Args:

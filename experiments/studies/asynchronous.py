@@ -14,6 +14,7 @@ them. The same command continues where it was interrupted.
 import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -63,6 +64,10 @@ def compare(
 
   Returns:
     The contents of asynchronous.json.
+
+  Raises:
+    ValueError: `workdir` holds rows of other settings.
+    RuntimeError: a run fails, in a process of its own.
   """
   rows = []
   for seed in seeds:
@@ -71,7 +76,7 @@ def compare(
       rows.append(_row(config_file, folder, condition, seed, steps, max_train))
       report = {
         'config': config_file,
-        'steps': rows[0]['steps'],
+        'steps': rows[0]['made_by']['steps'],
         'seeds': list(seeds),
         'max_train': max_train,
         **provenance.session(),
@@ -92,13 +97,26 @@ def _row(
 ) -> dict[str, Any]:
   """One run's results, from its folder if they are there."""
   path = os.path.join(folder, 'row.json')
+  config = configs.load(config_file)
+  steps = config.steps if steps is None else steps
+  made_by = {'config': config_file, 'steps': steps, 'max_train': max_train}
   if row := files.read_json(path):
+    if row['made_by'] != made_by:
+      raise ValueError(
+        f'{path!r} is of {row["made_by"]}, this study of {made_by}: give the '
+        'same, or another --workdir.'
+      )
     return row
-  words = [f'--config={config_file}', f'--config.seed={seed}']
-  if steps is not None:
-    words.append(f'--config.steps={steps}')
-  training = _train(condition, folder, words)
-  config = config_lib.load(folder)[0]
+  words = [
+    f'--config={config_file}',
+    f'--config.seed={seed}',
+    f'--config.steps={steps}',
+    f'--workdir={folder}',
+  ]
+  modules = len(config_lib.make_objective(config).stages)
+  if own := pace(condition, modules):
+    words.append(f'--pace={",".join(map(str, own))}')
+  training = _train(condition, words)
   protocol = dataclasses.replace(
     probes_lib.Protocol(seeds=1), max_examples=max_train
   )
@@ -109,7 +127,7 @@ def _row(
   row = {
     'condition': condition,
     'seed': seed,
-    'steps': config.steps,
+    'made_by': made_by,
     **training,
     'buffer_bytes': sum(
       file.stat().st_size for file in pathlib.Path(folder).glob('buffers/**/*')
@@ -128,18 +146,16 @@ def _row(
   return row
 
 
-def _train(condition: str, folder: str, words: list[str]) -> dict[str, Any]:
+def _train(condition: str, words: list[str]) -> dict[str, Any]:
   """Trains in a process of its own; its seconds and peak memory."""
-  environment, command = dict(os.environ), 'asynchronous'
-  if condition == 'joint':
-    command = 'train'
-  elif condition == 'threads':
-    environment['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
-  else:
-    config = configs.load(words[0].partition('=')[2])
-    own = pace(condition, len(config_lib.make_objective(config).stages))
-    words = [*words, f'--pace={",".join(map(str, own or ()))}']
-  arguments = [f'experiments.{command}', *words, f'--workdir={folder}']
+  environment = dict(os.environ)
+  if condition == 'threads':
+    flags = environment.get('XLA_FLAGS', '')
+    environment['XLA_FLAGS'] = (
+      f'{flags} --xla_force_host_platform_device_count=2'
+    )
+  command = 'train' if condition == 'joint' else 'asynchronous'
+  arguments = [f'experiments.{command}', *words]
   started = time.time()
   process = subprocess.Popen(
     [sys.executable, '-m', *arguments], env=environment
@@ -171,14 +187,17 @@ def draw(report: dict[str, Any]) -> matplotlib.figure.Figure:
     curves += [('own_pace', '', '/staleness'), ('own_pace', '', '/repeated')]
     for axis, (part, start, end) in zip(axes, curves, strict=True):
       names = sorted(
-        name
-        for name in same[0][part]
-        if name.startswith(start) and name.endswith(end)
+        (
+          name
+          for name in same[0][part]
+          if name.startswith(start) and name.endswith(end)
+        ),
+        key=_depth,
       )
       if not names:
         continue
       values = np.array([[row[part][name] for name in names] for row in same])
-      depth = [int(name.split('module_')[1][0]) for name in names]
+      depth = [_depth(name) for name in names]
       axis.plot(depth, values.mean(0), 'o-', color=color, label=condition)
       low, high = values.min(0), values.max(0)
       axis.fill_between(depth, low, high, color=color, alpha=0.2)
@@ -191,40 +210,41 @@ def draw(report: dict[str, Any]) -> matplotlib.figure.Figure:
   return figure
 
 
+def _depth(name: str) -> int:
+  """The number of the module that a name is of."""
+  return int(re.search(r'module_(\d+)', name)[1])  # type: ignore[index]
+
+
 def table(report: dict[str, Any]) -> rich.table.Table:
   """Makes the table of a report: a line a condition, means over seeds."""
   rows = report['rows']
-  labels = sorted({name.partition('/')[0] for name in rows[0]['accuracy']})
-  last = max(name.partition('/')[2] for name in rows[0]['accuracy'])
-  columns = ('condition', *(f'{x}, {last}, %' for x in labels), 'staleness')
+  deepest = max(map(_depth, rows[0]['accuracy']))
+  shown = [x for x in rows[0]['accuracy'] if _depth(x) == deepest]
+  columns = ('condition', *(f'{x}, %' for x in shown), 'staleness')
   result = rich.table.Table(*columns, 'again, %', 'wall s', 'CPU s', 'peak MiB')
-  for condition in dict.fromkeys(x['condition'] for x in rows):
-    same = [x for x in rows if x['condition'] == condition]
-
-    def mean(values: Any, same: Any = same) -> float:
-      return float(np.mean([values(row) for row in same]))
-
-    def own(end: str, mean: Any = mean) -> float:
-      def of_modules(row: dict[str, Any]) -> float:
-        own_pace = row['own_pace']
-        values = [own_pace[name] for name in own_pace if name.endswith(end)]
-        return float(np.mean(values or [0.0]))
-
-      return mean(of_modules)
-
-    result.add_row(
-      condition,
-      *(
-        f'{100 * mean(lambda row, x=x: row["accuracy"][f"{x}/{last}"]):.1f}'
-        for x in labels
-      ),
-      f'{own("/staleness"):.2f}',
-      f'{100 * own("/repeated"):.0f}',
-      f'{mean(lambda row: row["seconds"]):.0f}',
-      f'{mean(lambda row: row["cpu_seconds"]):.0f}',
-      f'{mean(lambda row: row["peak_bytes"]) / 2**20:.0f}',
-    )
+  for condition in dict.fromkeys(row['condition'] for row in rows):
+    cells = [
+      _cells(row, shown) for row in rows if row['condition'] == condition
+    ]
+    result.add_row(condition, *(f'{x:.4g}' for x in np.mean(cells, axis=0)))
   return result
+
+
+def _cells(row: dict[str, Any], shown: list[str]) -> list[float]:
+  """The numbers of a row's line."""
+
+  def mean(end: str) -> float:
+    values = [x for name, x in row['own_pace'].items() if name.endswith(end)]
+    return float(np.mean(values or [0.0]))
+
+  return [
+    *(100 * row['accuracy'][name] for name in shown),
+    mean('/staleness'),
+    100 * mean('/repeated'),
+    row['seconds'],
+    row['cpu_seconds'],
+    row['peak_bytes'] / 2**20,
+  ]
 
 
 _COMMAND = Command('studies.asynchronous', __doc__)

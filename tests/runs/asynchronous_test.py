@@ -99,6 +99,9 @@ def test_equal_paces_are_joint_training(tmp_path):
   for name in ('module_0/infonce', 'module_2/infonce', 'probe/module_1_loss'):
     assert own[-1][name] == pytest.approx(joint[-1][name], rel=1e-5)
   assert own[-1]['module_2/staleness'] == own[-1]['module_1/repeated'] == 0
+  # What was trained together stays as it is.
+  with pytest.raises(ValueError, match='modules were trained together'):
+    run(config, tmp_path / 'joint', pace=(1, 1, 1))
 
 
 def test_staleness_and_repeats_are_those_of_the_schedule(unequal):
@@ -142,6 +145,17 @@ def test_a_killed_schedule_ends_with_the_same_bits(
     for folder in (tmp_path, unequal)
   ]
   assert untimed[0] == untimed[1]
+
+
+def test_a_finished_schedule_writes_no_checkpoint_again(unequal):
+  checkpoints = unequal / 'module_1' / 'checkpoints'
+  before = {
+    path.name: path.stat().st_mtime_ns for path in checkpoints.iterdir()
+  }
+  run(make_config(), unequal, pace=(1, 2, 1), size=2)
+  assert before == {
+    path.name: path.stat().st_mtime_ns for path in checkpoints.iterdir()
+  }
 
 
 def test_threads_finish_and_make_a_run(tmp_path, monkeypatch):
@@ -227,7 +241,14 @@ def test_what_cannot_be_used_is_refused_in_a_line(tmp_path, unequal):
       buffer_dir=str(unequal / 'buffers'),
     )
   with pytest.raises(ValueError, match='seed = 3, this one has 4'):
-    run(make_config(seed=4), unequal, pace=(1, 1, 1))
+    run(make_config(seed=4), unequal, pace=(1, 2, 1), size=2)
+  for settings, message in (
+    ({'pace': (1, 1, 1)}, r'pace = \[1, 2, 1\], these have \[1, 1, 1\]'),
+    ({'pace': (1, 2, 1), 'size': 3}, 'buffer = 2, these have 3'),
+    ({}, r'pace = \[1, 2, 1\], these have None'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      run(config, unequal, **settings)
   assert not (tmp_path / 'run').exists()
   with pytest.raises(TimeoutError, match='module_0 has passed on nothing for'):
     run(config, tmp_path / 'run', module=1, timeout=0.1)

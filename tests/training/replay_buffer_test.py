@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from dim_jax import files
 from dim_jax.training import replay_buffer
 
 
@@ -59,6 +60,23 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
   (tmp_path / 'c' / 'thesis.tex').touch()
   with pytest.raises(ValueError, match='is no buffer of features and not empt'):
     replay_buffer.ReplayBuffer(str(tmp_path / 'c'), 2, 'run')
+
+
+def test_two_processes_may_open_a_buffer_at_once(tmp_path, monkeypatch):
+  # The other one made it, and wrote, after this one saw no origin.
+  read, calls = files.read_json, []
+
+  def late(path):
+    calls.append(path)
+    if len(calls) == 1:
+      other = replay_buffer.ReplayBuffer(str(tmp_path), 2, 'run')
+      write(other, 0)
+      return {}
+    return read(path)
+
+  monkeypatch.setattr(files, 'read_json', late)
+  buffer = replay_buffer.ReplayBuffer(str(tmp_path), 2, 'run')
+  assert buffer.numbers() == [0]
 
 
 def test_the_newest_goes_first_and_then_any():
