@@ -6,6 +6,8 @@ r"""Probes a run's encoder beside the untrained one and the raw data.
 
 Results go to RUN/evaluation/probes.json, where a later call with other probes
 or features adds to them; RUN/evaluation/features.npz has those for figures.
+Choose settings with --split=validation, which leaves the test set alone; its
+results go to RUN/evaluation/validation_probes.json.
 """
 
 import os
@@ -22,6 +24,7 @@ _ARGUMENTS: dict[str, Any] = {
   'labels': _COMMAND.items('labels', None, 'Such as speaker; all if left out.'),
   'features': _COMMAND.items('features', None, 'Such as fc,y; all if not.'),
   'encoders': _COMMAND.items('encoders', evaluate_lib.ENCODERS, 'Of what.'),
+  'split': _COMMAND.string('split', 'test', 'test, or validation.'),
   'step': _COMMAND.integer('step', None, 'A checkpoint; the newest if not.'),
 }
 _PROTOCOL: dict[str, Any] = {
@@ -47,5 +50,6 @@ def main(runs: list[str]) -> None:
   arguments['protocol'] = probes_lib.Protocol(**settings)
   for run in runs:
     results = evaluate_lib.evaluate(run, **arguments)
-    path = os.path.join(run, 'evaluation', 'probes.json')
+    name = evaluate_lib.results_name(arguments['split'])
+    path = os.path.join(run, 'evaluation', name)
     show(*evaluate_lib.summary(results), path)

@@ -22,6 +22,7 @@ from dim_jax.objective import probed
 from dim_jax.runs import generate, provenance, tables
 
 ENCODERS = ('trained', 'untrained', 'raw')
+SPLITS = ('test', 'validation')
 _SAVED_IMAGES = 2000
 _RANK_IMAGES = 1000
 _SCORE_IMAGES = 256
@@ -35,6 +36,7 @@ def evaluate(
   features: Sequence[str] | None = None,
   labels: Sequence[str] | None = None,
   encoders: Sequence[str] = ENCODERS,
+  split: str = 'test',
   protocol: probes_lib.Protocol | None = None,
   step: int | None = None,
   show_progress: bool = True,
@@ -55,12 +57,15 @@ def evaluate(
       single frames ('phone') are predicted from each frame's features.
     encoders: which of 'trained', 'untrained' and, for the data themselves,
       'raw'; a later call may add the rest.
+    split: 'test', for which all other labelled examples fit the probes, or, to
+      choose settings by, 'validation', for which those that the run trained on
+      do; its results are kept in evaluation/validation_probes.json.
     protocol: how to probe.
     step: which checkpoint; the newest if None.
     show_progress: show a bar on standard error, and a line a probe.
 
   Returns:
-    The contents of evaluation/probes.json.
+    The contents of evaluation/probes.json, or of validation_probes.json.
 
   Raises:
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
@@ -71,11 +76,12 @@ def evaluate(
     checks.check_choice('probes', name, probes_lib.PROBES)
   for name in encoders:
     checks.check_choice('encoders', name, ENCODERS)
+  checks.check_choice('split', split, SPLITS)
   started = time.time()
   run_dir = os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step=step)
   setup, skipped = _load(
-    trained, probes, features, labels, protocol, progress=show_progress
+    trained, split, probes, features, labels, protocol, progress=show_progress
   )
   report: dict[str, Any] = setup.describe() | {
     'paper': trained.config.paper,
@@ -92,18 +98,21 @@ def evaluate(
         continue
       header = provenance.header(setup.train, trained.step, started)
       files.make_folder(folder)
-      merge_arrays(
-        os.path.join(folder, 'features.npz'),
-        _pictured(setup) | arrays,
-        trained.step,
-      )
+      if split == 'test':
+        pictures = os.path.join(folder, 'features.npz')
+        merge_arrays(pictures, _pictured(setup) | arrays, trained.step)
       report = _merge_results(
-        os.path.join(folder, 'probes.json'),
+        os.path.join(folder, results_name(split)),
         header | report | new | {'skipped': skipped},
       )
   if not report['results']:
     raise ValueError(skipped[0]['reason'] if skipped else 'nothing to probe.')
   return report
+
+
+def results_name(split: str) -> str:
+  """Returns the file of evaluation/ that has the results on a split."""
+  return 'probes.json' if split == 'test' else f'{split}_probes.json'
 
 
 class _Setup(NamedTuple):
@@ -154,6 +163,7 @@ class _Setup(NamedTuple):
 
 def _load(
   trained: dim_jax.Encoder,
+  split: str,
   probes: Sequence[str],
   features: Sequence[str] | None,
   labels: Sequence[str] | None,
@@ -163,9 +173,11 @@ def _load(
 ) -> tuple[_Setup, list[dict[str, str]]]:
   """Loads what to probe, and names the labels that cannot be predicted."""
   # Without a validation set, 'train' is all that is not for testing.
+  validation = 0.0 if split == 'test' else None
+  config = trained.config.data
   train, test = (
-    data.load(trained.config.data, split, validation=0.0, progress=progress)
-    for split in ('train', 'test')
+    data.load(config, name, validation=validation, progress=progress)
+    for name in ('train', split)
   )
   protocol = protocol or probes_lib.Protocol()
   rows = np.arange(len(train.inputs))
@@ -197,7 +209,8 @@ def _load(
     probes_lib.DataSummary(
       dataset=train.name,
       note=train.note,
-      train_split='train + validation',
+      train_split='train + validation' if split == 'test' else 'train',
+      test_split=split,
       train_rows=len(rows),
       test_rows=len(test.inputs),
       image_size=int(train.inputs.shape[1]) if is_image else None,

@@ -91,6 +91,33 @@ def test_results_are_written_and_later_ones_added(run_dir):
   assert evaluate.table(report).row_count == 5
 
 
+def test_settings_are_chosen_without_the_test_images(run_dir, monkeypatch):
+  of_test = _run(run_dir, ['knn'], features=['y'])
+  read = []
+
+  def load(config, split, **options):
+    read.append(split)
+    return real(config, split, **options)
+
+  real = data.load
+  monkeypatch.setattr(data, 'load', load)
+  report = _run(run_dir, ['knn'], features=['y'], split='validation')
+  assert sorted(read) == ['train', 'validation']
+  # Of 1,438 training images a tenth is held out.
+  described = report['protocol']
+  assert (described['train_split'], described['test_split']) == (
+    'train',
+    'validation',
+  )
+  assert described['test_rows'] == 144
+  folder = run_dir / 'evaluation'
+  for name, expected in (('', of_test), ('validation_', report)):
+    with open(folder / f'{name}probes.json') as file:
+      assert json.load(file) == expected
+  with np.load(folder / 'features.npz') as saved:
+    assert len(saved['labels']) == 359
+
+
 def test_numbers_of_another_step_are_dropped(run_dir):
   _run(run_dir, ['knn'])
   report = _run(run_dir, ['knn'], features=['y'], step=9)
@@ -199,6 +226,10 @@ def test_what_was_finished_stays_when_a_call_is_stopped(run_dir, monkeypatch):
     (['nowhere'], "Error: 'nowhere' is not a run"),
     (['nowhere', '--probes=lasso'], "got 'lasso'"),
     (['nowhere', '--num_seeds=0'], 'seeds must be '),
+    (
+      ['nowhere', '--split=train'],
+      "split must be one of 'test', 'validation', got 'train'",
+    ),
     (['nowhere', '--seeds=3'], '--seeds is no more: give --num_seeds'),
     (['nowhere', '--prbes=knn'], 'probes?'),
     ([], 'give the folder of a run: dim-jax evaluate RUN'),
@@ -363,6 +394,7 @@ def test_flags_reach_the_protocol(monkeypatch, capsys):
     'features': None,
     'labels': None,
     'encoders': evaluate.ENCODERS,
+    'split': 'test',
     'step': 3,
   }
   assert protocol == probes.Protocol(
