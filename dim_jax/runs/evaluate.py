@@ -39,6 +39,7 @@ def evaluate(
   split: str = 'test',
   protocol: probes_lib.Protocol | None = None,
   step: int | None = None,
+  folder: str | None = None,
   show_progress: bool = True,
 ) -> dict[str, Any]:
   """Runs the probes and writes their results into the run's folder.
@@ -62,6 +63,8 @@ def evaluate(
       do; its results are kept in evaluation/validation_probes.json.
     protocol: how to probe.
     step: which checkpoint; the newest if None.
+    folder: where results go, instead of evaluation/ in `run_dir`; pictures are
+      not drawn from there.
     show_progress: show a bar on standard error, and a line a probe.
 
   Returns:
@@ -88,7 +91,8 @@ def evaluate(
     'chance': setup.chance(),
     'results': [],
   }
-  folder = os.path.join(run_dir, 'evaluation')
+  pictured = split == 'test' and folder is None
+  folder = folder or os.path.join(run_dir, 'evaluation')
   with progress.Progress(show_progress) as bar:
     # One encoder at a time: conv maps of a whole data set are big.
     for kind in encoders:
@@ -98,7 +102,7 @@ def evaluate(
         continue
       header = provenance.header(setup.train, trained.step, started)
       files.make_folder(folder)
-      if split == 'test':
+      if pictured:
         pictures = os.path.join(folder, 'features.npz')
         merge_arrays(pictures, _pictured(setup) | arrays, trained.step)
       report = _merge_results(
