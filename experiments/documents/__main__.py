@@ -37,6 +37,7 @@ _TABLES = (
   information.staircase,
   lines.couplets_infonce,
   lines.couplets_tagging,
+  lines.masked_lines,
   modules.gim_cifar10,
   modules.own_pace,
   modules.spoken_digit,
