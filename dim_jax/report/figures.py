@@ -684,7 +684,6 @@ def tsne(
   Its perplexity, about how many neighbours count, is 30 or less, where there
   are few examples. Title and noun are as of `principal_components`.
   """
-  # scikit-learn depends on it; it has no type hints.
   import threadpoolctl  # type: ignore[import-untyped]
   from sklearn import manifold
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import threadpoolctl
 
 from dim_jax.data import augment, batches, stream
 from dim_jax.objective import Objective
@@ -145,6 +146,23 @@ def test_killed_run_resumes_bitwise_identical(tmp_path):
     10,
     12,
   ]
+
+
+def test_threads_of_lapack_do_not_wait_for_each_other(tmp_path):
+  def threads():
+    found = threadpoolctl.threadpool_info()
+    return {x['num_threads'] for x in found if x['user_api'] == 'blas'}
+
+  seen = []
+
+  def monitor(params, model_state):
+    del params, model_state
+    seen.append(threads())
+    return {}
+
+  with threadpoolctl.threadpool_limits(2, user_api='blas'):
+    fit(tmp_path, steps=2, monitor=monitor)
+    assert seen == [{1}] and threads() == {2}
 
 
 def test_a_periodic_monitor_measures_before_between_and_after(tmp_path):
