@@ -25,6 +25,8 @@ if os.environ['JAX_PLATFORMS'] == 'cpu':
   os.environ['XLA_FLAGS'] += (
     ' --xla_cpu_enable_concurrency_optimized_scheduler=false'
   )
+# A worker has a core: more threads of LAPACK would wait for each other.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # Figures never open a window.
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
