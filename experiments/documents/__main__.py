@@ -45,6 +45,8 @@ _TABLES = (
   modules.spoken_speaker_100,
   representations.cifar10_command,
   representations.cifar10_long,
+  representations.cifar10_recipe,
+  representations.cifar10_short,
   representations.cifar10_table,
   representations.critics,
   representations.demo,

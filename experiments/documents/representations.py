@@ -1,9 +1,10 @@
 """Tables of Deep InfoMax and of what it is compared with."""
 
+import re
 import statistics
 
 from experiments.documents import markdown
-from experiments.documents.results import config_name, grouped, load
+from experiments.documents.results import config_name, exists, grouped, load
 
 _FEATURES = ('conv', 'fc', 'y')
 _NAMES = {
@@ -202,6 +203,57 @@ def cifar10_long() -> str:
     ['raw pixels', *[f'{100 * probe["raw", "pixels"]:.1f}'] * 3, '', ''],
   ]
   return markdown.table(['method', *_FEATURES, 'steps', 'time'], rows)
+
+
+def cifar10_short() -> str:
+  """Runs of 25,000 steps beside the published accuracies."""
+  if not exists('dim_cifar10_short'):
+    return ''
+  rows = []
+  for run in load('dim_cifar10_short')['runs']:
+    probe = {
+      (row['encoder'], row['feature']): row['mean']
+      for row in run['evaluation']['results']
+      if row['probe'] == 'mlp'
+    }
+    paper = run['config']['paper']
+    rows.append(
+      [
+        f'`{run["row"]}`',
+        str(run['seed']),
+        *(
+          f'{100 * probe["trained", name]:.1f} ({paper[name]:.1f})'
+          for name in _FEATURES
+        ),
+        f'{run["images"] / 45_000:.0f}',
+        markdown.minutes([run['train_seconds']]),
+      ]
+    )
+  return markdown.table(
+    [
+      'row of `dim_cifar10`',
+      'seed',
+      *(f'{name}, % (published)' for name in _FEATURES),
+      'epochs',
+      'time',
+    ],
+    rows,
+  )
+
+
+def cifar10_recipe() -> str:
+  """Settings by validation accuracy after 600 steps."""
+  shared = {'average', 'steps', 'checkpoint_every', 'log_every'}
+  rows = []
+  for row in load('dim_cifar10_recipe')['rows']:
+    flags = dict(re.findall(r'--config\.(\S+?)=(\S+)', row['command']))
+    names = [name for name in flags if name not in shared]
+    shown = ', '.join(
+      f'{name.rpartition(".")[2]} {flags[name]}' for name in names
+    )
+    rows.append([shown, *(f'{100 * row[name]:.1f}' for name in _FEATURES)])
+  rows.sort(key=lambda row: -float(row[1]))
+  return markdown.table(['settings', *(f'{f}, %' for f in _FEATURES)], rows)
 
 
 def critics() -> str:
