@@ -31,10 +31,10 @@ crops' map 92.6 % for folded and 90.0 % for cpc (untrained 88.7 %), MLP probe
 the mean over crops (module_0) 79.1 % and of its contexts (module_1) 86.4 %,
 untrained 63.4 and 66.9 %.
 
-su is Su's variant of Deep InfoMax, see `_dim_rows.su`. Measured, seed 0, its 500
-steps on one of two shared CPU cores: linear probe with 5 labels a class fc / y
-77.4 / 72.8 %, below the untrained 86.5 / 82.8 %. What its terms are worth, by
-`experiments.studies.su`: experiments/results/su_digits.json.
+su is Su's variant of Deep InfoMax, see `_dim_rows.su`. Measured, seed 0, its
+500 steps on one of two shared CPU cores: linear probe with 5 labels a class
+fc / y 77.4 / 72.8 %, below the untrained 86.5 / 82.8 %. What its terms are
+worth, by `experiments.studies.su`: experiments/results/su_digits.json.
 
 semi_supervised trains a classifier of few labels too; from labels alone it is
 `--config.objective.local_weight=0 --config.objective.prior=None`, and with all
