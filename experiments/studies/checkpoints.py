@@ -120,8 +120,10 @@ def _by_then(lines: Sequence[Mapping[str, Any]], step: int) -> dict[str, Any]:
   """Returns the examples seen, and the seconds of training, by a step."""
   if not step:
     return {'examples': 0, 'training_seconds': 0.0}
-  line = next(line for line in lines if line['step'] == step)
-  return {'examples': line['images'], 'training_seconds': line['seconds']}
+  for line in lines:
+    if line['step'] == step:
+      return {'examples': line['images'], 'training_seconds': line['seconds']}
+  raise ValueError(f'metrics.jsonl of the run has no line of step {step}.')
 
 
 def draw(
