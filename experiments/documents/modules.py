@@ -116,8 +116,9 @@ def own_pace() -> str:
   conditions = grouped(report['rows'], lambda row: row['condition'])
   last = max(key.partition('/')[2] for key in report['rows'][0]['accuracy'])
   seeds = ' and '.join(map(str, report['seeds']))
+  seeds = f'seed{"s" * (len(report["seeds"]) > 1)} {seeds}'
   text = (
-    f'`{report["config"]}`, seed {seeds}, {report["steps"]:,} steps of every '
+    f'`{report["config"]}`, {seeds}, {report["steps"]:,} steps of every '
     f'module; linear probes of {last} on {report["max_train"]:,} training '
     'windows. Staleness is in batches, the mean over modules; seconds are of '
     f'the whole process ({report["hardware"]}), on cores that other work '
