@@ -259,6 +259,9 @@ class _Module:
     self.number, self.steps, self.step = number, config.steps, 0
     self.checkpoint_every, self.state = config.checkpoint_every, state
     self._config, self._run, self._settings = config, run, settings
+    # With one, a kill between the saves of two modules would leave no round
+    # that both can go on from.
+    self._keep = max(config.keep, 2)
     self._count = len(run.objective.stages)
     self._folders = [
       os.path.join(workdir, f'module_{i}') for i in range(self._count)
@@ -303,7 +306,7 @@ class _Module:
     enter = self._stack.enter_context
     enter(lock.hold(self._folder))
     self._checkpoints = enter(
-      checkpoint.Checkpoints(self._folder, self._config.keep, owner=True)
+      checkpoint.Checkpoints(self._folder, self._keep, owner=True)
     )
     settings = loop.Settings.of(
       self._config, show_progress=self._settings.show_progress
@@ -326,7 +329,12 @@ class _Module:
   def recover(self) -> list[int]:
     """Lists the checkpoints to go on from; damaged ones are moved aside."""
     self._checkpoints.recover(self.say)
-    return self._checkpoints.steps
+    steps = self._checkpoints.steps
+    if self._reader and self._settings.pace:
+      # A kill between the two leaves a checkpoint without its batches.
+      saved = self._reader.labels()
+      steps = [step for step in steps if step in saved]
+    return steps
 
   def restore(self, label: int) -> None:
     """Goes back to a checkpoint; 0 is the start."""
@@ -358,7 +366,7 @@ class _Module:
     kept[str(label)] = [_floats(self._values), self._read]
     files.write_json(self._path(_INTERVALS), kept)
     if self._reader and self._settings.pace:
-      self._reader.save(label, self._config.keep)
+      self._reader.save(label, self._keep)
     if self.done and not _is_done(self._folder, self.steps):
       files.write_json(self._path(_DONE), self.steps)
 
@@ -576,10 +584,14 @@ def _by_threads(modules: Sequence[_Module], preemption: Preemption) -> None:
 
   with concurrent.futures.ThreadPoolExecutor(len(modules)) as pool:
     futures = [pool.submit(work, module) for module in modules]
-    while not all(future.done() for future in futures):
-      concurrent.futures.wait(futures, timeout=0.2)
-      if preemption.asked:
-        stop.set()
+    try:
+      while not all(future.done() for future in futures):
+        concurrent.futures.wait(futures, timeout=0.2)
+        if preemption.asked:
+          stop.set()
+    finally:
+      # The pool waits for its threads, after Ctrl-C too.
+      stop.set()
     for future in futures:
       future.result()
 

@@ -115,18 +115,24 @@ class ReplayBuffer:
       os.makedirs(part)
       for name in self._files():
         shutil.copy(os.path.join(self.folder, name), part)
-    for old in self._labels()[:-keep]:
+    for old in self.labels()[:-keep]:
       shutil.rmtree(os.path.join(self.folder, f'{_SAVED}{old}'))
 
   def restore(self, label: int) -> None:
     """Brings back the batches of `save`; no others stay. 0 is the start."""
     for name in self._files():
       os.remove(os.path.join(self.folder, name))
-    for newer in (x for x in self._labels() if x > label):
+    for newer in (x for x in self.labels() if x > label):
       shutil.rmtree(os.path.join(self.folder, f'{_SAVED}{newer}'))
     if label:
       saved = os.path.join(self.folder, f'{_SAVED}{label}')
       shutil.copytree(saved, self.folder, dirs_exist_ok=True)
+
+  def labels(self) -> list[int]:
+    """Lists the labels of the copies that `save` made."""
+    names = (x for x in os.listdir(self.folder) if x.startswith(_SAVED))
+    suffixes = (name.removeprefix(_SAVED) for name in names)
+    return sorted(int(x) for x in suffixes if x.isdigit())
 
   def _path(self, number: int) -> str:
     return os.path.join(self.folder, f'{number:012d}.npz')
@@ -135,11 +141,6 @@ class ReplayBuffer:
     """The batches, and what was read of them."""
     there = os.listdir(self.folder)
     return [x for x in there if re.fullmatch(r'\d+\.npz|read', x)]
-
-  def _labels(self) -> list[int]:
-    names = (x for x in os.listdir(self.folder) if x.startswith(_SAVED))
-    suffixes = (name.removeprefix(_SAVED) for name in names)
-    return sorted(int(x) for x in suffixes if x.isdigit())
 
 
 def _strangers(folder: str) -> list[str]:

@@ -1,10 +1,12 @@
 """Modules at paces of their own: joint training's result, kills, staleness."""
 
+import concurrent.futures
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import jax
 import numpy as np
@@ -16,7 +18,7 @@ from dim_jax import configs
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
 from dim_jax.objectives import gim
 from dim_jax.runs import asynchronous, train
-from dim_jax.training import metrics, preemption
+from dim_jax.training import metrics, preemption, replay_buffer
 
 
 class Pixelwise(nn.Module):
@@ -118,22 +120,41 @@ def test_staleness_and_repeats_are_those_of_the_schedule(unequal):
   assert 'module_0/staleness' not in lines_of(unequal, 0)[-1]
 
 
+@pytest.mark.parametrize(
+  ('part', 'is_hit'),
+  [
+    (asynchronous._Module, lambda x: x.number == 1),
+    (replay_buffer.ReplayBuffer, lambda x: x.folder.endswith('module_2')),
+  ],
+  ids=['between two modules', 'before the batches of the last module'],
+)
 def test_a_killed_schedule_ends_with_the_same_bits(
-  unequal, tmp_path, monkeypatch
+  unequal, tmp_path, monkeypatch, part, is_hit
 ):
-  # Killed between the saves of two modules, so that the first is ahead.
-  save = asynchronous._Module.save
+  # Some modules, or all but for the batches that wait, are ahead.
+  save = part.save
 
-  def killed(module, label):
-    if label == 6 and module.number == 1:
+  def killed(self, label, *rest):
+    if label == 6 and is_hit(self):
       raise KeyboardInterrupt
-    save(module, label)
+    save(self, label, *rest)
 
-  monkeypatch.setattr(asynchronous._Module, 'save', killed)
+  config = make_config(keep=1)
+  monkeypatch.setattr(part, 'save', killed)
   with pytest.raises(KeyboardInterrupt):
-    run(make_config(), tmp_path, pace=(1, 2, 1), size=2)
-  monkeypatch.setattr(asynchronous._Module, 'save', save)
-  run(make_config(), tmp_path, pace=(1, 2, 1), size=2)
+    run(config, tmp_path, pace=(1, 2, 1), size=2)
+  monkeypatch.setattr(part, 'save', save)
+  begun = []
+  monkeypatch.setattr(
+    asynchronous._Module,
+    'restore',
+    lambda module, label, restore=asynchronous._Module.restore: (
+      begun.append(label),
+      restore(module, label),
+    ),
+  )
+  run(config, tmp_path, pace=(1, 2, 1), size=2)
+  assert begun == [4, 4, 4]
   jax.tree.map(
     np.testing.assert_array_equal, params_of(tmp_path), params_of(unequal)
   )
@@ -168,6 +189,25 @@ def test_threads_finish_and_make_a_run(tmp_path, monkeypatch):
   # A finished run trains nothing again.
   monkeypatch.setattr(asynchronous._Module, 'advance', None)
   assert run(config, tmp_path, size=2) == folder
+
+
+def test_ctrl_c_stops_the_threads(monkeypatch):
+  stopped = []
+
+  class Waiting:
+    def run(self, is_stopped):
+      until = time.monotonic() + 20
+      while not is_stopped() and time.monotonic() < until:
+        time.sleep(0.01)
+      stopped.append(is_stopped())
+
+  def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(concurrent.futures, 'wait', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    asynchronous._by_threads([Waiting()] * 2, preemption.Preemption())
+  assert stopped == [True, True]
 
 
 def test_sigterm_saves_all_modules(tmp_path, monkeypatch):
