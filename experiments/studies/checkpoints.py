@@ -5,7 +5,8 @@ r"""Probes a run's checkpoints: accuracy against examples seen and against time.
 
 Each checkpoint that the run has kept (`config.keep` says how many) and the
 untrained encoder are probed as by `dim-jax evaluate`, into
-RUN/evaluation/checkpoints/STEP. RUN/evaluation/checkpoints.json has a row for
+RUN/evaluation/checkpoints/HASH/STEP, where HASH stands for the features, the
+split and the protocol. RUN/evaluation/checkpoints.json has a row for
 each step, feature, label and probe, with the examples that training had seen by
 then, and its seconds; checkpoints.png beside it draws them, with the published
 accuracies where the config has them. What is there is not measured again: the
@@ -13,6 +14,7 @@ same command goes on where it was stopped, or where the run was.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -53,8 +55,9 @@ def study(
 
   Raises:
     FileNotFoundError: the folder is not a run.
-    ValueError: as of `evaluate.evaluate`.
+    ValueError: as of `evaluate.evaluate`, or metrics.jsonl lacks a step.
   """
+  run_dir = os.path.expanduser(run_dir)
   config = dim_jax.load(run_dir, 0).config
   protocol = protocol or probes_lib.Protocol(seeds=1)
   asked = {
@@ -66,16 +69,20 @@ def study(
   asked = json.loads(json.dumps(asked))  # As it is read back.
   with checkpoint.Checkpoints(run_dir, config.keep) as checkpoints:
     steps = {0, *checkpoints.steps}
-  folder = os.path.join(run_dir, 'evaluation', 'checkpoints')
-  old = _measured(folder, asked)
+  # Each request has its own folder: `evaluate` adds to what is there.
+  text = json.dumps(asked, sort_keys=True)
+  digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+  folder = os.path.join(run_dir, 'evaluation', 'checkpoints', digest)
+  measured = _measured(folder, split)
   lines = metrics.read(os.path.join(run_dir, 'metrics.jsonl'))
-  rows = []
   # Training may have deleted a checkpoint that was probed before.
-  for step in sorted(steps | old.keys()):
-    found = old.get(step)
-    if found is None:
-      own = os.path.join(folder, str(step))
-      found = evaluate.evaluate(
+  progress = {
+    step: _by_then(lines, step) for step in sorted(steps | measured.keys())
+  }
+  rows = []
+  for step, by_then in progress.items():
+    if step not in measured:
+      measured[step] = evaluate.evaluate(
         run_dir,
         probes=probes,
         features=features,
@@ -83,12 +90,10 @@ def study(
         split=split,
         protocol=protocol,
         step=step,
-        folder=own,
+        folder=os.path.join(folder, str(step)),
         show_progress=show_progress,
       )['results']
-      found = [row for row in found if row['probe'] in probes]
-      files.write_json(os.path.join(own, 'rows.json'), asked | {'rows': found})
-    rows += [{'step': step} | _by_then(lines, step) | row for row in found]
+    rows += [{'step': step} | by_then | row for row in measured[step]]
   report = {
     'trained_by': provenance.read(run_dir).get('command'),
     'seed': config.seed,
@@ -103,17 +108,14 @@ def study(
   return report
 
 
-def _measured(
-  folder: str, asked: Mapping[str, Any]
-) -> dict[int, list[dict[str, Any]]]:
-  """Reads what was measured as it is asked for, by step."""
-  found = {}
+def _measured(folder: str, split: str) -> dict[int, list[dict[str, Any]]]:
+  """Reads the results of earlier calls, by step."""
+  results = {}
   for name in os.listdir(folder) if os.path.isdir(folder) else ():
-    report = files.read_json(os.path.join(folder, name, 'rows.json'))
-    rows = report.pop('rows', None)
-    if report == asked:
-      found[int(name)] = rows
-  return found
+    path = os.path.join(folder, name, evaluate.results_name(split))
+    if report := files.read_json(path):
+      results[int(name)] = report['results']
+  return results
 
 
 def _by_then(lines: Sequence[Mapping[str, Any]], step: int) -> dict[str, Any]:
@@ -208,7 +210,11 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
         f'{step:,}',
         f'{first["examples"]:,}',
         f'{first["training_seconds"]:,.0f}',
-        *(f'{100 * found[key]["mean"]:.1f}' for key in keys if key in found),
+        # A probe may have failed at this step.
+        *(
+          f'{100 * found[key]["mean"]:.1f}' if key in found else ''
+          for key in keys
+        ),
       ]
     )
   names = [' '.join(key) for key in keys]

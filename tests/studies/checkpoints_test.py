@@ -77,6 +77,38 @@ def test_what_is_there_is_not_measured_again(reports, monkeypatch):
     checkpoints.study(run, probes=('linear',), show_progress=False)
 
 
+def test_another_request_neither_mixes_in_nor_replaces(reports, monkeypatch):
+  run, (_, report) = reports
+  other = checkpoints.study(
+    run, probes=('knn',), features=('fc',), protocol=_PROTOCOL,
+    show_progress=False,
+  )  # fmt: skip
+  # Step 2 is no more.
+  assert [(row['step'], row['feature']) for row in other['rows']] == [
+    (step, 'fc') for step in (0, 4, 6)
+  ]
+  monkeypatch.setattr(evaluate, 'evaluate', None)
+  assert study(run)['rows'] == report['rows']
+
+
+def test_a_probe_that_failed_leaves_its_cell_empty(reports):
+  _, (_, report) = reports
+  first, second, *_ = report['rows']
+  rows = [first | {'mean': 0.25}, first | {'probe': 'svm', 'mean': 0.5}]
+  rows += [second | {'probe': 'svm', 'mean': 0.75}]
+  table = checkpoints.table({'rows': rows})
+  knn, svm = ([str(x) for x in c.cells] for c in table.columns[3:])
+  assert (knn, svm) == (['25.0', ''], ['50.0', '75.0'])
+
+
+def test_a_step_without_a_line_is_named_before_any_work(reports, monkeypatch):
+  run, _ = reports
+  monkeypatch.setattr(checkpoints.metrics, 'read', lambda path: [])
+  monkeypatch.setattr(evaluate, 'evaluate', None)
+  with pytest.raises(ValueError, match='has no line of step 4'):
+    checkpoints.study(run, probes=('linear',), show_progress=False)
+
+
 def test_a_curve_is_the_mean_of_seeds_in_their_band(reports):
   _, (_, report) = reports
   other = report | {
