@@ -75,22 +75,18 @@ def evaluate(
     ValueError: no such probe or feature, or the data do not allow the protocol.
     RuntimeError: the encoder's variables changed while they were probed.
   """
-  for name in probes:
-    checks.check_choice('probes', name, probes_lib.PROBES)
-  for name in encoders:
-    checks.check_choice('encoders', name, ENCODERS)
-  checks.check_choice('split', split, SPLITS)
+  _check(probes, encoders, split)
   started = time.time()
   run_dir = os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step=step)
   setup, skipped = _load(
     trained, split, probes, features, labels, protocol, progress=show_progress
   )
-  report: dict[str, Any] = setup.describe() | {
+  described = setup.describe() | {
     'paper': trained.config.paper,
     'chance': setup.chance(),
-    'results': [],
   }
+  report: dict[str, Any] = {}
   pictured = split == 'test' and folder is None
   folder = folder or os.path.join(run_dir, 'evaluation')
   with progress.Progress(show_progress) as bar:
@@ -107,11 +103,19 @@ def evaluate(
         merge_arrays(pictures, _pictured(setup) | arrays, trained.step)
       report = _merge_results(
         os.path.join(folder, results_name(split)),
-        header | report | new | {'skipped': skipped},
+        header | described | new | {'skipped': skipped},
       )
-  if not report['results']:
+  if not report:
     raise ValueError(skipped[0]['reason'] if skipped else 'nothing to probe.')
   return report
+
+
+def _check(probes: Sequence[str], encoders: Sequence[str], split: str) -> None:
+  for name in probes:
+    checks.check_choice('probes', name, probes_lib.PROBES)
+  for name in encoders:
+    checks.check_choice('encoders', name, ENCODERS)
+  checks.check_choice('split', split, SPLITS)
 
 
 def results_name(split: str) -> str:
@@ -505,17 +509,18 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
   chance = ', '.join(
     f'{name} {100 * report["chance"][name]:.1f}' for name in labels
   )
+  split = report['protocol']['test_split']
   return tables.table(
     ('label', 'feature', 'encoder', *names, 'rank'),
     rows,
     words=3,
     title=(
       f'{report["dataset"]}, step {report["step"]}: '
-      f'test accuracy in % (chance: {chance})'
+      f'{split} accuracy in % (chance: {chance})'
     ),
     caption=(
       f'mean ± standard deviation; protocol {report["protocol_hash"]}; rank: '
-      f'effective rank of at most {_RANK_IMAGES} test rows / dimensions'
+      f'effective rank of at most {_RANK_IMAGES} {split} rows / dimensions'
     ),
   )
 

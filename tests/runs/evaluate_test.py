@@ -91,6 +91,17 @@ def test_results_are_written_and_later_ones_added(run_dir):
   assert evaluate.table(report).row_count == 5
 
 
+def test_seconds_are_those_of_all_encoders(run_dir, monkeypatch):
+  seconds = iter((1.0, 2.0, 3.0))
+  header = provenance.header
+  monkeypatch.setattr(
+    provenance,
+    'header',
+    lambda *arguments: header(*arguments) | {'seconds': next(seconds)},
+  )
+  assert _run(run_dir, ['knn'])['seconds'] == 3.0
+
+
 def test_settings_are_chosen_without_the_test_images(run_dir, monkeypatch):
   of_test = _run(run_dir, ['knn'], features=['y'])
   read = []
@@ -110,6 +121,8 @@ def test_settings_are_chosen_without_the_test_images(run_dir, monkeypatch):
     'validation',
   )
   assert described['test_rows'] == 144
+  assert 'validation accuracy in %' in evaluate.table(report).title.plain
+  assert 'test accuracy in %' in evaluate.table(of_test).title.plain
   folder = run_dir / 'evaluation'
   for name, expected in (('', of_test), ('validation_', report)):
     with open(folder / f'{name}probes.json') as file:
