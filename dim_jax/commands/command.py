@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import rich.console
-import threadpoolctl  # type: ignore[import-untyped]
 from absl import flags, logging
 
 from dim_jax import configs
@@ -198,8 +197,7 @@ class Command:
         parallel.cache_compilations()
       arguments = [list(map(os.path.expanduser, words))] if self._takes else []
       if self._on_all_hosts or hosts.is_first():
-        # LAPACK's threads wait by spinning; see `training.loop.fit`.
-        with threadpoolctl.threadpool_limits(1, user_api='blas'):
+        with parallel.one_blas_thread():
           main(*arguments)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
       if os.environ.get('DIM_JAX_TRACEBACK'):

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import threadpoolctl  # type: ignore[import-untyped]
 
 from dim_jax import files, random
 from dim_jax.objective import Batch, Objective, PyTree
@@ -296,9 +295,7 @@ def fit(
   with (
     # Of what is traced here, such as `monitor`; 'strict' would refuse it.
     jax.numpy_dtype_promotion('standard'),
-    # LAPACK's threads wait by spinning: where another process has a core, the
-    # rank of 512 features took 0.7 s of a CPU instead of 1 ms.
-    threadpoolctl.threadpool_limits(1, user_api='blas'),
+    parallel.one_blas_thread(),
     lock.hold(run_dir),
     timing.Times() as times,
     checkpoint.Checkpoints(run_dir, settings.keep, owner=True) as checkpoints,
