@@ -12,7 +12,7 @@ _SEEN = {'consistent': 'the mean input', 'naive': 'the characters', '': ''}
 
 
 def couplets_tagging() -> str:
-  """Second lines by character, beside counts; mean and deviation over seeds."""
+  """Second lines by character, beside counts; mean ± std over seeds."""
   rows = grouped(
     _of_runs('couplets_tagging', 'accuracy'),
     lambda row: (row['source'], row['by']),
@@ -37,7 +37,7 @@ def couplets_tagging() -> str:
 
 
 def couplets_infonce() -> str:
-  """The right second line among others; mean and deviation over seeds."""
+  """The right second line among others; mean ± std over seeds."""
   rows = grouped(
     _of_runs('couplets_infonce', 'retrieval'),
     lambda row: (row['source'], row['length'], row['candidates']),
@@ -68,7 +68,7 @@ def couplets_infonce() -> str:
 
 
 def masked_lines() -> str:
-  """What masked models of lines see at use; mean and deviation over seeds."""
+  """What masked models of lines see at use; mean ± std over seeds."""
   if not exists('masked_lines'):
     return ''
   rows = grouped(
