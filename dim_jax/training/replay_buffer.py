@@ -8,6 +8,7 @@ one again.
 
 import json
 import os
+import pathlib
 import re
 import shutil
 from typing import Any, NamedTuple
@@ -122,6 +123,12 @@ class ReplayBuffer:
     """Brings back the batches of `save`; no others stay. 0 is the start."""
     for name in self._files():
       os.remove(os.path.join(self.folder, name))
+    # What a kill, or a full disk, left of a write or a save.
+    for part in pathlib.Path(self.folder).glob('*.tmp'):
+      if part.is_dir():
+        shutil.rmtree(part)
+      else:
+        part.unlink()
     for newer in (x for x in self.labels() if x > label):
       shutil.rmtree(os.path.join(self.folder, f'{_SAVED}{newer}'))
     if label:

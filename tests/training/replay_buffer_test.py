@@ -44,7 +44,11 @@ def test_comes_back_as_it_was_beside_a_checkpoint(tmp_path):
     'saved_2',
     'saved_3',
   ]
+  (tmp_path / 'saved_4.0.tmp').mkdir()
+  (tmp_path / 'saved_4.0.tmp' / '000000000003.npz').touch()
+  (tmp_path / '000000000006.npz.0.tmp').touch()
   buffer.restore(2)
+  assert not list(tmp_path.glob('*.tmp'))
   assert buffer.numbers() == [1, 2] and buffer.last_read() == 2
   # What was saved after it is of another future.
   assert not (tmp_path / 'saved_3').exists()
