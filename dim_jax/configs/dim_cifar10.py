@@ -18,9 +18,9 @@ The paper states no gamma for local_global; 0.1 is DIM(L)'s. Its extended
 comparison reports that row by a linear SVM, which evaluation measures as 'svm'.
 
 su is Su's variant, see `_dim_rows.su`, for the 50 epochs of its code. Measured,
-with a shuffle for the negatives as there, with seed 0 and 500 of its 35,150
-steps, in 125 CPU seconds on two shared cores, and the JPEG-recompressed copy:
-linear probe on 5,000 images fc / y 36.5 / 34.3 %, untrained 39.5 / 35.5 %.
+seed 0 and 500 of its 35,150 steps, on one of two shared CPU cores, with the
+JPEG-recompressed copy: linear probe on 5,000 images fc / y 35.4 / 33.8 %,
+untrained 39.5 / 35.5 %.
 
 Structure tasks: in occlusion the code is of an image of which a random
 rectangle is hidden, the local features of the whole image; a block of 10x10
