@@ -7,8 +7,6 @@ import sys
 
 import matplotlib
 
-matplotlib.use('svg')
-
 from experiments.documents.results import load
 from experiments.studies import checkpoints
 

@@ -153,6 +153,8 @@ def test_threads_of_lapack_do_not_wait_for_each_other(tmp_path):
     found = threadpoolctl.threadpool_info()
     return {x['num_threads'] for x in found if x['user_api'] == 'blas'}
 
+  if not threads():
+    pytest.skip('NumPy and SciPy have no BLAS whose threads can be set')
   seen = []
 
   def monitor(params, model_state):
