@@ -14,7 +14,7 @@ import dim_jax
 from dim_jax.commands.command import Command
 from dim_jax.objectives.terms import mutual_information, prior_matching
 from experiments.documents import __main__ as generated
-from experiments.documents import commands, fields, markdown, results
+from experiments.documents import commands, curves, fields, markdown, results
 from experiments.documents import site as site_hooks
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -268,3 +268,11 @@ def test_every_dependency_has_a_lower_bound():
   for requirement in direct:
     name = requirement.partition(';')[0].strip()
     assert re.fullmatch(r'[\w.-]+(\[\w+\])?>=[\d.]+', name), requirement
+
+
+def test_curves_of_a_result_show_its_features_and_what_was_published(tmp_path):
+  path = tmp_path / 'curves.svg'
+  curves.draw('dim_cifar10_short', str(path))
+  text = path.read_text(encoding='utf-8')
+  for name in ('conv', 'fc', 'y', 'conv, published'):
+    assert f'>{name}</text>' in text
