@@ -18,11 +18,12 @@ def draw(name: str, path: str) -> None:
     name: of the result, whose 'runs' have 'checkpoints'.
     path: of the picture, .svg or .png.
   """
-  matplotlib.rcParams.update(
-    {'svg.hashsalt': name, 'svg.fonttype': 'none', 'font.family': 'sans-serif'}
-  )
-  figure = checkpoints.draw([run['checkpoints'] for run in load(name)['runs']])
-  figure.savefig(path, metadata={'Date': None})
+  settings = {'svg.hashsalt': name, 'svg.fonttype': 'none'}
+  with matplotlib.rc_context(settings):
+    figure = checkpoints.draw(
+      [run['checkpoints'] for run in load(name)['runs']]
+    )
+    figure.savefig(path, metadata={'Date': None})
 
 
 if __name__ == '__main__':
