@@ -87,7 +87,8 @@ def evaluate(
     'chance': setup.chance(),
   }
   report: dict[str, Any] = {}
-  pictured = split == 'test' and folder is None
+  if folder or split != 'test':
+    setup = setup._replace(saves_pictures=False)
   folder = folder or os.path.join(run_dir, 'evaluation')
   with progress.Progress(show_progress) as bar:
     # One encoder at a time: conv maps of a whole data set are big.
@@ -98,7 +99,7 @@ def evaluate(
         continue
       header = provenance.header(setup.train, trained.step, started)
       files.make_folder(folder)
-      if pictured:
+      if setup.saves_pictures:
         pictures = os.path.join(folder, 'features.npz')
         merge_arrays(pictures, _pictured(setup) | arrays, trained.step)
       report = _merge_results(
@@ -131,6 +132,7 @@ class _Setup(NamedTuple):
     labels: (training, test) labels by name; [n], or [n, F] of frames.
     pictured: of the features, those that are saved for pictures.
     summary: of the data, for the protocol's hash.
+    saves_pictures: whether features.npz is written.
   """
 
   train: data.Examples
@@ -142,6 +144,7 @@ class _Setup(NamedTuple):
   pictured: tuple[str, ...]
   protocol: probes_lib.Protocol
   summary: probes_lib.DataSummary
+  saves_pictures: bool = True
 
   @property
   def inputs(self) -> np.ndarray:
@@ -317,6 +320,8 @@ def _encode(
       names=[*setup.features, *maps],
       progress=task.update,
     )
+  if not setup.saves_pictures:
+    return values, {}
   prefix = '' if kind == 'trained' else 'untrained_'
   scores = _scores(encoder, setup.test.inputs)
   generated = {}
