@@ -5,12 +5,13 @@ r"""Probes a run's checkpoints: accuracy against examples seen and against time.
 
 Each checkpoint that the run has kept (`config.keep` says how many) and the
 untrained encoder are probed as by `dim-jax evaluate`, into
-RUN/evaluation/checkpoints/HASH/STEP, where HASH stands for the features, the
-split and the protocol. RUN/evaluation/checkpoints.json has a row for
-each step, feature, label and probe, with the examples that training had seen by
-then, and its seconds; checkpoints.png beside it draws them, with the published
-accuracies where the config has them. What is there is not measured again: the
-same command goes on where it was stopped, or where the run was.
+RUN/evaluation/checkpoints/HASH/STEP, where HASH stands for the probes, the
+features, the split and the protocol. RUN/evaluation/checkpoints.json has a row
+for each step, feature, label and probe, with the examples that training had
+seen by then, and its seconds; checkpoints.png beside it draws them, with the
+published accuracies of the same probe where the config has them. What is there
+is not measured again: the same command goes on where it was stopped, or where
+the run was.
 """
 
 import dataclasses
@@ -136,7 +137,7 @@ def draw(
   Args:
     reports: of `study`, one a seed of the same run; a line is their mean, in
       the band of all of them. Accuracies published for the first one's row are
-      drawn beside its probes.
+      drawn beside the probe that they are of.
 
   Returns:
     A figure of two panels, with a colour for each feature.
@@ -173,7 +174,8 @@ def draw(
       label = ', '.join(key if several else key[:1])
       panel.plot(x, mean, 'o-', ms=3, color=f'C{number}', label=label)
       panel.fill_between(x, low, high, color=f'C{number}', alpha=0.2)
-      if isinstance(paper.get(key[0]), int | float):
+      same_probe = paper.get('probe', key[2]) == key[2]
+      if same_probe and isinstance(paper.get(key[0]), int | float):
         panel.axhline(
           paper[key[0]],
           color=f'C{number}',

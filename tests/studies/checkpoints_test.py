@@ -127,6 +127,9 @@ def test_a_curve_is_the_mean_of_seeds_in_their_band(reports):
     # From the lower seed's to that of the other, 20 points above.
     assert edges.min() == pytest.approx(100 * min(means))
     assert edges.max() == pytest.approx(100 * max(means) + 20)
+  # What was published of another probe says nothing of this one.
+  of_mlp = report | {'paper': report['paper'] | {'probe': 'mlp'}}
+  assert len(checkpoints.draw([of_mlp]).axes[0].get_lines()) == 1
   x = figure.axes[0].get_lines()[0].get_xdata()
   # Steps that both have, of 16 examples.
   np.testing.assert_allclose(x, [0, 32e-6, 64e-6])
