@@ -249,7 +249,7 @@ def _cells(row: dict[str, Any], shown: list[str]) -> list[float]:
 
 _COMMAND = Command('studies.asynchronous', __doc__)
 _CONFIG = _COMMAND.string('config', None, 'As train takes it.')
-_WORKDIR = _COMMAND.path('workdir', None, 'The folder of the runs.')
+_WORKDIR = _COMMAND.folder('The folder of the runs.')
 _SEEDS = _COMMAND.items('seeds', (0, 1), 'Of the runs.', int)
 _STEPS = _COMMAND.integer('steps', None, "Of each module; the config's if not.")
 _MAX_TRAIN = _COMMAND.integer('max_train', 4000, 'Examples that probes see.')
@@ -257,8 +257,8 @@ _MAX_TRAIN = _COMMAND.integer('max_train', 4000, 'Examples that probes see.')
 
 @_COMMAND.main
 def main() -> None:
-  if not _CONFIG.value or not _WORKDIR.value:
-    raise ValueError('give --config=FILE and --workdir=FOLDER.')
+  if not _CONFIG.value:
+    raise ValueError('give --config=NAME, such as gim_spoken_digits.')
   workdir = _WORKDIR.value
   report = compare(
     _CONFIG.value,
