@@ -43,6 +43,48 @@ class MLPGenerator(nn.Module):
     return jnp.tanh(x) if len(self.shape) == 3 else x
 
 
+class DoubledConv(nn.Module):
+  """Doubles maps by nearest neighbours, then convolves them 3x3, padding 1.
+
+  Any two neighbours of the four pixels that a pixel becomes see the same 2x2
+  pixels of the map before, some of them twice: so it is one 2x2 convolution of
+  the small map, to all four, with sums of the kernel, at 4/9 of the
+  multiplications and a ninth of the windows' memory.
+
+  Attributes:
+    features: output channels.
+    kernel_init: initialiser of 'kernel', laid out [3, 3, C, features].
+    lowering: see `layers.Conv`.
+  """
+
+  features: int
+  kernel_init: layers.Initializer = layers.torch_uniform()
+  lowering: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns [N, 2H, 2W, features] for float32 `x` [N, H, W, C]."""
+    n, height, width, channels = x.shape
+    shape = (3, 3, channels, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape, jnp.float32)
+    init = layers.torch_bias(9 * channels)
+    bias = self.param('bias', init, (self.features,), jnp.float32)
+    # Along an axis, pixels 2k - 1 and 2k see k - 1 and k alone: the first sees
+    # k - 1 by two taps and k by one, the second the other way round.
+    taps = jnp.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]])
+    kernel = jnp.einsum('pit,qju,tucd->ijcpqd', taps, taps, kernel)
+    y = layers.convolve(
+      x,
+      kernel.reshape(2, 2, channels, -1),
+      padding=1,
+      lowering=self.lowering,
+    )
+    y = y.reshape(n, height + 1, width + 1, 2, 2, self.features)
+    y = y.transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(n, 2 * height + 2, 2 * width + 2, self.features)
+    return layers.add_bias(y[:, 1:-1, 1:-1], bias)
+
+
 class ConvGenerator(nn.Module):
   """A small DCGAN: a dense map, doubled twice by nearest neighbours.
 
@@ -85,34 +127,16 @@ class ConvGenerator(nn.Module):
     small = (height // 4, width // 4, 2 * self.features)
     x = layers.Dense(math.prod(small), kernel_init=init, name='input')(x)
     x = nn.swish(x).reshape(-1, *small)
-    x = layers.Conv(
-      self.features,
-      kernel_size=3,
-      padding=1,
-      use_bias=True,
-      kernel_init=init,
-      lowering=self.lowering,
-      name='conv_0',
-    )(double(x))
-    x = layers.Conv(
+    x = DoubledConv(
+      self.features, kernel_init=init, lowering=self.lowering, name='conv_0'
+    )(x)
+    x = DoubledConv(
       channels,
-      kernel_size=3,
-      padding=1,
-      use_bias=True,
       kernel_init=nn.initializers.lecun_normal(),
       lowering=self.lowering,
       name='conv_1',
-    )(double(nn.swish(x)))
+    )(nn.swish(x))
     return jnp.tanh(x)
-
-
-def double(x: jax.Array) -> jax.Array:
-  """Doubles maps [N, H, W, C] in size, each pixel becoming a block of 2x2."""
-  n, height, width, channels = x.shape
-  blocks = jnp.broadcast_to(
-    x[:, :, None, :, None], (n, height, 2, width, 2, channels)
-  )
-  return blocks.reshape(n, 2 * height, 2 * width, channels)
 
 
 GENERATORS = {'mlp': MLPGenerator, 'conv': ConvGenerator}
