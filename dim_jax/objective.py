@@ -45,6 +45,8 @@ class Density(NamedTuple):
       known; annealing starts from a Gaussian as wide.
     log_partition: `params -> log Z` in nats; None where it is intractable.
     exact_sample: `(params, rng, count) -> [count, D]`, likewise.
+    ratio: whether `log_density` is the logarithm of a ratio of two densities,
+      the data's and the generator's, which nothing normalises.
   """
 
   log_density: Callable[[PyTree, jax.Array], jax.Array]
@@ -53,6 +55,7 @@ class Density(NamedTuple):
   mode_std: float | None = None
   log_partition: Callable[[PyTree], jax.Array] | None = None
   exact_sample: Callable[[PyTree, jax.Array, int], jax.Array] | None = None
+  ratio: bool = False
 
 
 class Generator(NamedTuple):

@@ -7,7 +7,8 @@ Points in one or two dimensions are normalised on a grid and compared with the
 density that they were drawn from; an RBM has an exact partition function, and
 annealed importance sampling (AIS) beside it. Other energies are normalised by
 AIS alone, and only where --ais asks for it: it is wrong where chains do not
-find all modes. Samples are compared with the test set.
+find all modes. Samples are compared with the test set, and where --classifier
+names the run of one, by how clear and how varied they look to it.
 
 Writes RUN/evaluation/density.json and .npz.
 """
@@ -26,6 +27,9 @@ _ARGUMENTS = {
   'temperatures': _add('temperatures', 1000, 'Of AIS.'),
   'samples': _add('samples', 1000, 'Of the model, beside the test set.'),
   'chain_steps': _add('chain_steps', 1000, 'To a sample from noise.'),
+  'classifier': _COMMAND.path(
+    'classifier', None, 'The run of a classifier, to score samples by.'
+  ),
   'seed': _add('seed', 0, 'Of samples and AIS.'),
 }
 

@@ -54,9 +54,37 @@ def no_repulsion(config: ExperimentConfig) -> None:
   config.objective.repulsion = 'none'
 
 
+def contrastive_divergence(config: ExperimentConfig) -> None:
+  """Takes ten Langevin steps from the data; there is no generator."""
+  config.objective.negatives = 'cd'
+  config.objective.steps = 10
+  config.objective.negative_weight = 1.0
+
+
+def stein_cd(config: ExperimentConfig) -> None:
+  """Takes one Stein step from the data; there is no generator."""
+  config.objective.negatives = 'stein'
+  config.objective.repulsion = 'all'
+  config.objective.negative_weight = 1.0
+
+
+def gan(config: ExperimentConfig) -> None:
+  """Sets a DCGAN of the same generator: a discriminator, and its losses."""
+  no_repulsion(config)
+  config.objective.energy = energies.ConvEnergy(channels=16)
+  config.objective.kernel = 'data'
+  config.objective.contrast = 'jsd'
+  config.objective.negative_weight = 1.0
+
+
 ROWS: Mapping[str, Row] = {
   'nearest': Row('the nearest sample repels', nearest),
   'no_repulsion': Row('no sample repels', changed(nearest, no_repulsion)),
+  'stein_cd': Row('SteinCD', changed(nearest, stein_cd)),
+  'cd': Row(
+    'CD-10 by Langevin steps', changed(nearest, contrastive_divergence)
+  ),
+  'gan': Row('a DCGAN of the same generator', changed(nearest, gan)),
 }
 
 

@@ -182,6 +182,30 @@ def summary(
   }
 
 
+def classifier_score(logits: np.ndarray) -> float:
+  r"""Computes how clear and how varied images look to a classifier.
+
+  .. math:: e^{I(X; Y)}, \quad I(X; Y) = H(E_x p(y|x)) - E_x H(p(y|x))
+
+  which is 1 where it tells nothing of any image, or the same of all, and C
+  where it is sure of each, and all classes are as frequent. Images of one class
+  may be alike without its falling. With a network for ImageNet it is the
+  inception score.
+
+  Args:
+    logits: of n images, shape [n, C].
+
+  References:
+    Salimans et al., Improved techniques for training GANs, 2016, section 4.
+    https://arxiv.org/abs/1606.03498
+  """
+  log_p = _log_probabilities(logits)
+  p = np.exp(log_p)
+  # A class that nothing looks like adds 0.
+  marginal = np.log(np.maximum(p.mean(0), np.finfo(np.float64).tiny))
+  return float(np.exp((p * (log_p - marginal)).sum(-1).mean()))
+
+
 def _bits(nats: float) -> float:
   return nats / float(np.log(2))
 

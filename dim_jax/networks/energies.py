@@ -111,27 +111,10 @@ class AutoencoderEnergy(nn.Module):
 
   @nn.compact
   def _run(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    if x.ndim != 4 or x.shape[1] % 4 or x.shape[2] % 4:
-      raise ValueError(
-        'an auto-encoder takes images [N, H, W, C] with H and W multiples of '
-        f'4, got shape {x.shape}; use an MLP instead.'
-      )
-    y = x.astype(jnp.float32)
-    for i in range(2):
-      y = layers.Conv(
-        self.channels * 2**i,
-        kernel_size=4,
-        strides=2,
-        padding=1,
-        use_bias=True,
-        kernel_init=nn.initializers.he_normal(),
-        lowering=self.lowering,
-        name=f'conv_{i}',
-      )(y)
-      y = nn.swish(y)
+    hidden = _convolve(x, self.channels, self.lowering)
     code = layers.Dense(
       self.code, kernel_init=nn.initializers.lecun_normal(), name='code'
-    )(_flatten(y))
+    )(hidden)
     reconstruction = generators.ConvGenerator(
       x.shape[1:],
       features=self.channels,
@@ -139,6 +122,39 @@ class AutoencoderEnergy(nn.Module):
       name='decoder',
     )(code)
     return code, reconstruction
+
+
+class ConvEnergy(nn.Module):
+  """A small DCGAN's discriminator: the encoder above, and one number of it.
+
+  Radford et al., 2016: https://arxiv.org/abs/1511.06434; without its batch
+  normalisation.
+
+  Attributes:
+    channels: of the map of half the image's size; the next has twice as many.
+    lowering: of the convolutions, see `layers.Conv`.
+  """
+
+  channels: int = 32
+  lowering: str | None = None
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Returns f [N] of images [N, H, W, C], H and W multiples of 4."""
+    f, _ = self._run(x)
+    return f
+
+  def features(self, x: jax.Array) -> jax.Array:
+    """Returns the last map, [N, H/4 * W/4 * 2 channels]."""
+    _, hidden = self._run(x)
+    return hidden
+
+  @nn.compact
+  def _run(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    hidden = _convolve(x, self.channels, self.lowering)
+    f = layers.Dense(
+      1, kernel_init=nn.initializers.lecun_normal(), name='output'
+    )(hidden)
+    return f[:, 0], hidden
 
 
 class RBM(nn.Module):
@@ -258,6 +274,29 @@ def _flatten(x: jax.Array) -> jax.Array:
   return x.reshape(x.shape[0], -1).astype(jnp.float32)
 
 
+def _convolve(x: jax.Array, channels: int, lowering: str | None) -> jax.Array:
+  """Takes images to a quarter of their size, and flattens the map."""
+  if x.ndim != 4 or x.shape[1] % 4 or x.shape[2] % 4:
+    raise ValueError(
+      'a convolutional energy takes images [N, H, W, C] with H and W multiples '
+      f'of 4, got shape {x.shape}; use an MLP instead.'
+    )
+  x = x.astype(jnp.float32)
+  for i in range(2):
+    x = layers.Conv(
+      channels * 2**i,
+      kernel_size=4,
+      strides=2,
+      padding=1,
+      use_bias=True,
+      kernel_init=nn.initializers.he_normal(),
+      lowering=lowering,
+      name=f'conv_{i}',
+    )(x)
+    x = nn.swish(x)
+  return _flatten(x)
+
+
 def _visible(params: Any, rng: jax.Array, states: jax.Array) -> jax.Array:
   """Draws x [N, D] given the hidden states [N, hidden]."""
   mean = layers.add_bias(states @ params['weights'].T, params['visible'])
@@ -300,4 +339,9 @@ def _state_logits(params: Any) -> jax.Array:
   return jax.lax.map(block, index.reshape(-1, BLOCK)).reshape(-1)
 
 
-ENERGIES = {'mlp': MLPEnergy, 'autoencoder': AutoencoderEnergy, 'rbm': RBM}
+ENERGIES = {
+  'mlp': MLPEnergy,
+  'autoencoder': AutoencoderEnergy,
+  'conv': ConvEnergy,
+  'rbm': RBM,
+}

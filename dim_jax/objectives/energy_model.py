@@ -9,18 +9,19 @@ stand for the model: where Markov chains start and whether they are kept, one
 step of Stein variational gradient descent from the data (SteinCD), a generator
 that follows the Stein direction (SteinGAN), or exact samples. Negatives and
 directions pass through `stop_gradient`, so the parameter groups `energy` and
-`generator` get their own gradients from one backward pass.
+`generator` get their own gradients from one backward pass. The GAN that they
+are compared with has the same networks and another `contrast`.
 
 The metrics, in nats unless named otherwise: 'energy/data' and
 'energy/negatives' (mean f), 'energy/gap' (their difference: near 0 where the
 negatives are as likely as the data), 'energy/penalty' (f squared); of chains
 'energy/acceptance' (a fraction) and 'energy/temperature' (of the distribution
 that they sample, exp(f / T)); of exact training 'energy/log_likelihood'; of a
-generator 'generator/surrogate' (whose value means nothing) and
-'generator/spread' (the samples' standard deviation, averaged over dimensions,
-in units of x). Where chains or f diverge, these become non-finite: use more or
-smaller steps, `energy_penalty`, or 'mala', whose steps cannot raise the energy
-at will.
+generator 'generator/surrogate' (whose value means nothing; of a GAN
+'generator/loss', in nats) and 'generator/spread' (the samples' standard
+deviation, averaged over dimensions, in units of x). Where chains or f diverge,
+these become non-finite: use more or smaller steps, `energy_penalty`, or 'mala',
+whose steps cannot raise the energy at will.
 
 Wang and Liu, Learning to draw samples: with application to amortized MLE for
 generative adversarial learning, 2016. https://arxiv.org/abs/1611.01722
@@ -40,6 +41,7 @@ from flax import linen as nn
 
 from dim_jax import samplers
 from dim_jax.checks import check_choice, check_fields, check_range
+from dim_jax.losses import adversarial
 from dim_jax.losses import kernel_stein as losses
 from dim_jax.networks import energies, generators, layers
 from dim_jax.objective import Batch, Density, Metrics, Objective, PyTree
@@ -51,6 +53,7 @@ TRANSITIONS = ('langevin', 'mala', 'hmc', 'gibbs')
 STARTS = ('normal', 'uniform')
 KERNELS = ('data', 'features')
 REPULSIONS = ('all', 'nearest', 'none')
+CONTRASTS = ('difference', 'jsd')
 LATENTS: dict[str, sharded_batch.Draw] = {
   'uniform': functools.partial(jax.random.uniform, minval=-1.0, maxval=1.0),
   'normal': jax.random.normal,
@@ -62,9 +65,9 @@ class Config:
   """An energy model; the defaults are CD-1 with Langevin steps."""
 
   energy: str | Any = 'mlp'
-  """'mlp', 'autoencoder' (images) or 'rbm', or a Flax module that maps x [N,
-  ...] to f [N], the logarithm of the unnormalised density; it may have a method
-  `features`, and keeps no statistics."""
+  """'mlp', 'autoencoder' or 'conv' (images), 'rbm', or a Flax module that maps
+  x [N, ...] to f [N], the logarithm of the unnormalised density; it may have a
+  method `features`, and keeps no statistics."""
   units: tuple[int, ...] = (128, 128)
   """Hidden layers of the energy 'mlp'."""
   hidden: int = 10
@@ -78,6 +81,11 @@ class Config:
   a replay buffer ('buffer'); one Stein step from the batch ('stein', SteinCD);
   a 'generator' (SteinGAN); a 'mixture' of the last two; or the 'exact' gradient
   of the likelihood (an RBM alone)."""
+  contrast: str = 'difference'
+  """How f tells data from negatives: by the 'difference' of its means, the
+  likelihood's gradient; or by a GAN's 'jsd', which makes f the logarithm of the
+  ratio of the data's density to the generator's, and no density of its own. It
+  takes the negatives 'generator', that nothing repels."""
   transition: str = 'langevin'
   """Of the chains: 'langevin', 'mala', 'hmc' or 'gibbs' (an RBM alone)."""
   steps: int = 1
@@ -153,6 +161,8 @@ class Config:
       'mixture': 'SteinCD and SteinGAN',
       'exact': 'exact likelihood',
     }
+    if self.contrast == 'jsd':
+      return 'GAN'
     return titles.get(self.negatives, self.negatives)
 
 
@@ -160,6 +170,7 @@ def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
   for name, accepted in (
     ('negatives', NEGATIVES),
+    ('contrast', CONTRASTS),
     ('transition', TRANSITIONS),
     ('start', STARTS),
     ('kernel', KERNELS),
@@ -203,6 +214,13 @@ def check(config: Config) -> None:
     raise ValueError(
       f'objective.negatives={config.negatives!r} takes negative_weight=1, got '
       f'{config.negative_weight}.'
+    )
+  gan = ('generator', 'none', 1)
+  given = config.negatives, config.repulsion, config.negative_weight
+  if config.contrast == 'jsd' and given != gan:
+    raise ValueError(
+      "objective.contrast='jsd' takes negatives, repulsion and negative_weight "
+      f'{gan}, got {given}.'
     )
   if config.noise is not None and config.transition != 'langevin':
     raise ValueError(
@@ -291,6 +309,8 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
       log_partition = energies.RBM.log_partition(params['energy'])
       metrics['energy/log_likelihood'] = positive - log_partition
       value -= metrics['energy/log_likelihood']
+    elif config.contrast == 'jsd':
+      value += average(adversarial.adversary_loss(f_data, f_negatives))
     else:
       value += drawn.scale * (drawn.weight * negative - positive)
     metrics |= {
@@ -330,6 +350,7 @@ def _density(config: Config, energy: nn.Module) -> Density:
     functools.partial(log_density, config),
     functools.partial(inputs, config),
     functools.partial(_sample_as_trained, config),
+    ratio=config.contrast == 'jsd',
   )
   if not isinstance(energy, energies.RBM):
     return density
@@ -461,17 +482,21 @@ def _generator_term(
     rng, (shape[0], config.latent_size), axis_name, LATENTS[config.latent]
   )
   samples = _generate(config, params, latent, shape[1:])
-  fixed = jax.lax.stop_gradient(samples)
-  phi = _own_direction(config, jax.lax.stop_gradient(params), fixed, axis_name)
-  rows = (samples.shape[0], -1)
-  surrogate = losses.stein_surrogate(
-    samples.reshape(rows), phi.reshape(rows)
-  ).mean()
+  fixed, frozen = jax.lax.stop_gradient((samples, params))
+  if config.contrast == 'jsd':
+    name = 'generator/loss'
+    f = log_density(config, frozen, samples)
+    loss = adversarial.encoder_prior_loss(f)
+  else:
+    name = 'generator/surrogate'
+    phi = _own_direction(config, frozen, fixed, axis_name)
+    rows = (samples.shape[0], -1)
+    loss = losses.stein_surrogate(samples.reshape(rows), phi.reshape(rows))
+    loss = loss.mean()
   if axis_name is not None:
-    surrogate = jax.lax.pmean(surrogate, axis_name)
+    loss = jax.lax.pmean(loss, axis_name)
   std = sharded_batch.gather(fixed, axis_name).std(0).mean()
-  metrics = {'generator/surrogate': surrogate, 'generator/spread': std}
-  return fixed, surrogate, metrics
+  return fixed, loss, {name: loss, 'generator/spread': std}
 
 
 def _own_direction(
@@ -603,6 +628,8 @@ def _make_energy(config: Config) -> nn.Module:
     return energies.RBM(hidden=config.hidden)
   if config.energy == 'autoencoder':
     return energies.AutoencoderEnergy()
+  if config.energy == 'conv':
+    return energies.ConvEnergy()
   return config.energy
 
 

@@ -17,7 +17,7 @@ from dim_jax import config as config_lib
 from dim_jax import files
 from dim_jax.data import load as data_lib
 from dim_jax.data import points
-from dim_jax.evaluation import likelihood
+from dim_jax.evaluation import classification, likelihood
 from dim_jax.losses import priors
 from dim_jax.runs import provenance, tables
 
@@ -26,6 +26,7 @@ _SAVED_IMAGES = 64
 _GRID = 101
 _ROWS = 256  # examples that are scored at once
 _ARROWS = 21
+_UNIT = (-1.0, 1.0)
 # Cells along each axis, of the box and of one that is twice as wide.
 _CELLS = {1: 4000, 2: 200}
 # Kernels of the discrepancy, in root mean square distances of two examples.
@@ -41,6 +42,7 @@ def density(
   temperatures: int = 1000,
   samples: int = 1000,
   chain_steps: int = 1000,
+  classifier: str | None = None,
   seed: int = 0,
 ) -> dict[str, Any]:
   """Measures a run and writes the results into its folder.
@@ -55,6 +57,7 @@ def density(
       negatives (fewer where fewer chains are kept), or exact ones of an RBM.
     chain_steps: transitions of chains that start from noise, where training
       started at the data.
+    classifier: the run of a classifier of these images, to score samples by.
     seed: of samples and AIS.
 
   Returns:
@@ -66,12 +69,19 @@ def density(
 
   Raises:
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
-    ValueError: it has no energy.
+    ValueError: it has no energy, or none to normalise; the other run is no
+      classifier of such images.
   """
   started = time.time()
   run_dir = os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step)
   setup = _load(trained, run_dir)
+  if ais and setup.density.ratio:
+    raise ValueError(
+      f'{run_dir!r} is a run of {provenance.title(trained.config.objective)}, '
+      'which has no energy to normalise: leave ais out.'
+    )
+  judge = None if classifier is None else _load_classifier(classifier, setup)
   arrays: dict[str, Any] = {'f_test': setup.f_test[:_SAVED]}
   rows = _normalised_on_a_box(setup, arrays)
   exact = setup.density.log_partition
@@ -85,13 +95,18 @@ def density(
   few = _SAVED if x.ndim == 2 else _SAVED_IMAGES
   f_samples = np.asarray(jax.jit(setup.energy)(x))[:_SAVED]
   arrays |= dict(data=setup.test[:few], samples=x[:few], f_samples=f_samples)
+  compared = _compare(*map(_flat, (x, setup.train, setup.test)))
   config = trained.config.objective
+  if judge is not None:
+    compared |= _judge(
+      judge, x, setup.test, getattr(config, 'input_range', _UNIT)
+    )
   report = provenance.header(setup.examples, trained.step, started) | {
     'energy': str(config_lib.to_json(getattr(config, 'energy', None))),
     'negatives': getattr(config, 'negatives', None),
     'test_examples': len(setup.test),
     'rows': rows,
-    'samples': _compare(*map(_flat, (x, setup.train, setup.test))),
+    'samples': compared,
     'seed': seed,
   }
   path = os.path.join(run_dir, 'evaluation', 'density')
@@ -167,7 +182,7 @@ def _normalised_on_a_box(
 ) -> list[dict[str, Any]]:
   """Normalises points in one or two dimensions, and adds arrays to draw."""
   shape = setup.test.shape[1:]
-  if setup.points is None or len(shape) != 1 or shape[0] not in _CELLS:
+  if setup.density.ratio or setup.points is None or shape not in ((1,), (2,)):
     return []
   log_z, change = _on_a_box(setup.energy, setup.train)
   arrays |= _picture(setup.points, setup.energy, setup.train, log_z)
@@ -321,6 +336,47 @@ def _compare(
   }
 
 
+def _load_classifier(run_dir: str, setup: _Setup) -> dim_jax.Encoder:
+  """Loads a run that classifies images of the test set's shape."""
+  judge = dim_jax.load(run_dir)
+  shape = setup.test.shape[1:]
+  if judge.objective.logits is None or judge.input_shape != shape:
+    raise ValueError(
+      f'classifier={run_dir!r} is a run of '
+      f'{provenance.title(judge.config.objective)} on examples of shape '
+      f'{judge.input_shape}: it must classify images of shape {shape}, as '
+      '--config=vib_mnist:short does those of MNIST.'
+    )
+  return judge
+
+
+def _judge(
+  judge: dim_jax.Encoder,
+  samples: np.ndarray,
+  test: np.ndarray,
+  input_range: tuple[float, float],
+) -> dict[str, Any]:
+  """Scores samples by a classifier, and as many test images."""
+  low, high = input_range
+
+  def logits(x: np.ndarray) -> np.ndarray:
+    images = 2 * (x - low) / (high - low) - 1
+    return judge(np.clip(images, -1, 1).astype(np.float32))['logits']
+
+  of_samples = logits(samples)
+  classes = of_samples.shape[1]
+  counts = np.bincount(of_samples.argmax(1), minlength=classes)
+  return {
+    'classifier': f'{provenance.title(judge.config.objective)}, '
+    f'step {judge.step}',
+    'classifier_score': classification.classifier_score(of_samples),
+    'classifier_score_of_data': classification.classifier_score(
+      logits(test[: len(samples)])
+    ),
+    'classes': (counts / len(of_samples)).tolist(),
+  }
+
+
 def notes(report: dict[str, Any]) -> str:
   """Writes what `density` returned of samples, and how to read its table."""
   samples = report['samples']
@@ -330,6 +386,12 @@ def notes(report: dict[str, Any]) -> str:
     f'{samples["mean_distance"]:.3f}, variance {samples["variance_ratio"]:.2f} '
     'of its.'
   ]
+  if 'classifier_score' in samples:
+    lines.append(
+      f'Classifier score {samples["classifier_score"]:.2f} of '
+      f'{len(samples["classes"])} (test images: '
+      f'{samples["classifier_score_of_data"]:.2f}).'
+    )
   if report['rows']:
     lines.append(
       '± standard error: of log Z over chains, else over test examples. N(...) '

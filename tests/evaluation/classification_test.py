@@ -1,5 +1,7 @@
 """Errors and information against hand-made predictions."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,3 +106,20 @@ def test_images_out_of_range_are_counted():
     classification.predict(
       *(None, None, None, None, images, np.zeros(3, int), None)
     )
+
+
+def test_classifier_score_is_the_exponential_of_the_information():
+  # The same of all images: I(X; Y) = 0.
+  alike = np.log([[0.7, 0.2, 0.1]] * 4)
+  assert classification.classifier_score(alike) == pytest.approx(1)
+  # Sure of each, and all three as frequent: I = ln 3. Logits may be huge.
+  sure = 1e4 * np.tile(np.eye(3), (2, 1))
+  assert classification.classifier_score(sure) == pytest.approx(3)
+  # Sure of each, but two classes never come: I = 0.
+  assert classification.classifier_score(sure[:1]) == pytest.approx(1)
+  # (0.9, 0.1) and (0.1, 0.9): I = ln 2 - H(0.9, 0.1).
+  mixed = np.log([[0.9, 0.1], [0.1, 0.9]]) + np.array([[5.0], [-3.0]])
+  entropy = -0.9 * math.log(0.9) - 0.1 * math.log(0.1)
+  assert classification.classifier_score(mixed) == pytest.approx(
+    2 * math.exp(-entropy)
+  )

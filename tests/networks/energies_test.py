@@ -229,6 +229,38 @@ def test_autoencoder_score_is_finite_where_the_copy_is_exact():
   np.testing.assert_allclose(score[0, 0, 0, 0], expected, rtol=1e-5)
 
 
+def test_conv_energy_term_by_term():
+  energy = energies.ConvEnergy(channels=2)
+  x = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 1)).astype(np.float32)
+  variables = filled(energy, x)
+  params = jax.tree.map(
+    lambda x: np.asarray(x, np.float64), variables['params']
+  )
+
+  def convolve(x, layer):
+    # 4x4 windows, every second one, of a map with a border of zeros.
+    x = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    places = range(0, x.shape[1] - 3, 2)
+    rows = [
+      [
+        np.tensordot(x[:, i : i + 4, j : j + 4], layer['kernel'], axes=3)
+        for j in places
+      ]
+      for i in places
+    ]
+    y = np.moveaxis(np.array(rows), 2, 0) + layer['bias']
+    return y / (1 + np.exp(-y))
+
+  hidden = convolve(convolve(x, params['conv_0']), params['conv_1'])
+  assert hidden.shape == (2, 2, 2, 4)
+  hidden = hidden.reshape(2, -1)
+  f = hidden @ params['output']['kernel'] + params['output']['bias']
+  found = jit(energy.apply)(variables, x)
+  np.testing.assert_allclose(found, f[:, 0], rtol=1e-4, atol=1e-5)
+  features = jit(lambda x: energy.apply(variables, x, method='features'))(x)
+  np.testing.assert_allclose(features, hidden, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize('shape', [(28, 28, 1), (32, 32, 3)])
 def test_image_networks_take_both_sizes(shape):
   energy = energies.AutoencoderEnergy()
@@ -263,10 +295,22 @@ def test_conv_generator_against_the_native_convolution():
   assert np.abs(made).max() < 1
 
 
-def test_doubling_repeats_each_pixel():
-  x = jnp.arange(12.0).reshape(1, 2, 3, 2)
-  expected = np.asarray(x).repeat(2, axis=1).repeat(2, axis=2)
-  np.testing.assert_array_equal(generators.double(x), expected)
+@pytest.mark.parametrize('lowering', ['patches', 'native'])
+def test_doubled_convolution_is_one_of_the_doubled_map(lowering):
+  layer = generators.DoubledConv(3, lowering=lowering)
+  x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+  variables = filled(layer, x)
+  own = variables['params']
+  # Each pixel becomes four, and zeros lie around them.
+  double = x.astype(np.float64).repeat(2, axis=1).repeat(2, axis=2)
+  double = np.pad(double, [(0, 0), (1, 1), (1, 1), (0, 0)])
+  expected = np.asarray(own['bias'], np.float64) + np.zeros((2, 6, 8, 3))
+  for i, j in itertools.product(range(3), repeat=2):
+    kernel = np.asarray(own['kernel'][i, j], np.float64)
+    expected += double[:, i : i + 6, j : j + 8] @ kernel
+  np.testing.assert_allclose(
+    jit(layer.apply)(variables, x), expected, rtol=1e-4, atol=1e-5
+  )
 
 
 def test_mlp_generator_is_linear_without_hidden_layers():

@@ -264,6 +264,59 @@ def test_generator_follows_the_direction_and_energy_the_contrast(
   np.testing.assert_allclose(metrics['energy/gap'], gap, rtol=1e-4)
 
 
+def test_a_gan_has_the_gradients_of_its_two_players(monkeypatch):
+  monkeypatch.setitem(
+    energy_model.LATENTS, 'normal', lambda rng, shape: jnp.asarray(LATENT)
+  )
+  params = make_params()
+  metrics, _, grads = evaluate(
+    params,
+    negatives='generator',
+    latent='normal',
+    repulsion='none',
+    contrast='jsd',
+  )
+  p, data = wide(params), POINTS.astype(np.float64)
+  latent = LATENT.astype(np.float64)
+  layer = p['generator']['output']
+  made = latent @ layer['kernel'] + layer['bias']
+
+  # Goodfellow et al. 2014: -E log D(x) - E log(1 - D(G)), D = 1 / (1 + e^-f),
+  # for the discriminator, -E log D(G) for the generator.
+  def discriminator(energy):
+    of_data, of_made = (
+      1 / (1 + np.exp(-rbm_f(energy, x))) for x in (data, made)
+    )
+    return -np.log(of_data).mean() - np.log(1 - of_made).mean()
+
+  tree_close(
+    grads['energy'],
+    finite_differences(discriminator, p['energy']),
+    rtol=1e-3,
+    atol=1e-4,
+  )
+
+  def generator(layer):
+    f = rbm_f(p['energy'], latent @ layer['kernel'] + layer['bias'])
+    return -np.log(1 / (1 + np.exp(-f))).mean()
+
+  tree_close(
+    grads['generator']['output'],
+    finite_differences(generator, layer),
+    rtol=1e-3,
+    atol=1e-4,
+  )
+  np.testing.assert_allclose(
+    metrics['generator/loss'], generator(layer), rtol=1e-4
+  )
+  # The loss is minus the JSD, 2 log 2 below the cross-entropies.
+  np.testing.assert_allclose(
+    metrics['loss'] - metrics['generator/loss'],
+    discriminator(p['energy']) - 2 * math.log(2),
+    rtol=1e-3,
+  )
+
+
 def test_mixture_takes_either_sort_of_negatives(monkeypatch):
   monkeypatch.setitem(
     energy_model.LATENTS, 'normal', lambda rng, shape: jnp.asarray(LATENT)
@@ -470,8 +523,9 @@ def test_a_run_resumes_from_its_arrays_alone():
     {'negatives': 'mixture', 'stein_rate': 1.0},
     # Of two devices' particles.
     {'negatives': 'mixture', 'stein_rate': 1.0, 'particles_of': 2},
+    {'negatives': 'generator', 'repulsion': 'none', 'contrast': 'jsd'},
   ],
-  ids=['cd', 'mixture', 'particles-of-two'],
+  ids=['cd', 'mixture', 'particles-of-two', 'gan'],
 )
 def test_loss_on_eight_devices_is_that_on_one(changes):
   config = make_config(**changes)
@@ -731,6 +785,14 @@ def test_samples_come_from_where_the_negatives_do():
   ('changes', 'message'),
   [
     ({'negatives': 'pcd'}, r"negatives must be one of .*'cd'.*, got 'pcd'"),
+    (
+      {'contrast': 'hinge'},
+      r"contrast must be one of .*'jsd'.*, got 'hinge'",
+    ),
+    (
+      {'contrast': 'jsd', 'negatives': 'generator'},
+      r"'jsd' takes .* \('generator', 'none', 1\), got \('generator', 'all', 1",
+    ),
     ({'transition': 'ula'}, r"transition must be one of .*, got 'ula'"),
     ({'start': 'data'}, r"start must be one of .*, got 'data'"),
     ({'kernel': 'rbf'}, r"kernel must be one of .*, got 'rbf'"),
@@ -853,3 +915,4 @@ def test_one_example_has_no_stein_direction():
 )
 def test_title(negatives, title):
   assert energy_model.Config(negatives=negatives, steps=10).title == title
+  assert energy_model.Config(contrast='jsd').title == 'GAN'

@@ -6,6 +6,7 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -14,7 +15,7 @@ from dim_jax import config as config_lib
 from dim_jax.commands import density as density_command
 from dim_jax.config import DataConfig, ExperimentConfig, PointConfig
 from dim_jax.data import points
-from dim_jax.objectives import dim, energy_model
+from dim_jax.objectives import dim, energy_model, vib
 from dim_jax.runs import density, evaluate, train
 
 
@@ -157,6 +158,73 @@ def test_runs_without_a_density_are_named(tmp_path):
     patch.setattr(density.dim_jax, 'load', lambda run_dir, step: found)
     with pytest.raises(ValueError, match='Deep InfoMax, which has no dens'):
       density.density(str(tmp_path))
+
+
+class Means(nn.Module):
+  """Makes images, each of one brightness, which it takes from the noise."""
+
+  @nn.compact
+  def __call__(self, noise):
+    scale = self.param('scale', nn.initializers.ones, ())
+    return jnp.ones((1, 8, 8, 1)) * scale * noise[:, :1, None, None]
+
+
+def test_a_classifier_scores_the_samples_of_a_gan(tmp_path, monkeypatch):
+  config = ExperimentConfig(
+    objective=energy_model.Config(
+      energy='mlp',
+      units=(2,),
+      input_range=(0.0, 1.0),
+      negatives='generator',
+      repulsion='none',
+      contrast='jsd',
+      generator=Means(),
+      latent_size=2,
+    ),
+    data=DataConfig(name='digits', image_size=8),
+    batch_size=50,
+    steps=1,
+    log_every=1,
+    checkpoint_every=1,
+  )
+  train.train(config, str(tmp_path), devices=1, show_progress=False)
+  own = density.dim_jax.load
+
+  class Judge:
+    """Is sure whether the upper left pixel is below -0.5, or above."""
+
+    config = ExperimentConfig(objective=vib.Config(), data=DataConfig())
+    objective = config_lib.make_objective(config)
+    step = 7
+    input_shape = (8, 8, 1)
+
+    def __call__(self, images):
+      assert images.dtype == np.float32 and np.abs(images).max() <= 1
+      low = images[:, 0, 0, 0] < -0.5
+      return {'logits': 1e3 * np.stack([low, ~low], 1)}
+
+  def load(run_dir, step=None):
+    return Judge() if run_dir == 'judge' else own(run_dir, step)
+
+  monkeypatch.setattr(density.dim_jax, 'load', load)
+  density_command.main([str(tmp_path), '--classifier=judge', '--samples=400'])
+  found = json.loads((tmp_path / 'evaluation' / 'density.json').read_text())
+  # A ratio of densities is normalised by nothing.
+  assert found['rows'] == []
+  samples = found['samples']
+  # Brightness is uniform on (-1, 1): a quarter is below -0.5.
+  low, high = samples['classes']
+  assert low == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 400))
+  # Where the classifier is sure, I(X; Y) is the entropy of its classes.
+  entropy = -low * math.log(low) - high * math.log(high)
+  assert samples['classifier_score'] == pytest.approx(math.exp(entropy))
+  # That pixel is black in all digits.
+  assert samples['classifier_score_of_data'] == pytest.approx(1)
+  with pytest.raises(ValueError, match='a run of GAN, which has no energy'):
+    density.density(str(tmp_path), ais=True)
+  monkeypatch.setattr(Judge, 'input_shape', (28, 28, 1))
+  with pytest.raises(ValueError, match=r'must classify .* \(8, 8, 1\)'):
+    density.density(str(tmp_path), classifier='judge')
 
 
 def test_points_have_nothing_to_probe(true_run):

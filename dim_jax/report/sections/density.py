@@ -28,7 +28,9 @@ _NOTE = (
 )
 _SAMPLES_NOTE = (
   'Of samples beside the test set: ratio of the variances, 1 if alike; squared '
-  'maximum mean discrepancy (mmd), near that of training examples if alike.'
+  'maximum mean discrepancy (mmd), near that of training examples if alike. '
+  'The classifier score is 1 where a classifier tells no sample from another, '
+  'and its number of classes where it is sure of each, and all are as frequent.'
 )
 _KL = 'KL: of the truth from the model, on test points, in nats.'
 # Points of a panel: more would hide one another.
@@ -45,7 +47,14 @@ def section(runs: Sequence[Run]) -> list[Part]:
   if not table.records:
     text = 'No log likelihood: the energy is not normalised (`--ais`).'
     parts = [Missing(text)]
-  keys = ('variance_ratio', 'mmd', 'mmd_of_data', 'mean_distance')
+  keys = (
+    'variance_ratio',
+    'mmd',
+    'mmd_of_data',
+    'mean_distance',
+    'classifier_score',
+    'classifier_score_of_data',
+  )
   samples = [
     {'run': label, 'samples': f'{x["count"]:,}'}
     | {k.replace('_', ' '): fixed(x[k], 4) for k in keys if k in x}
