@@ -10,9 +10,10 @@ dimensions are, and what a linear probe reads from them.
 
 lets a generator of points meet the same losses on a ring of eight Gaussians.
 
-The same command on the same folder trains only what is not there yet. Nothing
-was tuned: the tables show what each loss does with its paper's penalty, Adam
-at one rate, and the steps and weights of CONDITIONS.
+The same command on the same folder trains only what is not there yet. The
+tables show what each loss does with its paper's penalty, Adam at one rate, and
+the steps and weights of CONDITIONS; --scale multiplies those weights, and
+--validation measures on held-out training images, to choose it by.
 """
 
 import dataclasses
@@ -235,7 +236,14 @@ def mode_coverage(
 
 
 def condition_config(
-  name: str, *, points: bool, dataset: str, steps: int, batch_size: int
+  name: str,
+  *,
+  points: bool,
+  dataset: str,
+  steps: int,
+  batch_size: int,
+  scale: float = 1.0,
+  validation: bool = False,
 ) -> config_lib.ExperimentConfig:
   """Returns the run of a condition; its seed is not used.
 
@@ -245,6 +253,8 @@ def condition_config(
     dataset: of images, 'digits' or 'mnist'; of points, a density.
     steps: that the encoder takes.
     batch_size: examples a step.
+    scale: multiplies the prior's weight; of images.
+    validation: whether a tenth of the training images is held out.
 
   Raises:
     ValueError: there is no such condition.
@@ -277,8 +287,11 @@ def condition_config(
     objective = dim.Config(
       prior=dim.Prior(**prior | condition.objective), **fields
     )
+    objective.prior.weight *= scale
     data = config_lib.DataConfig(
-      name=dataset, image_size=8 if dataset == 'digits' else None, validation=0
+      name=dataset,
+      image_size=8 if dataset == 'digits' else None,
+      validation=0.1 if validation else 0,
     )
     groups = ('encoder', 'critic')
   slow = config_lib.OptimizerConfig(learning_rate=1e-3, every=condition.updates)
@@ -480,6 +493,8 @@ def priors(
   seeds: Sequence[int] = (0, 1, 2),
   steps: int | None = None,
   batch_size: int | None = None,
+  scale: float = 1.0,
+  validation: bool = False,
   show_progress: bool = True,
 ) -> dict[str, Any]:
   """Trains and measures every condition that `workdir` does not hold yet.
@@ -493,6 +508,9 @@ def priors(
     seeds: repetitions.
     steps: that the encoder takes; None for 500, and 2,000 of the generator.
     batch_size: examples a step; None for 96, and 256 points.
+    scale: multiplies the prior's weight in every condition; of images.
+    validation: measure on a tenth of the training images, held out, instead of
+      the test images.
     show_progress: show it.
 
   Returns:
@@ -507,11 +525,16 @@ def priors(
     raise ValueError('priors needs at least one seed.')
   conditions = tuple(conditions or (POINT_CONDITIONS if points else CONDITIONS))
   dataset = dataset or ('ring' if points else 'digits')
+  checks.check_range('scale', scale, '(0, inf)')
+  if points and (validation or scale != 1):
+    raise ValueError('scale and validation are of images, not of points.')
   settings: dict[str, Any] = {
     'points': points,
     'dataset': dataset,
     'steps': (2000 if points else 500) if steps is None else steps,
     'batch_size': (256 if points else 96) if batch_size is None else batch_size,
+    'scale': scale,
+    'validation': validation,
   }
   configs = {name: condition_config(name, **settings) for name in conditions}
   for config in configs.values():
@@ -574,7 +597,7 @@ def _load(
     return _Data(arrays, (), dataset, _near(fresh, truth, dataset), '')
   train_set, test_set = (
     data_lib.load(config.data, split, progress=show_progress)
-    for split in ('train', 'test')
+    for split in ('train', 'validation' if config.data.validation else 'test')
   )
   shape = (len(test_set.inputs), _CODE)
   draws = prior_losses.sample_prior(jax.random.key(2), 'gaussian', shape)
@@ -697,7 +720,9 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
   shown = rich.table.Table(
     title=f'{report["dataset"]}, {len(report["seeds"])} seeds, '
     f'{report["steps"]:,} steps of the '
-    + ('generator' if report['points'] else 'encoder'),
+    + ('generator' if report['points'] else 'encoder')
+    + (f', weights x {report["scale"]:g}' if report['scale'] != 1 else '')
+    + (', validation' if report['validation'] else ''),
     title_justify='left',
     box=rich.box.SIMPLE,
   )
@@ -742,6 +767,10 @@ _ARGUMENTS = {
   'seeds': _COMMAND.items('seeds', (0, 1, 2), 'A run each.', int),
   'steps': _COMMAND.integer('steps', None, 'Of the encoder or generator.'),
   'batch_size': _COMMAND.integer('batch_size', None, 'Examples a step.'),
+  'scale': _COMMAND.real('scale', 1.0, "Multiplies the priors' weights."),
+  'validation': _COMMAND.boolean(
+    'validation', False, 'Measure on held-out training images.'
+  ),
 }
 
 

@@ -61,6 +61,34 @@ def test_every_condition_is_a_run_that_can_be_used():
     )
 
 
+def test_weights_are_scaled_and_validation_images_held_out(tmp_path, capsys):
+  def make(name, **changes):
+    return priors.condition_config(
+      name, points=False, dataset='digits', steps=1, batch_size=8, **changes
+    )
+
+  # 0.1 of Deep InfoMax, and MMD's own 10, times 3.
+  assert make('kl', scale=3.0).objective.prior.weight == pytest.approx(0.3)
+  assert make('mmd', scale=3.0).objective.prior.weight == pytest.approx(30)
+  assert make('kl').data.validation == 0
+  assert make('kl', validation=True).data.validation == 0.1
+  command = [f'--workdir={tmp_path}', '--conditions=none', '--seeds=0']
+  command += ['--steps=1', '--batch_size=50', '--validation', '--scale=2']
+  priors.main(command)
+  assert 'weights x 2, validation' in capsys.readouterr().out
+  report = json.loads((tmp_path / 'priors.json').read_text())
+  # Of 144 images, a tenth of 1,438 training images, a whole number is right;
+  # of the 359 test images another fraction would be.
+  (row,) = report['rows']
+  assert row['probe'] * 144 == pytest.approx(
+    round(row['probe'] * 144), abs=1e-3
+  )
+  with pytest.raises(ValueError, match='are of images, not of points'):
+    priors.priors(str(tmp_path), points=True, scale=2.0)
+  with pytest.raises(ValueError, match='scale must be > 0, got 0'):
+    priors.priors(str(tmp_path), scale=0)
+
+
 def test_encoder_of_the_comparison_has_the_features_of_its_objective():
   encoder = encoders.MLPCode(units=(5,), code=3, stochastic=True)
   images = jnp.ones((2, 4, 4, 1)) / 2
