@@ -13,7 +13,7 @@ times this learning rate the features of cpc collapse in the first steps.
 from collections.abc import Mapping
 
 from dim_jax.config import DataConfig, ExperimentConfig, OptimizerConfig
-from dim_jax.configs import Row, get
+from dim_jax.configs import Row, changed, get, gim_spoken_digits
 from dim_jax.objectives import gim as gim_lib
 
 
@@ -46,6 +46,13 @@ def cpc() -> ExperimentConfig:
 ROWS: Mapping[str, Row] = {
   'gim': Row('Greedy InfoMax', gim),
   'cpc': Row('CPC', cpc),
+  'supervised': Row(
+    'One classifier, end to end',
+    changed(gim, gim_spoken_digits.supervised, gim_spoken_digits.end_to_end),
+  ),
+  'greedy_supervised': Row(
+    'A classifier on each module', changed(gim, gim_spoken_digits.supervised)
+  ),
 }
 
 

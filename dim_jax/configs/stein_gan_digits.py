@@ -20,4 +20,5 @@ def get_config() -> ExperimentConfig:
     (16, 16, 1), features=16
   )
   config.steps = 1000
+  config.checkpoint_every = 500
   return config

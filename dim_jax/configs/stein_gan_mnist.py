@@ -37,15 +37,14 @@ def nearest() -> ExperimentConfig:
       generator=generators.ConvGenerator((28, 28, 1), features=16),
       repulsion='nearest',
       latent_size=32,
-      negative_weight=0.3,
     ),
     data=DataConfig(name='mnist', image_size=None),
     optimizer=OptimizerConfig(learning_rate=1e-4),
     groups={'generator': OptimizerConfig(learning_rate=1e-3)},
     batch_size=50,
-    steps=2000,
+    steps=10_000,
     log_every=100,
-    checkpoint_every=500,
+    checkpoint_every=2500,
   )
 
 
@@ -54,18 +53,21 @@ def no_repulsion(config: ExperimentConfig) -> None:
   config.objective.repulsion = 'none'
 
 
-def contrastive_divergence(config: ExperimentConfig) -> None:
-  """Takes ten Langevin steps from the data; there is no generator."""
-  config.objective.negatives = 'cd'
-  config.objective.steps = 10
-  config.objective.negative_weight = 1.0
+def mixture(config: ExperimentConfig) -> None:
+  """Takes SteinCD's negatives in half of the steps."""
+  config.objective.negatives = 'mixture'
 
 
 def stein_cd(config: ExperimentConfig) -> None:
   """Takes one Stein step from the data; there is no generator."""
   config.objective.negatives = 'stein'
   config.objective.repulsion = 'all'
-  config.objective.negative_weight = 1.0
+
+
+def contrastive_divergence(config: ExperimentConfig) -> None:
+  """Takes ten Langevin steps from the data; there is no generator."""
+  config.objective.negatives = 'cd'
+  config.objective.steps = 10
 
 
 def gan(config: ExperimentConfig) -> None:
@@ -74,12 +76,12 @@ def gan(config: ExperimentConfig) -> None:
   config.objective.energy = energies.ConvEnergy(channels=16)
   config.objective.kernel = 'data'
   config.objective.contrast = 'jsd'
-  config.objective.negative_weight = 1.0
 
 
 ROWS: Mapping[str, Row] = {
   'nearest': Row('the nearest sample repels', nearest),
   'no_repulsion': Row('no sample repels', changed(nearest, no_repulsion)),
+  'mixture': Row('SteinGAN and SteinCD in turn', changed(nearest, mixture)),
   'stein_cd': Row('SteinCD', changed(nearest, stein_cd)),
   'cd': Row(
     'CD-10 by Langevin steps', changed(nearest, contrastive_divergence)
