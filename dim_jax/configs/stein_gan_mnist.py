@@ -71,11 +71,13 @@ def contrastive_divergence(config: ExperimentConfig) -> None:
 
 
 def gan(config: ExperimentConfig) -> None:
-  """Sets a DCGAN of the same generator: a discriminator, and its losses."""
+  """Sets a DCGAN of the same generator, with its paper's Adam."""
   no_repulsion(config)
   config.objective.energy = energies.ConvEnergy(channels=16)
   config.objective.kernel = 'data'
   config.objective.contrast = 'jsd'
+  config.optimizer = OptimizerConfig(learning_rate=2e-4, b1=0.5)
+  config.groups = {}
 
 
 ROWS: Mapping[str, Row] = {

@@ -112,37 +112,74 @@ def mixtures() -> str:
   )
 
 
+_GENERATORS = {
+  'nearest': 'SteinGAN, the nearest repels',
+  'no_repulsion': 'SteinGAN, none repels',
+  'mixture': 'SteinGAN and SteinCD in turn',
+  'stein_cd': 'SteinCD',
+  'cd': 'CD-10 by Langevin steps',
+  'gan': 'DCGAN of the same generator',
+}
+
+
 def stein_gan() -> str:
-  """Samples of SteinGAN beside the test images."""
-  names = {
-    '': ('nearest', 'the nearest neighbour'),
-    '--config.objective.repulsion=none': ('no_repulsion', 'none'),
-  }
+  """Samples of SteinGAN and others beside the test images."""
+  groups = _groups_of_rows('stein_gan_mnist')
   rows = []
-  for overrides, (row, name) in names.items():
-    (run,) = _groups('stein_gan_mnist')[overrides]
-    samples = run['density']['samples']
+  for row, name in _GENERATORS.items():
+    if row not in groups:
+      continue
+    runs = groups[row]
+    samples = [run['density']['samples'] for run in runs]
     rows.append(
       [
         name,
         f'`{row}`',
-        f'{samples["mmd"]:.3f}',
-        f'{samples["variance_ratio"]:.2f}',
-        markdown.minutes([run['train_seconds']]),
+        str(len(runs)),
+        f'{runs[0]["step"]:,}',
+        *(
+          markdown.spread((x[key] for x in samples), digits)
+          for key, digits in (
+            ('mmd', 4),
+            ('variance_ratio', 2),
+            ('classifier_score', 2),
+          )
+        ),
+        markdown.minutes(run['train_seconds'] for run in runs),
       ]
     )
   rows.append(
-    ['training images', '—', f'{samples["mmd_of_data"]:.3f}', '—', '—']
+    [
+      'images',
+      '—',
+      '—',
+      '—',
+      f'{samples[0]["mmd_of_data"]:.4f}',
+      '1',
+      f'{samples[0]["classifier_score_of_data"]:.2f}',
+      '—',
+    ]
   )
   return markdown.table(
     [
-      'what repels',
+      'method',
       'row of `stein_gan_mnist`',
+      'seeds',
+      'steps',
       'MMD² to the test set',
       'variance ratio',
+      'classifier score',
       'training',
     ],
     rows,
+  )
+
+
+def _groups_of_rows(file: str) -> dict[str, list[dict[str, Any]]]:
+  """Groups runs by the row of their family."""
+  return grouped(
+    load(file)['runs'],
+    lambda run: config_name(run['command']).split()[0].partition(':')[2],
   )
 
 
