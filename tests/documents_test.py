@@ -2,11 +2,14 @@
 
 import ast
 import importlib
+import json
 import pathlib
 import re
 import tomllib
 import types
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import yaml
 
@@ -14,7 +17,14 @@ import dim_jax
 from dim_jax.commands.command import Command
 from dim_jax.objectives.terms import mutual_information, prior_matching
 from experiments.documents import __main__ as generated
-from experiments.documents import commands, curves, fields, markdown, results
+from experiments.documents import (
+  commands,
+  curves,
+  fields,
+  markdown,
+  results,
+  samples,
+)
 from experiments.documents import site as site_hooks
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -276,3 +286,25 @@ def test_curves_of_a_result_show_its_features_and_what_was_published(tmp_path):
   text = path.read_text(encoding='utf-8')
   for name in ('conv', 'fc', 'y', 'conv, published'):
     assert f'>{name}</text>' in text
+
+
+def test_samples_of_runs_are_beside_test_images(tmp_path):
+  for row, level in (('nearest', -1.0), ('gan', 1.0)):
+    run = tmp_path / row
+    (run / 'evaluation').mkdir(parents=True)
+    command = f'dim-jax train --config=stein_gan_mnist:{row} --config.seed=1'
+    (run / 'run.json').write_text(json.dumps({'command': command}))
+    np.savez(
+      run / 'evaluation' / 'density.npz',
+      samples=np.full((70, 8, 8, 1), level, np.float32),
+      data=np.zeros((70, 8, 8, 1), np.float32),
+    )
+  path = tmp_path / 'samples.png'
+  samples.draw(str(path), str(tmp_path / 'nearest'), str(tmp_path / 'gan'))
+  picture = plt.imread(path)
+  # In the middle of three panels: black, white, and grey test images.
+  width = picture.shape[1]
+  middle = [
+    picture[-60, int(width * part), 0] for part in (1 / 6, 1 / 2, 5 / 6)
+  ]
+  np.testing.assert_allclose(middle, [0, 1, 0.5], atol=0.01)

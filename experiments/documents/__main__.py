@@ -55,6 +55,7 @@ _TABLES = (
   representations.masks,
   representations.priors,
   representations.priors_later,
+  representations.priors_matched,
   representations.structure,
   representations.su_digits,
   representations.su_mnist,

@@ -104,6 +104,37 @@ def priors_later() -> str:
   )
 
 
+def priors_matched() -> str:
+  """Prior terms at chosen weights and length; nothing if not measured."""
+  file = 'priors_digits_matched'
+  if not exists(file):
+    return ''
+  reports = load(file)['test']
+  rows = {
+    name: [
+      _PRIORS[name],
+      f'{report["configs"][name]["objective"]["prior"]["weight"]:g}',
+      *_measures(summary),
+      markdown.plus_minus(summary['mi']['mean'], summary['mi']['std'], 2),
+    ]
+    for report in reports
+    for name, summary in report['summary'].items()
+  }
+  floor = [
+    f'{scale * reports[0]["floor"][name]:.{digits}f}'
+    if name in reports[0]['floor']
+    else '—'
+    for name, (scale, digits) in _MEASURES.items()
+  ]
+  return markdown.table(
+    ['prior term', 'weight', *_MEASURE_NAMES, 'information, nats'],
+    [
+      *(rows[name] for name in _PRIORS if name in rows),
+      ['draws of the prior', '—', *floor, '—'],
+    ],
+  )
+
+
 def _cells(table: str) -> dict[str, list[dict]]:
   """Groups a table's cells, one a seed, by row."""
   return grouped(load(table)['cells'], lambda cell: cell['row'])

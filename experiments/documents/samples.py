@@ -29,7 +29,7 @@ def draw(path: str, *runs: str) -> None:
     path: of the picture, such as .png.
     *runs: folders of runs on the same grey images in [-1, 1].
   """
-  blocks = {}
+  blocks: dict[str, np.ndarray] = {}
   for run in map(pathlib.Path, runs):
     arrays = np.load(run / 'evaluation' / 'density.npz')
     command = json.loads((run / 'run.json').read_text())['command']
