@@ -215,13 +215,6 @@ def check(config: Config) -> None:
       f'objective.negatives={config.negatives!r} takes negative_weight=1, got '
       f'{config.negative_weight}.'
     )
-  gan = ('generator', 'none', 1)
-  given = config.negatives, config.repulsion, config.negative_weight
-  if config.contrast == 'jsd' and given != gan:
-    raise ValueError(
-      "objective.contrast='jsd' takes negatives, repulsion and negative_weight "
-      f'{gan}, got {given}.'
-    )
   if config.noise is not None and config.transition != 'langevin':
     raise ValueError(
       "objective.noise acts on objective.transition='langevin' alone; leave it "
@@ -247,7 +240,19 @@ def check(config: Config) -> None:
     check_choice('objective.bandwidth', config.bandwidth, losses.BANDWIDTHS)
   else:
     check_range('objective.bandwidth', config.bandwidth, '(0, inf)')
+  _check_contrast(config)
   _check_energy(config)
+
+
+def _check_contrast(config: Config) -> None:
+  """Raises ValueError where a GAN has what an energy alone can use."""
+  gan = ('generator', 'none', 1)
+  given = config.negatives, config.repulsion, config.negative_weight
+  if config.contrast == 'jsd' and given != gan:
+    raise ValueError(
+      "objective.contrast='jsd' takes negatives, repulsion and negative_weight "
+      f'{gan}, got {given}.'
+    )
 
 
 def _check_energy(config: Config) -> None:
@@ -352,7 +357,7 @@ def _density(config: Config, energy: nn.Module) -> Density:
     functools.partial(_sample_as_trained, config),
     ratio=config.contrast == 'jsd',
   )
-  if not isinstance(energy, energies.RBM):
+  if density.ratio or not isinstance(energy, energies.RBM):
     return density
   # An RBM is a mixture of Gaussians of unit variance.
   density = density._replace(mode_std=1.0)

@@ -26,7 +26,6 @@ _SAVED_IMAGES = 64
 _GRID = 101
 _ROWS = 256  # examples that are scored at once
 _ARROWS = 21
-_UNIT = (-1.0, 1.0)
 # Cells along each axis, of the box and of one that is twice as wide.
 _CELLS = {1: 4000, 2: 200}
 # Kernels of the discrepancy, in root mean square distances of two examples.
@@ -75,12 +74,7 @@ def density(
   started = time.time()
   run_dir = os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step)
-  setup = _load(trained, run_dir)
-  if ais and setup.density.ratio:
-    raise ValueError(
-      f'{run_dir!r} is a run of {provenance.title(trained.config.objective)}, '
-      'which has no energy to normalise: leave ais out.'
-    )
+  setup = _load(trained, run_dir, ais)
   judge = None if classifier is None else _load_classifier(classifier, setup)
   arrays: dict[str, Any] = {'f_test': setup.f_test[:_SAVED]}
   rows = _normalised_on_a_box(setup, arrays)
@@ -98,9 +92,7 @@ def density(
   compared = _compare(*map(_flat, (x, setup.train, setup.test)))
   config = trained.config.objective
   if judge is not None:
-    compared |= _judge(
-      judge, x, setup.test, getattr(config, 'input_range', _UNIT)
-    )
+    compared |= _judge(judge, x, setup.test, config)
   report = provenance.header(setup.examples, trained.step, started) | {
     'energy': str(config_lib.to_json(getattr(config, 'energy', None))),
     'negatives': getattr(config, 'negatives', None),
@@ -148,14 +140,14 @@ class _Setup(NamedTuple):
     return row
 
 
-def _load(trained: dim_jax.Encoder, run_dir: str) -> _Setup:
+def _load(trained: dim_jax.Encoder, run_dir: str, ais: bool) -> _Setup:
   """Loads the examples, and raises ValueError where there is no density."""
   config, density = trained.config, trained.objective.density
+  run = f'{run_dir!r} is a run of {provenance.title(config.objective)}, which'
   if density is None:
-    raise ValueError(
-      f'{run_dir!r} is a run of {provenance.title(config.objective)}, which '
-      'has no density: measure it with dim-jax evaluate.'
-    )
+    raise ValueError(f'{run} has no density: measure it with dim-jax evaluate.')
+  if ais and density.ratio:
+    raise ValueError(f'{run} has no energy to normalise: leave ais out.')
   params, _ = trained.variables
   parts = [
     data_lib.load(config.data, split, progress=False)
@@ -354,10 +346,10 @@ def _judge(
   judge: dim_jax.Encoder,
   samples: np.ndarray,
   test: np.ndarray,
-  input_range: tuple[float, float],
+  objective: Any,
 ) -> dict[str, Any]:
   """Scores samples by a classifier, and as many test images."""
-  low, high = input_range
+  low, high = getattr(objective, 'input_range', (-1.0, 1.0))
 
   def logits(x: np.ndarray) -> np.ndarray:
     images = 2 * (x - low) / (high - low) - 1
