@@ -9,7 +9,7 @@ follows the Stein direction. Networks are smaller and have neither batch
 normalisation nor dropout, which would make the score of one image depend on
 others. As in their code the nearest neighbour alone repels, and the generator
 learns the faster; the negatives' weight is 1, where the code has 0.1 to 0.3 on
-images: with 0.3 most samples were ones.
+images: with 0.3, after 2,000 steps, 40 % of the samples were ones.
 
 Measured on one core (experiments/results/stein_gan_mnist.json), 1,000 samples:
 MMD^2 to the test set (training images 0.0008) and the score of a classifier,

@@ -238,10 +238,9 @@ def cifar10_long() -> str:
 
 def cifar10_short() -> str:
   """Runs of 25,000 steps beside the published accuracies."""
-  if not exists('dim_cifar10_short'):
-    return ''
+  files = [f'dim_cifar10_short{end}' for end in ('', '_jsd')]
   rows = []
-  for run in load('dim_cifar10_short')['runs']:
+  for run in (run for x in filter(exists, files) for run in load(x)['runs']):
     probe = {
       (row['encoder'], row['feature']): row['mean']
       for row in run['evaluation']['results']
