@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from dim_jax.networks import layers
@@ -71,8 +72,12 @@ class DoubledConv(nn.Module):
     bias = self.param('bias', init, (self.features,), jnp.float32)
     # Along an axis, pixels 2k - 1 and 2k see k - 1 and k alone: the first sees
     # k - 1 by two taps and k by one, the second the other way round.
-    taps = jnp.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]])
-    kernel = jnp.einsum('pit,qju,tucd->ijcpqd', taps, taps, kernel)
+    taps = np.array([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]])
+    sums = np.einsum('pit,qju->ijpqtu', taps, taps).reshape(16, 9)
+    # One product, as its gradient contracts one axis too.
+    kernel = jnp.asarray(sums, jnp.float32) @ kernel.reshape(9, -1)
+    kernel = kernel.reshape(2, 2, 2, 2, channels, self.features)
+    kernel = kernel.transpose(0, 1, 4, 2, 3, 5)
     y = layers.convolve(
       x,
       kernel.reshape(2, 2, channels, -1),

@@ -89,9 +89,9 @@ def gim_cifar10() -> str:
     for kind in ('trained', 'untrained'):
       read = [
         {
-          row['tap']: row['mean']
+          row['feature']: row['mean']
           for row in run['evaluation']['results']
-          if row['features'] == kind
+          if row['encoder'] == kind
         }
         for run in runs
       ]
@@ -99,7 +99,8 @@ def gim_cifar10() -> str:
         cells = _by_module(read)
         cells += ['—'] * (4 - len(cells))
         time = markdown.minutes(run['train_seconds'] for run in runs)
-        name = _NAMES[key] if kind == 'trained' else 'untrained'
+        name = _NAMES[key].removesuffix(' by speaker')
+        name = name if kind == 'trained' else 'untrained'
         rows.append(
           [name, str(len(runs)), *cells, time if kind == 'trained' else '—']
         )
