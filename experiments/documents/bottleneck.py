@@ -42,18 +42,20 @@ def _row(config: str, runs: list[dict[str, Any]]) -> list[str]:
 
 def vib() -> str:
   """Test errors on MNIST of the bottleneck and of what it is compared with."""
-  names = ('deterministic', 'dropout', 'label_smoothing', 'confidence_penalty')
-  plain = [load('vib_mnist_deterministic')['runs'][0]]
-  plain += load('vib_mnist_baselines')['runs']
+  plain = {'deterministic': load('vib_mnist_deterministic')['runs'][:1]}
+  for run in load('vib_mnist_baselines')['runs']:
+    plain.setdefault(run['row'], []).append(run)
   planes = load('vib_mnist_plane')['runs']
-  single = {
-    **dict(zip(names, plain, strict=True)),
-    **dict(zip(('plane', 'plane_0_1', 'plane_1'), planes, strict=True)),
-  }
   rows = [
     _row('vib', load('vib_mnist')['runs']),
     *(_row(x, load(f'vib_mnist_{x}')['runs']) for x in ('short', 'annealed')),
-    *(_row(name, [run]) for name, run in single.items()),
+    *(_row(name, runs) for name, runs in plain.items()),
+    *(
+      _row(name, [run])
+      for name, run in zip(
+        ('plane', 'plane_0_1', 'plane_1'), planes, strict=True
+      )
+    ),
   ]
   return markdown.table(
     [
