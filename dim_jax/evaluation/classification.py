@@ -195,6 +195,9 @@ def classifier_score(logits: np.ndarray) -> float:
   Args:
     logits: of n images, shape [n, C].
 
+  Returns:
+    The exponential of the information in nats, from 1 to C.
+
   References:
     Salimans et al., Improved techniques for training GANs, 2016, section 4.
     https://arxiv.org/abs/1606.03498

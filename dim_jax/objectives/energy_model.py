@@ -85,7 +85,7 @@ class Config:
   """How f tells data from negatives: by the 'difference' of its means, the
   likelihood's gradient; or by a GAN's 'jsd', which makes f the logarithm of the
   ratio of the data's density to the generator's, and no density of its own. It
-  takes the negatives 'generator', that nothing repels."""
+  takes the negatives 'generator' and the repulsion 'none'."""
   transition: str = 'langevin'
   """Of the chains: 'langevin', 'mala', 'hmc' or 'gibbs' (an RBM alone)."""
   steps: int = 1

@@ -75,7 +75,7 @@ def density(
   run_dir = os.path.expanduser(run_dir)
   trained = dim_jax.load(run_dir, step)
   setup = _load(trained, run_dir, ais)
-  judge = None if classifier is None else _load_classifier(classifier, setup)
+  scorer = None if classifier is None else _load_classifier(classifier, setup)
   arrays: dict[str, Any] = {'f_test': setup.f_test[:_SAVED]}
   rows = _normalised_on_a_box(setup, arrays)
   exact = setup.density.log_partition
@@ -91,11 +91,12 @@ def density(
   arrays |= dict(data=setup.test[:few], samples=x[:few], f_samples=f_samples)
   compared = _compare(*map(_flat, (x, setup.train, setup.test)))
   config = trained.config.objective
-  if judge is not None:
-    compared |= _judge(judge, x, setup.test, config)
+  if scorer is not None:
+    compared |= _score(scorer, x, setup.test, config)
   report = provenance.header(setup.examples, trained.step, started) | {
     'energy': str(config_lib.to_json(getattr(config, 'energy', None))),
     'negatives': getattr(config, 'negatives', None),
+    'ratio': setup.density.ratio,
     'test_examples': len(setup.test),
     'rows': rows,
     'samples': compared,
@@ -330,20 +331,20 @@ def _compare(
 
 def _load_classifier(run_dir: str, setup: _Setup) -> dim_jax.Encoder:
   """Loads a run that classifies images of the test set's shape."""
-  judge = dim_jax.load(run_dir)
+  classifier = dim_jax.load(run_dir)
   shape = setup.test.shape[1:]
-  if judge.objective.logits is None or judge.input_shape != shape:
+  if classifier.objective.logits is None or classifier.input_shape != shape:
     raise ValueError(
       f'classifier={run_dir!r} is a run of '
-      f'{provenance.title(judge.config.objective)} on examples of shape '
-      f'{judge.input_shape}: it must classify images of shape {shape}, as '
+      f'{provenance.title(classifier.config.objective)} on examples of shape '
+      f'{classifier.input_shape}: it must classify images of shape {shape}, as '
       '--config=vib_mnist:short does those of MNIST.'
     )
-  return judge
+  return classifier
 
 
-def _judge(
-  judge: dim_jax.Encoder,
+def _score(
+  classifier: dim_jax.Encoder,
   samples: np.ndarray,
   test: np.ndarray,
   objective: Any,
@@ -353,14 +354,14 @@ def _judge(
 
   def logits(x: np.ndarray) -> np.ndarray:
     images = 2 * (x - low) / (high - low) - 1
-    return judge(np.clip(images, -1, 1).astype(np.float32))['logits']
+    return classifier(np.clip(images, -1, 1).astype(np.float32))['logits']
 
   of_samples = logits(samples)
   classes = of_samples.shape[1]
   counts = np.bincount(of_samples.argmax(1), minlength=classes)
   return {
-    'classifier': f'{provenance.title(judge.config.objective)}, '
-    f'step {judge.step}',
+    'classifier': f'{provenance.title(classifier.config.objective)}, '
+    f'step {classifier.step}',
     'classifier_score': classification.classifier_score(of_samples),
     'classifier_score_of_data': classification.classifier_score(
       logits(test[: len(samples)])
@@ -389,6 +390,8 @@ def notes(report: dict[str, Any]) -> str:
       '± standard error: of log Z over chains, else over test examples. N(...) '
       'has the moments of the training examples.'
     )
+  elif report['ratio']:
+    lines.append('Its score is a ratio of densities, which has no log Z.')
   else:
     lines.append('The energy is not normalised: --ais estimates log Z.')
   for row in report['rows']:

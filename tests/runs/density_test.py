@@ -169,7 +169,9 @@ class Means(nn.Module):
     return jnp.ones((1, 8, 8, 1)) * scale * noise[:, :1, None, None]
 
 
-def test_a_classifier_scores_the_samples_of_a_gan(tmp_path, monkeypatch):
+def test_a_classifier_scores_the_samples_of_a_gan(
+  tmp_path, monkeypatch, capsys
+):
   config = ExperimentConfig(
     objective=energy_model.Config(
       energy='mlp',
@@ -190,7 +192,7 @@ def test_a_classifier_scores_the_samples_of_a_gan(tmp_path, monkeypatch):
   train.train(config, str(tmp_path), devices=1, show_progress=False)
   own = density.dim_jax.load
 
-  class Judge:
+  class Classifier:
     """Is sure whether the upper left pixel is below -0.5, or above."""
 
     config = ExperimentConfig(objective=vib.Config(), data=DataConfig())
@@ -204,10 +206,15 @@ def test_a_classifier_scores_the_samples_of_a_gan(tmp_path, monkeypatch):
       return {'logits': 1e3 * np.stack([low, ~low], 1)}
 
   def load(run_dir, step=None):
-    return Judge() if run_dir == 'judge' else own(run_dir, step)
+    return Classifier() if run_dir == 'classifier' else own(run_dir, step)
 
   monkeypatch.setattr(density.dim_jax, 'load', load)
-  density_command.main([str(tmp_path), '--classifier=judge', '--samples=400'])
+  density_command.main(
+    [str(tmp_path), '--classifier=classifier', '--samples=400']
+  )
+  # Nothing is advised that cannot help.
+  output = capsys.readouterr().out
+  assert 'ratio of densities' in output and '--ais' not in output
   found = json.loads((tmp_path / 'evaluation' / 'density.json').read_text())
   # A ratio of densities is normalised by nothing.
   assert found['rows'] == []
@@ -222,9 +229,9 @@ def test_a_classifier_scores_the_samples_of_a_gan(tmp_path, monkeypatch):
   assert samples['classifier_score_of_data'] == pytest.approx(1)
   with pytest.raises(ValueError, match='a run of GAN, which has no energy'):
     density.density(str(tmp_path), ais=True)
-  monkeypatch.setattr(Judge, 'input_shape', (28, 28, 1))
+  monkeypatch.setattr(Classifier, 'input_shape', (28, 28, 1))
   with pytest.raises(ValueError, match=r'must classify .* \(8, 8, 1\)'):
-    density.density(str(tmp_path), classifier='judge')
+    density.density(str(tmp_path), classifier='classifier')
 
 
 def test_points_have_nothing_to_probe(true_run):

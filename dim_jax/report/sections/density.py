@@ -46,6 +46,8 @@ def section(runs: Sequence[Run]) -> list[Part]:
   parts: list[Part] = [table, Text(_NOTE)]
   if not table.records:
     text = 'No log likelihood: the energy is not normalised (`--ais`).'
+    if all(run.density.get('ratio') for run in done):
+      text = 'No log likelihood: a GAN’s score is a ratio of densities.'
     parts = [Missing(text)]
   keys = (
     'variance_ratio',
