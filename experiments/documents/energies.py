@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.documents import markdown
-from experiments.documents.results import config_name, grouped, load
+from experiments.documents.results import config_name, grouped, load, row_name
 
 
 def _groups(file: str) -> dict[str, list[dict[str, Any]]]:
@@ -124,7 +124,9 @@ _GENERATORS = {
 
 def stein_gan() -> str:
   """Samples of SteinGAN and others beside the test images."""
-  groups = _groups_of_rows('stein_gan_mnist')
+  groups = grouped(
+    load('stein_gan_mnist')['runs'], lambda run: row_name(run['command'])
+  )
   rows = []
   for row, name in _GENERATORS.items():
     if row not in groups:
@@ -172,14 +174,6 @@ def stein_gan() -> str:
       'training',
     ],
     rows,
-  )
-
-
-def _groups_of_rows(file: str) -> dict[str, list[dict[str, Any]]]:
-  """Groups runs by the row of their family."""
-  return grouped(
-    load(file)['runs'],
-    lambda run: config_name(run['command']).split()[0].partition(':')[2],
   )
 
 

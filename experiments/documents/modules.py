@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.documents import markdown
-from experiments.documents.results import config_name, exists, grouped, load
+from experiments.documents.results import exists, grouped, load, row_name
 
 _NAMES = {
   '': 'Greedy InfoMax',
@@ -29,8 +29,7 @@ def _methods(file: str) -> dict[str, list[dict[str, Any]]]:
   def method(run: dict[str, Any]) -> str:
     if 'sequential' in run['command']:
       return 'layerwise'
-    config, *_ = config_name(run['command']).split()
-    return config.partition(':')[2]
+    return row_name(run['command'])
 
   return grouped(load(file)['runs'], method)
 
@@ -99,8 +98,9 @@ def gim_cifar10() -> str:
         cells = _by_module(read)
         cells += ['—'] * (4 - len(cells))
         time = markdown.minutes(run['train_seconds'] for run in runs)
-        name = _NAMES[key].removesuffix(' by speaker')
-        name = name if kind == 'trained' else 'untrained'
+        name = 'untrained'
+        if kind == 'trained':
+          name = _NAMES[key].removesuffix(' by speaker')
         rows.append(
           [name, str(len(runs)), *cells, time if kind == 'trained' else '—']
         )

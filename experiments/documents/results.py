@@ -45,6 +45,11 @@ def grouped(
   return groups
 
 
+def row_name(command: str) -> str:
+  """Finds the row of its family that a command names; '' for the first."""
+  return config_name(command).split()[0].partition(':')[2]
+
+
 def config_name(command: str) -> str:
   """Finds the config that a command names, and what else it sets.
 
