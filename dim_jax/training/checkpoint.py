@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import re
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,6 +32,9 @@ _IMPLS = {
 }
 # The file that Orbax writes into every checkpoint.
 _METADATA = '_CHECKPOINT_METADATA'
+# Orbax tells the folders of two writes apart by a number of the process, so of
+# writes in several threads one can begin before its folder is there.
+_ORBAX = threading.RLock()
 
 
 class Checkpoints:
@@ -57,7 +61,7 @@ class Checkpoints:
     self._checkpointer: Any = None
     if self._alone:
       return
-    with _quiet():
+    with _ORBAX, _quiet():
       self._checkpointer = ocp.training.Checkpointer(
         self.directory,
         preservation_policy=ocp.training.preservation_policies.LatestN(keep),
@@ -66,7 +70,8 @@ class Checkpoints:
 
   def _load(self, step: int, abstract: Any) -> Any:
     if not self._alone:
-      return self._checkpointer.load(step, abstract)
+      with _ORBAX:
+        return self._checkpointer.load(step, abstract)
     process, context = jax.process_index(), ocp.Context()
     context.multiprocessing.primary_host = process
     context.multiprocessing.active_processes = {process}
@@ -80,7 +85,7 @@ class Checkpoints:
   def __exit__(self, kind: Any, *_: object) -> None:
     if self._alone:
       return
-    with _quiet():
+    with _ORBAX, _quiet():
       try:
         self._checkpointer.close()
       except Exception:
@@ -117,7 +122,7 @@ class Checkpoints:
     try:
       # Not in the background: the next step takes over the state's buffers,
       # which on a CPU are the very memory that a background write still reads.
-      with _quiet():
+      with _ORBAX, _quiet():
         self._checkpointer.save(step, state, force=True)
       if jax.process_index() == 0:
         _write_contents(self._path(step), state)

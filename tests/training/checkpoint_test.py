@@ -1,5 +1,6 @@
 """Checkpoints that were damaged on the disk, or could not be written."""
 
+import concurrent.futures
 import os
 import resource
 
@@ -205,3 +206,21 @@ def test_wide_numbers_are_loaded_where_there_are_none(tmp_path):
     loaded = checkpoints.restore({'w': jnp.zeros(3)}, any_width=True)
   assert loaded['w'].dtype == jnp.float32
   np.testing.assert_allclose(loaded['w'], np.arange(3) / 3, rtol=1e-7)
+
+
+def test_threads_write_and_read_at_once(tmp_path):
+  # Without a lock nearly all of these writes fail in Orbax.
+  def work(number):
+    folder = tmp_path / f'module_{number}'
+    with checkpoint.Checkpoints(folder, keep=2, owner=True) as checkpoints:
+      for step in range(10 * number, 10 * number + 5):
+        checkpoints.save(step, make_state(step))
+        restored = checkpoints.restore(make_state(0), step)
+        expected = make_state(step)['kernel']
+        np.testing.assert_array_equal(restored['kernel'], expected)
+      return checkpoints.steps
+
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    steps = list(pool.map(work, range(4)))
+  # The newest two of each.
+  assert steps == [[10 * number + 3, 10 * number + 4] for number in range(4)]
