@@ -286,6 +286,10 @@ def test_curves_of_a_result_show_its_features_and_what_was_published(tmp_path):
   text = path.read_text(encoding='utf-8')
   for name in ('conv', 'fc', 'y', 'conv, published'):
     assert f'>{name}</text>' in text
+  curves.draw('dim_cifar10_short', str(tmp_path / 'of_row.svg'), 'short')
+  assert (tmp_path / 'of_row.svg').read_text(encoding='utf-8') == text
+  with pytest.raises(ValueError, match="has no checkpoints of row 'absent'"):
+    curves.draw('dim_cifar10_short', str(path), 'absent')
 
 
 def test_samples_of_runs_are_beside_test_images(tmp_path):

@@ -1,28 +1,39 @@
 """Draws how far a run came in accuracy, from its result.
 
 python -m experiments.documents.curves dim_cifar10_short FILE.svg
+python -m experiments.documents.curves gim_cifar10 FILE.svg cpc
 """
 
 import sys
 
 import matplotlib
 
-from experiments.documents.results import load
+from experiments.documents.results import load, row_name
 from experiments.studies import checkpoints
 
 
-def draw(name: str, path: str) -> None:
+def draw(name: str, path: str, row: str | None = None) -> None:
   """Draws the checkpoints of a result's runs, see `studies.checkpoints`.
 
   Args:
-    name: of the result, whose 'runs' have 'checkpoints'.
+    name: of the result, some of whose 'runs' have 'checkpoints'.
     path: of the picture, .svg or .png.
+    row: draw only the runs of this row of the config; all of them if None.
+
+  Raises:
+    ValueError: there are no such runs with checkpoints.
   """
+  reports = [
+    run['checkpoints']
+    for run in load(name)['runs']
+    if 'checkpoints' in run
+    and row in (None, run.get('row') or row_name(run['command']))
+  ]
+  if not reports:
+    raise ValueError(f'{name} has no checkpoints of row {row!r}.')
   settings = {'svg.hashsalt': name, 'svg.fonttype': 'none'}
   with matplotlib.rc_context(settings):
-    figure = checkpoints.draw(
-      [run['checkpoints'] for run in load(name)['runs']]
-    )
+    figure = checkpoints.draw(reports)
     figure.savefig(path, metadata={'Date': None})
 
 

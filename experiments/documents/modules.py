@@ -9,12 +9,13 @@ from experiments.documents import markdown
 from experiments.documents.results import exists, grouped, load, row_name
 
 _NAMES = {
-  '': 'Greedy InfoMax',
+  'gim': 'Greedy InfoMax',
   'cpc': 'CPC',
   'supervised': 'supervised by speaker',
   'greedy_supervised': 'greedy supervised by speaker',
   'layerwise': 'Greedy InfoMax, one after another',
 }
+_IMAGES = 45_000  # Of CIFAR-10 that training sees.
 _PACES = {
   'joint': 'all in one step',
   'slow_first': 'module_0 at half the pace',
@@ -29,7 +30,7 @@ def _methods(file: str) -> dict[str, list[dict[str, Any]]]:
   def method(run: dict[str, Any]) -> str:
     if 'sequential' in run['command']:
       return 'layerwise'
-    return row_name(run['command'])
+    return row_name(run['command']) or 'gim'
 
   return grouped(load(file)['runs'], method)
 
@@ -59,7 +60,7 @@ def _spoken(file: str, label: str) -> str:
         markdown.minutes(times) if times else '—',
       ]
     )
-    if key == '':
+    if key == 'gim':
       untrained = _by_module([seed['untrained'] for seed in read])
       rows.append(['untrained', str(len(runs)), *untrained, '—'])
   header = [f'module_{i}' for i in range(6)]
@@ -84,28 +85,37 @@ def spoken_speaker_100() -> str:
 def gim_cifar10() -> str:
   """Linear probes of CIFAR-10 by module, and CPC's contexts."""
   rows = []
-  for key, runs in _methods('gim_cifar10').items():
-    for kind in ('trained', 'untrained'):
-      read = [
-        {
-          row['feature']: row['mean']
-          for row in run['evaluation']['results']
-          if row['encoder'] == kind
-        }
-        for run in runs
-      ]
-      if read[0]:
-        cells = _by_module(read)
-        cells += ['—'] * (4 - len(cells))
-        time = markdown.minutes(run['train_seconds'] for run in runs)
-        name = 'untrained'
-        if kind == 'trained':
-          name = _NAMES[key].removesuffix(' by speaker')
-        rows.append(
-          [name, str(len(runs)), *cells, time if kind == 'trained' else '—']
-        )
+  for key, every in _methods('gim_cifar10').items():
+    lengths = grouped(every, lambda run: run['step'])
+    for runs in lengths.values():
+      name = _NAMES[key].removesuffix(' by speaker')
+      epochs = f'{runs[0]["metrics"]["images"] / _IMAGES:.0f}'
+      time = markdown.minutes(run['train_seconds'] for run in runs)
+      read = _by_feature(runs, 'trained')
+      rows.append([name, epochs, str(len(runs)), *read, time])
+    if read := _by_feature(every, 'untrained'):
+      rows.append(['untrained', '0', str(len(every)), *read, '—'])
   header = ['module_0', 'module_1', 'module_2', 'module_3 (contexts)']
-  return markdown.table(['method', 'seeds', *header, 'training'], rows)
+  return markdown.table(
+    ['method', 'epochs', 'seeds', *header, 'training'], rows
+  )
+
+
+def _by_feature(runs: list[dict[str, Any]], encoder: str) -> list[str]:
+  """Accuracies of the modules of one encoder; nothing if it has no results."""
+  read = [
+    {
+      row['feature']: row['mean']
+      for row in run['evaluation']['results']
+      if row['encoder'] == encoder
+    }
+    for run in runs
+  ]
+  read = [accuracies for accuracies in read if accuracies]
+  if not read:
+    return []
+  found = _by_module(read)
+  return found + ['—'] * (4 - len(found))
 
 
 def own_pace() -> str:

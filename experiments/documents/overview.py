@@ -58,7 +58,7 @@ def methods(folder: str = '') -> str:
       'methods/greedy_infomax.md',
       'gim_spoken_digits',
       'spoken digits, linear probe of the digit, last module: '
-      f'{modules.module_of("", "digit", "module_5")} %',
+      f'{modules.module_of("gim", "digit", "module_5")} %',
     ),
     (
       'CPC',
