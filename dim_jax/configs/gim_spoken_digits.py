@@ -9,11 +9,11 @@ of two, shared.
 - gim, seeds 0 to 2: the digit at 76.5, 84.6, 87.1, 85.6, 87.4 and 89.2
   (untrained 69.3 to 44.1), the speaker at 97.1, 98.5, 98.7, 96.9, 95.8 and 96.1
   (untrained 97.4 to 86.6); 6 to 9 minutes a run.
-- cpc, seeds 0 and 1: the digit at 73.9, 78.7, 81.8, 84.8, 84.2 and 88.4, the
-  speaker at 97.6, 98.5, 99.8, 99.6, 99.5 and 99.0; 4 minutes a run.
-- supervised by the speaker, seed 0: the speaker at 97.4, 98.5, 99.2, 99.5, 99.4
-  and 99.5, the digit, which it never saw, at 70.2, 65.0, 59.8, 53.3, 38.1 and
-  41.2.
+- cpc, seeds 0 to 2: the digit at 74.9, 78.2, 82.1, 84.8, 85.3 and 88.7, the
+  speaker at 97.9, 98.5, 99.8, 99.6, 99.6 and 99.0; 3 to 4 minutes a run.
+- supervised by the speaker, seeds 0 to 2: the speaker at 97.2, 98.0, 99.3,
+  99.6, 99.2 and 99.3, the digit, which it never saw, at 69.1, 63.7, 62.3, 49.0,
+  39.3 and 41.7; 2 to 8 minutes.
 - greedy_supervised, seeds 0 to 2: the speaker at 97.2, 98.2, 99.3, 99.5, 99.4
   and 99.1, the digit at 69.9, 62.4, 62.4, 53.7, 43.9 and 41.2; 3 minutes a run.
 """
