@@ -91,10 +91,9 @@ def gim_cifar10() -> str:
       name = _NAMES[key].removesuffix(' by speaker')
       epochs = f'{runs[0]["metrics"]["images"] / _IMAGES:.0f}'
       time = markdown.minutes(run['train_seconds'] for run in runs)
-      read = _by_feature(runs, 'trained')
-      rows.append([name, epochs, str(len(runs)), *read, time])
+      rows.append([name, epochs, *_by_feature(runs, 'trained'), time])
     if read := _by_feature(every, 'untrained'):
-      rows.append(['untrained', '0', str(len(every)), *read, '—'])
+      rows.append(['untrained', '0', *read, '—'])
   header = ['module_0', 'module_1', 'module_2', 'module_3 (contexts)']
   return markdown.table(
     ['method', 'epochs', 'seeds', *header, 'training'], rows
@@ -102,7 +101,7 @@ def gim_cifar10() -> str:
 
 
 def _by_feature(runs: list[dict[str, Any]], encoder: str) -> list[str]:
-  """Accuracies of the modules of one encoder; nothing if it has no results."""
+  """Seeds and accuracies of one encoder; nothing if it has no results."""
   read = [
     {
       row['feature']: row['mean']
@@ -115,7 +114,7 @@ def _by_feature(runs: list[dict[str, Any]], encoder: str) -> list[str]:
   if not read:
     return []
   found = _by_module(read)
-  return found + ['—'] * (4 - len(found))
+  return [str(len(read)), *found, *['—'] * (4 - len(found))]
 
 
 def own_pace() -> str:
