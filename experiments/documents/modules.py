@@ -6,7 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.documents import markdown
-from experiments.documents.results import exists, grouped, load, row_name
+from experiments.documents.results import (
+  CIFAR10_IMAGES,
+  exists,
+  grouped,
+  load,
+  row_name,
+)
 
 _NAMES = {
   'gim': 'Greedy InfoMax',
@@ -15,7 +21,6 @@ _NAMES = {
   'greedy_supervised': 'greedy supervised by speaker',
   'layerwise': 'Greedy InfoMax, one after another',
 }
-_IMAGES = 45_000  # Of CIFAR-10 that training sees.
 _PACES = {
   'joint': 'all in one step',
   'slow_first': 'module_0 at half the pace',
@@ -89,7 +94,7 @@ def gim_cifar10() -> str:
     lengths = grouped(every, lambda run: run['step'])
     for runs in lengths.values():
       name = _NAMES[key].removesuffix(' by speaker')
-      epochs = f'{runs[0]["metrics"]["images"] / _IMAGES:.0f}'
+      epochs = f'{runs[0]["metrics"]["images"] / CIFAR10_IMAGES:.0f}'
       time = markdown.minutes(run['train_seconds'] for run in runs)
       rows.append([name, epochs, *_by_feature(runs, 'trained'), time])
     if read := _by_feature(every, 'untrained'):

@@ -4,7 +4,13 @@ import re
 import statistics
 
 from experiments.documents import markdown
-from experiments.documents.results import config_name, exists, grouped, load
+from experiments.documents.results import (
+  CIFAR10_IMAGES,
+  config_name,
+  exists,
+  grouped,
+  load,
+)
 
 _FEATURES = ('conv', 'fc', 'y')
 _NAMES = {
@@ -255,7 +261,7 @@ def cifar10_short() -> str:
           f'{100 * probe["trained", name]:.1f} ({paper[name]:.1f})'
           for name in _FEATURES
         ),
-        f'{run["images"] / 45_000:.0f}',
+        f'{run["images"] / CIFAR10_IMAGES:.0f}',
         markdown.minutes([run['train_seconds']]),
       ]
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 FOLDER = pathlib.Path(__file__).parents[1] / 'results'
+CIFAR10_IMAGES = 45_000  # That training sees: a tenth is held out.
 # Configs that had another name when they were measured, and commands. The first
 # that fits counts.
 _CONFIGS = {

@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged on the disk, or could not be written."""
+"""Checkpoints that were damaged, could not be written, or are of threads."""
 
 import concurrent.futures
 import os
