@@ -1,6 +1,6 @@
 r"""SteinGAN on MNIST, small enough for a CPU, beside CD, SteinCD and a DCGAN.
 
-  dim-jax train --config=vib_mnist:short --workdir=runs/vib
+  dim-jax train --config=vib_mnist:vib --workdir=runs/vib --config.seed=1
   dim-jax train --config=stein_gan_mnist:nearest --workdir=runs/stein_gan
   dim-jax density runs/stein_gan --classifier=runs/vib
 

@@ -1,4 +1,4 @@
-"""The bottleneck on scikit-learn's digits: trains in a minute.
+"""The bottleneck on scikit-learn's digits: trains in seconds.
 
   dim-jax train --config=vib_digits:vib --workdir=runs/vib_digits
 

@@ -14,7 +14,8 @@ averaged weights on one CPU core (experiments/results/vib_mnist*.json):
 - annealed, 200 epochs with a faster decay (the slower one of short lets the
   code go on forgetting for as long as it runs, at the cost of its error), seeds
   0 to 2, after 100 of the 200 epochs, where the learning rate is below 2e-7:
-  1.23 +- 0.07 %, with one 1.81 +- 0.05 %, rate 22.4 +- 0.1 bits; 21 minutes.
+  1.23 +- 0.07 %, with one 1.81 +- 0.05 %, rate 22.4 +- 0.1 bits; 21 to 22
+  minutes.
 - the networks without a bottleneck after 25 epochs with the optimizer of short,
   seeds 0 to 2: deterministic 1.40 +- 0.06 %, dropout 1.50 +- 0.05 %,
   label_smoothing 1.29 +- 0.04 %, confidence_penalty 1.34 +- 0.07 %. Their code
@@ -23,7 +24,7 @@ averaged weights on one CPU core (experiments/results/vib_mnist*.json):
   the amounts of the other two: 0.1 and 1 are the best of Pereyra et al. 2017.
 - plane, plane_0_1 and plane_1, the panels of figure 2, K = 2 with full
   covariance. Seed 0, 25 epochs, 4 to 5 minutes: at beta 1e-3 2.53 %, with one
-  2.54 %, rate 114 bits; at 0.1 2.8 and 5.4 %, 5.9 bits; at 1 72 and 84 %, 0.1
+  2.54 %, rate 114 bits; at 0.1 2.8 and 5.3 %, 5.9 bits; at 1 72 and 84 %, 0.1
   bits.
 - sweep_k2 and sweep_k256, figure 1, 3 epochs (the paper takes 200, which
   --config.run.steps=120000 would): with 12 samples from 16.6 % at 1e-5 to
