@@ -18,9 +18,9 @@ short is 25,000 steps by a rate that falls, with a narrower critic. Measured,
 seeds 0 and 1, on one of two CPU cores, in 74 and 76 minutes, with the same
 copy: MLP probe of 100 epochs on all 50,000 training images conv / fc / y
 70.2 / 65.2 / 61.3 and 70.4 / 65.0 / 61.1 % (experiments/results/
-dim_cifar10_short.json). short_jsd likewise, seed 0, in 97 minutes, 25 of which
-it waited for others: 68.2 / 63.6 / 60.4 % (experiments/results/
-dim_cifar10_short_jsd.json).
+dim_cifar10_short.json). short_jsd likewise, in 97 minutes, 25 of which it
+waited for others, and 62 on another machine: 68.2 / 63.6 / 60.4 and
+67.9 / 63.9 / 60.6 % (experiments/results/dim_cifar10_short_jsd.json).
 
 The paper states no gamma for local_global; 0.1 is DIM(L)'s. Its extended
 comparison reports that row by a linear SVM, which evaluation measures as 'svm'.

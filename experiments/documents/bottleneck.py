@@ -17,15 +17,18 @@ def _test(evaluation: dict[str, Any]) -> dict[str, Any]:
   return row
 
 
+def _epochs(run: dict[str, Any]) -> int:
+  return run['metrics']['images'] // 60_000
+
+
 def _row(config: str, runs: list[dict[str, Any]]) -> list[str]:
   tests = [_test(run['evaluation']) for run in runs]
   paper = configs.load(f'vib_mnist:{config}').paper
-  epochs = {run['metrics']['images'] // 60_000 for run in runs}
   has_rate = runs[0]['evaluation']['bottleneck'] != 'none'
   return [
     f'`{config}`',
     f'{runs[0]["evaluation"]["beta"]:g}' if has_rate else '—',
-    str(*epochs),
+    str(*{_epochs(run) for run in runs}),
     str(len(runs)),
     *(
       markdown.spread((test[name] for test in tests), 2)
@@ -42,14 +45,18 @@ def _row(config: str, runs: list[dict[str, Any]]) -> list[str]:
 
 def vib() -> str:
   """Test errors on MNIST of the bottleneck and of what it is compared with."""
-  plain = {'deterministic': load('vib_mnist_deterministic')['runs'][:1]}
-  for run in load('vib_mnist_baselines')['runs']:
-    plain.setdefault(run['row'], []).append(run)
+  first = load('vib_mnist_deterministic')['runs'][0] | {'row': 'deterministic'}
+  plain: dict[tuple[str, int], list[dict[str, Any]]] = {}
+  for run in [first, *load('vib_mnist_baselines')['runs']]:
+    plain.setdefault((run['row'], _epochs(run)), []).append(run)
+  # Each row by length, rows in the paper's order.
+  names = list(dict.fromkeys(name for name, _ in plain))
+  order = sorted(plain, key=lambda key: (names.index(key[0]), key[1]))
   planes = load('vib_mnist_plane')['runs']
   rows = [
     _row('vib', load('vib_mnist')['runs']),
     *(_row(x, load(f'vib_mnist_{x}')['runs']) for x in ('short', 'annealed')),
-    *(_row(name, runs) for name, runs in plain.items()),
+    *(_row(name, plain[name, epochs]) for name, epochs in order),
     *(
       _row(name, [run])
       for name, run in zip(
