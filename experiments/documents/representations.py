@@ -253,9 +253,10 @@ def cifar10_short() -> str:
       if row['probe'] == 'mlp'
     }
     paper = run['config']['paper']
+    augmented = ', flips and crops' if run['config']['data']['flip'] else ''
     rows.append(
       [
-        f'`{run["row"]}`',
+        f'`{run["row"]}`{augmented}',
         str(run['seed']),
         *(
           f'{100 * probe["trained", name]:.1f} ({paper[name]:.1f})'
