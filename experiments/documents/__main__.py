@@ -46,6 +46,7 @@ _TABLES = (
   representations.cifar10_command,
   representations.cifar10_long,
   representations.cifar10_recipe,
+  representations.cifar10_variations,
   representations.cifar10_short,
   representations.cifar10_table,
   representations.critics,

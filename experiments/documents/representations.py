@@ -280,15 +280,32 @@ def cifar10_short() -> str:
 
 def cifar10_recipe() -> str:
   """Settings by validation accuracy after 600 steps."""
-  shared = {'average', 'steps', 'checkpoint_every', 'log_every'}
+  return _settings('dim_cifar10_recipe', {'average', 'steps'})
+
+
+def cifar10_variations() -> str:
+  """Changes to the row short by validation accuracy after 192,000 images."""
+  return _settings('dim_cifar10_variations', {'average', 'steps', 'seed'})
+
+
+def _settings(name: str, hidden: set[str]) -> str:
+  """The accuracies of a result file by the flags of their commands.
+
+  Args:
+    name: of the file, without its end.
+    hidden: flags that are not shown, beside those of what is saved.
+  """
+  hidden = hidden | {'checkpoint_every', 'log_every', 'optimizer.decay_every'}
   rows = []
-  for row in load('dim_cifar10_recipe')['rows']:
+  for row in load(name)['rows']:
     flags = dict(re.findall(r'--config\.(\S+?)=(\S+)', row['command']))
-    names = [name for name in flags if name not in shared]
     shown = ', '.join(
-      f'{name.rpartition(".")[2]} {flags[name]}' for name in names
+      f'{flag.rpartition(".")[2]} {value}'
+      for flag, value in flags.items()
+      if flag not in hidden
     )
-    rows.append([shown, *(f'{100 * row[name]:.1f}' for name in _FEATURES)])
+    accuracies = [f'{100 * row[feature]:.1f}' for feature in _FEATURES]
+    rows.append([shown or 'as it is', *accuracies])
   rows.sort(key=lambda row: -float(row[1]))
   return markdown.table(['settings', *(f'{f}, %' for f in _FEATURES)], rows)
 
