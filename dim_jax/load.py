@@ -199,8 +199,9 @@ def load(
 
   Args:
     run_dir: the --workdir of a run, or a file that `Encoder.export` wrote.
-    step: which checkpoint; the newest if None. 0 gives the encoder as it was
-      before training, from the run's own seed.
+    step: which checkpoint; the newest if None. 0 gives the encoder with random
+      weights, from the run's own seed. What a run with `init_from` started at
+      is the encoder of that run.
     average: use the moving average of the parameters where the run kept one
       (`config.average`); False gives the last parameters.
 

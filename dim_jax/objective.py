@@ -119,7 +119,8 @@ class Objective(NamedTuple):
     tags: `(variables, batch) -> [N, L, V]`, logits of the character that
       belongs to each one of a pair's first line.
     rate: `(variables, batch, rng, samples) -> [N]`, the nats that each
-      example's code takes; `samples` estimate what has no closed form.
+      example's code takes, on average an upper bound on I(Z; X), without
+      labels; `samples` estimate what has no closed form.
     posterior: `(variables, batch) -> (mean, scale, log_scale)`, the codes'
       Gaussians: [N, K] each, or a Cholesky factor [N, K, K] as scale.
     decode: `(variables, codes) -> logits`, [..., K] to [..., C].

@@ -16,7 +16,7 @@ from dim_jax.evaluation import calibration
 from dim_jax.losses import bottleneck
 
 Logits = Callable[[Any, jax.Array, jax.Array], jax.Array]
-Rate = Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]
+Rate = Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
 class Predictions(NamedTuple):
@@ -34,12 +34,12 @@ class Predictions(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _predict(logits, at_mean, rate, variables, images, labels, rng):
+def _predict(logits, at_mean, rate, variables, images, rng):
   logits_rng, mean_rng, rate_rng = jax.random.split(rng, 3)
   return (
     logits(variables, images, logits_rng),
     at_mean(variables, images, mean_rng)[0],
-    None if rate is None else rate(variables, images, labels, rate_rng),
+    None if rate is None else rate(variables, images, rate_rng),
   )
 
 
@@ -49,7 +49,6 @@ def predict(
   rate: Rate | None,
   variables: Any,
   images: np.ndarray,
-  labels: np.ndarray,
   rng: jax.Array,
   *,
   batch_size: int = 500,
@@ -62,10 +61,9 @@ def predict(
   Args:
     logits: `(variables, images, rng) -> [S, N, C]`.
     at_mean: the same at the code's mean, `-> [1, N, C]`.
-    rate: `(variables, images, labels, rng) -> [N]` in nats; None without one.
+    rate: `(variables, images, rng) -> [N]` in nats; None without one.
     variables: what they need; only read.
     images: uint8, or float32 in [-1, 1], shape [n, H, W, C].
-    labels: shape [n].
     rng: batch i draws from `fold_in(rng, i)`.
     batch_size: images in one dispatch; the last batch is padded.
     progress: called with the number of images done after each batch.
@@ -74,13 +72,11 @@ def predict(
     The predictions, in the order of the images.
 
   Raises:
-    ValueError: there are no images, not one label for each, or floats outside
-      of [-1, 1].
+    ValueError: there are no images, or floats outside of [-1, 1].
   """
-  if images.ndim != 4 or not len(images) or labels.shape != images.shape[:1]:
+  if images.ndim != 4 or not len(images):
     raise ValueError(
-      'images must be [n, H, W, C] with n >= 1 and labels [n], got '
-      f'{images.shape} and {labels.shape}.'
+      f'images must be [n, H, W, C] with n >= 1, got {images.shape}.'
     )
   if np.issubdtype(images.dtype, np.floating):
     outside = int(np.sum(~(np.abs(images) <= 1)))
@@ -90,14 +86,14 @@ def predict(
         'values are outside or NaN.'
       )
 
-  def compute(i: int, *part: np.ndarray) -> tuple[Any, ...]:
+  def compute(i: int, part: np.ndarray) -> tuple[Any, ...]:
     samples, *others = _predict(
-      logits, at_mean, rate, variables, *part, jax.random.fold_in(rng, i)
+      logits, at_mean, rate, variables, part, jax.random.fold_in(rng, i)
     )
     return np.moveaxis(np.asarray(samples), 1, 0), *others
 
   samples, mean, rates = batches.map_padded(
-    compute, batch_size, images, labels, progress=progress
+    compute, batch_size, images, progress=progress
   )
   samples = np.ascontiguousarray(np.moveaxis(samples, 0, 1))
   return Predictions(samples, mean, rates)

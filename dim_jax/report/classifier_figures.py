@@ -477,7 +477,8 @@ def rates(
   """Draws the rate by image, by dimension of the code, and by class.
 
   The rate of each image, [n], and its mean by dimension, [K], are in nats. A
-  full covariance does not part it into dimensions: None leaves them out.
+  full covariance and a marginal other than N(0, I) do not part it into these
+  dimensions: None leaves them out.
   """
   bits = np.asarray(rate, float) / _LN2
   divided = rate_by_dimension is not None

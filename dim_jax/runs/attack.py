@@ -1,6 +1,6 @@
 """Attacks on a run's classifier, and images that are no examples of a class."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,7 +67,7 @@ def attack(
   settings: Settings,
   rng: jax.Array,
   bar: progress.Progress,
-  load: Callable[[str], tuple[Any, Any]],
+  surrogate: tuple[Any, Any] | None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
   """Runs every attack in every mode and strength.
 
@@ -77,7 +77,7 @@ def attack(
     settings: which attacks, and of how many images.
     rng: of samples, attacks and targets.
     bar: shows how far it is.
-    load: loads a surrogate's logits and variables.
+    surrogate: the logits and variables of `settings.surrogate`, if any.
 
   Returns:
     A row each, and 'what' was skipped for which 'reason'.
@@ -100,8 +100,8 @@ def attack(
   for label, function, logits, options in _jobs(victim, settings, targets):
     name = ' '.join(str(value) for value in label.values())
     try:
-      if label['mode'] == 'transfer':
-        made = run(function, name, *load(str(settings.surrogate)), **options)
+      if label['mode'] == 'transfer' and surrogate is not None:
+        made = run(function, name, *surrogate, **options)
         function, options = attacks_lib.replay, {'adversarial': made.images}
       result = run(function, name, logits, victim.variables, **options)
     except (ValueError, FloatingPointError) as error:
@@ -173,7 +173,6 @@ def detect(
       *victim.functions,
       victim.variables,
       outliers(name, test.inputs),
-      test.labels['class'],
       rng,
     )
     outside = calibration.scores(*parts(found), reference=known)

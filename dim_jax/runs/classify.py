@@ -30,7 +30,7 @@ class Functions(NamedTuple):
   Attributes:
     sampled: `(variables, images, rng) -> [S, N, C]`, logits of S samples.
     at_mean: likewise at the code's mean, [1, N, C].
-    rate: `(variables, images, labels, rng) -> [N]` nats, or None.
+    rate: `(variables, images, rng) -> [N]` nats, or None.
   """
 
   sampled: Callable[..., Any]
@@ -63,11 +63,8 @@ def measures(
   ) -> jax.Array:
     return logits(variables, {'image': images}, rng, count)
 
-  def nats(
-    variables: Any, images: jax.Array, labels: jax.Array, rng: jax.Array
-  ) -> jax.Array:
-    batch = {'image': images, 'label': labels}
-    return rate(variables, batch, rng, samples)
+  def nats(variables: Any, images: jax.Array, rng: jax.Array) -> jax.Array:
+    return rate(variables, {'image': images}, rng, samples)
 
   return Functions(
     functools.partial(draw, samples),
@@ -127,7 +124,8 @@ def classify(
 
   Raises:
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
-    ValueError: it does not classify, or an argument is not accepted.
+    ValueError: it does not classify, or an argument is not accepted, such as a
+      surrogate for other images.
   """
   run_dir = os.path.expanduser(run_dir)
   settings = attack.Settings(
@@ -139,6 +137,7 @@ def classify(
   trained = dim_jax.load(run_dir, step)
   functions = _functions(trained, run_dir, samples)
   objective = trained.objective
+  other = None if surrogate is None else _load_surrogate(surrogate, trained)
   data = load(trained.config.data, objective, show_progress)
   rng = jax.random.key(seed)
   path = os.path.join(run_dir, 'evaluation', 'classification')
@@ -148,7 +147,11 @@ def classify(
       functions, _weights(trained, run_dir), data, samples, rng, bar
     )
     arrays, units = _arrays(
-      objective, trained.variables, predictions['test'], data['test']
+      trained.config.objective,
+      objective,
+      trained.variables,
+      predictions['test'],
+      data['test'],
     )
     files.write_arrays(f'{path}.npz', arrays)
     report = provenance.header(data['test'], trained.step, started)
@@ -157,7 +160,7 @@ def classify(
     save()
     victim = attack.Victim(objective.classes, functions, trained.variables)
     report['attacks'], report['skipped'] = attack.attack(
-      victim, data['test'], settings, rng, bar, _load_surrogate
+      victim, data['test'], settings, rng, bar, other
     )
     save()
     report['ood'] = attack.detect(
@@ -191,7 +194,9 @@ def _save(path: str, report: dict[str, Any], started: float) -> dict[str, Any]:
   same = ('step', 'dataset', 'samples')
   if any(old.get(key) != report[key] for key in same):
     old = {}
-  kept = {k: report[k] or old.get(k, []) for k in ('attacks', 'ood', 'skipped')}
+  kept = {k: report[k] or old.get(k, []) for k in ('attacks', 'ood')}
+  if not report['attacks'] and not report['skipped']:
+    kept['skipped'] = old.get('skipped', [])
   merged = report | kept | {'seconds': time.time() - started}
   files.write_json(path, merged)
   return merged
@@ -221,7 +226,7 @@ def _predictions(
       labels = part.labels['class']
       with bar.task(f'{name} weights, {split}', len(labels)) as task:
         predictions = classification.predict(
-          *functions, variables, part.inputs, labels, rng, progress=task.update
+          *functions, variables, part.inputs, rng, progress=task.update
         )
       first.setdefault(split, predictions)
       rows.append(
@@ -270,10 +275,23 @@ def _report(
   }
 
 
-def _load_surrogate(run_dir: str) -> tuple[Any, Any]:
-  """Loads another run: its logits at the mean, and its variables."""
+def _load_surrogate(run_dir: str, victim: dim_jax.Encoder) -> tuple[Any, Any]:
+  """Loads another run: its logits at the mean, and its variables.
+
+  Raises:
+    FileNotFoundError: the folder is not a run.
+    ValueError: it does not classify what the attacked run does.
+  """
   other = dim_jax.load(run_dir)
-  return _functions(other, run_dir, 1).at_mean, other.variables
+  functions = _functions(other, run_dir, 1)
+  mine, its = ((x.input_shape, x.objective.classes) for x in (victim, other))
+  if mine != its:
+    raise ValueError(
+      f'surrogate={run_dir!r} tells {its[1]} classes of images of shape '
+      f'{its[0]} apart: accepted is a run of {mine[1]} classes on images of '
+      f'shape {mine[0]}, as the attacked one is.'
+    )
+  return functions.at_mean, other.variables
 
 
 def check_labels(objective: Objective, name: str, labels: np.ndarray) -> None:
@@ -287,6 +305,7 @@ def check_labels(objective: Objective, name: str, labels: np.ndarray) -> None:
 
 
 def _arrays(
+  config: Any,
   objective: Objective,
   variables: Any,
   predictions: classification.Predictions,
@@ -313,7 +332,8 @@ def _arrays(
     return saved, None
   code = jax.jit(objective.posterior)(variables, {'image': test.inputs[kept]})
   mean, scale, _ = code
-  if scale.ndim == 2:
+  # Other marginals part the rate otherwise, or not at all.
+  if scale.ndim == 2 and getattr(config, 'marginal', None) == 'normal':
     by_dimension = bottleneck.rate_by_dimension(*code)
     saved['rate_by_dimension'] = np.asarray(by_dimension.mean(0))
   units = units_lib.measure(*code)

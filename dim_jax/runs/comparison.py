@@ -263,7 +263,8 @@ def _measure(
     show_progress=show_progress,
   )
   for row in report['results']:
-    if row['encoder'] in cells:
+    # The file may have measures of other features, from calls before.
+    if row['encoder'] in cells and row['feature'] == FEATURES[-1]:
       cells[row['encoder']]['measures'][row['measure']] = row['values']
   skipped = next(iter(cells.values())).setdefault('skipped', [])
   skipped += [x for x in report['skipped'] if x not in skipped]

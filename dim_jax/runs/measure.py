@@ -275,7 +275,8 @@ def _read_csv(path: str, part: str) -> np.ndarray:
   if not lines:
     raise ValueError(f'{path} is empty.')
   names = [str(i) for i in range(len(lines[0]))]
-  if not all(_is_number(cell) for cell in lines[0]):
+  # An empty cell is not a name: a row of data may lack a number, see below.
+  if any(cell.strip() and not _is_number(cell) for cell in lines[0]):
     names = [cell.strip() for cell in lines.pop(0)]
   chosen = part.split(',') if part else names
   if missing := [name for name in chosen if name not in names]:

@@ -34,6 +34,8 @@ _ENCODERS = ('trained', 'untrained')
 _RANK_ROWS = 1000
 _LIDAR_IMAGES, _LIDAR_VIEWS = 256, 8
 _PICTURED, _RATED = 8, 5
+# Of a rate that has no closed form.
+_RATE_SAMPLES = 12
 # Distances of all pairs of rows; critics of single rows.
 _NOISY_ROWS, _MOST_DEPENDENT = 10_000, 1024
 # Where a run has no augmentation of its own.
@@ -361,14 +363,19 @@ def _units(
 
   Returns:
     The measures, and what is pictured: these, and the images of the lowest and
-    the highest rate with their nats.
+    the highest rate with their nats: the objective's, or if it has none the KL
+    from N(0, I).
   """
   posterior: Any = encoder.objective.posterior
+  rate: Any = encoder.objective.rate
 
   @jax.jit
   def code(variables, part):
-    code = posterior(variables, data.as_batch(part, test.kind))
-    return *code, posteriors.Posterior(*code).rate()
+    batch = data.as_batch(part, test.kind)
+    code = posterior(variables, batch)
+    if rate is None:
+      return *code, posteriors.Posterior(*code).rate()
+    return *code, rate(variables, batch, jax.random.key(0), _RATE_SAMPLES)
 
   with bar.task('units', len(test.inputs)) as task:
     *gaussians, nats = batches.map_padded(

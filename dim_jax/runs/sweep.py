@@ -182,7 +182,7 @@ def _measure(
     for split, part in data.items():
       labels = part.labels['class']
       predictions = classification.predict(
-        *functions, variables, part.inputs, labels, jax.random.key(0)
+        *functions, variables, part.inputs, jax.random.key(0)
       )
       rows.append(
         {

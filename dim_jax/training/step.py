@@ -318,11 +318,17 @@ def accumulated(
     micro-batches, which are of one size; where labels are unknown (-1), one
     without any adds nothing to a mean over known ones, and counts. Each
     micro-batch starts from the model state that the one before left, but for
-    scalar whole numbers: these count steps, and change once.
+    single numbers, which are a step's: whole ones count steps and change once,
+    others, such as a multiplier that is learned, change by the mean of what
+    each micro-batch changes them by.
   """
 
-  def is_counter(x: jax.Array) -> bool:
-    return x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.integer)
+  def is_of_step(x: jax.Array) -> bool:
+    return x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.number)
+
+  def after(each: jax.Array) -> jax.Array:
+    whole = jnp.issubdtype(each.dtype, jnp.integer)
+    return each[-1] if whole else each.mean(0)
 
   def run(params: PyTree, model_state: PyTree, batch: Batch, rng: jax.Array):
     size = jax.tree.leaves(batch)[0].shape[0]
@@ -338,20 +344,20 @@ def accumulated(
       (loss, (metrics, left)), grads = grad_fn(
         params, entered, part, random.branch(rng, i)
       )
-      counters = [x for x in jax.tree.leaves(left) if is_counter(x)]
+      numbers = [x for x in jax.tree.leaves(left) if is_of_step(x)]
       entered = jax.tree.map(
-        lambda old, new: old if is_counter(new) else new, entered, left
+        lambda old, new: old if is_of_step(new) else new, entered, left
       )
       total = jax.tree.map(jnp.add, total, grads)
-      return (entered, total), (loss, metrics, counters)
+      return (entered, total), (loss, metrics, numbers)
 
     start = model_state, jax.tree.map(jnp.zeros_like, params)
     inputs = jnp.arange(count), large_batches.split(dict(batch), count)
-    (left, total), (losses, metrics, counters) = jax.lax.scan(
+    (left, total), (losses, metrics, numbers) = jax.lax.scan(
       body, start, inputs
     )
-    moved = iter(x[-1] for x in counters)
-    left = jax.tree.map(lambda x: next(moved) if is_counter(x) else x, left)
+    moved = map(after, numbers)
+    left = jax.tree.map(lambda x: next(moved) if is_of_step(x) else x, left)
     metrics = jax.tree.map(lambda x: x.mean(0), metrics)
     grads = jax.tree.map(lambda x: x / count, total)
     return (losses.mean(), (metrics, left)), grads

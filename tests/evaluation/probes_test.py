@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from dim_jax.evaluation import probes
-from dim_jax.evaluation.probes import examples, logistic
+from dim_jax.evaluation.probes import examples, knn, logistic
 
 _QUICK = probes.Protocol(
   seeds=2,
@@ -236,6 +236,22 @@ def test_knn_equals_brute_force():
     expected.append(votes.argmax())
   np.testing.assert_array_equal(result.predictions[0], expected)
   assert result.accuracies.shape == (1,)
+
+
+def test_knn_holds_votes_of_many_classes_in_bounded_memory(monkeypatch):
+  rows = []
+
+  def map_padded(function, batch_size, queries, progress):
+    del function, progress
+    rows.append(batch_size)
+    return np.zeros(len(queries), np.int32)
+
+  monkeypatch.setattr(knn.batches, 'map_padded', map_padded)
+  labels = np.arange(300, dtype=np.int32)
+  part = probes.Examples(np.ones([300, 2], np.float32), labels)
+  probes.knn_probe(part, part, probes.Protocol())
+  # A query has 200 neighbours, each with its class among 300.
+  assert rows == [2**24 // (200 * 300)]
 
 
 def test_standardisation_spares_dead_dimensions():

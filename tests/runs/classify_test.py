@@ -16,6 +16,7 @@ from dim_jax.config import (
   OptimizerConfig,
   SweepConfig,
 )
+from dim_jax.evaluation import classification
 from dim_jax.objectives import dim, vib
 from dim_jax.runs import attack, classify, provenance, sweep, train
 
@@ -150,6 +151,18 @@ def test_attacks_outlive_a_later_call_without_them(run_dir):
   )
   later = classify.classify(run_dir, **options)
   assert later['attacks'] == first['attacks'] != []
+  assert later['skipped'] == []
+  # What was skipped is said until attacks are asked for again.
+  beyond = classify.classify(
+    run_dir, attacks=('fgsm',), epsilons=(1.5,), attacked=4, **options
+  )
+  assert beyond['attacks'] == first['attacks'] and beyond['skipped']
+  again = classify.classify(run_dir, **options)
+  assert again['skipped'] == beyond['skipped']
+  again = classify.classify(
+    run_dir, attacks=('fgsm',), epsilons=(0.2,), attacked=4, **options
+  )
+  assert again['attacks'] and again['skipped'] == []
   # Those of another checkpoint do not.
   assert classify.classify(run_dir, step=20, **options)['attacks'] == []
 
@@ -193,6 +206,49 @@ def test_an_attack_that_fails_loses_nothing_else(run_dir, monkeypatch):
   assert report['hardware'] and report['seconds'] > 0
   shown = classify.summary(report)
   assert 'Skipped: fgsm mean' in shown[-1] or 'Skipped: fgsm mean' in shown[-2]
+
+
+def test_a_rate_against_classes_reads_no_labels(tmp_path):
+  run_dir = str(tmp_path)
+  config = make_config(marginal='class', steps=20)
+  train.train(config, run_dir, devices=1, show_progress=False)
+  report = classify.classify(
+    run_dir, samples=2, ood=('noise',), show_progress=False
+  )
+  with np.load(f'{run_dir}/evaluation/classification.npz') as saved:
+    # The dimensions' KL from N(0, I) does not add up to this rate.
+    assert 'rate_by_dimension' not in saved
+    rate = saved['rate']
+  trained = dim_jax.load(run_dir)
+  test = classify.load(config.data, trained.objective, False)['test']
+  functions = classify.measures(trained.objective, 2)
+  predictions = classification.predict(
+    *functions, trained.variables, test.inputs, jax.random.key(0)
+  )
+  np.testing.assert_allclose(predictions.rate, rate, rtol=1e-5)
+  row = report['results'][1]
+  assert (row['weights'], row['split']) == ('average', 'test')
+  # An upper bound on I(Z; X), it is above the lower one on I(Z; Y).
+  assert row['rate_bits'] > row['izy_bits'] > 0
+
+
+def test_a_surrogate_that_does_not_fit_is_refused_at_first(
+  run_dir, deterministic_dir, tmp_path, monkeypatch
+):
+  options = {'attacks': ('pgd',), 'show_progress': False}
+  with pytest.raises(FileNotFoundError, match='is not a run'):
+    classify.classify(run_dir, surrogate=str(tmp_path), **options)
+  load = dim_jax.load
+
+  def of_other_images(path, *args, **kwargs):
+    loaded = load(path, *args, **kwargs)
+    if path == deterministic_dir:
+      loaded.input_shape = (9, 9, 1)
+    return loaded
+
+  monkeypatch.setattr(classify.dim_jax, 'load', of_other_images)
+  with pytest.raises(ValueError, match=r'of shape \(9, 9, 1\) apart: accepted'):
+    classify.classify(run_dir, surrogate=deterministic_dir, **options)
 
 
 def test_what_cannot_be_classified_is_refused(run_dir, tmp_path):
@@ -302,7 +358,7 @@ def test_the_measures_of_a_run_are_those_of_its_objective(run_dir):
   assert draw(encoder.variables, images, rng).shape == (4, 3, 10)
   assert mean(encoder.variables, images, rng).shape == (1, 3, 10)
   np.testing.assert_allclose(
-    rate(encoder.variables, images, np.zeros(3, np.int32), rng),
+    rate(encoder.variables, images, rng),
     encoder.objective.posterior(encoder.variables, {'image': images}).rate(),
     rtol=1e-6,
   )

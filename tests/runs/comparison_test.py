@@ -84,7 +84,9 @@ def calls(monkeypatch):
       {'measure': 'svm', 'values': {'accuracy': 0.25}},
       {'measure': 'dependence', 'values': {'value': 3.0, 'ceiling': 4.5}},
     ]
-    results = [row | {'encoder': 'trained'} for row in rows]
+    results = [row | {'encoder': 'trained', 'feature': 'y'} for row in rows]
+    # Of a call for other features, which the file keeps.
+    results.append(results[0] | {'feature': 'conv', 'values': {'accuracy': 1}})
     return {'results': results, 'skipped': [{'what': 'y', 'reason': 'No.'}]}
 
   monkeypatch.setattr(comparison.train, 'train', train)

@@ -184,6 +184,7 @@ def test_tables_of_text(tmp_path):
     ('t.csv', 'a,b\n1,2\n', ':c', 'has no column c: its columns are a, b'),
     ('t.csv', 'a,b\n1,x\n', '', "has 'x' in row 1 of column b"),
     ('t.csv', 'a,b\n1\n', '', "has '' in row 1 of column b"),
+    ('t.csv', '0.5,\n1,2\n', '', "has '' in row 1 of column 1"),
     ('t.csv', '', '', 'is empty'),
     ('t.txt', '1 2', '', r'of no kind that is accepted: .npy, .npz and .csv'),
   ],

@@ -308,6 +308,28 @@ def test_drawn_negatives_come_from_fewer():
   assert step_lib.accumulation_note(objective, image_shapes(64), 16)
 
 
+def test_a_multiplier_moves_once_a_step():
+  # Without noise in the rate, its mean over the batch is that of the parts.
+  objective = vib.make(
+    vib.Config(
+      units=(4,),
+      code=2,
+      num_classes=3,
+      beta=0.01,
+      budget=vib.Budget(nats=1.0, constraint='dual', dual_rate=0.1),
+    )
+  )
+  batch = small.images(16)
+  (_, after), metrics = steps(objective, batch, 1)
+  excess = metrics['encoder/rate'] - 1
+  assert abs(excess) > 0.1
+  beta = after.model_state['beta']
+  np.testing.assert_allclose(beta, 0.01 + 0.1 * excess, rtol=1e-5)
+  for count in (2, 8):
+    (_, parts), _ = steps(objective, batch, count)
+    np.testing.assert_allclose(parts.model_state['beta'], beta, rtol=1e-5)
+
+
 def test_a_loss_without_negatives_has_no_note():
   shapes = image_shapes(64)
   assert step_lib.accumulation_note(classifier(), shapes, 4) is None

@@ -39,6 +39,7 @@ def knn_probe(
   classes = examples.check_examples(train, test)
   x = _unit_rows(jnp.asarray(train.features, jnp.float32))
   labels = jnp.asarray(train.labels, jnp.int32)
+  k = min(protocol.knn_neighbours, len(x))
 
   def predict(_, queries):
     votes = _neighbour_votes(
@@ -46,7 +47,7 @@ def knn_probe(
       labels,
       queries.astype(np.float32),
       protocol.knn_temperature,
-      k=min(protocol.knn_neighbours, len(x)),
+      k=k,
       classes=classes,
     )
     return np.argmax(votes, axis=1).astype(np.int32)
@@ -54,8 +55,8 @@ def knn_probe(
   n = len(test.labels)
   predictions = batches.map_padded(
     predict,
-    # 2^24 similarities of a block take 64 MiB.
-    max(1, 2**24 // len(x)),
+    # 2^24 similarities of a block, or neighbours by class, take 64 MiB.
+    max(1, 2**24 // max(len(x), k * classes)),
     test.features,
     progress=progress and (lambda done: progress(done / n)),
   )
