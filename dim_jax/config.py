@@ -358,10 +358,12 @@ def _type_name(kind: type) -> str:
   if name == '__main__' or (found is not kind and kind.__module__ == name):
     found = None
   if found is None:
+    # `runpy` calls the file of a config so.
+    where = 'the file of the config' if name == '<run_path>' else repr(name)
     raise ValueError(
-      f'{kind.__qualname__} is defined in {kind.__module__!r}, from where a '
-      'saved run cannot load it again: move it to the top level of a module '
-      'that can be imported (a .py file beside your program), and import it.'
+      f'{kind.__qualname__} is defined in {where}, from where a saved run '
+      'cannot load it again: move it to the top level of a module that can be '
+      'imported (another .py file beside it), and import it.'
     )
   return f'{name}:{kind.__qualname__}'
 
@@ -587,7 +589,8 @@ def from_json(data: Any) -> Any:
   except (ImportError, AttributeError) as error:
     raise ValueError(
       f'The config names {data["type"]!r}, which does not import here '
-      f'({error}); make its module importable (PYTHONPATH).'
+      f'({error}): run the command in the folder of that module, or name the '
+      'folder in PYTHONPATH.'
     ) from error
   if not dataclasses.is_dataclass(kind):
     raise ValueError(f'{data["type"]!r} is no dataclass or Flax module.')

@@ -11,6 +11,7 @@ dim-jax COMMAND --help shows the flags of one; dim-jax --version, the version.
 import ast
 import difflib
 import importlib
+import os
 import pathlib
 import sys
 
@@ -58,6 +59,9 @@ def main() -> None:
       f'Error: unknown command {name!r}.{hint} There are '
       f'{", ".join(COMMANDS)}; dim-jax --help tells what each does.'
     )
+  # Methods and encoders of one's own are imported from the current folder, as
+  # `python -m` does; behind all others, none of which they can hide.
+  sys.path.append(os.getcwd())
   # From here on it is a program of its own, whose results record its name.
   sys.argv[:2] = [f'dim-jax {name}']
   importlib.import_module(f'{__name__}.{name}').main()
@@ -70,8 +74,9 @@ def overview() -> str:
   """
   folder = pathlib.Path(__file__).parent
   lines = []
+  width = max(map(len, COMMANDS)) + 2
   for name in COMMANDS:
     source = (folder / f'{name}.py').read_text(encoding='utf-8')
     text = ast.get_docstring(ast.parse(source)) or ''
-    lines.append(f'  {name:<11}{text.partition(chr(10))[0]}')
+    lines.append(f'  {name:<{width}}{text.partition(chr(10))[0]}')
   return '\n'.join([(__doc__ or '').strip(), '\nCommands:', *lines])

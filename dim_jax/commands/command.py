@@ -1,5 +1,6 @@
 """What all commands share: their flags, the config, errors as one line."""
 
+import dataclasses
 import functools
 import os
 import sys
@@ -11,12 +12,14 @@ import jax
 import rich.console
 from absl import flags, logging
 
+from dim_jax import config as config_lib
 from dim_jax import configs
 from dim_jax.runs import overrides
 from dim_jax.training import hosts, parallel
 
 RUN = 'RUN'
 _NO = 'no'  # `--noflag` is False, as everywhere in absl.
+_FIELDS = {x.name for x in dataclasses.fields(config_lib.ExperimentConfig)}
 
 
 class Command:
@@ -138,6 +141,11 @@ class Command:
     except flags.UnrecognizedFlagError as error:
       if new := self._old.get(error.flagname):
         sys.exit(f'Error: --{error.flagname} is no more: give {new}.')
+      if 'config' in self._flags and error.flagname in _FIELDS:
+        name = f'--config.{error.flagname}'
+        sys.exit(
+          f'Error: unknown flag {error.flagname!r}: did you mean {name}?'
+        )
       text = str(error).replace('command line ', '').replace(' ?', '?')
       text += '' if text.endswith('?') else '.'
       sys.exit(f'Error: {text} All flags: {self._invocation("--help")}')
@@ -181,6 +189,10 @@ class Command:
       what = 'the folder of a run' if self._takes == RUN else 'one'
       sys.exit(f'Error: give {what}: {self._invocation(self._takes)}')
     if words and not self._takes:
+      named = words[0].partition(':')[0] in configs.names()
+      if named and 'config' in self._flags:
+        advice = f'did you mean --config={words[0]}?'
+        sys.exit(f'Error: unknown argument {words[0]!r}: {advice}')
       if 'workdir' in self._flags and not workdir:
         advice = f'to make that folder, give --workdir={words[0]}'
         sys.exit(f'Error: unknown argument {words[0]!r}; {advice}')
@@ -254,6 +266,9 @@ def show(*parts: Any) -> None:
   if jax.distributed.is_initialized() and jax.process_index():
     return
   console = rich.console.Console()
+  if not console.is_terminal and 'COLUMNS' not in os.environ:
+    # A file has no width that would wrap a table.
+    console = rich.console.Console(width=1000)
   for part in parts:
     # A text is data: brackets in a path are no markup, and it may be piped.
     console.print(

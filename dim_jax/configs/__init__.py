@@ -16,6 +16,7 @@ import importlib
 import os
 import pathlib
 import runpy
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -91,7 +92,21 @@ def load(name: str) -> Any:
   path = os.path.expanduser(path)
   if not os.path.isfile(path):
     return _built_in_once(path, row)
-  return _of_row(runpy.run_path(path), repr(path), row)
+  return _of_row(_run(path), repr(path), row)
+
+
+def _run(path: str) -> Mapping[str, Any]:
+  """Runs a file, which may import those beside it; returns its names."""
+  folder = os.path.dirname(os.path.abspath(path))
+  if folder not in sys.path:
+    sys.path.append(folder)
+  try:
+    return runpy.run_path(path)
+  except ImportError as error:
+    raise ValueError(
+      f'{path!r} cannot be run: {error}. It may import what is installed, and '
+      'files of its own folder or the current one.'
+    ) from error
 
 
 def _built_in(family: str, row: str) -> Any:

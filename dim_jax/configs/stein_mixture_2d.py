@@ -4,7 +4,7 @@ r"""An energy in the plane, on a mixture of three Gaussians: by its negatives.
   dim-jax density runs/mixture_2d
 
 Negatives are chains (cd_10), a Stein direction (stein, SteinCD), a generator
-(generator, SteinGAN), or a generator's samples moved by chains (mixture); the
+(generator, SteinGAN), or at random in each step one of these two (mixture); the
 last two need an energy that learns slower than the generator. More are
 --config.objective.negatives=short_run, persistent or buffer.
 Other points with --config.data.name=ring, gaussian or banana. The truth is
@@ -67,7 +67,7 @@ def rows(make: Callable[[], ExperimentConfig]) -> Mapping[str, Row]:
     'cd_10': Row('CD-10 (MALA)', make),
     'stein': Row('SteinCD', changed(make, stein)),
     'generator': Row('SteinGAN', changed(make, generated('generator'))),
-    'mixture': Row('CD and SteinGAN', changed(make, generated('mixture'))),
+    'mixture': Row('SteinCD and SteinGAN', changed(make, generated('mixture'))),
   }
 
 

@@ -156,8 +156,8 @@ def micro_batched(embed_fn: EmbedFn, *, size: int) -> EmbedFn:
     rows = {x.shape[0] for x in jax.tree.leaves(batch)}
     if size < 1 or len(rows) != 1 or min(rows) % size:
       raise ValueError(
-        f'micro-batches of {size} rows from arrays of {sorted(rows)} rows: all '
-        'must have as many, a multiple of the size.'
+        f'micro-batches of {size} (micro_batch) do not divide arrays of '
+        f'{sorted(rows)} rows: all must have as many, a multiple of that.'
       )
     count = rows.pop() // size
     parts = split(batch, count)

@@ -491,7 +491,7 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
   for row in results:
     cell = f'{100 * row["mean"]:.1f}'
     cells[_title(row)] = (
-      f'{cell}±{100 * row["std"]:.1f}' if len(row['values']) > 1 else cell
+      f'{cell} ±{100 * row["std"]:.1f}' if len(row['values']) > 1 else cell
     )
   # Labels and features in the order in which they were measured.
   labels, features = (
@@ -532,4 +532,16 @@ def table(report: Mapping[str, Any]) -> rich.table.Table:
 
 def summary(report: Mapping[str, Any]) -> list[Any]:
   """Lists the table of what `evaluate` returned, and the notes below it."""
-  return [table(report), *tables.notes(report)]
+  protocols: dict[tuple[str, str], set[str | None]] = {}
+  for row in report['results']:
+    known = protocols.setdefault((row['probe'], row['label']), set())
+    known.add(row.get('protocol_hash'))
+  mixed = dict.fromkeys(
+    name for (name, _), x in protocols.items() if len(x) > 1
+  )
+  notes = [
+    f'The numbers of {name} come from different protocols: they do not '
+    'compare. Measure all encoders and features with the same flags.'
+    for name in mixed
+  ]
+  return [table(report), *notes, *tables.notes(report)]

@@ -121,11 +121,20 @@ def _parse(path: str, hint: Any, text: str, old: Any = None) -> Any:
       return _read(kind, text)
     except (KeyError, SyntaxError, TypeError, ValueError):
       continue
+  if dataclasses.is_dataclass(old):
+    # Of several kinds of config, the one that the field holds.
+    members = tuple(
+      kind
+      for kind in members
+      if kind is type(old) or not dataclasses.is_dataclass(kind)
+    )
   accepted = ' or '.join(
     'None' if kind is type(None) else _WORDS.get(kind) or _name(kind, path)
     for kind in members
   )
-  raise ValueError(f'--config.{path} takes {accepted}, got {text!r}.')
+  named = dataclasses.is_dataclass(old) and hasattr(old, 'name')
+  hint = f' Did you mean --config.{path}.name={text}?' if named else ''
+  raise ValueError(f'--config.{path} takes {accepted}, got {text!r}.{hint}')
 
 
 def _name(kind: Any, path: str) -> str:

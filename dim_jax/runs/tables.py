@@ -32,7 +32,10 @@ def table(
   )
   for i, name in enumerate(columns):
     shown.add_column(
-      rich.text.Text(name), justify='left' if i < words else 'right'
+      rich.text.Text(name),
+      justify='left' if i < words else 'right',
+      # A number without its end would be another one.
+      overflow='fold',
     )
   for row in rows:
     shown.add_row(*(rich.text.Text(str(cell)) for cell in row))

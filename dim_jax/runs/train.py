@@ -377,7 +377,13 @@ def start_from(
         'is no run to take it from: set init_from to its folder.'
       )
     return None
-  params, model_state = dim_jax.load(run_dir).variables
+  try:
+    params, model_state = dim_jax.load(run_dir).variables
+  except FileNotFoundError as error:
+    raise ValueError(
+      f'init_from: {error} Train that run first, or set init_from to another '
+      'one; None starts from random weights.'
+    ) from error
   old = {**model_state.get('frozen', {}), **params}
   if missing := [name for name in frozen if name not in old]:
     raise ValueError(

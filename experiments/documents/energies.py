@@ -75,7 +75,7 @@ _MIXTURES = {
   '--config.optimizer.learning_rate=1e-4 '
   '--config.objective.energy_penalty=0.01': ('generator', 'SteinGAN'),
   '--config.objective.negatives=mixture --config.optimizer.learning_rate=1e-4 '
-  '--config.objective.energy_penalty=0.01': ('mixture', 'CD-10 and SteinGAN'),
+  '--config.objective.energy_penalty=0.01': ('mixture', 'SteinCD and SteinGAN'),
 }
 
 

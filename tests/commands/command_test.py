@@ -11,7 +11,8 @@ import pytest
 
 import dim_jax
 from dim_jax import commands, configs
-from dim_jax.commands.command import Command
+from dim_jax.commands.command import Command, show
+from dim_jax.runs import tables
 
 CONFIG = 'dim_digits'
 
@@ -84,6 +85,33 @@ def test_runs_are_words_and_their_old_flag_is_understood(capsys):
     command.run(found.extend, [])
 
 
+def test_a_config_without_its_flag_is_answered_with_it():
+  command, _ = make()
+  command.string('workdir', None, 'Where.')
+  for words in (['dim_digits:vae'], ['dim_digits:vae', '--workdir=x']):
+    with pytest.raises(
+      SystemExit, match=r'did you mean --config=dim_digits:va'
+    ):
+      command.run(lambda: None, words)
+  with pytest.raises(SystemExit, match=r'give --workdir=digits'):
+    command.run(lambda: None, ['digits'])
+  with pytest.raises(SystemExit, match=r'did you mean --config\.batch_size\?'):
+    command.run(lambda: None, ['--batch_size=3'])
+
+
+def test_a_table_in_a_file_keeps_its_numbers(capsys, monkeypatch):
+  monkeypatch.delenv('COLUMNS', raising=False)
+  long = [f'{i}' * 20 for i in range(9)]
+  show(tables.table([str(i) for i in range(9)], [long]))
+  assert capsys.readouterr().out.strip().splitlines()[-1].split() == long
+  # In a narrow terminal, they go on below.
+  monkeypatch.setenv('COLUMNS', '80')
+  show(tables.table([str(i) for i in range(9)], [long]))
+  shown = capsys.readouterr().out
+  # Each digit also names its column.
+  assert [shown.count(str(i)) for i in range(9)] == [21] * 9
+
+
 def test_a_home_is_expanded_and_an_error_is_a_line():
   command, flags = make()
 
@@ -129,7 +157,8 @@ def test_the_program_lists_its_commands_without_importing_jax():
   for name in commands.COMMANDS:
     module = importlib.import_module(f'dim_jax.commands.{name}')
     (first, *_) = module.__doc__.splitlines()
-    assert f'  {name:<11}{first}' in lines
+    (line,) = (x for x in lines if x.startswith(f'  {name} '))
+    assert line.removeprefix(f'  {name}').lstrip() == first
     assert callable(module.main) and len(first) <= 68
   imported = {line.split('|')[-1].strip() for line in shown.stderr.splitlines()}
   assert 'dim_jax.commands' in imported
@@ -146,6 +175,22 @@ def test_each_command_is_one_of_a_checkout_too():
     lines = (folder / f'{name}.py').read_text('utf-8').splitlines()
     assert f'from dim_jax.commands.{name} import main' in lines
     assert len(lines) == 6
+
+
+def test_a_program_imports_from_the_current_folder(tmp_path, monkeypatch):
+  (tmp_path / 'mine_alone.py').write_text('')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', list(sys.path))
+  monkeypatch.setattr('sys.argv', ['dim-jax', 'list'])
+
+  def main():
+    importlib.invalidate_caches()
+    assert importlib.import_module('mine_alone').__file__
+    # It hides nothing that is installed.
+    assert sys.path.index(str(tmp_path)) == len(sys.path) - 1
+
+  monkeypatch.setattr('dim_jax.commands.list.main', main)
+  commands.main()
 
 
 def test_an_unknown_command_is_answered_with_the_known_ones(monkeypatch):
@@ -185,7 +230,9 @@ def test_a_config_that_is_not_there_is_answered_with_one_that_is(name, message):
     configs.load(name)
 
 
-def test_a_config_is_a_name_a_file_or_as_recorded_commands_have_it(tmp_path):
+def test_a_config_is_a_name_a_file_or_as_recorded_commands_have_it(
+  tmp_path, monkeypatch
+):
   built_in = configs.load('dim_digits:vae')
   for folder in ('', '/somewhere/', '../'):
     once = f'{folder}experiments/configs/dim_digits.py:vae'
@@ -199,6 +246,17 @@ def test_a_config_is_a_name_a_file_or_as_recorded_commands_have_it(tmp_path):
   assert configs.load('dim_digits') == configs.load('dim_digits:infonce')
   with pytest.raises(ValueError, match='one config, without rows'):
     configs.load(f'{own}:vae')
+  # It may import what is beside it.
+  (tmp_path / 'beside_own.py').write_text("NAME = 'dim_digits:jsd'\n")
+  own.write_text(
+    'import beside_own\nfrom dim_jax import configs\n'
+    'def get_config(): return configs.load(beside_own.NAME)\n'
+  )
+  monkeypatch.setattr(sys, 'path', list(sys.path))
+  assert configs.load(str(own)) == configs.load('dim_digits:jsd')
+  own.write_text('import beside_nothing\n')
+  with pytest.raises(ValueError, match="cannot be run: No module named 'besid"):
+    configs.load(str(own))
   own.write_text('')
   with pytest.raises(ValueError, match='has no get_config'):
     configs.load(str(own))

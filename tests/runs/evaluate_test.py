@@ -1,5 +1,6 @@
 """Tests of the evaluation of a run, with a tiny encoder in place of a run's."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -48,12 +49,12 @@ def run_dir(monkeypatch, tmp_path):
   return tmp_path
 
 
-def _run(run_dir, probes, features=('fc', 'y'), **options):
+def _run(run_dir, probes, features=('fc', 'y'), protocol=_PROTOCOL, **options):
   return evaluate.evaluate(
     str(run_dir),
     probes=probes,
     features=features,
-    protocol=_PROTOCOL,
+    protocol=protocol,
     show_progress=False,
     **options,
   )
@@ -89,6 +90,12 @@ def test_results_are_written_and_later_ones_added(run_dir):
   assert report['step'] == 7 and report['paper'] is None
   assert report['collapse']['trained/fc']['dimensions'] == 6
   assert evaluate.table(report).row_count == 5
+  assert not [x for x in evaluate.summary(report)[1:] if 'compare' in x]
+  # Half of them by another protocol.
+  other = dataclasses.replace(_PROTOCOL, knn_neighbours=3)
+  report = _run(run_dir, ['knn'], features=['y'], protocol=other)
+  (note,) = (x for x in evaluate.summary(report)[1:] if 'compare' in x)
+  assert note.startswith('The numbers of knn come from different protocols')
 
 
 def test_seconds_are_those_of_all_encoders(run_dir, monkeypatch):

@@ -408,6 +408,9 @@ def test_frozen_modules_must_come_from_a_run(workdir, tmp_path):
   config.objective = dataclasses.replace(config.objective, depth=3, frozen=2)
   with pytest.raises(ValueError, match=r"module_1 is frozen, .*only \['mod"):
     train.train(config, str(tmp_path), show_progress=False)
+  config.init_from = 'runs/nowhere'
+  with pytest.raises(ValueError, match="init_from: 'runs/nowhere' is not"):
+    train.train(config, str(tmp_path), show_progress=False)
   other = (Pixelwise(6), Pixelwise(3))
   config = make_config(modules=other, frozen=1)
   config.init_from = str(workdir / 'module_0')

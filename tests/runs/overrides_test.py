@@ -78,6 +78,15 @@ def test_what_a_field_does_not_take_is_named(path, text, message):
     overrides.apply(Config(), {path: text})
 
 
+def test_a_group_of_several_kinds_lists_the_fields_of_the_one_it_holds():
+  config = ExperimentConfig(objective=dim.Config())
+  with pytest.raises(
+    ValueError, match=r'mean --config\.data\.name=digits'
+  ) as error:
+    overrides.apply(config, {'data': 'digits'})
+  assert '.image_size' in str(error.value) and '.window' not in str(error.value)
+
+
 def test_fields_that_take_a_name_or_a_module_take_a_name_by_flag():
   for objective, field, name in (
     (dim.Config(), 'encoder', 'resnet19_32'),
