@@ -71,10 +71,10 @@ class OfParameters(enum.IntEnum):
 class OfPrior(enum.IntEnum):
   """Branches of the key of a prior, which samples are drawn from as it is.
 
-  The samples of the ball split it, and their directions are branch 0 too.
+  Samples split it, into its branches 0 and 1.
   """
 
-  PENALTY = 0
+  PENALTY = 2
 
 
 class OfExample(enum.IntEnum):

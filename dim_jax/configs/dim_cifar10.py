@@ -24,9 +24,9 @@ likewise, in 97 minutes, 25 of which it waited for others, and 62 on another
 machine: 68.2 / 63.6 / 60.4 and 67.9 / 63.9 / 60.6 %
 (experiments/results/dim_cifar10_short_jsd.json).
 
-supervised for 10,000 steps with the rate of short (learning_rate 1e-3, times 0.75
-every 1,000 steps, averaged weights), seed 0: its classifier is right on 75.6 % of
-the test images of the same copy, the paper's on 75.39
+supervised for 10,000 steps with the rate of short (learning_rate 1e-3, times
+0.75 every 1,000 steps, averaged weights), seed 0: its classifier is right on
+75.6 % of the test images of the same copy, the paper's on 75.39
 (experiments/results/dim_cifar10_supervised.json).
 
 The paper states no gamma for local_global; 0.1 is DIM(L)'s. Its extended

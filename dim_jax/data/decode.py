@@ -162,6 +162,11 @@ def _header(path: pathlib.Path) -> Header:
         f'its pixels are of mode {image.mode!r}, more than 8 bits; convert it '
         'to 8 bits a channel.'
       )
+    # Of such colours Pillow keeps the high byte alone.
+    if any(';16' in str(tile.args) for tile in image.tile):
+      raise _DepthError(
+        'it has 16 bits a channel; convert it to 8 bits a channel.'
+      )
     # A PNG would be decoded to look for EXIF behind its pixels.
     has_exif = 'exif' in image.info or image.format == 'TIFF'
     orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1

@@ -103,6 +103,7 @@ def source(root: pathlib.Path, stored: str, size: int | None) -> Source:
   paths = [path for part in splits_of_root.values() for path in part.paths]
   digest = file_digest(_CACHE_FORMAT, ((os.path.abspath(p), p) for p in paths))
   digest.update(files.note.encode())
+  digest.update(files.labels.tobytes())
   title = re.sub(r'\W+', '_', root.resolve().name)[:50]
   return Source(
     len(files.paths),

@@ -367,7 +367,8 @@ def _lists(folder: pathlib.Path) -> dict[str, str]:
         f'{path} is missing: lists must be a folder with train_split.txt and '
         "test_split.txt, a recording's name a line."
       )
-    names = path.read_text(encoding='utf-8').split()
+    lines = path.read_text(encoding='utf-8').splitlines()
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
       raise ValueError(f'{path} names no recording.')
     for name in names:
@@ -503,7 +504,8 @@ def _sound_files(
 ) -> tuple[list[pathlib.Path], collections.Counter[str]]:
   """Lists the sound files below a folder, and counts others by their endings.
 
-  In the order of their paths' parts; hidden files and texts are passed over.
+  In the order of their paths' parts; what is hidden and texts are passed over,
+  and so are links to a folder that is read already.
   """
   paths: list[pathlib.Path] = []
   skipped: collections.Counter[str] = collections.Counter()
@@ -511,7 +513,16 @@ def _sound_files(
   def fail(error: OSError) -> None:
     raise error
 
-  for folder, _, names in os.walk(root, onerror=fail, followlinks=True):
+  seen = {os.path.realpath(root)}
+  for folder, inner, names in os.walk(root, onerror=fail, followlinks=True):
+    at = {name: os.path.join(folder, name) for name in inner}
+    inner.clear()
+    # A link gives way to the folder itself.
+    for name, path in sorted(at.items(), key=_links_last):
+      where = os.path.realpath(path)
+      if not name.startswith('.') and where not in seen:
+        seen.add(where)
+        inner.append(name)
     for name in names:
       ending = os.path.splitext(name)[1].lower()
       if name.startswith('.'):
@@ -522,6 +533,10 @@ def _sound_files(
         skipped[ending or 'without an ending'] += 1
   paths.sort(key=lambda path: path.relative_to(root).parts)
   return paths, skipped
+
+
+def _links_last(item: tuple[str, str]) -> tuple[bool, str]:
+  return os.path.islink(item[1]), item[0]
 
 
 class _SoundFile(NamedTuple):

@@ -87,11 +87,11 @@ def load(
       f'{os.fspath(name)!r} holds no pairs to train on: give a folder with '
       'files *train.tsv, or with train/in.txt and train/out.txt.'
     )
-  characters = vocabulary_of(
-    (line for file in parts['train'] for pair in file.pairs for line in pair),
-    vocabulary,
-  )
   sources = sorted({file.source for files in parts.values() for file in files})
+  known, _ = _of_split(parts, sources, 'train', 0.0)
+  characters = vocabulary_of(
+    (line for pair in known for line in pair), vocabulary
+  )
   lines, of = _of_split(parts, sources, split, validation)
   if split == 'train' and pairs is not None and pairs < len(lines):
     kept = np.sort(random.order(0, random.Host.PAIRS, len(lines))[:pairs])

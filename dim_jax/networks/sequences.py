@@ -11,7 +11,9 @@ patches:
 
 - 'token': e x + (1 - e) m in training, as BERT; at use its mean p x + (1 - p) m
   ('consistent'), or x itself, which training never shows ('naive').
-- 'rescale': e x / p in training, whose mean is x, at use.
+- 'rescale': e x / p in training, whose mean is x, at use. The normalisation of
+  each character that follows undoes the factor, but for its ratio to the places
+  that attention adds.
 - 'drop': a hidden character takes no part, as in a masked autoencoder's
   encoder: no position attends to it. Its own place, of which no other depends,
   asks the visible ones what stands there, which is what the decoder does. At

@@ -198,7 +198,7 @@ def _tagging(
       rows.append(about | {'by': kind} | characters.summary(found, second))
     for row in characters.pointwise(model, second, marginals):
       places.append({'source': name} | row)
-    for i in range(-(-_ANSWERS // len(sources))):
+    for i in range(min(len(tested), -(-_ANSWERS // len(sources)))):
       lines = (first[i], np.where(real[i], model.answer[i], 0), second[i])
       shown = [text.decode(x, parts['test'].vocabulary) for x in lines]
       answers.append(

@@ -86,6 +86,7 @@ def density(
     rows.append(_annealed(setup, chains, temperatures, seed))
   rows += _references(setup, bool(rows))
   x = _samples(setup, trained.variables, samples, chain_steps, seed)
+  origin = _origin(setup, trained.config.objective, chain_steps)
   few = _SAVED if x.ndim == 2 else _SAVED_IMAGES
   f_samples = np.asarray(jax.jit(setup.energy)(x))[:_SAVED]
   arrays |= dict(data=setup.test[:few], samples=x[:few], f_samples=f_samples)
@@ -100,6 +101,7 @@ def density(
     'test_examples': len(setup.test),
     'rows': rows,
     'samples': compared,
+    'samples_are': origin,
     'seed': seed,
   }
   path = os.path.join(run_dir, 'evaluation', 'density')
@@ -236,6 +238,15 @@ def _samples(
     setup.density.sample, count=count, shape=shape, steps=chain_steps
   )
   return np.asarray(jax.jit(draw)(variables, rng))
+
+
+def _origin(setup: _Setup, config: Any, chain_steps: int) -> str:
+  """Says where samples are from."""
+  if setup.density.exact_sample is not None:
+    return 'Exact samples of the model'
+  if getattr(config, 'negatives', None) in ('cd', 'stein'):
+    return f'Of chains of {chain_steps:,} steps from noise'
+  return 'As training makes its negatives'
 
 
 def _float64(x: Any) -> np.ndarray:

@@ -70,7 +70,8 @@ def shapes(config: data.Config) -> Shapes:
   if isinstance(config, config_lib.TextConfig):
     shape = (2, config.length)
     return Shapes(shape, shape, np.int32, None, False)
-  sources.check(config.name, 'train', config.image_size, config.validation)
+  split = sources.UNLABELLED if config.unlabelled else 'train'
+  sources.check(config.name, split, config.image_size, config.validation)
   shape, count = _images(config)
   if config.image_size is not None:
     shape = (config.image_size, config.image_size, shape[2])
@@ -93,6 +94,11 @@ def _images(config: config_lib.DataConfig) -> tuple[tuple[int, ...], int]:
     if not root.exists():
       raise FileNotFoundError(f'There is no folder {os.fspath(root)!r}.')
     parts = folders.parts(root)
+    if config.unlabelled and sources.UNLABELLED not in parts:
+      raise ValueError(
+        f'{root} has no folder {sources.UNLABELLED!r}: leave data.unlabelled '
+        'at False.'
+      )
     (header,) = decode.headers(parts['train'].paths[:1])
     shape = (header.height, header.width, 1 if header.gray else 3)
     labelled = len(parts['train'].paths)

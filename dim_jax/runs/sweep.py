@@ -78,13 +78,13 @@ def sweep(
   )
   started = time.time()
   with train.claim(workdir):
-    _save(config, workdir)
     states = loop.fit(
       objective,
       step_lib.optimizer_of(run, objective, params),
       arrays,
       workdir,
       loop.Settings.of(run, devices=devices, show_progress=show_progress),
+      begin=lambda: _save(config, workdir),
       runs=runs,
     )
   lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
@@ -148,6 +148,7 @@ def _save(config: config_lib.SweepConfig, workdir: str) -> None:
         f'{workdir!r} holds another sweep: choose another --workdir, or delete '
         'that folder.'
       )
+    train.check_steps(config.run.steps, workdir)
   files.write_json(path, data)
 
 

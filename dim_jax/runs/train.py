@@ -33,6 +33,7 @@ _FREE = (
   'keep',
   'information',
   'tensorboard',
+  'zero',
   'paper',
 )
 _FREE_OF_DATA = ('data_dir', 'stream')  # Where the same examples come from.
@@ -69,9 +70,10 @@ def train(
   workdir = os.path.expanduser(workdir)
   config_lib.check(config)
   lock.check(workdir)
-  if has_checkpoint(workdir):
+  begun = has_checkpoint(workdir)
+  if begun:
     check_same(config, config_lib.load(workdir)[0], workdir)
-  run = prepare(config, stored, show_progress=show_progress)
+  run = prepare(config, stored, begun=begun, show_progress=show_progress)
   outputs = jax.eval_shape(run.objective.encode, *run.variables, run.example)
   names = probed(run.objective, outputs)
   monitor = None
@@ -84,7 +86,6 @@ def train(
   periodic = _information(config, run.objective, run.watched, outputs)
   with claim(workdir):
     hosts.check(workdir, config_lib.to_json(config), as_stream(run.train_set))
-    describe(config, run, workdir)
     return loop.fit(
       run.objective,
       run.optimizer,
@@ -98,6 +99,7 @@ def train(
       periodic=periodic,
       example=run.example,
       start=run.start,
+      begin=lambda: describe(config, run, workdir),
     )
 
 
@@ -129,6 +131,7 @@ def prepare(
   config: config_lib.ExperimentConfig,
   stored: Mapping[str, np.ndarray] | None = None,
   *,
+  begun: bool = False,
   show_progress: bool = True,
 ) -> Prepared:
   """Makes the objective of a run and loads its data; writes nothing.
@@ -136,6 +139,8 @@ def prepare(
   Args:
     config: the run, which is checked.
     stored: as `train` takes it.
+    begun: whether the run has a checkpoint to go on from, and needs no other
+      run to start from.
     show_progress: show bars, or lines.
 
   Returns:
@@ -157,7 +162,7 @@ def prepare(
   variables = jax.eval_shape(objective.init, jax.random.key(0), example)
   optimizer = step_lib.optimizer_of(config, objective, variables[0])
   change = augment.make(config.data, watched.inputs.shape[-1])
-  start = start_from(config.init_from, variables)
+  start = None if begun else start_from(config.init_from, variables)
   _check_loss(config, variables, example)
   return Prepared(
     objective, optimizer, train_set, watched, example, variables, change, start
@@ -411,7 +416,13 @@ def start_from(
     return old
 
   def start(state: step_lib.TrainState) -> step_lib.TrainState:
-    new_state = take(dict(state.model_state), model_state, '')
+    # Single numbers are of this run, such as a weight and the steps so far.
+    of_run = {
+      k: x
+      for k, x in state.model_state.items()
+      if not isinstance(x, dict) and x.ndim == 0
+    }
+    new_state = take(dict(state.model_state), model_state, '') | of_run
     if frozen:
       inner = state.model_state['frozen']
       new_state['frozen'] = take(inner, old, '', strict=True)
@@ -421,18 +432,23 @@ def start_from(
   return start
 
 
+def check_steps(steps: int, workdir: str) -> None:
+  """Raises ValueError where `workdir` holds more steps than are asked for."""
+  lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
+  if lines and steps < lines[-1]['step']:
+    raise ValueError(
+      f'{workdir!r} holds a run of {lines[-1]["step"]} steps, more than '
+      f'steps={steps}: raise steps, or choose another --workdir.'
+    )
+
+
 def check_same(
   config: config_lib.ExperimentConfig,
   saved: config_lib.ExperimentConfig,
   workdir: str,
 ) -> None:
   """Raises ValueError where `workdir` holds a run of another config."""
-  lines = metrics.read(os.path.join(workdir, 'metrics.jsonl'))
-  if lines and config.steps < lines[-1]['step']:
-    raise ValueError(
-      f'{workdir!r} holds a run of {lines[-1]["step"]} steps, more than '
-      f'steps={config.steps}: raise steps, or choose another --workdir.'
-    )
+  check_steps(config.steps, workdir)
   for field in dataclasses.fields(config):
     new = config_lib.to_json(getattr(config, field.name))
     old = config_lib.to_json(getattr(saved, field.name))

@@ -244,6 +244,7 @@ def fit(
   periodic: tuple[int, Monitor] | None = None,
   example: Mapping[str, Any] | None = None,
   start: Callable[[step_lib.TrainState], step_lib.TrainState] | None = None,
+  begin: Callable[[], None] | None = None,
   runs: grid.Runs | None = None,
 ) -> step_lib.TrainState:
   """Trains, or continues a run that was interrupted.
@@ -266,6 +267,7 @@ def fit(
       `log_every`, before the first step, and after the last.
     example: rows of the shapes that the objective sees; None: those of `data`.
     start: changes the state before the first step of all.
+    begin: called as soon as no other process can train in the folder.
     runs: train these in one program, each on one device; their seeds take the
       place of the settings', and every metric is a list over them.
 
@@ -303,6 +305,8 @@ def fit(
     Preemption() as preemption,
     contextlib.closing(source),
   ):
+    if begin is not None:
+      begin()
     placement = grid.placement(runs, mesh, settings.devices) if runs else ''
     for note in filter(None, (source.note, placement)):
       log.say(note)

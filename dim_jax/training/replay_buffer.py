@@ -13,6 +13,7 @@ import re
 import shutil
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from dim_jax import files, random
@@ -78,6 +79,9 @@ class ReplayBuffer:
   ) -> None:
     """Adds a batch, and drops the oldest beyond the size."""
     arrays: dict[str, Any] = {'features': features}
+    if features.dtype.isbuiltin == 2:  # bfloat16, which NumPy does not store.
+      arrays['features'] = features.view(f'u{features.dtype.itemsize}')
+      arrays['dtype'] = features.dtype.name
     if labels is not None:
       arrays['labels'] = labels
     with files.replacing(self._path(number), 'wb') as file:
@@ -95,7 +99,10 @@ class ReplayBuffer:
     try:
       with np.load(self._path(number)) as arrays:
         labels = arrays['labels'] if 'labels' in arrays else None
-        return Batch(number, arrays['features'], labels)
+        features = arrays['features']
+        if 'dtype' in arrays:
+          features = features.view(jnp.dtype(str(arrays['dtype'])))
+        return Batch(number, features, labels)
     except FileNotFoundError:
       return None
 

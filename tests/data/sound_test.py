@@ -372,6 +372,22 @@ def test_lists_that_are_not_accepted(speakers, tmp_path):
     load(lists)
 
 
+def test_hidden_folders_and_links_in_circles_are_passed_over(tmp_path):
+  for speaker in ('ann', 'bob/.checkpoints', 'bob', '.trash'):
+    (tmp_path / speaker).mkdir(parents=True, exist_ok=True)
+    for i in range(5):
+      path = tmp_path / speaker / f'{i}.wav'
+      soundfile.write(path, np.zeros([99], np.int16), 8000)
+  # Both lie before the folders that they lead to.
+  (tmp_path / 'ann' / 'all').symlink_to(tmp_path)
+  (tmp_path / 'all').symlink_to(tmp_path / 'bob')
+  train, test = (sound.load(tmp_path, x, window=99) for x in ('train', 'test'))
+  assert train.class_names['speaker'] == ('ann', 'bob')
+  # A fifth of each speaker's recordings are the test set, a tenth of the rest
+  # is held out.
+  assert (len(train.inputs), len(test.inputs)) == (7, 2)
+
+
 def test_names_must_tell_recordings_apart_where_they_count(tmp_path):
   for speaker in 'ab':
     (tmp_path / speaker).mkdir()

@@ -5,11 +5,13 @@ import logging
 import os
 import pathlib
 import shutil
+import struct
 import subprocess
 import sys
 import threading
 import time
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -655,6 +657,19 @@ def test_folder_shows_progress(tmp_path, capsys):
   assert 'train 4/4' in capsys.readouterr().err
 
 
+def _deep_png(height, width):
+  """A PNG of 16-bit colours, which Pillow reads and does not write."""
+
+  def chunk(name, data):
+    ends = struct.pack('>I', zlib.crc32(name + data))
+    return struct.pack('>I', len(data)) + name + data + ends
+
+  header = struct.pack('>IIBBBBB', width, height, 16, 2, 0, 0, 0)
+  rows = (b'\0' + bytes([1, 2] * 3 * width)) * height
+  chunks = (b'IHDR', header), (b'IDAT', zlib.compress(rows)), (b'IEND', b'')
+  return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*x) for x in chunks)
+
+
 def _make(root, kind):
   """Folders that cannot be loaded."""
   if kind == 'a file':
@@ -691,6 +706,10 @@ def _make(root, kind):
     for i in range(3):
       _save(root / f'{i}.png')
     Image.fromarray(np.full([9, 9], 999, np.uint16)).save(root / '1.png')
+  elif kind == '16 bits of colour':
+    for i in range(3):
+      _save(root / f'{i}.png')
+    (root / '1.png').write_bytes(_deep_png(9, 9))
   elif kind in ('truncated', 'no picture'):
     for i in range(3):
       _save(root / f'{i}.png', (30, 30, 3))
@@ -718,6 +737,7 @@ def _make(root, kind):
     ('other classes', ["{root}/test has a folder of the class 'owl'"]),
     ('sizes', ['{root}/1.png', '4x7', '4x6', '--config.data.image_size']),
     ('16 bits', ['{root}/1.png', "'I;16'", '8 bits']),
+    ('16 bits of colour', ['{root}/1.png', '16 bits a channel', '8 bits']),
     ('truncated', ['{root}/', '.png cannot be decoded (', 'truncated']),
     ('no picture', ['{root}/1.png cannot be decoded (', 'identify']),
   ],

@@ -71,11 +71,19 @@ def test_the_vocabulary_is_of_the_training_lines_and_by_frequency(tmp_path):
   assert test.vocabulary == examples.vocabulary
   # Numbers 2 to 6 are characters; a model of more may answer with 7.
   assert text.decode([2, 1, 6, 7, 0], examples.vocabulary) == '春□夜□'
+  # Where a part of the pairs is for testing, its characters are unknown too.
+  characters = [chr(0x4E00 + i) for i in range(10)]
+  own = write(tmp_path / 'own', [(x, x) for x in characters])
+  examples = text.load(own, 'train', vocabulary=99, validation=0)
+  assert len(examples.inputs) == len(examples.vocabulary) == 8
+  test = text.load(own, 'test', vocabulary=99)
+  np.testing.assert_array_equal(test.inputs, np.full((2, 2, 1), text.UNKNOWN))
 
 
 def test_splits_are_fixed_and_do_not_depend_on_what_is_kept(tmp_path):
   rng = np.random.default_rng(0)
-  characters = [chr(0x4E00 + i) for i in range(50)]
+  # So few that the training pairs have each of them.
+  characters = [chr(0x4E00 + i) for i in range(10)]
   pairs = [
     tuple(''.join(rng.choice(characters, 4)) for _ in range(2))
     for _ in range(60)

@@ -147,6 +147,18 @@ def test_page_of_an_energy(tmp_path):
   assert (tmp_path / 'run/report/density.png').exists()
 
 
+def test_a_gans_f_is_no_density(tmp_path):
+  folder = tmp_path / 'run'
+  _make_run(folder)
+  config = json.loads((folder / 'config.json').read_text())
+  config['objective']['contrast'] = 'jsd'
+  (folder / 'config.json').write_text(json.dumps(config))
+  text = _text(folder)
+  assert 'Scores of data and samples' in text
+  assert 'Gap between data and samples' in text
+  assert 'Log density of data' not in text
+
+
 def test_page_asks_for_the_measurement(tmp_path):
   _make_run(tmp_path / 'run', density=False)
   text = _text(tmp_path / 'run')

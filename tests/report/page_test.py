@@ -15,6 +15,7 @@ from dim_jax.report import figures, page, runs
 from dim_jax.report.sections import (
   attacks,
   classification,
+  curves,
   probes,
   summary,
   sweep,
@@ -262,6 +263,42 @@ def test_what_is_not_finite_or_collapsed_is_said(full):
   _, parsed = full
   assert 'mi/local was not finite at 1 of 2 logged steps' in parsed.text
   assert 'untrained y features are not drawn: they are the same' in parsed.text
+
+
+def test_curves_are_called_what_they_are_of(tmp_path):
+  # Hellinger's distance has no unit and bounds no information, a marginal by
+  # class bounds what is beyond the class, no image is held out, one dimension
+  # has rank 1, and Wasserstein's critic may give all codes any one score.
+  folder = _make_run(
+    tmp_path / 'odd',
+    evaluation=False,
+    bound='squared_hellinger',
+    marginal='class',
+    code=1,
+    prior={'divergence': 'wgan'},
+  )
+  path = folder / 'metrics.jsonl'
+  line = path.read_text().splitlines()[0]
+  values = json.loads(line) | {
+    'encoder/effective_rank': 1.0,
+    'encoder/rate': 2.0,
+    'prior/adversary': 0.1,
+  }
+  path.write_text(json.dumps(values) + '\n')
+  text = _Parser(page.write([folder])).text
+  for words in (
+    'Divergence of pairs',
+    'An upper bound on I(X;Z|Y): the KL',
+    'Over training images',
+  ):
+    assert words in text, words
+  assert 'Mutual information' not in text and 'has collapsed' not in text
+  parts = curves.section([runs.read(folder)])
+  (prior,) = (x for x in parts if getattr(x, 'name', '') == 'prior')
+  # A line's last number is its level.
+  assert {row[0]: row[-1] for row in prior.rows} == {
+    'adversary': 0.0, 'encoder': None
+  }  # fmt: skip
 
 
 def test_summary(full):

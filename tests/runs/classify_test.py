@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from dim_jax.config import (
 from dim_jax.evaluation import classification
 from dim_jax.objectives import dim, vib
 from dim_jax.runs import attack, classify, provenance, sweep, train
+from dim_jax.training import metrics
 
 
 def make_config(steps=40, **fields):
@@ -251,6 +253,34 @@ def test_a_surrogate_that_does_not_fit_is_refused_at_first(
     classify.classify(run_dir, surrogate=deterministic_dir, **options)
 
 
+def test_a_run_starts_from_another_but_with_its_own_weight(
+  run_dir, tmp_path, monkeypatch
+):
+  started_from = str(tmp_path / 'from')
+  shutil.copytree(run_dir, started_from)
+  config = make_config(steps=20, beta=0.5)
+  config.init_from = started_from
+  held = []
+  describe = train.describe
+
+  def described(*arguments):
+    held.append(os.path.getsize(tmp_path / 'run' / 'lock') > 0)
+    describe(*arguments)
+
+  monkeypatch.setattr(train, 'describe', described)
+  workdir = str(tmp_path / 'run')
+  train.train(config, workdir, devices=1, show_progress=False)
+  # The config is written by the process that trains, and by no other.
+  assert held == [True]
+  (line,) = metrics.read(f'{workdir}/metrics.jsonl')
+  assert line['encoder/beta'] == 0.5
+  # To go on it needs the other run no more.
+  shutil.rmtree(started_from)
+  config.steps = 40
+  train.train(config, workdir, devices=1, show_progress=False)
+  assert metrics.read(f'{workdir}/metrics.jsonl')[-1]['step'] == 40
+
+
 def test_what_cannot_be_classified_is_refused(run_dir, tmp_path):
   with pytest.raises(ValueError, match=r"--attacks must be .*'pgdd'.*'pgd'"):
     classify.classify(run_dir, attacks=('pgdd',))
@@ -327,6 +357,10 @@ def test_a_sweep_measures_every_price_and_seed_and_continues(tmp_path, lowered):
   other.betas = (1e-3, 1.0)
   with pytest.raises(ValueError, match='holds another sweep'):
     sweep.sweep(other, parts, show_progress=False)
+  with pytest.raises(ValueError, match='holds a run of 40 steps, more than'):
+    sweep.sweep(config(20), parts, show_progress=False)
+  with open(path) as file:
+    assert json.load(file)['run']['steps'] == 40
 
 
 @pytest.mark.parametrize(

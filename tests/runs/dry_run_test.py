@@ -121,7 +121,13 @@ def test_shape_of_a_folder_is_that_of_its_first_image(tmp_path):
   # A fifth of each class is the test set, a quarter of the rest held out.
   assert dry_run.shapes(config)[:2] == ((5, 6, 3), (5, 6, 3))
   assert dry_run.shapes(config).examples == 12
-  config.name = str(tmp_path / 'c')
+  config.unlabelled = True
+  with pytest.raises(ValueError, match="has no folder 'unlabelled'"):
+    dry_run.shapes(config)
+  config.name = 'digits'
+  with pytest.raises(ValueError, match="got the data set 'digits'"):
+    dry_run.shapes(config)
+  config.name, config.unlabelled = str(tmp_path / 'c'), False
   with pytest.raises(FileNotFoundError, match='no folder'):
     dry_run.shapes(config)
 

@@ -2,6 +2,7 @@
 
 import os
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,6 +32,15 @@ def test_holds_the_newest_and_drops_the_oldest(tmp_path):
   # As another process sees it.
   again = replay_buffer.ReplayBuffer(str(tmp_path / 'b'), 3, 'run')
   assert again.last_read() == 4 and again.numbers() == [3, 4, 5]
+
+
+def test_features_of_half_precision_come_back(tmp_path):
+  buffer = replay_buffer.ReplayBuffer(str(tmp_path), 3, 'run')
+  features = jnp.asarray([[1.5, -0.25]], jnp.bfloat16)
+  buffer.write(0, np.asarray(features), None)
+  read = buffer.read(0).features
+  assert read.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(np.asarray(read, np.float32), [[1.5, -0.25]])
 
 
 def test_comes_back_as_it_was_beside_a_checkpoint(tmp_path):

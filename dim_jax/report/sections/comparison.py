@@ -120,7 +120,7 @@ def picture(lines: Sequence[Mapping[str, Any]]) -> figures.Picture:
   )
   shown = 'Filled: measured, with one standard deviation over seeds.'
   if any(row[-1] is not None for row in rows):
-    shown += ' Hollow: published, of a longer training.'
+    shown += ' Hollow: published.'
   return figures.Picture(
     'table',
     'MLP probe of each method',

@@ -59,7 +59,7 @@ FAMILIES = (
          'mean square of a pixel', 'decoder/squared_error',
          'Of pixels in [-1, 1], on training batches.'),
   Family('rate', 'Rate', 'nats', 'encoder/rate',
-         'An upper bound on I(Z;X): the KL divergence of the code from its '
+         'An upper bound on {bounded}: the KL divergence of the code from its '
          'marginal, summed over dimensions.'),
   Family('module_infonce', 'Loss of the modules: InfoNCE', 'nats',
          r'module_\d+/infonce',
@@ -109,11 +109,11 @@ FAMILIES = (
          'Lower bounds, with stated noise.'),
   Family('rank', 'Collapse: effective rank', 'effective rank',
          'encoder/effective_rank',
-         'Of the code on held-out {noun}; near 1, all {noun} differ along one '
+         'Of the code on {watched} {noun}; near 1, all {noun} differ along one '
          'direction only.'),
   Family('std', 'Collapse: standard deviation of the code', _STD,
          'encoder/std',
-         'Over held-out {noun}, mean over dimensions; near 0, all {noun} look '
+         'Over {watched} {noun}, mean over dimensions; near 0, all {noun} look '
          'alike.'),
 )
 # fmt: on
@@ -125,6 +125,22 @@ _UNDRAWN = (
   'generator/surrogate|energy/temperature|probe/.*_loss|'
   'information/.*_(upper|gaussian|error|rate|noise_std|label_entropy)'
 )
+
+# Of the bound names, those whose value bounds no information, or has no unit.
+_WITHOUT_UNIT = {'squared_hellinger', 'chi_squared'}
+_NO_INFORMATION = {*_WITHOUT_UNIT, 'reverse_kl'}
+# A GAN's f is the log of a ratio, and no density.
+_OF_RATIO = {
+  'energy': (
+    'Scores of data and samples',
+    'Mean f, on training batches: the log of the ratio of the density of data '
+    'to that of the generator, for the best f.',
+  ),
+  'energy_gap': (
+    'Gap between data and samples',
+    'Mean f of data less mean f of samples; 0 where f cannot tell them apart.',
+  ),
+}
 
 # Metrics that have another name than NAME_ceiling in their group for what to
 # compare them with, by the last part of their own.
@@ -176,6 +192,7 @@ def _families(runs: Sequence[Run]) -> list[tuple[Family, list[str]]]:
   """The panels that the runs have metrics for, those of unknown names last."""
   bounds = {str(b) for run in runs if (b := run.objective.get('bound'))}
   words = {'noun': runs_lib.noun(runs), 'bound': ', '.join(sorted(bounds))}
+  words |= _stated(runs)
   groups = dict.fromkeys(key.split('/')[0] for key in _keys(runs))
   unknown = [
     Family(re.sub(r'\W+', '_', name), name, 'value', f'{re.escape(name)}/.*')
@@ -193,8 +210,37 @@ def _families(runs: Sequence[Run]) -> list[tuple[Family, list[str]]]:
     if '{bound}' in family.caption and not bounds:
       caption = ''
     if keys:
-      panels.append((family._replace(caption=caption), keys))
+      own = family._replace(caption=caption)
+      panels.append((_renamed(own, bounds, runs), keys))
   return panels
+
+
+def _stated(runs: Sequence[Run]) -> dict[str, str]:
+  """What captions say of runs, as far as these agree."""
+  by_class = {run.objective.get('marginal') == 'class' for run in runs}
+  bounded = {frozenset([True]): 'I(X;Z|Y)', frozenset([False]): 'I(Z;X)'}
+  held_out = {
+    bool((run.config.get('data') or {}).get('validation')) for run in runs
+  }
+  watched = {frozenset([True]): 'held-out', frozenset([False]): 'training'}
+  return {
+    'bounded': bounded.get(
+      frozenset(by_class), 'I(Z;X), or I(X;Z|Y) of a marginal by class'
+    ),
+    'watched': watched.get(frozenset(held_out), 'the watched'),
+  }
+
+
+def _renamed(family: Family, bounds: set[str], runs: Sequence[Run]) -> Family:
+  """A family under the name of what its metrics are of these runs."""
+  if family.name == 'mi' and bounds and bounds <= _NO_INFORMATION:
+    unit = '' if bounds <= _WITHOUT_UNIT else family.unit
+    return family._replace(title='Divergence of pairs', unit=unit)
+  ratios = {run.objective.get('contrast') == 'jsd' for run in runs}
+  if family.name in _OF_RATIO and ratios == {True}:
+    title, caption = _OF_RATIO[family.name]
+    return family._replace(title=title, caption=caption)
+  return family
 
 
 def _ceiling(key: str) -> str:
@@ -212,9 +258,15 @@ def _matched(run: Run) -> dict[str, float]:
   if losses is None:
     return {}
   terms = {'adversary': losses.critic_loss, 'encoder': losses.encoder_loss}
-  equal = np.zeros((2, 1), np.float32)
-  # Zero is added for its sign.
-  return {f'prior/{name}': float(f(*equal)) + 0.0 for name, f in terms.items()}
+  levels = {
+    # Zero is added for its sign.
+    name: [float(f(*np.full((2, 1), x, np.float32))) + 0.0 for x in (0, 0.5)]
+    for name, f in terms.items()
+  }
+  # Of some, equal scores may be any number, and the encoder's loss with them.
+  if levels['adversary'][0] == levels['adversary'][1]:
+    levels = {k: x for k, x in levels.items() if x[0] == x[1]}
+  return {f'prior/{name}': x for name, (x, _) in levels.items()}
 
 
 def _line(run: Run, key: str, label: str) -> list[figures.Line]:
@@ -309,7 +361,9 @@ def warnings(run: Run) -> list[str]:
         f'{figures.number(ceiling)}, {what}.'
       )
   rank = [math.nan, *_values(run, 'encoder/effective_rank')][-1]
-  if rank < 1.5:
+  # Codes of one or two dimensions have no more than that.
+  few = (run.objective.get('code') or math.inf) <= 2
+  if rank < 1.5 and not few:
     sentences.append(
       f'The code has collapsed: its effective rank ends at '
       f'{figures.number(rank)}, where 1 is a single direction.'

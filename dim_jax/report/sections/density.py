@@ -191,7 +191,10 @@ def _images(runs: Sequence[Run], name: str) -> figures.Picture:
       # What the energy sees, to [-1, 1].
       scaled = 2 * (arrays[key].astype(float) - low) / (high - low) - 1
       blocks.setdefault(label, scaled[:20])
-  caption = 'As training makes its negatives; beside them test images.'
+  origins = {run.density.get('samples_are') for run in runs}
+  caption = 'Beside test images.'
+  if len(origins) == 1 and None not in origins:
+    caption = f'{origins.pop()}; beside them test images.'
   return drawings.image_grid(
     blocks, name=name, title='Samples', caption=caption
   )
