@@ -349,8 +349,10 @@ def test_memory_is_that_of_a_micro_batch():
 def test_a_batch_that_does_not_divide_is_refused():
   params, rng = make_params(), jax.random.key(0)
   for size in (5, 0):
-    with pytest.raises(ValueError, match=rf'of {size} rows from .* \[12\]'):
+    with pytest.raises(
+      ValueError, match=rf'of {size} \(micro_batch\) do not divide .* \[12\]'
+    ):
       large_batches.micro_batched(embed, size=size)(params, make_batch(), rng)
   uneven = make_batch() | {'label': jnp.zeros(6, jnp.int32)}
-  with pytest.raises(ValueError, match=r'from arrays of \[6, 12\] rows'):
+  with pytest.raises(ValueError, match=r'arrays of \[6, 12\] rows'):
     large_batches.micro_batched(embed, size=3)(params, uneven, rng)

@@ -130,5 +130,5 @@ def test_what_micro_batches_cannot_have_is_said_in_a_line():
   assert advice == f"{field} with objective.norm='group'"
   objective = dim.make(mlp(memory__micro_batch=3))
   variables = start(objective, images())
-  with pytest.raises(ValueError, match=r'micro-batches of 3 rows from .*\[8\]'):
+  with pytest.raises(ValueError, match=r'batches of 3 \(micro_batch\) .*\[8\]'):
     jax.eval_shape(objective.loss, *variables, images(), jax.random.key(0))
