@@ -163,3 +163,19 @@ def order(seed: int, stream: int, count: int) -> np.ndarray:
     A permutation of 0..n-1, int64 [n].
   """
   return np.argsort(philox(seed, stream).random_raw(count), kind='stable')
+
+
+def some(most: int, count: int) -> np.ndarray:
+  """Draws examples to measure all by, always the same.
+
+  The first ones would not do: those of a folder lie class by class, and
+  recordings by name.
+
+  Args:
+    most: how many at most.
+    count: n.
+
+  Returns:
+    Positions in their order, int64 [min(most, n)].
+  """
+  return np.sort(order(0, Host.INFORMATION, count)[:most])

@@ -41,6 +41,15 @@ RECORDED = [
 LOW = {random.OfRun: 2**31, random.OfStep: 2**31, random.OfProbe: 2**31 - 1}
 
 
+def test_some_are_of_all_places_and_the_same_ones_again():
+  rows = random.some(1000, 10_000)
+  np.testing.assert_array_equal(rows, random.some(1000, 10_000))
+  assert len(set(rows)) == 1000 and np.all(np.diff(rows) > 0)
+  # Of each tenth of the positions about 100, a deviation of 9.
+  assert np.all(np.abs(np.bincount(rows // 1000) - 100) < 40)
+  np.testing.assert_array_equal(random.some(9, 5), range(5))
+
+
 @pytest.mark.parametrize(('name', 'expected'), RECORDED)
 def test_branches_keep_their_recorded_values(name, expected):
   parent, _, member = name.partition('.')

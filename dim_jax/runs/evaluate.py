@@ -12,7 +12,7 @@ import numpy as np
 import rich.table
 
 import dim_jax
-from dim_jax import checks, files, progress
+from dim_jax import checks, files, progress, random
 from dim_jax.data import load as data
 from dim_jax.data.load import as_batch
 from dim_jax.evaluation import features as features_lib
@@ -355,7 +355,7 @@ def _probe(
   for feature in tuple(values) if kind == 'raw' else setup.features:
     rows = values.pop(feature)
     collapse[f'{kind}/{feature}'] = representations.collapse_indicators(
-      rows[count:][:_RANK_IMAGES]
+      rows[count:][random.some(_RANK_IMAGES, len(rows) - count)]
     )
     for label, (train_labels, test_labels) in setup.labels.items():
       parts = [(rows[:count], train_labels), (rows[count:], test_labels)]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dim_jax
-from dim_jax import checks, files, progress
+from dim_jax import checks, files, progress, random
 from dim_jax.data import augment, batches
 from dim_jax.data import load as data
 from dim_jax.evaluation import features as features_lib
@@ -477,7 +477,7 @@ def _information(
 ) -> dict[str, Any]:
   """Bounds the nats that features with noise tell of their example."""
   del task
-  x = rows.train[:_NOISY_ROWS]
+  x = rows.train[random.some(_NOISY_ROWS, len(rows.train))]
   channel = noisy.channel(x, settings.noise, jax.random.key(settings.seed))
   # The Gaussian one is too low by this at most, being of few rows.
   missing = x.shape[1] * (x.shape[1] + 1) / (4 * len(x))
@@ -515,7 +515,7 @@ def _rank(
 ) -> dict[str, Any]:
   """Computes RankMe and alpha-ReQ of test rows."""
   del settings, task
-  x = rows.test[:_RANK_ROWS]
+  x = rows.test[random.some(_RANK_ROWS, len(rows.test))]
   alpha = representations.alpha_req(x)
   return {
     'rankme': representations.rankme(x),

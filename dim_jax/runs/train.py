@@ -79,7 +79,8 @@ def train(
   monitor = None
   if names:
     # A run on all training images watches for collapse on some of them.
-    monitored = as_batch(run.watched.inputs[:_WATCHED], run.watched.kind)
+    rows = random.some(_WATCHED, len(run.watched.inputs))
+    monitored = as_batch(run.watched.inputs[rows], run.watched.kind)
     monitor = representations.collapse_monitor(
       run.objective.encode, monitored, names[-1]
     )
