@@ -24,6 +24,8 @@ https://kexue.fm/archives/6270
 
 import dataclasses
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,24 @@ class Config(LineConfig):
 def check(config: Config) -> None:
   """Raises ValueError where a field cannot be used; names what is accepted."""
   lines.check(config, config.mask)
+
+
+def check_optimizers(
+  config: Config, optimizers: Mapping[str, Any], default: Any
+) -> None:
+  """Raises ValueError where weight decay would move a frozen encoder.
+
+  Args:
+    config: the run's objective.
+    optimizers: those of single parameter groups.
+    default: of all others.
+  """
+  decay = optimizers.get('encoder', default).weight_decay
+  if config.frozen and decay:
+    raise ValueError(
+      f'objective.frozen=True, but weight_decay={decay} would shrink the '
+      'encoder: set --config.groups.encoder.weight_decay=0.'
+    )
 
 
 def make(config: Config, *, axis_name: str | None = None) -> Objective:

@@ -6,7 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from dim_jax import config as config_lib
 from dim_jax import random
+from dim_jax.config import ExperimentConfig, OptimizerConfig, TextConfig
 from dim_jax.networks import sequences
 from dim_jax.objectives import lines, masked_lines, paired_lines, tagging
 from dim_jax.training import step as step_lib
@@ -53,6 +55,18 @@ def test_the_tagger_is_scored_at_the_characters_of_the_second_line():
   assert loss == pytest.approx(-np.mean(told), rel=1e-5)
   hits = (logits.argmax(-1) == second)[second > 0]
   assert metrics['decoder/accuracy'] == pytest.approx(hits.mean())
+
+
+def test_a_frozen_encoder_is_not_shrunk():
+  config = ExperimentConfig(
+    objective=tagging.Config(**TINY, frozen=True),
+    data=TextConfig(name='x', length=3, vocabulary=TINY['vocabulary']),
+    optimizer=OptimizerConfig(weight_decay=0.1),
+  )
+  with pytest.raises(ValueError, match=r'groups\.encoder\.weight_decay=0'):
+    config_lib.check(config)
+  config.groups = {'encoder': OptimizerConfig()}
+  config_lib.check(config)
 
 
 def test_a_frozen_encoder_gets_no_gradient():
