@@ -146,13 +146,7 @@ def classify(
     results, predictions = _predictions(
       functions, _weights(trained, run_dir), data, samples, rng, bar
     )
-    arrays, units = _arrays(
-      trained.config.objective,
-      objective,
-      trained.variables,
-      predictions['test'],
-      data['test'],
-    )
+    arrays, units = _arrays(trained, predictions['test'], data['test'])
     files.write_arrays(f'{path}.npz', arrays)
     report = provenance.header(data['test'], trained.step, started)
     report |= {**_report(trained, data, samples, results), 'units': units}
@@ -305,9 +299,7 @@ def check_labels(objective: Objective, name: str, labels: np.ndarray) -> None:
 
 
 def _arrays(
-  config: Any,
-  objective: Objective,
-  variables: Any,
+  trained: dim_jax.Encoder,
   predictions: classification.Predictions,
   test: Any,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
@@ -316,6 +308,8 @@ def _arrays(
   Returns:
     The arrays, and of a stochastic code `units.Units.summary`.
   """
+  objective, variables = trained.objective, trained.variables
+  marginal = getattr(trained.config.objective, 'marginal', None)
   kept = slice(_SAVED_IMAGES)
   average = classification.probabilities(predictions).mean(0)
   nats = classification.cross_entropy(predictions, test.labels['class'])
@@ -333,7 +327,7 @@ def _arrays(
   code = jax.jit(objective.posterior)(variables, {'image': test.inputs[kept]})
   mean, scale, _ = code
   # Other marginals part the rate otherwise, or not at all.
-  if scale.ndim == 2 and getattr(config, 'marginal', None) == 'normal':
+  if scale.ndim == 2 and marginal == 'normal':
     by_dimension = bottleneck.rate_by_dimension(*code)
     saved['rate_by_dimension'] = np.asarray(by_dimension.mean(0))
   units = units_lib.measure(*code)

@@ -244,7 +244,7 @@ def fit(
   periodic: tuple[int, Monitor] | None = None,
   example: Mapping[str, Any] | None = None,
   start: Callable[[step_lib.TrainState], step_lib.TrainState] | None = None,
-  begin: Callable[[], None] | None = None,
+  begin: Callable[[], object] = lambda: None,
   runs: grid.Runs | None = None,
 ) -> step_lib.TrainState:
   """Trains, or continues a run that was interrupted.
@@ -286,9 +286,8 @@ def fit(
   source = feed.Feed(
     data, settings.batch_size, seeds, host, form, objective.classes
   )
-  example = dict(source.rows if example is None else example)
   make_state = functools.partial(
-    _initial, objective, optimizer, example, runs, settings.seed
+    _initial, objective, optimizer, example or source.rows, runs, settings.seed
   )
   options = _chunk_options(settings, form, make_state)
   chunk = make_chunk(objective, optimizer, mesh, augment=augment, **options)
@@ -305,14 +304,11 @@ def fit(
     Preemption() as preemption,
     contextlib.closing(source),
   ):
-    if begin is not None:
-      begin()
+    begin()
     placement = grid.placement(runs, mesh, settings.devices) if runs else ''
     for note in filter(None, (source.note, placement)):
       log.say(note)
-    with times.part('compile'):
-      state = make_state()
-    state = start(state) if start else state
+    state = _first(make_state, start, times)
     state = _placed(state, objective, settings, mesh, host, runs)
     session = _Session(run_dir, settings, runs, source, times, checkpoints, log)
     return session.train(chunk, state, host, monitor, periodic, preemption)
@@ -339,7 +335,18 @@ def _initial(
   if runs:
     return grid.init_states(objective, optimizer, example, runs)
   make = functools.partial(step_lib.init_state, objective, optimizer)
-  return jax.jit(make)(example, jax.random.key(seed))
+  return jax.jit(make)(dict(example), jax.random.key(seed))
+
+
+def _first(
+  make_state: Callable[[], step_lib.TrainState],
+  start: Callable[[step_lib.TrainState], step_lib.TrainState] | None,
+  times: timing.Times,
+) -> step_lib.TrainState:
+  """Makes the state before the first step, as `start` changes it."""
+  with times.part('compile'):
+    state = make_state()
+  return start(state) if start else state
 
 
 def _placed(

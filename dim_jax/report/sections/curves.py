@@ -361,7 +361,7 @@ def warnings(run: Run) -> list[str]:
         f'{figures.number(ceiling)}, {what}.'
       )
   rank = [math.nan, *_values(run, 'encoder/effective_rank')][-1]
-  # Codes of one or two dimensions have no more than that.
+  # One dimension has rank 1, and two of unequal spread may have less than 1.5.
   few = (run.objective.get('code') or math.inf) <= 2
   if rank < 1.5 and not few:
     sentences.append(
