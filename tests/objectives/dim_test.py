@@ -62,7 +62,7 @@ def make_config(**changes):
 def gradients(config, params=None):
   objective = dim.make(config)
   batch = make_batch()
-  fresh, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  fresh, model_state = objective.init(jax.random.key(0), batch)
   params = fresh if params is None else params
   grad = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
   (loss, (metrics, _)), grads = grad(
@@ -138,7 +138,7 @@ def test_kl_prior_is_that_of_its_own_gaussian():
   config = make_config(prior__distribution='kl', prior__weight=0.5)
   objective = dim.make(config)
   batch = make_batch()
-  params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  params, model_state = objective.init(jax.random.key(0), batch)
   assert set(params) == {'encoder', 'critic', 'probe'}
   _, (metrics, _) = jax.jit(objective.loss)(
     params, model_state, batch, jax.random.key(1)
@@ -171,7 +171,7 @@ def test_capacity_is_free_for_each_image():
   )
   objective = dim.make(config)
   batch = make_batch()
-  params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  params, model_state = objective.init(jax.random.key(0), batch)
   features = prior_codes(config, params, model_state, batch)
   mean, log_variance = features['y'], features['log_variance']
   kl = 0.5 * (mean**2 + jnp.exp(log_variance) - 1 - log_variance).sum(1)
@@ -251,7 +251,7 @@ def test_default_game_is_the_adversary_with_both_penalties():
   config = make_config(prior__weight=0.3, num_classes=0)
   objective = dim.make(config)
   batch = make_batch()
-  params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  params, model_state = objective.init(jax.random.key(0), batch)
   _, (metrics, _) = jax.jit(objective.loss)(
     params, model_state, batch, jax.random.key(1)
   )
@@ -297,7 +297,7 @@ def test_loss_of_other_divergences_is_the_sum_of_reported_terms(divergence):
   )
   objective = dim.make(config)
   batch = make_batch()
-  params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  params, model_state = objective.init(jax.random.key(0), batch)
   loss, (m, new_state) = jax.jit(objective.loss)(
     params, model_state, batch, jax.random.key(1)
   )
@@ -331,7 +331,7 @@ def test_spectral_penalty_of_the_encoder():
   config = make_config(prior__weight=0.0, num_classes=0, spectral_penalty=0.2)
   objective = dim.make(config)
   batch = make_batch()
-  params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  params, model_state = objective.init(jax.random.key(0), batch)
   step = jax.jit(objective.loss)
   for _ in range(200):
     loss, (metrics, new_state) = step(
@@ -437,9 +437,7 @@ def test_bfloat16_scores_are_float32_and_near_those_in_float32():
   scores = {}
   for dtype in ('float32', 'bfloat16'):
     config.dtype = dtype
-    variables = jax.jit(dim.make(config).init)(
-      jax.random.key(0), {'image': image}
-    )
+    variables = dim.make(config).init(jax.random.key(0), {'image': image})
     scores[dtype] = jax.jit(dim.make(config).scores)(
       variables, {'image': image}
     )['local']
@@ -454,7 +452,7 @@ def test_bfloat16_scores_are_float32_and_near_those_in_float32():
 def test_encode_is_deterministic_and_returns_every_tap():
   objective = dim.make(make_config())
   batch = make_batch()
-  params, model_state = jax.jit(objective.init)(jax.random.key(0), batch)
+  params, model_state = objective.init(jax.random.key(0), batch)
   first = objective.encode(params, model_state, batch)
   assert set(first) == {'local', 'conv', 'fc', 'y'}
   # Running statistics: an image's features do not depend on its batch.
