@@ -128,7 +128,7 @@ def donsker_varadhan(
     Array(1., dtype=float32)
   """
   positive, negative, where = checked_scores(positive, negative, where)
-  log_mean = jax.nn.logsumexp(negative, where=where) - jnp.log(jnp.sum(where))
+  log_mean = jax.nn.logsumexp(negative, where=where) - jnp.log(_count(where))
   return jnp.mean(positive) - log_mean
 
 
@@ -225,7 +225,7 @@ def mine(
   if not 0 <= decay < 1:
     raise ValueError(f'decay is {decay}, but it must be in [0, 1).')
   positive, negative, where = checked_scores(positive, negative, where)
-  log_mean = jax.nn.logsumexp(negative, where=where) - jnp.log(jnp.sum(where))
+  log_mean = jax.nn.logsumexp(negative, where=where) - jnp.log(_count(where))
   batch = jax.lax.stop_gradient(log_mean)
   moved = jnp.logaddexp(
     log_average + math.log(decay) if decay else -jnp.inf,
@@ -531,6 +531,11 @@ def log_linear_extension(
   above = scores > limit
   excess = jnp.where(above, scores - limit, 0.0)
   return jnp.where(above, limit + jnp.log1p(excess), scores)
+
+
+def _count(where: jax.Array) -> jax.Array:
+  """How many negatives are real, as float32: int32 ends at 2 billion."""
+  return jnp.sum(jnp.sum(where, axis=-1).astype(jnp.float32))
 
 
 def checked_scores(

@@ -222,8 +222,10 @@ def _value(
 ) -> jax.Array:
   """The bound of this device's anchors, of `_negatives` of all devices."""
   own = len(positive)
-  total = span * jnp.sum(counts)  # All devices have as many.
   some = counts > 0
+  # All devices have as many, together more than int32 counts.
+  counts = counts.astype(jnp.float32)
+  total = span * jnp.sum(counts)
   if bound is bounds.infonce:
     # From each device of the group, what it found for this device's anchors.
     exchange = functools.partial(
@@ -236,7 +238,7 @@ def _value(
     parts = exchange(statistics.reshape(span, own))
     present = exchange(some.reshape(span, own).astype(jnp.float32)) > 0
     log_sum = jax.nn.logsumexp(parts, axis=0, where=present)[:, None]
-    count = total // (span * own)
+    count = total / (span * own)
     # One negative of that score is worth them all, but for the logarithm.
     return bound(positive, log_sum) - math.log(2) + jnp.log1p(count)
   if bound is bounds.donsker_varadhan:

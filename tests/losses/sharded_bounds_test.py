@@ -1,6 +1,7 @@
 """Bounds over devices against loops over groups, and what they exchange."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,41 @@ def test_value_and_gradients_are_those_of_a_loop_over_groups(
 
   for result, expected in run(*inputs):
     assert_close(result, expected)
+
+
+@pytest.mark.parametrize('bound', SOME)
+def test_more_negatives_than_int32_counts(bound):
+  # 16 anchors with 8 times 400 million negatives each: 51 billion in all. All
+  # scores are 0, of which infonce and donsker_varadhan are 0 and nwj -1 / e.
+  count, own, span = 400_000_000, 2, 8
+  of_device = {
+    bounds.infonce: math.log(count),
+    bounds.donsker_varadhan: math.log(count),
+    bounds.nwj: -math.exp(-1),
+  }[bound]
+
+  def value(positive):
+    return sharded_bounds._value(
+      bound,
+      positive,
+      jnp.full(span * own, of_device),
+      jnp.full(span * own, count, jnp.int32),
+      'data',
+      None,
+      span,
+    )
+
+  run = jax.shard_map(
+    value,
+    mesh=parallel.make_mesh(8),
+    in_specs=PartitionSpec('data'),
+    out_specs=PartitionSpec(),
+    check_vma=False,
+  )
+  expected = -math.exp(-1) if bound is bounds.nwj else 0
+  np.testing.assert_allclose(
+    run(jnp.zeros((span * own, 1))), expected, atol=1e-5
+  )
 
 
 def test_log_sums_are_joined_where_exponentials_would_overflow():
