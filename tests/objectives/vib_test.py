@@ -598,6 +598,22 @@ class OwnEncoder(nn.Module):
     return {'features': nn.relu(x)}
 
 
+def test_learned_images_are_read_by_the_statistics_of_real_ones():
+  changes = {'encoder': OwnEncoder(), 'feature': 'features'}
+  values = {}
+  for marginal in ('normal', 'vamp'):
+    _, (params, state), evaluate = compiled(**changes, marginal=marginal)
+    for scale in (1.0, 4.0):
+      grown = functools.partial(jnp.multiply, scale)
+      mine = {'encoder': jax.tree.map(grown, state['encoder'])}
+      values[marginal, scale] = evaluate(
+        params, state | mine, make_batch(), jax.random.key(0)
+      )[0][0]
+  # A batch has its own statistics; what it is compared with has the running.
+  assert values['normal', 1.0] == values['normal', 4.0]
+  assert values['vamp', 1.0] != values['vamp', 4.0]
+
+
 def on_devices(config, form):
   """The loss and its gradients on eight devices, an image on each."""
   axis_name = 'data' if form == 'pmap' else None
