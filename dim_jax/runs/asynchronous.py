@@ -327,12 +327,22 @@ class _Module:
     self._log.say(text)
 
   def recover(self) -> list[int]:
-    """Lists the checkpoints to go on from; damaged ones are moved aside."""
+    """Lists the checkpoints to go on from; damaged ones are moved aside.
+
+    Raises:
+      ValueError: there are some, but the buffer is not where it was.
+    """
     self._checkpoints.recover(self.say)
     steps = self._checkpoints.steps
     if self._reader and self._settings.pace:
       # A kill between the two leaves a checkpoint without its batches.
       saved = self._reader.labels()
+      if steps and not saved and not self._reader.numbers():
+        raise ValueError(
+          f'{self._folder!r} has checkpoints, but the batches that waited for '
+          f'it are not in {self._reader.folder!r}: give the --buffer_dir of '
+          'the earlier session, or choose another --workdir.'
+        )
       steps = [step for step in steps if step in saved]
     return steps
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 import re
 import sys
 from typing import Any, NamedTuple
@@ -67,24 +66,32 @@ def train_modules(
       '--store reads all examples at once, which data.stream=True does not: '
       'leave out one of them.'
     )
+  if store and (files.is_remote(workdir) or jax.process_count() > 1):
+    raise ValueError(
+      '--store keeps features in a local folder, for one process alone: leave '
+      f'it out, or train on one host with a local --workdir, not {workdir!r}.'
+    )
   dtype = np.dtype(np.float16 if half else np.float32)
   storage = Storage(workdir, views, dtype, budget, show_progress)
   with train.claim(workdir), lock.hold(workdir):
     _check_steps(workdir, config.steps)
     folders = [
-      pathlib.Path(workdir, f'module_{i}') for i in range(len(modules))
+      os.path.join(workdir, f'module_{i}') for i in range(len(modules))
     ]
     last = f'checkpoints/{config.steps}'
     pending = [
-      i for i, path in enumerate(folders) if i and not (path / last).is_dir()
+      i
+      for i, path in enumerate(folders)
+      if i and not (files.at(path) / last).is_dir()
     ]
+    _check_source(folders, pending, storage.form if store else {})
     if store and pending:
       storage.check(config, modules, pending)
     before = ''
     for i, objective in enumerate(modules):
-      run_dir = str(folders[i])
+      run_dir = folders[i]
       part = dataclasses.replace(
-        config, objective=objective, init_from=before or None
+        config, objective=objective, init_from=_module_below(run_dir, before)
       )
       stored = storage.write(before, i) if store and i in pending else None
       if show_progress:
@@ -98,9 +105,10 @@ def train_modules(
         show_progress=show_progress,
       )
       before = run_dir
-    for name in os.listdir(workdir):
-      if re.match(r'features_\d+\.npy', name):
-        os.remove(os.path.join(workdir, name))
+    if store:
+      for name in os.listdir(workdir):
+        if re.match(r'features_\d+\.npy', name):
+          os.remove(os.path.join(workdir, name))
   return before
 
 
@@ -125,17 +133,54 @@ def _modules(
 
 def _check_steps(workdir: str, steps: int) -> None:
   """Raises ValueError where a module was trained on modules of other steps."""
-  for run_dir in sorted(pathlib.Path(workdir).glob('module_[1-9]*')):
+  for path in sorted(files.at(workdir).glob('module_[1-9]*')):
+    run_dir = os.fspath(path)
     if not train.has_checkpoint(run_dir):
       continue
     # The modules below it had as many.
     there = config_lib.load(run_dir)[0].steps
     if there != steps:
       raise ValueError(
-        f'{str(run_dir)!r} was trained on frozen modules of {there} steps, '
+        f'{run_dir!r} was trained on frozen modules of {there} steps, '
         f'which steps={steps} would change under it: choose another --workdir, '
         f'or keep --config.steps={there}.'
       )
+
+
+def _check_source(
+  folders: list[str], pending: list[int], form: dict[str, Any]
+) -> None:
+  """Raises ValueError where a module would go on with other examples.
+
+  Args:
+    folders: of the modules.
+    pending: those that are not at their end.
+    form: what describes the stored features; empty where none are stored.
+  """
+  for i in pending:
+    path = os.path.join(folders[i], 'features.json')
+    if not train.has_checkpoint(folders[i]):
+      if not jax.process_index():
+        files.make_folder(folders[i])
+        files.write_json(path, form)
+    elif files.at(path).exists() and (there := files.read_json(path)) != form:
+      given = [there or 'no --store', form or 'no --store']
+      raise ValueError(
+        f'{folders[i]!r} was begun with {given[0]}, and now there is '
+        f'{given[1]}: give the flags of then, or choose another --workdir.'
+      )
+
+
+def _module_below(run_dir: str, before: str) -> str | None:
+  """Returns the run to start from, as the module's own run has it.
+
+  The folder of all may have been moved since, or be given by another path.
+  """
+  if before and train.has_checkpoint(run_dir):
+    there = config_lib.load(run_dir)[0].init_from
+    if there and os.path.basename(there) == os.path.basename(before):
+      return there
+  return before or None
 
 
 class Storage(NamedTuple):
@@ -154,6 +199,11 @@ class Storage(NamedTuple):
   dtype: np.dtype
   budget: int
   show_progress: bool = True
+
+  @property
+  def form(self) -> dict[str, Any]:
+    """What decides which rows a module trains on."""
+    return {'views': self.views, 'dtype': str(self.dtype)}
 
   def path(self, module: int) -> str:
     """Returns the file of what a module takes in."""
@@ -237,9 +287,11 @@ class Storage(NamedTuple):
     ]
     if _origin(path) == (origin := _describe(encoder, form)):
       return {'features': cache.read(path), 'label': labels}
-    stored = config.init_from is not None and _origin(below) == _describe(
-      dim_jax.load(config.init_from), form
-    )
+    stored = False
+    if there := _origin(below):
+      # The run that the one below started from, wherever both are now.
+      lower = os.path.join(os.path.dirname(run_dir), f'module_{module - 2}')
+      stored = there == _describe(dim_jax.load(lower), form)
     source = cache.read(below) if stored else examples.inputs
     advance = _forward(encoder, self.dtype, stored)
 

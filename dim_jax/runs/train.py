@@ -247,8 +247,10 @@ def claim(workdir: str) -> Iterator[None]:
     yield
   except ValueError:
     kept = any(has_checkpoint(workdir, below) for below in ('', '*/'))
-    # Of two processes that start at once, one is refused: not its folder.
-    if not kept and not lock.is_held(workdir):
+    # Of two processes that start at once, one is refused: not its folder, nor
+    # one in which the other trains a module.
+    trains = [workdir, *(path.parent for path in folder.glob('*/lock'))]
+    if not kept and not any(map(lock.is_held, trains)):
       # What cannot be removed must not hide why the start was refused.
       with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
@@ -294,11 +296,13 @@ def _load(
     if objective.supervised:
       data.check_classes(watched.name, seen['label'], objective.supervised)
     if np.max(seen['label']) < 0:
-      train_set = _without_labels(train_set, config)
+      train_set = _without_labels(train_set, watched, config)
   return train_set, watched
 
 
-def _without_labels(train_set: Any, config: config_lib.ExperimentConfig) -> Any:
+def _without_labels(
+  train_set: Any, watched: data.Examples, config: config_lib.ExperimentConfig
+) -> Any:
   """Drops labels that are all -1: no accuracy is better than one of 0."""
 
   def inputs(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -306,7 +310,8 @@ def _without_labels(train_set: Any, config: config_lib.ExperimentConfig) -> Any:
 
   if not isinstance(train_set, stream.Stream):
     return inputs(train_set)
-  if not getattr(config.data, 'unlabelled', False):
+  unlabelled = getattr(config.data, 'unlabelled', False)
+  if not unlabelled and watched.class_names[watched.label]:
     return train_set  # Those that were not looked at may be labelled.
   return train_set._replace(read=lambda rows: inputs(train_set.read(rows)))
 
@@ -409,6 +414,8 @@ def start_from(
         k: take(v, old[k], f'{path}/{k}', strict) if k in old else v
         for k, v in new.items()
       }
+    if new.shape != old.shape and path.startswith('/probe/'):
+      return new  # The other run's is of other classes.
     if new.shape != old.shape:
       raise ValueError(
         f'{path} has shape {old.shape} in the run {run_dir!r} (init_from), '

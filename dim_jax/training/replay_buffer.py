@@ -52,9 +52,14 @@ class ReplayBuffer:
       origin: describes the run that it is of.
 
     Raises:
-      ValueError: the folder is another run's, or not a buffer.
+      ValueError: the folder is remote, another run's, or not a buffer.
     """
     self.folder, self._size = folder, size
+    if files.is_remote(folder):
+      raise ValueError(
+        f'features are passed on by a local folder, not by {folder!r}: give '
+        '--buffer_dir=FOLDER.'
+      )
     files.make_folder(folder)
     path = os.path.join(folder, _ORIGIN)
     before = files.read_json(path)

@@ -289,6 +289,18 @@ def test_what_cannot_be_used_is_refused_in_a_line(tmp_path, unequal):
   ):
     with pytest.raises(ValueError, match=message):
       run(config, unequal, **settings)
+  # Its batches that wait are not where they were.
+  with pytest.raises(ValueError, match='give the --buffer_dir of the earlier'):
+    run(
+      make_config(steps=8),
+      unequal,
+      pace=(1, 2, 1),
+      size=2,
+      buffer_dir=str(tmp_path / 'buffers'),
+    )
+  assert lines_of(unequal, 1)[-1]['step'] == 6
+  with pytest.raises(ValueError, match="not by 'gs://b/module_1': give --buf"):
+    replay_buffer.ReplayBuffer('gs://b/module_1', 2, '')
   assert not (tmp_path / 'run').exists()
   with pytest.raises(TimeoutError, match='module_0 has passed on nothing for'):
     run(config, tmp_path / 'run', module=1, timeout=0.1)

@@ -241,6 +241,50 @@ def test_stored_features_train_the_same_module(
     np.testing.assert_allclose(lines[0][name], lines[1][name], rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+  ('then', 'now'),
+  [
+    ({'store': True, 'views': 2}, {}),
+    ({}, {'store': True}),
+    ({'store': True}, {'store': True, 'half': True}),
+  ],
+)
+def test_a_module_that_was_begun_goes_on_with_the_same_examples(
+  workdir, trained, monkeypatch, tmp_path, then, now
+):
+  monkeypatch.setattr(layerwise.Storage, 'write', lambda *_: {})
+  shutil.copytree(workdir / 'module_0', tmp_path / 'module_0')
+  run(make_config(), tmp_path, depth=2, **then)
+  # Nothing of it is there, so that it may still be otherwise.
+  run(make_config(), tmp_path, depth=2, **now)
+  run(make_config(), tmp_path, depth=2, **then)
+  shutil.copytree(
+    workdir / 'module_1/checkpoints/4', tmp_path / 'module_1/checkpoints/2'
+  )
+  shutil.copy(workdir / 'module_1/config.json', tmp_path / 'module_1')
+  run(make_config(), tmp_path, depth=2, **then)
+  before = len(trained)
+  with pytest.raises(ValueError, match=r"module_1' was begun with .* flags of"):
+    run(make_config(), tmp_path, depth=2, **now)
+  assert len(trained) == before
+
+
+def test_modules_go_on_after_their_folder_was_moved(workdir, tmp_path):
+  folder = tmp_path / 'moved'
+  shutil.copytree(workdir, folder)
+  seen = contents(folder / 'module_1')
+  assert run(make_config(), folder) == str(folder / 'module_2')
+  assert contents(folder / 'module_1') == seen
+  below = config_lib.load(folder / 'module_2')[0].init_from
+  assert below == str(folder / 'module_1')
+
+
+def test_features_are_stored_in_a_local_folder_alone(trained):
+  with pytest.raises(ValueError, match="local --workdir, not 'gs://b/runs'"):
+    run(make_config(), 'gs://b/runs', store=True)
+  assert not trained
+
+
 def store(run_dir, path, **changes):
   settings = {'views': 1, 'dtype': np.dtype(np.float32), 'budget': 2**30}
   storage = layerwise.Storage(
@@ -430,6 +474,21 @@ def test_frozen_modules_must_come_from_a_run(workdir, tmp_path):
     ValueError, match='/layers_0 is frozen, but not in the run'
   ):
     start(state)
+
+
+def test_a_run_starts_from_one_of_other_classes_but_for_the_probe(workdir):
+  objective = gim.make(make_config(depth=1, num_classes=12).objective)
+  batch = {
+    'image': np.zeros((2, 16, 16, 1), np.uint8),
+    'label': np.array([0, 11], np.int32),
+  }
+  params, model_state = objective.init(jax.random.key(5), batch)
+  state = train.step_lib.TrainState(0, params, model_state, None, None)
+  start = train.start_from(str(workdir / 'module_0'), (params, model_state))
+  begun = start(state).params
+  tree_equal(begun['module_0'], params_of(workdir / 'module_0')['module_0'])
+  assert begun['probe']['module_0']['kernel'].shape == (4, 12)
+  tree_equal(begun['probe'], params['probe'])
 
 
 @pytest.mark.parametrize('parts', [1, 2, 4])

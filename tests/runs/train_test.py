@@ -230,7 +230,7 @@ def test_a_speaker_too_many_is_named_before_training(speakers, tmp_path):
     (['--config.data.name=mnits'], "'mnits'"),
     (['--config.steps=many'], 'config.steps'),
     (['--config.batch_size=0'], 'batch_size must be a whole number >= 1'),
-    (['--devices=0'], 'devices=0, but there are'),
+    (['--devices=0'], 'devices=0, but 8 can be used: give 1 to 8'),
   ],
 )
 def test_a_users_mistake_is_one_line(arguments, message, tmp_path):
@@ -416,6 +416,16 @@ def test_of_two_that_start_at_once_the_refused_one_leaves_the_other(tmp_path):
       with train.claim(str(folder)):
         (folder / 'config.json').touch()
     assert not (folder / 'config.json').exists()
+  # Of two that train a module each, the one below may be at work already.
+  with contextlib.ExitStack() as other:
+    with pytest.raises(ValueError, match='is being trained by'):
+      with train.claim(str(tmp_path / 'modules')):
+        module = tmp_path / 'modules' / 'module_0'
+        module.mkdir()
+        other.enter_context(lock.hold(module))
+        with lock.hold(module):
+          pass
+    assert module.is_dir()
   # What nobody trains is taken back.
   with pytest.raises(ValueError, match='another'):
     with train.claim(str(tmp_path / 'other')):
