@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import warnings
 from typing import Any
 
 import flax
@@ -21,6 +22,7 @@ _STORED: dict[str, type] = {
   'point': np.float32,
   'text': np.int32,
 }
+_OVERSHOOT = 0.25
 
 
 class Encoder:
@@ -80,8 +82,8 @@ class Encoder:
       Features by name, each of N rows.
 
     Raises:
-      ValueError: the examples have another rank, dtype, number of channels or a
-        size that the encoder cannot take.
+      ValueError: the examples have another rank, dtype, scale, number of
+        channels or a size that the encoder cannot take.
     """
     examples = np.asarray(examples)
     name = self.config.data.kind
@@ -91,16 +93,18 @@ class Encoder:
     channels = self.input_shape[2:]
     if examples.shape[3:] != channels:
       raise ValueError(
-        f'the encoder was trained on images of {channels[0]} channels, got '
-        f'shape {examples.shape}.'
+        f'the encoder was trained on {channels[0]}-channel images, got shape '
+        f'{examples.shape}: convert them first.'
       )
     stored = np.dtype(_STORED[name])
-    floating = np.issubdtype(examples.dtype, np.floating)
+    floating = name != 'text' and np.issubdtype(examples.dtype, np.floating)
     if examples.dtype != stored and not floating:
-      other = '' if stored == np.float32 else ', or float in [-1, 1]'
+      other = ', or float in [-1, 1]' if name in ('image', 'audio') else ''
       raise ValueError(
         f"'{name}' must be {stored}{other}, got {examples.dtype}."
       )
+    if floating and name != 'point':
+      _check_scale(name, examples)
     try:
       return batches.map_padded(
         lambda _, part: self._compiled(self.variables, {name: part}),
@@ -110,7 +114,8 @@ class Encoder:
     except flax.errors.ScopeParamShapeError:
       raise ValueError(
         f'the encoder was trained on examples of shape {self.input_shape} and '
-        f'cannot take those of shape {examples.shape[1:]}.'
+        f'cannot take those of shape {examples.shape[1:]}: resize or cut them '
+        'first.'
       ) from None
 
   def export(
@@ -156,6 +161,24 @@ class Encoder:
     params, model_state = variables
     tree = {'params': params, 'model_state': model_state}
     export_lib.write(path, header, tree)
+
+
+def _check_scale(name: str, examples: np.ndarray) -> None:
+  """Raises ValueError where floats are not in [-1, 1], warns of [0, 1]."""
+  low, high = examples.min(), examples.max()
+  # What resampling adds at edges passes; NaN does not.
+  if not (low >= -1 - _OVERSHOOT and high <= 1 + _OVERSHOOT):
+    scaled = {'image': 'x / 127.5 - 1', 'audio': 'x / 32768'}[name]
+    raise ValueError(
+      f"'{name}' of floats must lie in [-1, 1], got values from {low:g} to "
+      f'{high:g}: pass {np.dtype(_STORED[name])}, or {scaled} of those.'
+    )
+  if name == 'image' and low >= 0 < high:
+    warnings.warn(
+      'all pixels are in [0, 1], but floats mean black at -1 and white at 1: '
+      'pass 2 * x - 1, or uint8.',
+      stacklevel=3,
+    )
 
 
 def _read_parts(encode: Any, variables: Any, batch: Batch) -> Any:

@@ -104,7 +104,7 @@ def python(code, *arguments, executable=sys.executable):
 @pytest.mark.parametrize(
   ('shape', 'match'),
   [
-    ((2, 4, 4, 3), r'images of 1 channels, got shape \(2, 4, 4, 3\)'),
+    ((2, 4, 4, 3), r'1-channel images, got shape \(2, 4, 4, 3\): convert'),
     ((2, 5, 5, 1), r'shape \(4, 4, 1\) and cannot take .* shape \(5, 5, 1\)'),
     ((4, 4, 1), r'\(4, 4, 1\)'),
     ((0, 4, 4, 1), 'must be an example'),
@@ -113,6 +113,32 @@ def python(code, *arguments, executable=sys.executable):
 def test_images_that_an_encoder_cannot_take_are_named(shape, match):
   with pytest.raises(ValueError, match=match):
     drawn(mlp_config())(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize(
+  ('low', 'high', 'match'),
+  [
+    (0, 255, r'in \[-1, 1\], got values from 0 to 255: pass uint8, or x / 127'),
+    (-2, 1, 'got values from -2 to 1'),
+    (np.nan, 1, 'got values from nan'),
+  ],
+)
+def test_floats_of_another_scale_are_refused(low, high, match):
+  images = np.full((2, 4, 4, 1), low, np.float32)
+  images[0] = high
+  with pytest.raises(ValueError, match=match):
+    drawn(mlp_config())(images)
+
+
+def test_floats_from_0_to_1_are_warned_of():
+  encoder = drawn(mlp_config())
+  images = np.random.default_rng(0).random((2, 4, 4, 1), np.float32)
+  with pytest.warns(
+    UserWarning, match=r'pixels are in \[0, 1\], .* 2 \* x - 1'
+  ):
+    encoder(images)
+  # What resampling adds beyond white is taken as it is.
+  encoder(np.float32(2.1) * images - 1)
 
 
 def test_another_process_reads_the_same_bits(run, exported, tmp_path):
