@@ -36,6 +36,28 @@ def check_choice(name: str, value: Any, accepted: Iterable[Any]) -> None:
   raise ValueError(f'{name} must be one of {listed}, got {value!r}.{hint}')
 
 
+def check_choices(
+  name: str, values: Iterable[Any], accepted: Iterable[Any]
+) -> None:
+  """Checks that each of several values is one of those accepted.
+
+  Args:
+    name: of the argument.
+    values: what was given.
+    accepted: all values that may be.
+
+  Raises:
+    ValueError: it is a string and no list of names, or one is none of them.
+  """
+  if isinstance(values, str):
+    raise ValueError(
+      f'{name} must be a list of names, got the string {values!r}: give '
+      f'[{values!r}].'
+    )
+  for value in values:
+    check_choice(name, value, accepted)
+
+
 def check_range(name: str, value: Any, interval: str) -> None:
   """Checks that a value is a number within an interval.
 

@@ -57,3 +57,9 @@ def test_a_choice_is_suggested():
   )
   with pytest.raises(ValueError, match='must be one of 1, 2, got True'):
     checks.check_choice('bound', True, (1, 2))
+
+
+def test_a_string_is_no_list_of_choices():
+  checks.check_choices('probes', ['knn', 'svm'], ('knn', 'svm'))
+  with pytest.raises(ValueError, match=r"a list of names, got .* \['knn'\]"):
+    checks.check_choices('probes', 'knn', ('knn', 'svm'))

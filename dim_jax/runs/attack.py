@@ -50,8 +50,7 @@ def check(settings: Settings, ood: Sequence[str]) -> None:
     ('--attacks', settings.attacks, ATTACKS),
     ('--losses', settings.losses, LOSSES),
   ):
-    for name in names:
-      checks.check_choice(flag, name, accepted)
+    checks.check_choices(flag, names, accepted)
   for epsilon in settings.epsilons:
     checks.check_range('--epsilons', epsilon, '[0, inf)')
   checks.check_range('--attacked', settings.attacked, 'int [1, inf)')
@@ -110,6 +109,10 @@ def attack(
       continue
     rows.append({**label, **attacks_lib.summary(result)})
   return rows, skipped
+
+
+# What tells a row from the others.
+KEYS = ('attack', 'mode', 'loss', 'targeted', 'norm', 'epsilon')
 
 
 def _jobs(

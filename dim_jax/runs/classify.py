@@ -188,12 +188,27 @@ def _save(path: str, report: dict[str, Any], started: float) -> dict[str, Any]:
   same = ('step', 'dataset', 'samples')
   if any(old.get(key) != report[key] for key in same):
     old = {}
-  kept = {k: report[k] or old.get(k, []) for k in ('attacks', 'ood')}
+  kept = {
+    'attacks': _merged(old, report, 'attacks', attack.KEYS),
+    'ood': _merged(old, report, 'ood', ('dataset', 'score')),
+  }
   if not report['attacks'] and not report['skipped']:
     kept['skipped'] = old.get('skipped', [])
   merged = report | kept | {'seconds': time.time() - started}
   files.write_json(path, merged)
   return merged
+
+
+def _merged(
+  old: dict[str, Any], new: dict[str, Any], part: str, keys: Sequence[str]
+) -> list[dict[str, Any]]:
+  """Rows of an earlier call and those of this one, which replace the same."""
+
+  def place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in keys)
+
+  rows = {place(row): row for row in old.get(part, [])}
+  return [*(rows | {place(row): row for row in new[part]}).values()]
 
 
 def _weights(trained: dim_jax.Encoder, run_dir: str) -> dict[str, Any]:
@@ -294,7 +309,7 @@ def check_labels(objective: Objective, name: str, labels: np.ndarray) -> None:
   if objective.classes and highest >= objective.classes:
     raise ValueError(
       f'{name} has labels up to {highest}, the objective {objective.classes} '
-      f'classes: set its num_classes to {highest + 1}.'
+      f'classes: set --config.objective.num_classes={highest + 1}.'
     )
 
 

@@ -88,7 +88,9 @@ def compare(
   bar = progress_lib.Progress(show_progress)
   for count, (seed, method) in enumerate(todo):
     kinds = {'trained': method}
-    if method == methods[0]:
+    # Of the method that it was measured of before, as encoders may differ.
+    untrained = _cell_of(cells, UNTRAINED, seed) or {}
+    if method == untrained.get('method', methods[0]):
       kinds['untrained'] = UNTRAINED
     # Without those of kinds that were not probed yet.
     old = [
@@ -109,7 +111,10 @@ def compare(
         bar.say(f'{what} is skipped: {error}')
         continue
       report |= common
-      old = [{'row': kinds[k], 'seed': seed} | x for k, x in new.items()]
+      old = [
+        {'row': kinds[k], 'seed': seed, 'method': method} | x
+        for k, x in new.items()
+      ]
       places = {(cell['row'], seed) for cell in old}
       cells = [c for c in cells if (c['row'], c['seed']) not in places] + old
       # Before the measures: what is probed stays, whatever these do.
@@ -129,10 +134,8 @@ def _start(
   """Begins the report, of configs that are checked."""
   if not configs or not settings.seeds:
     raise ValueError('a table needs a method and a seed at least.')
-  for measure in settings.measures:
-    checks.check_choice('measures', measure, represent.MEASURES)
-  for method in settings.methods or ():
-    checks.check_choice('methods', method, configs)
+  checks.check_choices('measures', settings.measures, represent.MEASURES)
+  checks.check_choices('methods', settings.methods or (), configs)
   seen = {}
   for method, config in configs.items():
     config = _config(config, 0, settings.steps)

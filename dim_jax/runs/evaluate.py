@@ -112,10 +112,8 @@ def evaluate(
 
 
 def _check(probes: Sequence[str], encoders: Sequence[str], split: str) -> None:
-  for name in probes:
-    checks.check_choice('probes', name, probes_lib.PROBES)
-  for name in encoders:
-    checks.check_choice('encoders', name, ENCODERS)
+  checks.check_choices('probes', probes, probes_lib.PROBES)
+  checks.check_choices('encoders', encoders, ENCODERS)
   checks.check_choice('split', split, SPLITS)
 
 
@@ -204,8 +202,7 @@ def _load(
   objective = trained.objective
   if features is None:
     features = probed(objective, outputs)
-  for name in features:
-    checks.check_choice('features', name, outputs)
+  checks.check_choices('features', features, outputs)
   known = probed(objective, features)
   is_image = train.kind == 'image'
   setup = _Setup(
@@ -241,8 +238,8 @@ def _choose_labels(
     )
   chosen: list[str] = []
   skipped: list[dict[str, str]] = []
+  checks.check_choices('labels', labels or (), train.labels)
   for name in labels or [k for k, x in train.labels.items() if x.ndim == 1]:
-    checks.check_choice('labels', name, train.labels)
     try:
       data.check_classes(train.name, train.labels[name], 'a probe')
       chosen.append(name)

@@ -264,8 +264,8 @@ def _read_file(stem: str, part: str) -> np.ndarray:
   if stem.endswith('.csv'):
     return _read_csv(stem, part)
   raise ValueError(
-    f'{stem!r} is of no kind that is accepted: {KINDS}, or RUN:PART of the '
-    'folder of a run that is there.'
+    f'{stem!r} is neither a file of a kind that is accepted ({KINDS}) nor '
+    'RUN:PART of the folder of a run: give the path of one that exists.'
   )
 
 

@@ -162,10 +162,8 @@ def represent(
 
 
 def _check(measures: Sequence[str], encoders: Sequence[str]) -> None:
-  for name in measures:
-    checks.check_choice('measures', name, MEASURES)
-  for name in encoders:
-    checks.check_choice('encoders', name, evaluate.ENCODERS)
+  checks.check_choices('measures', measures, MEASURES)
+  checks.check_choices('encoders', encoders, evaluate.ENCODERS)
 
 
 def _possible(
@@ -217,8 +215,7 @@ def _features(
   """Returns the names of the features, checked."""
   batch = data.as_batch(train.inputs[:2], train.kind)
   outputs = jax.eval_shape(encoder.encode, encoder.variables, batch)
-  for name in features or ():
-    checks.check_choice('features', name, outputs)
+  checks.check_choices('features', features or (), outputs)
   return tuple(features or probed(encoder.objective, outputs))
 
 
@@ -480,7 +477,7 @@ def _information(
   x = rows.train[random.some(_NOISY_ROWS, len(rows.train))]
   channel = noisy.channel(x, settings.noise, jax.random.key(settings.seed))
   # The Gaussian one is too low by this at most, being of few rows.
-  missing = x.shape[1] * (x.shape[1] + 1) / (4 * len(x))
+  missing = noisy.shortfall(len(x), x.shape[1])
   return {
     'lower': float(channel.lower),
     # Neither is the smaller one everywhere.

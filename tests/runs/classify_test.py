@@ -164,7 +164,11 @@ def test_attacks_outlive_a_later_call_without_them(run_dir):
   again = classify.classify(
     run_dir, attacks=('fgsm',), epsilons=(0.2,), attacked=4, **options
   )
-  assert again['attacks'] and again['skipped'] == []
+  # Others are added to those of before.
+  kept = len(first['attacks'])
+  assert again['attacks'][:kept] == first['attacks'] != again['attacks']
+  assert {x['epsilon'] for x in again['attacks'][kept:]} == {0.2}
+  assert again['skipped'] == []
   # Those of another checkpoint do not.
   assert classify.classify(run_dir, step=20, **options)['attacks'] == []
 

@@ -153,10 +153,11 @@ def test_a_table_goes_on_where_it_was(calls, tmp_path, monkeypatch):
     assert again['skipped'] == [
       {'what': f'b, seed {seed}, y', 'reason': 'No.'} for seed in (0, 1)
     ]
-  # The untrained encoder is measured once, of the first method that is asked.
+  # The untrained encoder is measured once, of the method whose probes it has,
+  # or of the first method that is asked.
   both = 'trained', 'untrained'
   assert calls[2:] == [
-    ('represent', 'b_seed0', both, 'svm'),
+    ('represent', 'b_seed0', ('trained',), 'svm'),
     ('train', 'b_seed1', 1, 20),
     ('represent', 'b_seed1', both, 'svm'),
   ]

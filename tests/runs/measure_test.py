@@ -154,7 +154,7 @@ def test_parts_of_a_run(given, tmp_path, monkeypatch):
     (':y', '/rows.npy', {}, 'some sides are of a run and some of files'),
     (':y', ':class', {'z': 1.0}, "noise must be one of 'x', 'y', got 'z'"),
     (':y', ':class', {'x': 0.0}, 'noise must be > 0'),
-    ('/no_run:y', ':y', {}, 'or RUN:PART of the folder of a run that is there'),
+    ('/no_run:y', ':y', {}, 'nor RUN:PART of the folder of a run: give'),
     ('/text.npy', '/rows.npy', {'x': 1.0}, 'what gets noise has dtype <U1'),
   ],
 )
@@ -186,7 +186,12 @@ def test_tables_of_text(tmp_path):
     ('t.csv', 'a,b\n1\n', '', "has '' in row 1 of column b"),
     ('t.csv', '0.5,\n1,2\n', '', "has '' in row 1 of column 1"),
     ('t.csv', '', '', 'is empty'),
-    ('t.txt', '1 2', '', r'of no kind that is accepted: .npy, .npz and .csv'),
+    (
+      't.txt',
+      '1 2',
+      '',
+      r'neither a file of a kind that is accepted \(.npy, .npz and .csv',
+    ),
   ],
 )
 def test_files_that_are_refused(tmp_path, name, content, part, match):

@@ -191,7 +191,9 @@ def test_a_mesh_of_given_devices():
   given = jax.devices()[2:5]
   assert list(parallel.make_mesh(among=given).devices) == given
   assert list(parallel.make_mesh(2, given).devices) == given[:2]
-  with pytest.raises(ValueError, match='devices=4, but there are 3'):
+  with pytest.raises(
+    ValueError, match='devices=4, but 3 can be used: give 1 to 3'
+  ):
     parallel.make_mesh(4, given)
 
 

@@ -28,7 +28,11 @@ from jax import lax
 from dim_jax import checks
 from dim_jax.evaluation.information import denoisers, inputs, rows
 from dim_jax.evaluation.information import fit as fitting
-from dim_jax.evaluation.information.outcome import TWO_SIDED_95, standard_error
+from dim_jax.evaluation.information.outcome import (
+  TWO_SIDED_95,
+  standard_error,
+  std_of_seeds,
+)
 
 PyTree = Any
 # What there is of x and of y.
@@ -590,7 +594,7 @@ def _combined(
     for part in (end, fitted, grown)
   )
   of_seeds = end[name].mean(1)
-  std = float(of_seeds.std())
+  std = std_of_seeds(of_seeds)
   low, high = math.inf, -math.inf
   for k in READ_OUTS:
     both = TWO_SIDED_95 * math.hypot(errors[k], std / math.sqrt(len(of_seeds)))

@@ -22,6 +22,7 @@ from dim_jax.evaluation.information.outcome import (
   Trial,
   outcome,
   standard_error,
+  std_of_seeds,
 )
 
 
@@ -367,7 +368,7 @@ def _combined(
     ]
   )
   of_seeds = weights @ values
-  value, std = float(of_seeds.mean()), float(of_seeds.std())
+  value, std = float(of_seeds.mean()), std_of_seeds(of_seeds)
   influence = np.concatenate(
     [
       sum(s * o.influence for s, o in zip(signs, out, strict=True))

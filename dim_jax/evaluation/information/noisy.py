@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from scipy import special
 
 from dim_jax import checks
 
@@ -54,7 +55,8 @@ class Channel(NamedTuple):
     gaussian: likewise an upper one, of the Gaussian of equal covariance, which
       has the most entropy. It is of the covariance of n rows, so too low by
       about (sum a)^2 / (4 n) + sum a^2 / (4 n), where a = v / (v + s^2) < 1 for
-      each variance v along a principal axis: D (D + 1) / (4 n) at most.
+      each variance v along a principal axis, to leading order in D / n; see
+      `shortfall` for the most that it can be.
     ceiling: ln n.
     lower_error: standard error of `lower`.
     upper_error: likewise of `upper`.
@@ -267,6 +269,31 @@ class _Terms(NamedTuple):
   others: jax.Array
   mates: jax.Array
   own: jax.Array
+
+
+def shortfall(n: int, dimensions: int) -> float:
+  """Computes how far below its limit a Gaussian's entropy of n rows is.
+
+  Half the log determinant of the covariance, the mean square from the mean of
+  rows: that of the distribution, less its mean over draws of n rows. With noise
+  added to the rows it falls short by less.
+
+  Args:
+    n: rows.
+    dimensions: D.
+
+  Returns:
+    Nats, infinite where n <= D.
+
+  References:
+    Misra, Singh and Demchuk, Estimation of the entropy of a multivariate normal
+    distribution, 2005. https://doi.org/10.1016/j.jmva.2003.10.003
+  """
+  free = n - 1
+  if dimensions > free:
+    return math.inf
+  halves = (free - np.arange(dimensions)) / 2
+  return float(np.sum(math.log(n / 2) - special.digamma(halves))) / 2
 
 
 def _bounds(

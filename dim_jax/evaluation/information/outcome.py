@@ -107,6 +107,11 @@ def standard_error(influence: np.ndarray) -> float:
   return float(np.std(influence) / np.sqrt(len(influence)))
 
 
+def std_of_seeds(values: np.ndarray) -> float:
+  """Computes the sample standard deviation over seeds; 0 of one seed."""
+  return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
 def _fit(
   name: str,
   shown: Mapping[str, fitting.Split],

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dim_jax import random
 from dim_jax.evaluation.information import inputs
 
 LEAST_PAIRS = 100
@@ -149,7 +150,10 @@ def _check_lengths(rows: Sides, what: str) -> None:
     if len(side) != count:
       first = f'{count} rows of x' if what else f'x has {count} rows'
       other = f'{len(side)} of {name}' if what else f'{name} {len(side)}'
-      raise ValueError(f'{what}{first} and {other}; pairs need as many.')
+      raise ValueError(
+        f'{what}{first} and {other}: row i of one belongs to row i of the '
+        'other, so give as many of both.'
+      )
 
 
 def as_rows(name: str, values: Any) -> np.ndarray:
@@ -203,9 +207,11 @@ def split(
   count = len(report['x'])
   if count > MOST_REPORTED:
     notes.append(
-      f'of {count} pairs to report on, the first {MOST_REPORTED} were used.'
+      f'of {count} pairs to report on, {MOST_REPORTED} were used, a fixed '
+      'random choice.'
     )
-    report = take(report, slice(MOST_REPORTED))
+    # What is measured may lie by class or by name.
+    report = take(report, random.some(MOST_REPORTED, count))
   return _held_out(rows, order, report)
 
 

@@ -93,6 +93,21 @@ def test_gaussian_truth_is_between(noise):
   )
 
 
+def test_a_covariance_of_few_rows_is_too_small():
+  # 200 draws of 20 rows in 8 dimensions, without noise to speak of.
+  n, size = 20, 8
+  draws = np.random.default_rng(0).normal(size=(200, n, size))
+  found = [np.linalg.slogdet(np.cov(x.T, bias=True))[1] / 2 for x in draws]
+  error = np.std(found) / math.sqrt(len(found))
+  shortfall = noisy.shortfall(n, size)
+  assert abs(-np.mean(found) - shortfall) < 4 * error < shortfall / 4
+  # To leading order D (D + 1) / (4 n), here of the mean too: D / (2 n) more.
+  np.testing.assert_allclose(
+    noisy.shortfall(100_000, 5), (5 * 6 / 4 + 5 / 2) / 100_000, rtol=1e-3
+  )
+  assert noisy.shortfall(20, 20) == math.inf
+
+
 def test_many_dimensions_reach_the_ceiling():
   n, size = 1000, 64
   x = np.random.default_rng(0).normal(size=(n, size))
