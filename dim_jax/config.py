@@ -119,7 +119,9 @@ class ExperimentConfig:
   """Optimizers of single parameter groups, such as 'probe'."""
   average: float | None = None
   """Decay of a moving average of all parameters (Polyak), which evaluation then
-  uses instead of the last ones."""
+  uses instead of the last ones. The statistics of batch normalisation are those
+  of the last parameters, from which the average differs the less, the lower the
+  learning rate is at the end."""
   init_from: str | None = None
   """A run's folder, whose parameter groups this one starts from where it has
   them too; frozen modules of Greedy InfoMax need it."""

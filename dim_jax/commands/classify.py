@@ -25,19 +25,31 @@ _COMMAND = Command(
 _STRENGTHS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 _add, _items = _COMMAND.integer, _COMMAND.items
 _ARGUMENTS: dict[str, Any] = {
-  'samples': _add('posterior_samples', 12, 'That a prediction averages.'),
-  'step': _add('step', None, 'A checkpoint; the newest if left out.'),
-  'attacks': _items('attacks', (), f'Of {", ".join(attack.ATTACKS)}.'),
-  'losses': _items('losses', attack.LOSSES, 'That FGSM and PGD ascend.'),
+  'samples': _add(
+    'posterior_samples', 12, 'Posterior samples that a prediction averages.'
+  ),
+  'step': _add(
+    'step', None, 'The step of a checkpoint; by default the newest.'
+  ),
+  'attacks': _items(
+    'attacks', (), f'Attacks to run: {", ".join(attack.ATTACKS)}.'
+  ),
+  'losses': _items(
+    'losses', attack.LOSSES, 'Losses that FGSM and PGD increase.'
+  ),
   'epsilons': _items(
     'epsilons', _STRENGTHS, 'Linf budgets, in pixels of [0, 1].', float
   ),
-  'attacked': _add('attacked', 1000, 'How many test images.'),
-  'surrogate': _COMMAND.path('surrogate', None, 'A run to transfer from.'),
-  'cw_steps': _add('cw_steps', 200, 'For each constant.'),
-  'cw_searches': _add('cw_searches', 5, 'How many constants.'),
-  'ood': _items('ood', (), f'Of {", ".join(attack.OOD)}.'),
-  'seed': _add('seed', 0, 'Of samples, attacks and targets.'),
+  'attacked': _add('attacked', 1000, 'Test images to attack.'),
+  'surrogate': _COMMAND.path(
+    'surrogate',
+    None,
+    'The run of another network, whose gradients attack this one.',
+  ),
+  'cw_steps': _add('cw_steps', 200, 'Steps of CW for each constant.'),
+  'cw_searches': _add('cw_searches', 5, 'Constants that CW tries.'),
+  'ood': _items('ood', (), f'Other images to detect: {", ".join(attack.OOD)}.'),
+  'seed': _add('seed', 0, 'Seed of samples, attacks and targets.'),
 }
 
 

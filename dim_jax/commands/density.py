@@ -21,16 +21,22 @@ from dim_jax.runs import density as density_lib
 _COMMAND = Command('density', __doc__, takes='RUN')
 _add = _COMMAND.integer
 _ARGUMENTS = {
-  'step': _add('step', None, 'A checkpoint; the newest if left out.'),
+  'step': _add(
+    'step', None, 'The step of a checkpoint; by default the newest.'
+  ),
   'ais': _COMMAND.boolean('ais', False, 'Estimate log Z of any energy.'),
-  'chains': _add('chains', 100, 'Of AIS.'),
-  'temperatures': _add('temperatures', 1000, 'Of AIS.'),
-  'samples': _add('samples', 1000, 'Of the model, beside the test set.'),
-  'chain_steps': _add('chain_steps', 1000, 'To a sample from noise.'),
+  'chains': _add('chains', 100, 'Chains of AIS.'),
+  'temperatures': _add('temperatures', 1000, 'Temperatures of AIS.'),
+  'samples': _add(
+    'samples', 1000, 'Samples of the model to compare with the test set.'
+  ),
+  'chain_steps': _add(
+    'chain_steps', 1000, 'Steps of a chain from noise to a sample.'
+  ),
   'classifier': _COMMAND.path(
     'classifier', None, 'The run of a classifier, to score samples by.'
   ),
-  'seed': _add('seed', 0, 'Of samples and AIS.'),
+  'seed': _add('seed', 0, 'Seed of samples and AIS.'),
 }
 
 

@@ -19,39 +19,37 @@ from dim_jax.runs import evaluate as evaluate_lib
 
 _OLD = {'seeds': '--num_seeds, a count', 'taps': '--features'}
 _COMMAND = Command('evaluate', __doc__, takes='RUN', old=_OLD)
+_items, _integer = _COMMAND.items, _COMMAND.integer
 _ARGUMENTS: dict[str, Any] = {
-  'probes': _COMMAND.items('probes', tuple(probes_lib.PROBES), 'Any of these.'),
-  'labels': _COMMAND.items('labels', None, 'Such as speaker; all if left out.'),
-  'features': _COMMAND.items('features', None, 'Such as fc,y; all if not.'),
-  'encoders': _COMMAND.items('encoders', evaluate_lib.ENCODERS, 'Of these.'),
-  'split': _COMMAND.string('split', 'test', 'test, or validation.'),
-  'step': _COMMAND.integer('step', None, 'A checkpoint; the newest if not.'),
+  'probes': _items('probes', tuple(probes_lib.PROBES), 'Probes to fit.'),
+  'labels': _items('labels', None, 'To predict, such as speaker; or all.'),
+  'features': _items('features', None, 'To probe, such as fc,y; or all.'),
+  'encoders': _items('encoders', evaluate_lib.ENCODERS, 'What to probe.'),
+  'split': _COMMAND.string('split', 'test', 'Report on test or validation.'),
+  'step': _integer('step', None, 'Of a checkpoint; by default the newest.'),
 }
 _PROTOCOL: dict[str, Any] = {
-  'seeds': _COMMAND.integer(
-    'num_seeds',
-    probes_lib.Protocol.seeds,
-    'Repeats of a probe; tables show mean and deviation.',
-  ),
-  'max_examples': _COMMAND.integer('max_train', None, 'Training rows kept.'),
-  'mlp_decay_epochs': _COMMAND.items(
-    'mlp_decay_epochs', None, 'Rate x 0.1; at 1/2 and 3/4 if left out.', int
+  'max_examples': _integer('max_train', None, 'Training examples to keep.'),
+  'mlp_decay_epochs': _items(
+    'mlp_decay_epochs', None, 'MLP: rate x 0.1; by default 1/2 and 3/4.', int
   ),
 }
 for _name, _text in {
-  'few_labels': 'Labels a class of linear_few.',
-  'few_draws': 'Draws of those labels; tables show mean and deviation.',
-  'mlp_units': 'Hidden units of the MLP.',
-  'mlp_dropout': 'Its rate of dropout.',
-  'mlp_batch_size': 'Its batch.',
-  'mlp_learning_rate': 'Its first learning rate.',
-  'mlp_epochs': 'Its epochs.',
-  'mlp_average_epochs': 'Of how many last epochs its accuracy is the mean.',
-  'svm_max_examples': 'Training rows that the SVM keeps.',
+  'seeds': 'Repeats of a probe; tables show mean and standard deviation.',
+  'few_labels': 'Labels per class of linear_few.',
+  'few_draws': 'Draws of those labels; as of the repeats.',
+  'mlp_units': 'MLP: hidden units.',
+  'mlp_dropout': 'MLP: dropout rate.',
+  'mlp_batch_size': 'MLP: batch size.',
+  'mlp_learning_rate': 'MLP: first learning rate.',
+  'mlp_epochs': 'MLP: epochs.',
+  'mlp_average_epochs': 'MLP: mean of its accuracy over so many last epochs.',
+  'svm_max_examples': 'Training examples that the SVM keeps.',
 }.items():
   _value = getattr(probes_lib.Protocol, _name)
-  _add: Any = {int: _COMMAND.integer, float: _COMMAND.real}[type(_value)]
-  _PROTOCOL[_name] = _add(_name, _value, _text)
+  _add: Any = {int: _integer, float: _COMMAND.real}[type(_value)]
+  _flag = 'num_seeds' if _name == 'seeds' else _name
+  _PROTOCOL[_name] = _add(_flag, _value, _text)
 
 
 @_COMMAND.main

@@ -33,14 +33,14 @@ _REPORT = {
   for name in _SOURCES
 }
 _NOISE = {
-  name: _COMMAND.real(f'noise_{name}', None, f'Added to {name}, in stds.')
+  name: _COMMAND.real(f'noise_{name}', None, f'Added to {name}, in its stds.')
   for name in _SOURCES
 }
 _OPTIONS = {
-  'critic': _COMMAND.string('critic', 'auto', 'separable, joint, or auto.'),
-  'bound': _COMMAND.string('bound', None, 'That trains it, such as jsd.'),
-  'folds': _COMMAND.integer('folds', None, 'To report on all rows in turn.'),
-  'seeds': _COMMAND.items('seeds', (0,), 'Of fits, with commas.', int),
+  'critic': _COMMAND.string('critic', 'auto', 'separable, joint or auto.'),
+  'bound': _COMMAND.string('bound', None, 'Trains the critic, such as jsd.'),
+  'folds': _COMMAND.integer('folds', None, 'Of a cross-validation.'),
+  'seeds': _COMMAND.items('seeds', (0,), 'Of the fits, such as 0,1,2.', int),
   'control': _COMMAND.boolean('control', True, 'Fit permuted pairs too.'),
 }
 _OUT = _COMMAND.path('out', 'information', 'The folder to write into.')

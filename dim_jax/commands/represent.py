@@ -23,18 +23,22 @@ from dim_jax.runs import represent as represent_lib
 
 _COMMAND = Command('represent', __doc__, takes='RUN')
 _DEFAULT = represent_lib.Settings()
-_add = _COMMAND.integer
+_add, _items = _COMMAND.integer, _COMMAND.items
 _ARGUMENTS = {
-  'measures': _COMMAND.items('measures', represent_lib.MEASURES, 'Which.'),
-  'features': _COMMAND.items('features', None, 'Such as fc,y; all if not.'),
-  'encoders': _COMMAND.items('encoders', evaluate_lib.ENCODERS, 'Of what.'),
-  'max_examples': _add('max_examples', None, 'Training examples kept.'),
-  'step': _add('step', None, 'A checkpoint; the newest if left out.'),
+  'measures': _items('measures', represent_lib.MEASURES, 'What to measure.'),
+  'features': _items('features', None, 'Such as fc,y; by default all.'),
+  'encoders': _items('encoders', evaluate_lib.ENCODERS, 'Whose features.'),
+  'max_examples': _add('max_examples', None, 'Training examples to keep.'),
+  'step': _add('step', None, 'Of a checkpoint; by default the newest.'),
 }
-_EPOCHS = _add('decoder_epochs', _DEFAULT.decoder.epochs, 'x 0.1 at 1/2, 3/4.')
-_RATE = _COMMAND.real('decoder_rate', _DEFAULT.decoder.learning_rate, 'Of Adam')
-_WIDTH = _add('decoder_width', _DEFAULT.channels, "At 4x4; the paper's: 512.")
-_NOISE = _COMMAND.real('noise', _DEFAULT.noise, 'In standard deviations.')
+_EPOCHS = _add('decoder_epochs', _DEFAULT.decoder.epochs, 'Of the decoder.')
+_RATE = _COMMAND.real(
+  'decoder_rate', _DEFAULT.decoder.learning_rate, 'x 0.1 at 1/2 and 3/4.'
+)
+_WIDTH = _add(
+  'decoder_width', _DEFAULT.channels, 'Channels at 4x4; paper: 512.'
+)
+_NOISE = _COMMAND.real('noise', _DEFAULT.noise, "Added, in features' stds.")
 _SEED = _add('seed', 0, 'Of decoders, views and estimates.')
 
 

@@ -4,10 +4,12 @@ r"""Trains, probes and compares all methods of a published table.
   dim-jax table dim_cifar10 --steps=2000 --workdir=runs/cifar10 \
       --measures=svm,reconstruction,information,dependence
 
-The table is a family of configs that has one: its methods on the same
-encoder, each trained for as many steps (all cells with --steps), and the probes
-of conv, fc and y. One cell is a run in WORKDIR/METHOD_seedS; the same command
-goes on where it was interrupted, and may add --seeds, --methods and --measures.
+TABLE is dim_digits, dim_cifar10, dim_cifar100, dim_stl10 or
+dim_tiny_imagenet. Its methods have the same encoder, are trained for as many
+steps as their configs say (or all for --steps), and the probes of conv, fc and
+y are compared. A method with a seed is a run in WORKDIR/METHOD_seedS; the same
+command goes on where it was interrupted, and may add --seeds, --methods and
+--measures.
 
 Writes WORKDIR/table.json, table.csv and the page WORKDIR/report/index.html.
 """
@@ -22,13 +24,23 @@ from dim_jax.report.sections import comparison as section
 from dim_jax.runs import comparison
 
 _COMMAND = Command('table', __doc__, takes='TABLE')
-_WORKDIR = _COMMAND.path('workdir', None, 'runs/table_TABLE if left out.')
-_SEEDS = _COMMAND.items('seeds', (0,), 'A run each, of each method.', int)
-_STEPS = _COMMAND.integer('steps', None, "Of all cells; the configs' if not.")
-_METHODS = _COMMAND.items('methods', None, 'Rows of TABLE; all if left out.')
-_MEASURES = _COMMAND.items('measures', (), 'Of dim-jax represent, of y.')
-_EPOCHS = _COMMAND.integer('mlp_epochs', 100, 'Of the MLP probe.')
-_EXAMPLES = _COMMAND.integer('max_train', None, 'Training rows probes keep.')
+_WORKDIR = _COMMAND.path(
+  'workdir', None, 'The folder; by default runs/table_TABLE.'
+)
+_SEEDS = _COMMAND.items(
+  'seeds', (0,), 'Seeds; each method has a run for each.', int
+)
+_STEPS = _COMMAND.integer(
+  'steps', None, "Steps of every run; by default its config's."
+)
+_METHODS = _COMMAND.items('methods', None, 'Rows of TABLE; by default all.')
+_MEASURES = _COMMAND.items(
+  'measures', (), 'Measures of `dim-jax represent` to take of y.'
+)
+_EPOCHS = _COMMAND.integer('mlp_epochs', 100, 'Epochs of the MLP probe.')
+_EXAMPLES = _COMMAND.integer(
+  'max_train', None, 'Training examples that probes keep.'
+)
 
 
 @_COMMAND.main

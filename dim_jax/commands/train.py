@@ -54,6 +54,9 @@ def main() -> None:
     dim_jax.train(config, workdir, devices=devices, profile=_PROFILE.value)
     return None
   if _DRY_RUN.value or _PROFILE.value:
-    raise ValueError('a sweep takes no --dry_run or --profile.')
+    raise ValueError(
+      'a sweep takes no --dry_run or --profile: give them to a single run, '
+      'such as --config=vib_digits.'
+    )
   results = dim_jax.train(config, workdir, devices=devices)
   return show(sweep.table(results), os.path.join(workdir, 'sweep.json'))

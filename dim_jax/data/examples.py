@@ -111,7 +111,7 @@ def check_classes(name: str, labels: np.ndarray, learner: str) -> None:
     )
 
 
-def check_values(arrays: Mapping[str, np.ndarray]) -> None:
+def check_values(arrays: Mapping[str, np.ndarray], classes: int = 0) -> None:
   """Checks that a user's arrays mean what objectives take them for.
 
   Arrays that are left on disk (`numpy.memmap`) are not read for it.
@@ -120,6 +120,7 @@ def check_values(arrays: Mapping[str, np.ndarray]) -> None:
     arrays: by name: 'image', uint8 or floats in [-1, 1]; 'audio', int16 or
       floats in [-1, 1]; 'point', floats; 'text', int32; 'label', integers
       from 0 on, -1 where unknown. Others may be anything.
+    classes: how many the objective has; 0 if that is not known.
 
   Raises:
     ValueError: an array is of another dtype or range, or classes are counted
@@ -132,7 +133,9 @@ def check_values(arrays: Mapping[str, np.ndarray]) -> None:
   if label is None or isinstance(label, np.memmap):
     return
   known = np.unique(label[label >= 0])
-  if len(known) > 1 and known[0] == 1 and known[-1] == len(known):
+  counted_from_1 = len(known) > 1 and known[0] == 1 and known[-1] == len(known)
+  # Of more classes the first one may have no example here.
+  if counted_from_1 and known[-1] >= classes:
     raise ValueError(
       f"'label' must count classes from 0; got 1 to {known[-1]}: subtract 1 "
       'from those that are known.'

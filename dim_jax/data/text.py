@@ -93,9 +93,6 @@ def load(
     (line for pair in known for line in pair), vocabulary
   )
   lines, of = _of_split(parts, sources, split, validation)
-  if split == 'train' and pairs is not None and pairs < len(lines):
-    kept = np.sort(random.order(0, random.Host.PAIRS, len(lines))[:pairs])
-    lines, of = [lines[i] for i in kept], of[kept]
   longest = max(len(first) for first, _ in lines)
   length = length or longest
   fits = np.array([len(first) <= length for first, _ in lines])
@@ -109,12 +106,16 @@ def load(
     note = f'pairs longer than {length} characters left out: {np.sum(~fits):,}'
     note += f' of {len(fits):,}'
   numbers = {character: i for i, character in enumerate(characters, SPECIAL)}
-  chosen = [pair for pair, fit in zip(lines, fits, strict=True) if fit]
+  kept = np.flatnonzero(fits)
+  if split == 'train' and pairs is not None and pairs < len(kept):
+    order = random.order(0, random.Host.PAIRS, len(lines))
+    kept = np.sort(order[fits[order]][:pairs])
+  chosen = [lines[i] for i in kept]
   rows = [encode(line, numbers, length) for pair in chosen for line in pair]
   return Examples(
     kind='text',
     inputs=np.stack(rows).reshape(-1, 2, length),
-    labels={'source': of[fits]},
+    labels={'source': of[kept]},
     label='',
     class_names={'source': tuple(sources)},
     name=os.fspath(name),

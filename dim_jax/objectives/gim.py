@@ -104,7 +104,7 @@ class Config:
   window: int | None = 128
   """Longer sequences predict within a random part of so many frames."""
   epsilon: float = 0.0
-  """1e-11 only to compare with the official code; see
+  """Of images: 1e-11 only to compare with the official code; see
   `losses.cpc.grid_infonce`."""
   remat: bool = False
   """Rows of patches go through a module one after another, and once more for

@@ -225,7 +225,7 @@ def check_arrays(data: Mapping[str, np.ndarray], classes: int = 0) -> None:
   for name, x in data.items():
     if not isinstance(x, np.memmap) and (message := non_finite(name, x)):
       raise ValueError(f'{message}: repair these examples, or leave them out.')
-  examples.check_values(data)
+  examples.check_values(data, classes)
   label = data.get('label')
   if label is None:
     return

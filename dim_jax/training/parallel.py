@@ -62,8 +62,8 @@ def make_mesh(
     )
   if devices is not None and not 1 <= devices <= len(known):
     raise ValueError(
-      f'devices={devices}, but there are {len(known)}: use 1 to {len(known)}, '
-      'or leave it out for all.'
+      f'devices={devices}, but {len(known)} can be used: give 1 to '
+      f'{len(known)}, or leave it out for all.'
     )
   chosen = known[:devices]
   return jax.make_mesh(

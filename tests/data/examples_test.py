@@ -13,6 +13,8 @@ def test_good_arrays_pass():
   examples.check_values({'point': np.array([[1e9, -5.0]], np.float32)})
   # Not to know class 0 and 2 is not to count from 1.
   examples.check_values({'label': np.array([1, 3, 3, 1])})
+  # Of four classes the first one has no example, as where it is left out.
+  examples.check_values({'label': np.array([1, 2, 3])}, classes=4)
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,11 @@ def test_splits_are_fixed_and_do_not_depend_on_what_is_kept(tmp_path):
   assert set(lines_of(few)) <= set(lines_of(more))
   held = text.load(folder, 'validation', validation=0.25, pairs=5, **options)
   assert lines_of(held) == parts['validation']
+  # Of the pairs that are not too long: 20 of 40 characters beside these.
+  long = [(20 * a, 20 * b) for a, b in pairs[:20]]
+  mixed = write(tmp_path / 'mixed', pairs + long, 'train.tsv')
+  some = text.load(mixed, 'train', validation=0.25, pairs=30, **options)
+  assert len(some.inputs) == len(some.labels['source']) == 30
   # Through the one entry of all data.
   config = TextConfig(name=str(folder), length=4, vocabulary=60, pairs=5)
   assert load.load(config, 'train').inputs.shape == (5, 2, 4)
