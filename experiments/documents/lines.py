@@ -18,7 +18,7 @@ def couplets_tagging() -> str:
     lambda row: (row['source'], row['by']),
   )
   return markdown.table(
-    ['second lines', 'told by', 'characters right, %', 'perplexity'],
+    ['second lines', 'predicted by', 'characters right, %', 'perplexity'],
     [
       [
         _SOURCES[source],

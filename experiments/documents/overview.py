@@ -78,7 +78,8 @@ def methods(folder: str = '') -> str:
       'Mutual information',
       'measuring.md',
       '`dim_jax.estimate_mi`',
-      'two columns of five, 5,000 pairs: 95 % intervals cover the truth in '
+      'two informative columns of five, 5,000 pairs to fit and 2,500 to '
+      'report on: 95 % intervals cover the truth in '
       f'{information.coverage_of("sparse_5", 5000)} draws',
     ),
   ]

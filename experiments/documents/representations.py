@@ -420,15 +420,18 @@ def masks() -> str:
       key = (row['mask'] or 'no mask', row['targets'], row['evaluation'])
       kept.setdefault(key, {}).setdefault(row['tap'], []).append(row['mean'])
   return markdown.table(
-    ['mask', 'scored against', 'evaluated on', 'fc, %', 'y, %'],
+    ['mask', 'scored against', 'probed on', 'fc, %', 'y, %'],
     [
       [
         mask,
         {'all': 'all locations', 'hidden': 'hidden ones'}[targets],
+        # The two evaluations differ for a token alone.
         {
-          'consistent': 'the mean of masked images',
+          'consistent': 'the mean of image and token',
           'naive': 'images as they are',
-        }[evaluation],
+        }[evaluation]
+        if mask == 'token'
+        else 'images as they are',
         *(markdown.spread(features[f], scale=100) for f in ('fc', 'y')),
       ]
       for (mask, targets, evaluation), features in sorted(
