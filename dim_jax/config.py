@@ -128,7 +128,7 @@ class ExperimentConfig:
   batch_size: int = 64
   """Global: over all processes and devices."""
   accumulate: int = 1
-  """Split the batch into so many micro-batches, whose gradients are averaged:
+  """Split the batch into this many micro-batches, whose gradients are averaged:
   less memory, but a contrastive loss then has the negatives of one micro-batch
   alone, which a run tells at its start; `objective.memory.micro_batch` of Deep
   InfoMax keeps them all. Batch statistics are those of one micro-batch after

@@ -46,7 +46,8 @@ class Command:
       doc: the text that --help shows.
       takes: what the words after it are, such as 'RUN' for the folders of
         runs; '[FOLDER]' where they may be left out; '' for a command without.
-      old: by a flag's old name, what to give instead.
+      old: by the name of a flag that was or is elsewhere, what to give
+        instead.
       on_all_hosts: whether several processes share its work; else process 0
         does it, and the others wait.
     """
@@ -140,7 +141,7 @@ class Command:
         flag.value = overrides.apply(flag.value, fields)
     except flags.UnrecognizedFlagError as error:
       if new := self._old.get(error.flagname):
-        sys.exit(f'Error: --{error.flagname} is no more: give {new}.')
+        sys.exit(f'Error: there is no --{error.flagname}: give {new}.')
       if 'config' in self._flags and error.flagname in _FIELDS:
         name = f'--config.{error.flagname}'
         sys.exit(

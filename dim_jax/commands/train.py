@@ -15,7 +15,11 @@ from dim_jax.commands import catalogue
 from dim_jax.commands.command import Command, show
 from dim_jax.runs import dry_run, sweep
 
-COMMAND = Command('train', __doc__, on_all_hosts=True)
+_OLD = {
+  'resume': 'the same command and --workdir again, which goes on',
+  'epochs': '--config.steps=N; --dry_run says how many epochs these are',
+}
+COMMAND = Command('train', __doc__, on_all_hosts=True, old=_OLD)
 parse = COMMAND.parse
 _CONFIG = COMMAND.config()
 _WORKDIR = COMMAND.path('workdir', None, "The run's folder.")

@@ -3,20 +3,20 @@
   dim-jax train --config=dim_digits:infonce --workdir=runs/digits
 
 Measured by `make demo` on two shared CPU cores, seed 0: 40 s; linear probe with
-5 labels a class fc / y 92.6 / 91.0 % (experiments/results/dim_digits.json).
+5 labels per class fc / y 92.6 / 91.0 % (experiments/results/dim_digits.json).
 
 The baselines of the paper's tables (supervised, vae, ae, beta_vae, aae, bigan,
 nat, global, dv) are trained beside it by `dim-jax table
 dim_digits --seeds=0,1,2`: 13 min 42 s on two CPU cores, linear probe with 5
-labels a class on y from 35.0 % (nat) to 91.6 % (jsd and dv), supervised 99.3 %
-(experiments/results/table_digits.json). Without augmentation nat learns its
+labels per class on y from 35.0 % (nat) to 91.6 % (jsd and dv), supervised 99.3
+% (experiments/results/table_digits.json). Without augmentation nat learns its
 targets by heart; with `--config.data.crop_padding=4` its y reads 85.7 % (seed
 0).
 
 In masked, half of the 16 patches are a learned token, and the code is scored
 against what they hid; `experiments.studies.masks` trains its kinds of masks
 side by side. Measured by it on a CPU, 300 steps, 3 seeds
-(experiments/results/masks_digits.json): linear probe with 5 labels a class
+(experiments/results/masks_digits.json): linear probe with 5 labels per class
 fc / y 92.0 / 91.3 % with the consistent input and 93.2 / 93.0 % with the images
 as they are (mask.evaluation='naive'); 92.1 / 91.3 % without a mask,
 93.2 / 93.0 % with mask.kind='drop'.
@@ -25,14 +25,14 @@ In structure, the code is of an image of which a random rectangle is hidden, and
 tells where each local feature of the whole image is.
 
 folded and cpc see 7x7 crops of 8 of 32x32 pixels, each alone. Measured with
-seed 0, in 45 and 94 CPU seconds: linear probe with 5 labels a class on the
+seed 0, in 45 and 94 CPU seconds: linear probe with 5 labels per class on the
 crops' map 92.6 % for folded and 90.0 % for cpc (untrained 88.7 %), MLP probe
 99.8 and 100.0 % (untrained 99.0 %); of folded fc / y 93.2 / 91.6 %; of cpc on
 the mean over crops (module_0) 79.1 % and of its contexts (module_1) 86.4 %,
 untrained 63.4 and 66.9 %.
 
 su is Su's variant of Deep InfoMax, see `_dim_rows.su`. Measured, seed 0, its
-500 steps on one of two shared CPU cores: linear probe with 5 labels a class
+500 steps on one of two shared CPU cores: linear probe with 5 labels per class
 fc / y 77.4 / 72.8 %, below the untrained 86.5 / 82.8 %. What its terms are
 worth, by `experiments.studies.su`: experiments/results/su_digits.json.
 

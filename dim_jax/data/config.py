@@ -15,7 +15,7 @@ class DataConfig(augment.Config):
   """One of digits, mnist, cifar10, cifar100, stl10; or the path of a folder of
   images, such as an unzipped tiny-imagenet-200."""
   image_size: int | None = 32
-  """Images are resized to so many pixels a side; None keeps their own size."""
+  """Resize images to this many pixels a side; None keeps their own size."""
   data_dir: str | None = None
   """Folder of prepared TFDS data sets; None means TFDS_DATA_DIR, else TFDS's
   default."""
@@ -95,6 +95,6 @@ class TextConfig:
   """How many numbers there are of the most frequent characters of the training
   lines, the padding and the unknown character included."""
   pairs: int | None = None
-  """Train on so many pairs, a fixed random choice; None for all."""
+  """Train on this many pairs, a fixed random choice; None for all."""
   validation: float = 0.1
   """Fraction of the training pairs held out for monitoring."""

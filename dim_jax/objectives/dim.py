@@ -71,7 +71,7 @@ from dim_jax.objectives.terms.prior_matching import Prior
 from dim_jax.objectives.terms.term import Inputs, Term
 
 _PROBED_FEATURES = ('conv', 'fc', 'globals', 'y')
-# Of so many images all pairs' hidden layers are held at once.
+# Of this many images all pairs' hidden layers are held at once.
 _ALL_CONCATENATED = 64
 _GROUPS = ('encoder', 'critic', 'adversary', 'decoder', 'probe')
 
@@ -81,12 +81,12 @@ class Memory:
   """The same loss and gradients in less memory, for more time."""
 
   score_chunk: int | None = None
-  """Hold the local scores of so many of the batch's globals at a time, and make
-  them twice. For the critics 'projection' and 'factored'; the scores of
+  """Hold the local scores of this many of the batch's globals at a time, and
+  make them twice. For the critics 'projection' and 'factored'; the scores of
   `global_weight`, one a pair of images, stay as they are."""
   micro_batch: int | None = None
-  """Encode so many images of a device at a time, twice: all negatives are
-  included, while a step holds the activations of so many alone. For encoders
+  """Encode this many images of a device at a time, twice: all negatives are
+  included, while a step holds the activations of this many alone. For encoders
   without batch statistics; the critics keep theirs, of the whole batch."""
 
 
@@ -111,7 +111,7 @@ class Config:
   reverse_kl train an encoder but are no bounds on MI; reports then name the
   estimator of 'mi/local'."""
   negatives_of: int | None = None
-  """Contrast an image with so many images, itself and its neighbours in the
+  """Contrast an image with this many images, itself and its neighbours in the
   batch; None for all of the batch. With more devices in place of larger groups,
   a step takes each of them no longer. Both weights' terms do so, and their
   ceilings are those of fewer negatives."""

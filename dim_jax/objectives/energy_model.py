@@ -127,10 +127,10 @@ class Config:
   """Which particles repel one: 'all', the 'nearest' alone (as SteinGAN's code
   has it), or 'none', where the direction is the score."""
   particles_of: int | None = None
-  """The Stein direction of a sample is one among so many, itself and its
+  """The Stein direction of a sample is one among this many, itself and its
   neighbours in the batch; None for all of the batch, whose kernel makes a
   device read the more, the more devices there are. The bandwidth is then that
-  of so many, too."""
+  of this many, too."""
   generator: str | Any = 'mlp'
   """'mlp', 'conv' (images), or a Flax module that maps noise [N, Z] to x; of
   images in [-1, 1]."""

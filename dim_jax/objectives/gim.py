@@ -73,13 +73,13 @@ class Config:
   """'infonce', or 'supervised', the cross-entropy of a linear classifier on the
   mean over patches or frames."""
   depth: int | None = None
-  """Use only so many modules, from the first; None for all."""
+  """Use only this many modules, from the first; None for all."""
   frozen: int = 0
   """So many modules, from the first, are not trained; `init_from` of the run
   names the run that they come from."""
   pool: int = 1
-  """Modules pass on the mean of so many neighbours along each axis of their map
-  (or of so many frames)."""
+  """Modules pass on the mean of this many neighbours along each axis of their
+  map (or of this many frames)."""
   patch_size: int = 16
   """Pixels a side of the patches of images."""
   patch_stride: int = 8
@@ -94,7 +94,7 @@ class Config:
   """K: negatives of each prediction, drawn anew in every step; None contrasts
   with all targets in the batch, by one matrix product an offset."""
   negatives_of: int | None = None
-  """Draw the negatives of an example from so many examples, itself and its
+  """Draw the negatives of an example from this many examples, itself and its
   neighbours in the batch; None for all of the batch. Of at most a device's
   share of the batch, as of the paper's code on several GPUs, no device needs
   the features of another, so that it scales to any number of them."""
@@ -102,7 +102,7 @@ class Config:
   """How negatives of sound are drawn: 0, 1 or 2 of
   `losses.cpc.sequence_negatives`."""
   window: int | None = 128
-  """Longer sequences predict within a random part of so many frames."""
+  """Longer sequences predict within a random part of this many frames."""
   epsilon: float = 0.0
   """Of images: 1e-11 only to compare with the official code; see
   `losses.cpc.grid_infonce`."""

@@ -21,7 +21,7 @@ batch: on an accelerator, take small ones.
 
 A small set needs augmentation, or the encoder learns every target by heart. Of
 scikit-learn's 1,294 digits, small32, 500 steps of 64, a linear probe with 5
-labels a class reads from the code 34.5 % of images as they are and 85.7 % of
+labels per class reads from the code 34.5 % of images as they are and 85.7 % of
 randomly cropped ones (`data.crop_padding=4`); untrained it is 82.8 %.
 
 The metrics: 'nat/distance', the squared distance of code and target, in [0, 4],

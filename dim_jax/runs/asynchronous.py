@@ -73,7 +73,7 @@ class Settings(NamedTuple):
     size: batches that a buffer holds.
     buffer_dir: folder of the buffers; WORKDIR/buffers if None.
     timeout: seconds that a module waits for the first batch of the one below.
-    devices: use only so many devices; all of them if None.
+    devices: use only this many devices; all of them if None.
     show_progress: show lines.
   """
 

@@ -306,7 +306,7 @@ def summary(report: Mapping[str, Any]) -> list[Any]:
     f'{comparison.heading(report)}: MLP probe, test accuracy in %': (
       comparison.compared(lines)
     ),
-    f'Linear probe with {few} labels a class, test accuracy in %': (
+    f'Linear probe with {few} labels per class, test accuracy in %': (
       comparison.few_labels(lines)
     ),
     'Measures of the code': comparison.measures(report),

@@ -119,7 +119,7 @@ def measure(
 
   Args:
     config: the run.
-    devices: use only so many devices; all of them if None.
+    devices: use only this many devices; all of them if None.
     topology: compile for this TPU slice, such as 'v5e:16x16', instead of this
       host's devices; needs no TPU. See `dim_jax.runs.slices`.
 

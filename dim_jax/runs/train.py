@@ -55,7 +55,7 @@ def train(
     workdir: its folder.
     stored: what it trains on instead of the training split, such as the stored
       'features' of a frozen module, with 'label'; not augmented.
-    devices: use only so many devices; all of them if None.
+    devices: use only this many devices; all of them if None.
     profile: write a trace of a few early steps; see `fit`.
     show_progress: show a bar, or lines.
 

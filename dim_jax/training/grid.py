@@ -46,7 +46,7 @@ def make_mesh(runs: Runs, devices: int | None = None) -> Mesh:
 
   Args:
     runs: R of them.
-    devices: use at most so many; all of them if None.
+    devices: use at most this many; all of them if None.
 
   Raises:
     ValueError: there are not so many devices, or they are of several processes.

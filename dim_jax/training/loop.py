@@ -45,7 +45,7 @@ class Settings(NamedTuple):
   Attributes:
     batch_size: examples a step, over all devices and processes; so all fields
       but the last three are those of `config.ExperimentConfig`.
-    devices: use only so many devices; all of them if None.
+    devices: use only this many devices; all of them if None.
     profile: write a trace of the second interval, when all is compiled, to
       `run_dir`/profile.
     show_progress: show a bar, or lines.

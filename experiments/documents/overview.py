@@ -18,7 +18,7 @@ def methods(folder: str = '') -> str:
   """
   digits = representations.digits_of
   untrained = digits('untrained', 'fc')
-  few = 'digits, linear probe with 5 labels a class'
+  few = 'digits, linear probe with 5 labels per class'
   rows = [
     (
       'Deep InfoMax, local, InfoNCE',

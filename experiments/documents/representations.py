@@ -361,7 +361,7 @@ def _su(name: str) -> str:
     [
       'information',
       'weight of the KL',
-      '5 labels a class, %',
+      '5 labels per class, %',
       'all labels, %',
       'neighbours of the same class, %',
       'KL, nats',
@@ -393,7 +393,7 @@ def su_mnist() -> str:
 
 
 def few_labels() -> str:
-  """Classifiers of one and ten labels a class."""
+  """Classifiers of one and ten labels per class."""
   names = {
     'scratch': 'from scratch',
     'finetune': 'fine-tuned from Deep InfoMax',
@@ -404,7 +404,7 @@ def few_labels() -> str:
     for row in load('few_labels_digits')['rows']
   }
   return markdown.table(
-    ['classifier', '1 label a class, %', '10 labels a class, %'],
+    ['classifier', '1 label per class, %', '10 labels per class, %'],
     [
       [name, *(markdown.spread(rows[key, labels]) for labels in (1, 10))]
       for key, name in names.items()
@@ -467,7 +467,7 @@ def priors() -> str:
 
 
 def digits_of(row: str, feature: str = 'y') -> str:
-  """A method's accuracy on digits, 5 labels a class."""
+  """A method's accuracy on digits, 5 labels per class."""
   cells = _cells('table_digits')[row]
   return markdown.spread(
     (c['accuracy']['linear_few'][feature] for c in cells), scale=100

@@ -291,7 +291,7 @@ def reproducibility() -> str:
       'processor',
       'commit',
       'information, nats',
-      'linear probe (of the demo with 5 labels a class), %',
+      'linear probe (of the demo with 5 labels per class), %',
     ],
     rows,
   )

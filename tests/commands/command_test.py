@@ -64,7 +64,7 @@ def test_every_form_of_a_field_of_the_config_is_read():
     (['--config=nowhere.py'], 'dim-jax list shows the built-in configs'),
     (['--steps=x'], 'steps'),
     (['--stesp=3'], 'Did you mean: steps? All'),
-    (['--examples=3'], 'Error: --examples is no more: give --rows'),
+    (['--examples=3'], 'Error: there is no --examples: give --rows'),
   ],
 )
 def test_a_wrong_flag_ends_with_what_to_type(arguments, message):

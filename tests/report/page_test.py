@@ -210,7 +210,7 @@ def test_tables_and_gap(full):
   # 75.00 - 69.13 = 5.87; linear: mean 0.91, deviation 0.01.
   assert parsed.rows[:5] == [
     ['encoder', 'feature', 'linear (n=2)', 'MLP (n=2)',
-     'linear, 5 labels a class (n=2)', 'paper (MLP)', 'gap, points'],
+     'linear, 5 labels per class (n=2)', 'paper (MLP)', 'gap, points'],
     ['trained', 'y', '91.0\xa0±\xa01.0', '75.0\xa0±\xa00.0',
      '60.0\xa0±\xa010.0', '69.13', '+5.9'],
     ['untrained', 'y', '81.0\xa0±\xa01.0', '62.5\xa0±\xa00.0',

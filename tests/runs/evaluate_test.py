@@ -250,7 +250,7 @@ def test_what_was_finished_stays_when_a_call_is_stopped(run_dir, monkeypatch):
       ['nowhere', '--split=train'],
       "split must be one of 'test', 'validation', got 'train'",
     ),
-    (['nowhere', '--seeds=3'], '--seeds is no more: give --num_seeds'),
+    (['nowhere', '--seeds=3'], 'there is no --seeds: give --num_seeds'),
     (['nowhere', '--prbes=knn'], 'probes?'),
     ([], 'give the folder of a run: dim-jax evaluate RUN'),
   ],

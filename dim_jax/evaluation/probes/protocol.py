@@ -133,7 +133,7 @@ class Protocol:
   mlp_decay_epochs: tuple[int, ...] = (50, 75)
   """The paper's are 50 and 100."""
   mlp_average_epochs: int = 1
-  """The reported accuracy is the mean over so many last epochs: 1 = the last
+  """The reported accuracy is the mean over this many last epochs: 1 = the last
   epoch alone; the paper averages 100."""
   knn_neighbours: int = 200
   """No more than there are training rows."""

@@ -39,7 +39,7 @@ def view(path: str | os.PathLike) -> dict[str, Any]:
       Text(f'Test accuracy in percent of an MLP probe, {describe(report)}.'),
       draw(picture, lines),
       Table(compared(lines), 'MLP probe'),
-      Table(few_labels(lines), f'Linear probe with {few} labels a class'),
+      Table(few_labels(lines), f'Linear probe with {few} labels per class'),
     ]
   }
   if measured := measures(report):

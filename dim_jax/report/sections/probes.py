@@ -86,7 +86,7 @@ def table(runs: Pairs, title: str = '') -> Table:
     few = {(p.get('protocol') or {}).get('few_labels') for _, p in runs}
     name = figures.probe_name(probe)
     if probe == 'linear_few' and len(few) == 1 and None not in few:
-      name = f'linear, {few.pop()} labels a class'
+      name = f'linear, {few.pop()} labels per class'
     titles[probe] = f'{name} (n={min(n)})' if len(n) == 1 else name
   rows = []
   sources = dict.fromkeys((r['encoder'], r['feature']) for r in results)

@@ -88,7 +88,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     for text, who in decoders.items()
   ]
   if any(x['measure'] == 'linear_few' for x in found['results']):
-    sentences.insert(0, 'few: a linear probe of few labels a class.')
+    sentences.insert(0, 'few: a linear probe of few labels per class.')
   if information := by_measure.get('information'):
     sentences.append(
       'I(X; Y + noise) in nats, with Gaussian noise of '
