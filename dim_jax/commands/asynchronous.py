@@ -35,7 +35,7 @@ _BUFFERS = _COMMAND.path(
 _TIMEOUT = _COMMAND.real(
   'timeout', _DEFAULT.timeout, 'Seconds without a batch.'
 )
-_DEVICES = _COMMAND.integer('devices', None, 'Use only so many devices.')
+_DEVICES = _COMMAND.integer('devices', None, 'Use only this many devices.')
 
 
 @_COMMAND.main

@@ -37,13 +37,13 @@ _PROTOCOL: dict[str, Any] = {
 for _name, _text in {
   'seeds': 'Repeats of a probe; tables show mean and standard deviation.',
   'few_labels': 'Labels per class of linear_few.',
-  'few_draws': 'Draws of those labels; as of the repeats.',
+  'few_draws': 'Draws of those labels; tables show the same of them.',
   'mlp_units': 'MLP: hidden units.',
   'mlp_dropout': 'MLP: dropout rate.',
   'mlp_batch_size': 'MLP: batch size.',
   'mlp_learning_rate': 'MLP: first learning rate.',
   'mlp_epochs': 'MLP: epochs.',
-  'mlp_average_epochs': 'MLP: mean of its accuracy over so many last epochs.',
+  'mlp_average_epochs': 'MLP: last epochs whose accuracy is averaged.',
   'svm_max_examples': 'Training examples that the SVM keeps.',
 }.items():
   _value = getattr(probes_lib.Protocol, _name)

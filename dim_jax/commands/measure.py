@@ -38,8 +38,10 @@ _NOISE = {
 }
 _OPTIONS = {
   'critic': _COMMAND.string('critic', 'auto', 'separable, joint or auto.'),
-  'bound': _COMMAND.string('bound', None, 'Trains the critic, such as jsd.'),
-  'folds': _COMMAND.integer('folds', None, 'Of a cross-validation.'),
+  'bound': _COMMAND.string(
+    'bound', None, 'The bound that trains the critic, such as jsd.'
+  ),
+  'folds': _COMMAND.integer('folds', None, 'Folds of a cross-validation.'),
   'seeds': _COMMAND.items('seeds', (0,), 'Of the fits, such as 0,1,2.', int),
   'control': _COMMAND.boolean('control', True, 'Fit permuted pairs too.'),
 }

@@ -27,7 +27,7 @@ _add, _items = _COMMAND.integer, _COMMAND.items
 _ARGUMENTS = {
   'measures': _items('measures', represent_lib.MEASURES, 'What to measure.'),
   'features': _items('features', None, 'Such as fc,y; by default all.'),
-  'encoders': _items('encoders', evaluate_lib.ENCODERS, 'Whose features.'),
+  'encoders': _items('encoders', evaluate_lib.ENCODERS, 'Encoders to measure.'),
   'max_examples': _add('max_examples', None, 'Training examples to keep.'),
   'step': _add('step', None, 'Of a checkpoint; by default the newest.'),
 }

@@ -23,7 +23,7 @@ COMMAND = Command('train', __doc__, on_all_hosts=True, old=_OLD)
 parse = COMMAND.parse
 _CONFIG = COMMAND.config()
 _WORKDIR = COMMAND.path('workdir', None, "The run's folder.")
-_DEVICES = COMMAND.integer('devices', None, 'Use only so many devices.')
+_DEVICES = COMMAND.integer('devices', None, 'Use only this many devices.')
 _DRY_RUN = COMMAND.boolean(
   'dry_run', False, 'Print sizes, FLOPs, memory and ceilings; read no data.'
 )

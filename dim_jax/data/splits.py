@@ -60,7 +60,8 @@ def rows(split: str, num_examples: int, validation: float) -> np.ndarray | None:
   if not len(kept):
     raise ValueError(
       f'validation={validation} of {num_examples} examples leaves none for '
-      f'{split!r}: set --config.data.validation to 0, or so that both have one.'
+      f'{split!r}: set --config.data.validation to 0, or so that each part '
+      'has one.'
     )
   return kept
 

@@ -115,6 +115,8 @@ def train_asynchronously(
   run = train_lib.prepare(config, show_progress=settings.show_progress)
   count = len(run.objective.stages)
   _check_modules(settings, count)
+  if _is_finished(workdir, count, config.steps):
+    return workdir
   mine = range(count) if settings.module is None else [settings.module]
   devices = list(parallel.make_mesh(settings.devices).devices.flat)
   with train_lib.claim(workdir), contextlib.ExitStack() as stack:
@@ -268,13 +270,15 @@ class _Module:
     ]
     self._folder = self._folders[number]
     files.make_folder(self._folder)
-    root = settings.buffer_dir or os.path.join(workdir, 'buffers')
+    self.buffers = settings.buffer_dir or os.path.join(workdir, 'buffers')
     origin = _origin(config)
 
     def open_buffer(reader: int) -> replay_buffer.ReplayBuffer | None:
       if not 0 < reader < self._count:
         return None
-      folder = os.path.join(os.path.expanduser(root), f'module_{reader}')
+      folder = os.path.join(
+        os.path.expanduser(self.buffers), f'module_{reader}'
+      )
       return replay_buffer.ReplayBuffer(folder, settings.size, origin)
 
     self._reader, self._writer = open_buffer(number), open_buffer(number + 1)
@@ -326,23 +330,18 @@ class _Module:
     """Shows one plain line."""
     self._log.say(text)
 
-  def recover(self) -> list[int]:
-    """Lists the checkpoints to go on from; damaged ones are moved aside.
+  @property
+  def saves(self) -> int:
+    """How many checkpoints there are."""
+    return len(self._checkpoints.steps)
 
-    Raises:
-      ValueError: there are some, but the buffer is not where it was.
-    """
+  def recover(self) -> list[int]:
+    """Lists the checkpoints to go on from; damaged ones are moved aside."""
     self._checkpoints.recover(self.say)
     steps = self._checkpoints.steps
     if self._reader and self._settings.pace:
       # A kill between the two leaves a checkpoint without its batches.
       saved = self._reader.labels()
-      if steps and not saved and not self._reader.numbers():
-        raise ValueError(
-          f'{self._folder!r} has checkpoints, but the batches that waited for '
-          f'it are not in {self._reader.folder!r}: give the --buffer_dir of '
-          'the earlier session, or choose another --workdir.'
-        )
       steps = [step for step in steps if step in saved]
     return steps
 
@@ -511,6 +510,13 @@ def _is_done(folder: str, steps: int) -> bool:
   return files.read_json(os.path.join(folder, _DONE)) == steps
 
 
+def _is_finished(workdir: str, count: int, steps: int) -> bool:
+  """Whether all modules are done, and the run of all is written."""
+  folders = (os.path.join(workdir, f'module_{i}') for i in range(count))
+  whole = files.at(workdir) / 'checkpoints' / str(steps)
+  return whole.is_dir() and all(_is_done(x, steps) for x in folders)
+
+
 def _initial(
   config: config_lib.ExperimentConfig, run: train_lib.Prepared
 ) -> step_lib.TrainState:
@@ -559,10 +565,21 @@ def _by_schedule(
   pace: Sequence[int],
   preemption: Preemption,
 ) -> None:
-  """Takes rounds of steps until all modules are done."""
+  """Takes rounds of steps until all modules are done.
+
+  Raises:
+    ValueError: there are checkpoints, but not the batches that waited.
+  """
   # A kill between two saves leaves some modules a checkpoint ahead.
   labels = set.intersection(*(set(module.recover()) for module in modules))
   first = max(labels, default=0)
+  # Of two rounds that were saved one has its batches, where they were put.
+  if not first and all(module.saves > 1 for module in modules):
+    raise ValueError(
+      'the modules have checkpoints, but the batches that waited for them are '
+      f'not in {modules[0].buffers!r}: give the --buffer_dir of the earlier '
+      'session, or choose another --workdir.'
+    )
   for module in modules:
     module.restore(first)
   if all(module.done for module in modules):

@@ -119,8 +119,9 @@ def classify(
     show_progress: show a bar on standard error.
 
   Returns:
-    The contents of evaluation/classification.json; attacks and detection that
-    an earlier call measured on the same checkpoint stay in it.
+    The contents of evaluation/classification.json. What an earlier call
+    measured on the same checkpoint stays in it: detection, and attacks unless
+    this call attacks by another seed, surrogate or search, or other images.
 
   Raises:
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
@@ -152,6 +153,13 @@ def classify(
     report |= {**_report(trained, data, samples, results), 'units': units}
     save = functools.partial(_save, f'{path}.json', report, started)
     save()
+    report['attack_settings'] = {
+      'seed': seed,
+      'attacked': attacked,
+      'surrogate': surrogate,
+      'cw_steps': cw_steps,
+      'cw_searches': cw_searches,
+    }
     victim = attack.Victim(objective.classes, functions, trained.variables)
     report['attacks'], report['skipped'] = attack.attack(
       victim, data['test'], settings, rng, bar, other
@@ -188,12 +196,12 @@ def _save(path: str, report: dict[str, Any], started: float) -> dict[str, Any]:
   same = ('step', 'dataset', 'samples')
   if any(old.get(key) != report[key] for key in same):
     old = {}
-  kept = {
-    'attacks': _merged(old, report, 'attacks', attack.KEYS),
-    'ood': _merged(old, report, 'ood', ('dataset', 'score')),
-  }
+  kept = {'ood': _merged(old, report, 'ood', ('dataset', 'score'))}
   if not report['attacks'] and not report['skipped']:
-    kept['skipped'] = old.get('skipped', [])
+    for key in ('attacks', 'attack_settings', 'skipped'):
+      kept[key] = old.get(key, report[key])
+  elif old.get('attack_settings') == report['attack_settings']:
+    kept['attacks'] = _merged(old, report, 'attacks', attack.KEYS)
   merged = report | kept | {'seconds': time.time() - started}
   files.write_json(path, merged)
   return merged
@@ -279,6 +287,7 @@ def _report(
     **limits(data, results),
     'results': results,
     'attacks': [],
+    'attack_settings': {},
     'ood': [],
     'skipped': [],
   }

@@ -90,7 +90,8 @@ def compare(
     kinds = {'trained': method}
     # Of the method that it was measured of before, as encoders may differ.
     untrained = _cell_of(cells, UNTRAINED, seed) or {}
-    if method == untrained.get('method', methods[0]):
+    there = [m for m in configs if _cell_of(cells, m, seed)]
+    if method == untrained.get('method', (there or methods)[0]):
       kinds['untrained'] = UNTRAINED
     # Without those of kinds that were not probed yet.
     old = [

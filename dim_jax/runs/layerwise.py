@@ -47,7 +47,7 @@ def train_modules(
     views: stored augmentations of each example.
     half: store float16 rather than float32.
     budget: bytes that a file of features must not pass.
-    devices: train on only so many devices; all of them if None.
+    devices: train on only this many devices; all of them if None.
     show_progress: show bars, or lines.
 
   Returns:
@@ -55,8 +55,10 @@ def train_modules(
 
   Raises:
     ValueError: the objective has no isolated modules, the config has
-      an `init_from` of its own, `workdir` holds modules of other steps, or the
-      features would pass the budget; nothing was trained.
+      an `init_from` of its own, `workdir` holds modules of other steps or one
+      that was begun with other stored features, these would pass the budget,
+      or they cannot be stored: of a stream, in a remote folder, or by several
+      processes. Nothing was trained.
   """
   workdir = os.path.expanduser(workdir)
   modules = _modules(config, depth)
@@ -66,10 +68,15 @@ def train_modules(
       '--store reads all examples at once, which data.stream=True does not: '
       'leave out one of them.'
     )
-  if store and (files.is_remote(workdir) or jax.process_count() > 1):
+  if store and files.is_remote(workdir):
     raise ValueError(
-      '--store keeps features in a local folder, for one process alone: leave '
-      f'it out, or train on one host with a local --workdir, not {workdir!r}.'
+      '--store keeps features in a local folder: leave it out, or give a local '
+      f'--workdir, not {workdir!r}.'
+    )
+  if store and jax.process_count() > 1:
+    raise ValueError(
+      f'--store keeps features for one process, and there are '
+      f'{jax.process_count()}: leave it out, or train on one host.'
     )
   dtype = np.dtype(np.float16 if half else np.float32)
   storage = Storage(workdir, views, dtype, budget, show_progress)
@@ -159,16 +166,24 @@ def _check_source(
   """
   for i in pending:
     path = os.path.join(folders[i], 'features.json')
-    if not train.has_checkpoint(folders[i]):
-      if not jax.process_index():
-        files.make_folder(folders[i])
-        files.write_json(path, form)
-    elif files.at(path).exists() and (there := files.read_json(path)) != form:
-      given = [there or 'no --store', form or 'no --store']
+    known = train.has_checkpoint(folders[i]) and files.at(path).exists()
+    if known and (there := files.read_json(path)) != form:
       raise ValueError(
-        f'{folders[i]!r} was begun with {given[0]}, and now there is '
-        f'{given[1]}: give the flags of then, or choose another --workdir.'
+        f'{folders[i]!r} was begun with {_flags(there)}, and now there is '
+        f'{_flags(form)}: give the same flags again, or choose another '
+        '--workdir.'
       )
+    if not known and not jax.process_index():
+      files.make_folder(folders[i])
+      files.write_json(path, form)
+
+
+def _flags(form: dict[str, Any]) -> str:
+  """Writes what decides which rows a module trains on as flags."""
+  if not form:
+    return 'no --store'
+  half = ' --half' if form['dtype'] == 'float16' else ''
+  return f'--store --views={form["views"]}{half}'
 
 
 def _module_below(run_dir: str, before: str) -> str | None:

@@ -265,7 +265,7 @@ def _read_file(stem: str, part: str) -> np.ndarray:
     return _read_csv(stem, part)
   raise ValueError(
     f'{stem!r} is neither a file of a kind that is accepted ({KINDS}) nor '
-    'RUN:PART of the folder of a run: give the path of one that exists.'
+    'RUN:PART of the folder of a run: give one of these.'
   )
 
 

@@ -402,7 +402,13 @@ def start_from(
       f'{sorted(old)}.'
     )
 
+  def shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.shape, tree)
+
   def take(new: PyTree, old: PyTree, path: str, strict: bool = False) -> PyTree:
+    # A probe of other classes or features begins as it was drawn, all of it.
+    if path == '/probe' and not strict and shapes(new) != shapes(old):
+      return new
     if isinstance(new, dict):
       # What is missing would stay as it was drawn, and never be trained.
       if strict and (missing := sorted(set(new) - set(old))):
@@ -414,8 +420,6 @@ def start_from(
         k: take(v, old[k], f'{path}/{k}', strict) if k in old else v
         for k, v in new.items()
       }
-    if new.shape != old.shape and path.startswith('/probe/'):
-      return new  # The other run's is of other classes.
     if new.shape != old.shape:
       raise ValueError(
         f'{path} has shape {old.shape} in the run {run_dir!r} (init_from), '

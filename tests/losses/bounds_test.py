@@ -475,3 +475,10 @@ def test_wrong_shapes_name_the_argument(name, shapes, culprit):
 def test_a_mask_of_numbers_is_refused():
   with pytest.raises(AssertionError):
     bounds.jsd(jnp.zeros((2, 1)), jnp.zeros((2, 3)), where=jnp.ones((2, 3)))
+
+
+def test_negatives_are_counted_beyond_int32():
+  # Not computed: a mask of 3 billion.
+  where = jax.ShapeDtypeStruct((3000, 1_000_000), bool)
+  assert jax.eval_shape(bounds._count, where).dtype == jnp.float32
+  assert bounds._count(jnp.ones((3, 5), bool).at[0, 0].set(False)) == 14

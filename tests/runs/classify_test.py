@@ -169,6 +169,20 @@ def test_attacks_outlive_a_later_call_without_them(run_dir):
   assert again['attacks'][:kept] == first['attacks'] != again['attacks']
   assert {x['epsilon'] for x in again['attacks'][kept:]} == {0.2}
   assert again['skipped'] == []
+  # Nor are those of another seed rows of the same table, unlike detection.
+  other = classify.classify(
+    run_dir,
+    attacks=('fgsm',),
+    epsilons=(0.3,),
+    attacked=4,
+    seed=5,
+    ood=('noise',),
+    **options,
+  )
+  assert {x['epsilon'] for x in other['attacks']} == {0.3}
+  found = classify.classify(run_dir, ood=('inverted',), **options)
+  assert {x['dataset'] for x in found['ood']} == {'noise', 'inverted'}
+  assert found['attacks'] == other['attacks']
   # Those of another checkpoint do not.
   assert classify.classify(run_dir, step=20, **options)['attacks'] == []
 

@@ -242,15 +242,19 @@ def test_stored_features_train_the_same_module(
 
 
 @pytest.mark.parametrize(
-  ('then', 'now'),
+  ('then', 'now', 'match'),
   [
-    ({'store': True, 'views': 2}, {}),
-    ({}, {'store': True}),
-    ({'store': True}, {'store': True, 'half': True}),
+    ({'store': True, 'views': 2}, {}, '--store --views=2, .* is no --store'),
+    ({}, {'store': True}, 'no --store, .* is --store --views=1: give'),
+    (
+      {'store': True},
+      {'store': True, 'half': True},
+      'is --store --views=1 --half: give',
+    ),
   ],
 )
 def test_a_module_that_was_begun_goes_on_with_the_same_examples(
-  workdir, trained, monkeypatch, tmp_path, then, now
+  workdir, trained, monkeypatch, tmp_path, then, now, match
 ):
   monkeypatch.setattr(layerwise.Storage, 'write', lambda *_: {})
   shutil.copytree(workdir / 'module_0', tmp_path / 'module_0')
@@ -264,7 +268,7 @@ def test_a_module_that_was_begun_goes_on_with_the_same_examples(
   shutil.copy(workdir / 'module_1/config.json', tmp_path / 'module_1')
   run(make_config(), tmp_path, depth=2, **then)
   before = len(trained)
-  with pytest.raises(ValueError, match=r"module_1' was begun with .* flags of"):
+  with pytest.raises(ValueError, match=f"module_1' was begun with .*{match}"):
     run(make_config(), tmp_path, depth=2, **now)
   assert len(trained) == before
 
@@ -476,19 +480,25 @@ def test_frozen_modules_must_come_from_a_run(workdir, tmp_path):
     start(state)
 
 
-def test_a_run_starts_from_one_of_other_classes_but_for_the_probe(workdir):
-  objective = gim.make(make_config(depth=1, num_classes=12).objective)
+@pytest.mark.parametrize(
+  ('changes', 'shape'), [({'num_classes': 12}, (4, 12)), ({}, (4, 10))]
+)
+def test_a_run_starts_from_one_of_other_classes_but_for_the_probe(
+  workdir, changes, shape
+):
+  objective = gim.make(make_config(depth=1, **changes).objective)
   batch = {
     'image': np.zeros((2, 16, 16, 1), np.uint8),
-    'label': np.array([0, 11], np.int32),
+    'label': np.array([0, 9], np.int32),
   }
   params, model_state = objective.init(jax.random.key(5), batch)
   state = train.step_lib.TrainState(0, params, model_state, None, None)
   start = train.start_from(str(workdir / 'module_0'), (params, model_state))
   begun = start(state).params
   tree_equal(begun['module_0'], params_of(workdir / 'module_0')['module_0'])
-  assert begun['probe']['module_0']['kernel'].shape == (4, 12)
-  tree_equal(begun['probe'], params['probe'])
+  assert begun['probe']['module_0']['kernel'].shape == shape
+  trained_probe = params_of(workdir / 'module_0')['probe']
+  tree_equal(begun['probe'], params['probe'] if changes else trained_probe)
 
 
 @pytest.mark.parametrize('parts', [1, 2, 4])

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -392,6 +393,12 @@ def test_where_nothing_is_labelled_no_accuracy_is_logged(
   train.train(config, str(tmp_path), show_progress=False, devices=1)
   (line,) = metrics.read(tmp_path / 'metrics.jsonl')
   assert 'mi/local' in line
+  # A folder without classes has no other examples that were not looked at.
+  config.data.unlabelled = False
+  for names, kept in (((), {'image'}), (('a', 'b'), {'image', 'label'})):
+    watched = types.SimpleNamespace(label='class', class_names={'class': names})
+    left = train._without_labels(stream.of_arrays(arrays), watched, config)
+    assert set(left.read(np.arange(2))) == kept
   assert not [name for name in line if name.startswith('probe/')]
 
 

@@ -143,9 +143,7 @@ def test_command_measures_codes_and_redoes_no_condition(tmp_path, capsys):
     json.loads((tmp_path / 'priors.json').read_text())['rows']
     == (report['rows'])
   )
-  with pytest.raises(
-    SystemExit, match='no --cells: give --conditions'
-  ):
+  with pytest.raises(SystemExit, match='no --cells: give --conditions'):
     priors.main([*command, '--cells=kl'])
   command[1] = '--steps=3'
   with pytest.raises(SystemExit, match='other settings'):

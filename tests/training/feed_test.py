@@ -23,6 +23,8 @@ def changed(name, position, value):
 def test_good_data_pass():
   feed.check_arrays(make_data(), classes=2)
   feed.check_arrays({'image': np.zeros((3, 2), np.uint8)})
+  # Of four classes the first one has no example.
+  feed.check_arrays({'label': np.array([1, 2, 3], np.int32)}, classes=4)
 
 
 @pytest.mark.parametrize(

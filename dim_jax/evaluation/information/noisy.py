@@ -54,9 +54,9 @@ class Channel(NamedTuple):
       distance of neighbours over the noise, so is loose in many dimensions.
     gaussian: likewise an upper one, of the Gaussian of equal covariance, which
       has the most entropy. It is of the covariance of n rows, so too low by
-      about (sum a)^2 / (4 n) + sum a^2 / (4 n), where a = v / (v + s^2) < 1 for
-      each variance v along a principal axis, to leading order in D / n; see
-      `shortfall` for the most that it can be.
+      about ((sum a)^2 + sum a^2 + 2 sum a) / (4 n), where a = v / (v + s^2) < 1
+      for each variance v along a principal axis, to leading order in D / n; of
+      Gaussian rows by `shortfall` at most.
     ceiling: ln n.
     lower_error: standard error of `lower`.
     upper_error: likewise of `upper`.

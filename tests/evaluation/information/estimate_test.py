@@ -8,7 +8,13 @@ import pytest
 
 import dim_jax
 from dim_jax.data import pairs
-from dim_jax.evaluation.information import critics, estimate, fit, rows
+from dim_jax.evaluation.information import (
+  critics,
+  estimate,
+  fit,
+  outcome,
+  rows,
+)
 
 
 def quietly(*args, **options):
@@ -339,3 +345,27 @@ def test_training_that_stopped_early_warns_of_nothing():
     pointwise=lambda x, y: x[:, 0],
   )
   assert estimate._warned(calm, 1500).warnings == ()
+
+
+def test_the_deviation_over_seeds_is_that_of_a_sample():
+  # Half of the distance of two values, times sqrt(2).
+  assert outcome.std_of_seeds(np.array([1.0, 3.0])) == pytest.approx(2**0.5)
+  assert outcome.std_of_seeds(np.array([1.0])) == 0
+
+
+def test_of_more_pairs_than_are_reported_on_the_choice_is_random():
+  count = rows.MOST_REPORTED + 4000
+  ordered = np.arange(count, dtype=np.float64)[:, None]
+  sides = {'x': ordered, 'y': -ordered}
+  notes = []
+  found = rows.split(
+    {k: v[:200] for k, v in sides.items()},
+    sides,
+    np.random.default_rng(0),
+    notes,
+  )['report']
+  np.testing.assert_array_equal(found['x'], -found['y'])
+  assert len(np.unique(found['x'])) == len(found['x']) == rows.MOST_REPORTED
+  # The mean of a random choice of most is near that of all.
+  assert abs(found['x'].mean() / ordered.mean() - 1) < 0.01
+  assert 'a fixed random choice' in notes[0]
