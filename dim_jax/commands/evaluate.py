@@ -22,28 +22,31 @@ _COMMAND = Command('evaluate', __doc__, takes='RUN', old=_OLD)
 _items, _integer = _COMMAND.items, _COMMAND.integer
 _ARGUMENTS: dict[str, Any] = {
   'probes': _items('probes', tuple(probes_lib.PROBES), 'Probes to fit.'),
-  'labels': _items('labels', None, 'To predict, such as speaker; or all.'),
-  'features': _items('features', None, 'To probe, such as fc,y; or all.'),
+  'labels': _items('labels', None, 'Labels to predict; by default all.'),
+  'features': _items('features', None, 'Features to probe; by default all.'),
   'encoders': _items('encoders', evaluate_lib.ENCODERS, 'What to probe.'),
-  'split': _COMMAND.string('split', 'test', 'Report on test or validation.'),
-  'step': _integer('step', None, 'Of a checkpoint; by default the newest.'),
+  'split': _COMMAND.string('split', 'test', 'test or validation images.'),
+  'step': _integer('step', None, 'Step of the checkpoint, or the newest.'),
 }
 _PROTOCOL: dict[str, Any] = {
   'max_examples': _integer('max_train', None, 'Training examples to keep.'),
   'mlp_decay_epochs': _items(
-    'mlp_decay_epochs', None, 'MLP: rate x 0.1; by default 1/2 and 3/4.', int
+    'mlp_decay_epochs',
+    None,
+    'MLP: epochs after which its rate falls tenfold; by default 1/2, 3/4.',
+    int,
   ),
 }
 for _name, _text in {
   'seeds': 'Repeats of a probe; tables show mean and standard deviation.',
   'few_labels': 'Labels per class of linear_few.',
-  'few_draws': 'Draws of those labels; tables show the same of them.',
+  'few_draws': 'Random draws of the labels of linear_few.',
   'mlp_units': 'MLP: hidden units.',
   'mlp_dropout': 'MLP: dropout rate.',
   'mlp_batch_size': 'MLP: batch size.',
   'mlp_learning_rate': 'MLP: first learning rate.',
   'mlp_epochs': 'MLP: epochs.',
-  'mlp_average_epochs': 'MLP: last epochs whose accuracy is averaged.',
+  'mlp_average_epochs': 'MLP: last epochs over which its accuracy is averaged.',
   'svm_max_examples': 'Training examples that the SVM keeps.',
 }.items():
   _value = getattr(probes_lib.Protocol, _name)

@@ -33,7 +33,7 @@ _REPORT = {
   for name in _SOURCES
 }
 _NOISE = {
-  name: _COMMAND.real(f'noise_{name}', None, f'Added to {name}, in its stds.')
+  name: _COMMAND.real(f'noise_{name}', None, f'Noise of {name}, in its stds.')
   for name in _SOURCES
 }
 _OPTIONS = {
@@ -42,7 +42,7 @@ _OPTIONS = {
     'bound', None, 'The bound that trains the critic, such as jsd.'
   ),
   'folds': _COMMAND.integer('folds', None, 'Folds of a cross-validation.'),
-  'seeds': _COMMAND.items('seeds', (0,), 'Of the fits, such as 0,1,2.', int),
+  'seeds': _COMMAND.items('seeds', (0,), 'Seeds of the fits.', int),
   'control': _COMMAND.boolean('control', True, 'Fit permuted pairs too.'),
 }
 _OUT = _COMMAND.path('out', 'information', 'The folder to write into.')

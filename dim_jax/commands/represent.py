@@ -26,20 +26,30 @@ _DEFAULT = represent_lib.Settings()
 _add, _items = _COMMAND.integer, _COMMAND.items
 _ARGUMENTS = {
   'measures': _items('measures', represent_lib.MEASURES, 'What to measure.'),
-  'features': _items('features', None, 'Such as fc,y; by default all.'),
+  'features': _items('features', None, 'Features to measure; by default all.'),
   'encoders': _items('encoders', evaluate_lib.ENCODERS, 'Encoders to measure.'),
   'max_examples': _add('max_examples', None, 'Training examples to keep.'),
-  'step': _add('step', None, 'Of a checkpoint; by default the newest.'),
+  'step': _add('step', None, 'Step of the checkpoint, or the newest.'),
 }
-_EPOCHS = _add('decoder_epochs', _DEFAULT.decoder.epochs, 'Of the decoder.')
+_EPOCHS = _add(
+  'decoder_epochs', _DEFAULT.decoder.epochs, 'Epochs of the decoder.'
+)
 _RATE = _COMMAND.real(
-  'decoder_rate', _DEFAULT.decoder.learning_rate, 'x 0.1 at 1/2 and 3/4.'
+  'decoder_rate',
+  _DEFAULT.decoder.learning_rate,
+  'Learning rate of the decoder, which falls tenfold at 1/2 and 3/4.',
 )
 _WIDTH = _add(
-  'decoder_width', _DEFAULT.channels, 'Channels at 4x4; paper: 512.'
+  'decoder_width',
+  _DEFAULT.channels,
+  "Channels of the decoder's 4x4 map; the paper has 512.",
 )
-_NOISE = _COMMAND.real('noise', _DEFAULT.noise, "Added, in features' stds.")
-_SEED = _add('seed', 0, 'Of decoders, views and estimates.')
+_NOISE = _COMMAND.real(
+  'noise',
+  _DEFAULT.noise,
+  'Noise added to features, in their standard deviations.',
+)
+_SEED = _add('seed', 0, 'Seed of decoders, views and estimates.')
 
 
 @_COMMAND.main

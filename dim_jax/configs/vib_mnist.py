@@ -19,9 +19,9 @@ averaged weights on one CPU core (experiments/results/vib_mnist*.json):
 - the networks without a bottleneck after 25 epochs with the optimizer of short,
   seeds 0 to 2: deterministic 1.40 +- 0.06 %, dropout 1.50 +- 0.05 %,
   label_smoothing 1.29 +- 0.04 %, confidence_penalty 1.34 +- 0.07 %. After the
-  paper's 200 epochs, their rows as they are, seeds 0 and 1: 1.46 +- 0.06,
-  1.32 +- 0.13 and 1.30 +- 0.08 %, the last with seed 0 alone 1.37 %; 25 to 27
-  minutes on one core of an Intel Xeon, 47 to 65 beside other work. Their code
+  paper's 200 epochs, their rows as they are, seeds 0 to 2: 1.45 +- 0.04,
+  1.32 +- 0.09, 1.33 +- 0.08 and 1.39 +- 0.03 %; 25 to 27 minutes on one core of
+  an Intel Xeon, 39 to 72 beside other work. Their code
   is the linear layer of 256 units; --config.objective.code=None would leave it
   out. The paper does not give the rate of dropout, 0.5 is the usual one, nor
   the amounts of the other two: 0.1 and 1 are the best of Pereyra et al. 2017.
