@@ -75,7 +75,7 @@ class Config:
   depth: int | None = None
   """Use only this many modules, from the first; None for all."""
   frozen: int = 0
-  """So many modules, from the first, are not trained; `init_from` of the run
+  """This many modules, from the first, are not trained; `init_from` of the run
   names the run that they come from."""
   pool: int = 1
   """Modules pass on the mean of this many neighbours along each axis of their
