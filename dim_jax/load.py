@@ -22,6 +22,7 @@ _STORED: dict[str, type] = {
   'point': np.float32,
   'text': np.int32,
 }
+# What resampling may add beyond black and white at edges, of a range of 2.
 _OVERSHOOT = 0.25
 
 
@@ -166,7 +167,7 @@ class Encoder:
 def _check_scale(name: str, examples: np.ndarray) -> None:
   """Raises ValueError where floats are not in [-1, 1], warns of [0, 1]."""
   low, high = examples.min(), examples.max()
-  # What resampling adds at edges passes; NaN does not.
+  # NaN does not pass either.
   if not (low >= -1 - _OVERSHOOT and high <= 1 + _OVERSHOOT):
     scaled = {'image': 'x / 127.5 - 1', 'audio': 'x / 32768'}[name]
     raise ValueError(

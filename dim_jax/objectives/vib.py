@@ -286,14 +286,7 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     noise = _noise(config, noise_rng, code.mean.shape, axis_name)
     logits = _read_samples(read, code, noise)
     value, metrics = _prediction_terms(config, logits, known)
-    pseudo = None
-    if config.marginal == 'vamp':
-      # As evaluation reads them, by the statistics of real images.
-      _, pseudo = encoder.apply(
-        {'params': params['encoder'], **model_state['encoder']},
-        jnp.tanh(params['marginal']['images']),
-        train=False,
-      )
+    pseudo = _read_pseudo(config, (params, model_state))
     labels = known.labels if config.marginal == 'class' else None
     rate = _rate(config, params.get('marginal'), code, noise, labels, pseudo)
     cost, own, own_state = _rate_term(config, rate, model_state, known)
@@ -487,11 +480,16 @@ def _rate_of_batch(
     raise ValueError(f'samples must be >= 1, got {samples}.')
   code = _posterior(config, variables, batch)
   noise = jax.random.normal(rng, (samples, *code.mean.shape))
-  params = variables[0].get('marginal')
-  pseudo = None
-  if config.marginal == 'vamp':
-    pseudo = _read_code(config, variables, jnp.tanh(params['images']))
-  return _rate(config, params, code, noise, None, pseudo)
+  pseudo = _read_pseudo(config, variables)
+  return _rate(config, variables[0].get('marginal'), code, noise, None, pseudo)
+
+
+def _read_pseudo(config: Config, variables: PyTree) -> Any:
+  """The posteriors of learned images, by the statistics of real ones."""
+  if config.marginal != 'vamp':
+    return None
+  images = jnp.tanh(variables[0]['marginal']['images'])
+  return _read_code(config, variables, images)
 
 
 def _noise(

@@ -235,7 +235,8 @@ class _Module:
     number: of the module.
     step: steps taken.
     steps: to take.
-    checkpoint_every: so many of them.
+    checkpoint_every: this many rounds.
+    buffers: the folder of all buffers.
     state: parameters, optimizer and statistics of this module alone.
   """
 

@@ -111,6 +111,12 @@ def attack(
   return rows, skipped
 
 
+def shared(settings: Settings, seed: int) -> dict[str, Any]:
+  """Returns what attacks need to have in common to stand in one table."""
+  names = ('attacked', 'surrogate', 'cw_steps', 'cw_searches')
+  return {'seed': seed} | {name: getattr(settings, name) for name in names}
+
+
 # What tells a row from the others.
 KEYS = ('attack', 'mode', 'loss', 'targeted', 'norm', 'epsilon')
 

@@ -119,14 +119,12 @@ def classify(
     show_progress: show a bar on standard error.
 
   Returns:
-    The contents of evaluation/classification.json. What an earlier call
-    measured on the same checkpoint stays in it: detection, and attacks unless
-    this call attacks by another seed, surrogate or search, or other images.
+    The contents of evaluation/classification.json. Detection of earlier calls
+    on the checkpoint stays, and attacks by the same settings (`attack.shared`).
 
   Raises:
     FileNotFoundError: the folder is not a run, or has no such checkpoint.
-    ValueError: it does not classify, or an argument is not accepted, such as a
-      surrogate for other images.
+    ValueError: it does not classify, or an argument or surrogate is refused.
   """
   run_dir = os.path.expanduser(run_dir)
   settings = attack.Settings(
@@ -153,13 +151,7 @@ def classify(
     report |= {**_report(trained, data, samples, results), 'units': units}
     save = functools.partial(_save, f'{path}.json', report, started)
     save()
-    report['attack_settings'] = {
-      'seed': seed,
-      'attacked': attacked,
-      'surrogate': surrogate,
-      'cw_steps': cw_steps,
-      'cw_searches': cw_searches,
-    }
+    report['attack_settings'] = attack.shared(settings, seed)
     victim = attack.Victim(objective.classes, functions, trained.variables)
     report['attacks'], report['skipped'] = attack.attack(
       victim, data['test'], settings, rng, bar, other

@@ -63,21 +63,8 @@ def train_modules(
   workdir = os.path.expanduser(workdir)
   modules = _modules(config, depth)
   checks.check_range('--views', views, 'int [1, inf)')
-  if store and getattr(config.data, 'stream', False):
-    raise ValueError(
-      '--store reads all examples at once, which data.stream=True does not: '
-      'leave out one of them.'
-    )
-  if store and files.is_remote(workdir):
-    raise ValueError(
-      '--store keeps features in a local folder: leave it out, or give a local '
-      f'--workdir, not {workdir!r}.'
-    )
-  if store and jax.process_count() > 1:
-    raise ValueError(
-      f'--store keeps features for one process, and there are '
-      f'{jax.process_count()}: leave it out, or train on one host.'
-    )
+  if store:
+    _check_store(config, workdir)
   dtype = np.dtype(np.float16 if half else np.float32)
   storage = Storage(workdir, views, dtype, budget, show_progress)
   with train.claim(workdir), lock.hold(workdir):
@@ -136,6 +123,25 @@ def _modules(
       f'None, got {config.init_from!r}.'
     )
   return module_configs(depth)
+
+
+def _check_store(config: config_lib.ExperimentConfig, workdir: str) -> None:
+  """Raises ValueError where features cannot be stored."""
+  if getattr(config.data, 'stream', False):
+    raise ValueError(
+      '--store reads all examples at once, which data.stream=True does not: '
+      'leave out one of them.'
+    )
+  if files.is_remote(workdir):
+    raise ValueError(
+      '--store keeps features in a local folder: leave it out, or give a local '
+      f'--workdir, not {workdir!r}.'
+    )
+  if jax.process_count() > 1:
+    raise ValueError(
+      '--store keeps features for one process, and there are '
+      f'{jax.process_count()}: leave it out, or train on one host.'
+    )
 
 
 def _check_steps(workdir: str, steps: int) -> None:

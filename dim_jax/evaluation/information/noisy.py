@@ -286,8 +286,9 @@ def shortfall(n: int, dimensions: int) -> float:
     Nats, infinite where n <= D.
 
   References:
-    Misra, Singh and Demchuk, Estimation of the entropy of a multivariate normal
-    distribution, 2005. https://doi.org/10.1016/j.jmva.2003.10.003
+    Large-Sample Asymptotic Approximations for the Sampling and Posterior
+    Distributions of Differential Entropy for Multivariate Normal Distributions,
+    Entropy 13, 2011, eq. 7. https://www.mdpi.com/1099-4300/13/4/805
   """
   free = n - 1
   if dimensions > free:
