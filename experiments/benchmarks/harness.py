@@ -59,9 +59,9 @@ class Worker:
 
   def stop(self) -> None:
     """Lets the process end."""
-    if self._process.stdin:
-      self._process.stdin.close()
-    self._process.wait()
+    # Popen's own end of a block closes the pipes and waits.
+    with self._process:
+      pass
 
 
 @contextlib.contextmanager

@@ -88,7 +88,9 @@ DRAWS = 10
 PENALTY = 0.1
 
 
-def write_inputs(case: Case, folder: pathlib.Path, steps: int) -> Any:
+def write_inputs(
+  case: Case, folder: pathlib.Path, steps: int, probed: int = PROBED
+) -> tuple[np.ndarray, np.ndarray]:
   """Writes what both sides read: images, the rows of batches, and probed ones.
 
   Args:
@@ -96,6 +98,7 @@ def write_inputs(case: Case, folder: pathlib.Path, steps: int) -> Any:
     folder: gets 'images.npy' [T, H, W, C] and 'probed.npy', uint8, and
       'rows.npy' [steps, N], int32.
     steps: to train at most.
+    probed: training images among the probed, the first ones.
 
   Returns:
     The labels of the training and of the test images among the probed.
@@ -112,11 +115,11 @@ def write_inputs(case: Case, folder: pathlib.Path, steps: int) -> Any:
     [rng.permutation(len(train.inputs)) for _ in range(epochs)]
   )
   rows = rows[: steps * BATCH_SIZE].reshape(steps, BATCH_SIZE)
-  probed = np.concatenate([train.inputs[:PROBED], test.inputs])
+  both = np.concatenate([train.inputs[:probed], test.inputs])
   np.save(folder / 'images.npy', train.inputs)
   np.save(folder / 'rows.npy', rows.astype(np.int32))
-  np.save(folder / 'probed.npy', probed)
-  return train.labels['class'][:PROBED], test.labels['class']
+  np.save(folder / 'probed.npy', both)
+  return train.labels['class'][:probed], test.labels['class']
 
 
 def accuracy(
@@ -157,7 +160,7 @@ def accuracy(
 
 
 def work(args: argparse.Namespace) -> None:
-  """Answers 'train START STOP' with seconds; 'encode FILE' writes codes."""
+  """Answers 'train START STOP' with seconds, 'encode FOLDER FEATURE ...'."""
   import functools
 
   import jax
@@ -201,7 +204,9 @@ def work(args: argparse.Namespace) -> None:
         encode(state.params, state.model_state, {'image': probed[i : i + 500]})
         for i in range(0, len(probed), 500)
       ]
-      np.save(words[0], np.concatenate([x[case.feature] for x in parts]))
+      for feature in words[1:]:
+        values = np.concatenate([x[feature] for x in parts])
+        np.save(pathlib.Path(words[0]) / feature, values)
       return 0.0
     begin, end = map(int, words)
     start = time.perf_counter()
@@ -238,8 +243,9 @@ def measure(
       if curves[name] and curves[name][-1][2] >= case.targets[-1]:
         continue
       seconds[name] += worker.ask(f'train {begin} {end}')
-      worker.ask(f'encode {folder / name}.npy')
-      reached = accuracy(case, np.load(folder / f'{name}.npy'), *labels)
+      worker.ask(f'encode {folder} {case.feature}')
+      codes = np.load(folder / f'{case.feature}.npy')
+      reached = accuracy(case, codes, *labels)
       curves[name].append([end, round(seconds[name], 2), round(reached, 4)])
       print(
         f'{name}: step {end}, {seconds[name]:.1f} s, {reached:.2%}',
@@ -247,6 +253,24 @@ def measure(
         flush=True,
       )
   return curves
+
+
+def peer(
+  case: Case, args: argparse.Namespace, folder: pathlib.Path
+) -> list[str]:
+  """Returns the command of the PyTorch side.
+
+  Args:
+    case: what it trains.
+    args: with peer_python, threads and seed.
+    folder: of its inputs, see `write_inputs`.
+  """
+  return [
+    *harness.peer('torch_accuracy', args, 'seed'),
+    *(f'--folder={folder}', f'--units={case.units}', f'--hidden={case.hidden}'),
+    f'--learning_rate={case.learning_rate}',
+    *('--channels', *map(str, case.channels)),
+  ]
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -259,13 +283,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     labels = write_inputs(case, folder, steps)
     flags = harness.flags(args, 'case', 'seed', 'threads')
     module = 'experiments.benchmarks.time_to_accuracy'
-    peer = harness.peer('torch_accuracy', args, 'seed')
     commands = {
-      'peer': [
-        *(*peer, f'--folder={folder}', f'--units={case.units}'),
-        *(f'--learning_rate={case.learning_rate}', f'--hidden={case.hidden}'),
-        *(f'--feature={case.feature}', '--channels', *map(str, case.channels)),
-      ],
+      'peer': peer(case, args, folder),
       'ours': [sys.executable, '-m', module, *flags, f'--work={folder}'],
     }
     with harness.working(commands, args.threads) as workers:

@@ -5,7 +5,8 @@ critic of the paper's released code.
 
 Needs torch and NumPy. `time_to_accuracy` runs it as a process of its own: a
 line 'train START STOP' on standard input is answered with the seconds of these
-steps, and 'encode FILE' with 0 when the codes are written.
+steps; 'encode FOLDER FEATURE ...' with 0 when FOLDER/FEATURE.npy are written,
+FEATURE being conv, fc or y; 'save FILE' and 'load FILE' with 0 when it is done.
 """
 
 import argparse
@@ -27,7 +28,6 @@ def main() -> None:
   parser.add_argument('--hidden', type=int, required=True)
   parser.add_argument('--units', type=int, required=True)
   parser.add_argument('--learning_rate', type=float, required=True)
-  parser.add_argument('--feature', choices=('conv', 'fc'), required=True)
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--threads', type=int, default=2)
   args = parser.parse_args()
@@ -43,10 +43,10 @@ def main() -> None:
     for net in (encoder, critic)
   ]
 
-  def train(begin: int, end: int) -> float:
+  def train(begin: str, end: str) -> float:
     encoder.train()
     start = time.perf_counter()
-    for batch in rows[begin:end]:
+    for batch in rows[int(begin) : int(end)]:
       for optimizer in optimizers:
         optimizer.zero_grad()
       critic(*encoder(_scaled(images[batch]))).backward()
@@ -55,29 +55,41 @@ def main() -> None:
     return time.perf_counter() - start
 
   @torch.no_grad()
-  def encode(path: str) -> float:
+  def encode(folder: str, *features: str) -> float:
     encoder.eval()
-    # The last map with 'conv', the last hidden layer with 'fc'.
-    depth = 3 if args.feature == 'conv' else 7
-    head = torch.nn.Sequential(encoder.local, *list(encoder.rest)[:depth])
-    probed = np.load(args.folder / 'probed.npy')
-    parts = [
-      head(_scaled(probed[i : i + 500])).flatten(1)
-      for i in range(0, len(probed), 500)
-    ]
-    np.save(path, torch.cat(parts).numpy())
+    probed = np.load(args.folder / 'probed.npy', mmap_mode='r')
+    for feature in features:
+      # The last map with 'conv', the last hidden layer with 'fc'.
+      depth = {'conv': 3, 'fc': 7, 'y': None}[feature]
+      head = torch.nn.Sequential(encoder.local, *list(encoder.rest)[:depth])
+      parts = [
+        head(_scaled(probed[i : i + 500])).flatten(1)
+        for i in range(0, len(probed), 500)
+      ]
+      np.save(pathlib.Path(folder) / feature, torch.cat(parts).numpy())
     return 0.0
 
+  stateful = [encoder, critic, *optimizers]
+
+  def save(path: str) -> float:
+    torch.save([x.state_dict() for x in stateful], path)
+    return 0.0
+
+  def load(path: str) -> float:
+    for x, state in zip(stateful, torch.load(path), strict=True):
+      x.load_state_dict(state)
+    return 0.0
+
+  answers = {'train': train, 'encode': encode, 'save': save, 'load': load}
   print(json.dumps({'versions': versions}), flush=True)
   for line in sys.stdin:
     name, *words = line.split()
-    answer = encode(*words) if name == 'encode' else train(*map(int, words))
-    print(json.dumps(answer), flush=True)
+    print(json.dumps(answers[name](*words)), flush=True)
 
 
 def _scaled(images: np.ndarray) -> torch.Tensor:
   """Returns uint8 images [N, H, W, C] as [N, C, H, W] in [-1, 1]."""
-  x = torch.from_numpy(images).permute(0, 3, 1, 2)
+  x = torch.tensor(images).permute(0, 3, 1, 2)
   return x.float() / 127.5 - 1
 
 

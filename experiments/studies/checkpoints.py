@@ -131,6 +131,7 @@ def _by_then(lines: Sequence[Mapping[str, Any]], step: int) -> dict[str, Any]:
 
 def draw(
   reports: Sequence[Mapping[str, Any]],
+  beside: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> matplotlib.figure.Figure:
   """Draws accuracy against examples seen and against minutes of training.
 
@@ -138,6 +139,8 @@ def draw(
     reports: of `study`, one a seed of the same run; a line is their mean, in
       the band of all of them. Accuracies published for the first one's row are
       drawn beside the probe that they are of.
+    beside: rows of another training by its name, such as 'PyTorch', which the
+      same probes measured; dashed.
 
   Returns:
     A figure of two panels, with a colour for each feature.
@@ -181,6 +184,16 @@ def draw(
           color=f'C{number}',
           ls=':',
           label=f'{key[0]}, published',
+        )
+      for other, others in (beside or {}).items():
+        curve = [row for row in others if _key(row) == key]
+        panel.plot(
+          [row[name] / unit for row in curve],
+          [100 * row['mean'] for row in curve],
+          's--',
+          ms=3,
+          color=f'C{number}',
+          label=f'{label}, {other}',
         )
   panels[0].set(xlabel='million examples seen', ylabel='accuracy, %')
   panels[1].set(xlabel='minutes of training')

@@ -133,3 +133,17 @@ def test_a_curve_is_the_mean_of_seeds_in_their_band(reports):
   x = figure.axes[0].get_lines()[0].get_xdata()
   # Steps that both have, of 16 examples.
   np.testing.assert_allclose(x, [0, 32e-6, 64e-6])
+
+
+def test_another_training_is_dashed_where_the_probe_is_the_same(reports):
+  _, (_, report) = reports
+  first, *_ = report['rows']
+  rows = [
+    first | {'examples': 2_000_000, 'training_seconds': 120.0, 'mean': 0.5},
+    first | {'probe': 'svm'},
+  ]
+  panels = checkpoints.draw([report | {'paper': None}], {'PyTorch': rows}).axes
+  for panel, x in zip(panels, (2.0, 2.0), strict=True):  # Millions, minutes.
+    _, other = panel.get_lines()
+    assert other.get_linestyle() == '--'
+    np.testing.assert_allclose(other.get_xydata(), [(x, 50.0)])
