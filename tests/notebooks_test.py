@@ -18,9 +18,9 @@ from sklearn import datasets
 NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / 'notebooks').iterdir())
 # Small settings, in place of the first code cell's.
 SETTINGS = {
-  'deep_infomax': {'STEPS': 2},
+  'deep_infomax': {'STEPS': 2, 'DRAWS': 1},
   'bottleneck': {'STEPS': 10},
-  'greedy_infomax': {'STEPS': 20},
+  'greedy_infomax': {'STEPS': 2, 'ITERATIONS': 5},
   'own_images': {'STEPS': 4, 'PROBES': ('knn',)},
   'mutual_information': {'BATCHES': 60, 'STEPS': 5, 'PAIRS': 400},
   'stein': {'STEPS': 20},
