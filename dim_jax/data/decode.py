@@ -5,7 +5,7 @@ import io
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -167,9 +167,7 @@ def _header(path: pathlib.Path) -> Header:
       raise _DepthError(
         'it has 16 bits a channel; convert it to 8 bits a channel.'
       )
-    # A PNG would be decoded to look for EXIF behind its pixels.
-    has_exif = 'exif' in image.info or image.format == 'TIFF'
-    orientation = image.getexif().get(_ORIENTATION, 1) if has_exif else 1
+    orientation = _orientation(image)
     height, width = image.height, image.width
     # Pillow gives a TIFF's size as it is upright.
     if orientation in (5, 6, 7, 8) and image.format != 'TIFF':
@@ -184,11 +182,21 @@ def _header(path: pathlib.Path) -> Header:
     )
 
 
+def _orientation(image: Any) -> int:
+  """Returns the EXIF orientation, 1 of what is upright, of an opened file."""
+  # A PNG would be decoded to look for EXIF behind its pixels.
+  has_exif = 'exif' in image.info or image.format == 'TIFF'
+  return image.getexif().get(_ORIENTATION, 1) if has_exif else 1
+
+
 def _file(path: pathlib.Path, size: int | None, gray: bool) -> np.ndarray:
   mode = 'L' if gray else 'RGB'
   with Image.open(path) as opened:
+    # Before it is decoded, as of its header: Pillow then also finds the
+    # orientation of XMP, or of EXIF behind a PNG's pixels.
+    is_turned = _orientation(opened) != 1
     opened.load()
-    image = ImageOps.exif_transpose(opened)
+    image = ImageOps.exif_transpose(opened) if is_turned else opened
     if opened.has_transparency_data:
       image = image.convert('RGBA')
       ground = Image.new('RGBA', image.size, 'white')

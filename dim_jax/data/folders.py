@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dim_jax import random
-from dim_jax.data import decode, splits
+from dim_jax.data import decode, image_cache, splits
 from dim_jax.data.stream import Source, Stream
 
 IMAGE_FILES = tuple(
@@ -21,7 +21,7 @@ IMAGE_FILES = tuple(
 TEXTS = ('.csv', '.json', '.md', '.txt')
 UNLABELLED = 'unlabelled'
 WNIDS = 'wnids.txt'  # only Tiny ImageNet has one
-_CACHE_FORMAT = 3  # raise it when what cached arrays mean changes
+_CACHE_FORMAT = 4  # raise it when what cached arrays mean changes
 
 
 class Files(NamedTuple):
@@ -80,13 +80,16 @@ def parts(root: pathlib.Path) -> dict[str, Files]:
   return {part: _shuffle(files) for part, files in splits_of_root.items()}
 
 
-def source(root: pathlib.Path, stored: str, size: int | None) -> Source:
+def source(
+  root: pathlib.Path, stored: str, size: int | None, cache: pathlib.Path
+) -> Source:
   """Finds a split of a folder.
 
   Args:
     root: the folder.
     stored: 'train', 'test' or 'unlabelled'.
     size: height and width of the images; None for their own.
+    cache: the folder that keeps what the headers of all its images say.
 
   Raises:
     FileNotFoundError: there is no such folder.
@@ -102,14 +105,16 @@ def source(root: pathlib.Path, stored: str, size: int | None) -> Source:
   # All files decide whether images are gray, those of other splits too.
   paths = [path for part in splits_of_root.values() for path in part.paths]
   digest = file_digest(_CACHE_FORMAT, ((os.path.abspath(p), p) for p in paths))
+  title = re.sub(r'\W+', '_', root.resolve().name)[:50]
+  # The same files for every split.
+  kept = cache / f'{title}-headers-{digest.hexdigest()[:16]}.npz'
   digest.update(files.note.encode())
   digest.update(files.labels.tobytes())
-  title = re.sub(r'\W+', '_', root.resolve().name)[:50]
   return Source(
     len(files.paths),
     files.class_names,
     f'{title}-{stored}-{size or "stored"}-{digest.hexdigest()[:16]}.npz',
-    lambda: _open(root, files, paths, size),
+    lambda: _open(root, files, _headers(paths, kept), size),
   )
 
 
@@ -124,11 +129,32 @@ def file_digest(
   return digest
 
 
+def _headers(
+  paths: list[pathlib.Path], kept: pathlib.Path
+) -> dict[pathlib.Path, decode.Header]:
+  """Reads the headers of images: of a million, minutes; or what was kept."""
+  shape = (len(paths), len(decode.Header._fields))
+
+  def check(arrays: dict[str, np.ndarray]) -> None:
+    if arrays['headers'].shape != shape:
+      raise ValueError(f'headers {arrays["headers"].shape}')
+
+  if arrays := image_cache.read_arrays(kept, ('headers',), check):
+    rows = arrays['headers'].tolist()
+    found = [decode.Header(h, w, *map(bool, flags)) for h, w, *flags in rows]
+  else:
+    found = decode.headers(paths)
+    image_cache.write(kept, {'headers': np.array(found, np.int32)})
+  return dict(zip(paths, found, strict=True))
+
+
 def _open(
-  root: pathlib.Path, files: Files, paths: list[pathlib.Path], size: int | None
+  root: pathlib.Path,
+  files: Files,
+  headers: dict[pathlib.Path, decode.Header],
+  size: int | None,
 ) -> Stream:
-  """Opens a split, once the headers of all of the folder's files are read."""
-  headers = dict(zip(paths, decode.headers(paths), strict=True))
+  """Opens a split; `headers` are of all of the folder's images."""
   sizes = {path: header[:2] for path, header in headers.items()}
   gray = all(header.gray for header in headers.values())
   notes = [files.note]
@@ -283,7 +309,12 @@ class _Walk:
           f'The folder of a class {folder} holds no images '
           f'({", ".join(IMAGE_FILES)}). {hint}{self._instead()}'
         )
-      below = [path for inner in inside for path in _images_below(inner)]
+      below = [
+        path
+        for inner in inside
+        if not inner.is_symlink()  # which may lead around in a circle
+        for path in _images_below(inner)
+      ]
       self.nested += len(below)
       paths += images + below
       labels += [label] * (len(images) + len(below))

@@ -1,4 +1,4 @@
-"""Decoded images on disk, so that the next run need not decode them."""
+"""What was read of images, on disk, so that the next run need not do so."""
 
 import contextlib
 import logging
@@ -6,7 +6,7 @@ import os
 import pathlib
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -34,10 +34,8 @@ def read(path: pathlib.Path, num_examples: int) -> dict[str, np.ndarray] | None:
   Returns:
     'images', uint8 [n, H, W, C], 'labels', int32 [n], and 'note'.
   """
-  try:
-    # np.load(path) would leave the file open where it is no zip file.
-    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in ('images', 'labels', 'note')}
+
+  def check(arrays: dict[str, np.ndarray]) -> None:
     images, labels = arrays['images'], arrays['labels']
     if images.ndim != 4 or images.dtype != np.uint8:
       raise ValueError(f'images {images.dtype}{images.shape}')
@@ -45,6 +43,27 @@ def read(path: pathlib.Path, num_examples: int) -> dict[str, np.ndarray] | None:
       raise ValueError(f'labels {labels.dtype}{labels.shape}')
     if len(images) != num_examples:
       raise ValueError(f'{len(images)} images')
+
+  return read_arrays(path, ('images', 'labels', 'note'), check)
+
+
+def read_arrays(
+  path: pathlib.Path,
+  names: Sequence[str],
+  check: Callable[[dict[str, np.ndarray]], None],
+) -> dict[str, np.ndarray] | None:
+  """Reads cached arrays; None where there are none or they are damaged.
+
+  Args:
+    path: of the file.
+    names: of the arrays.
+    check: raises ValueError where they are not what was written.
+  """
+  try:
+    # np.load(path) would leave the file open where it is no zip file.
+    with open(path, 'rb') as raw, np.load(raw, allow_pickle=False) as file:
+      arrays = {name: file[name] for name in names}
+    check(arrays)
   except FileNotFoundError:
     return None
   except (
@@ -52,7 +71,7 @@ def read(path: pathlib.Path, num_examples: int) -> dict[str, np.ndarray] | None:
     EOFError,
     KeyError,
     ValueError,
-    NotImplementedError,  # a garbled zip header asks for unknown features
+    RuntimeError,  # a garbled zip header asks for a password, or new features
     zipfile.BadZipFile,
   ) as error:
     _logger.warning(
@@ -65,7 +84,7 @@ def read(path: pathlib.Path, num_examples: int) -> dict[str, np.ndarray] | None:
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes what `read` reads, all of it or nothing; a failure only warns."""
+  """Writes what is read again, all of it or nothing; a failure only warns."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path.parent)
@@ -73,7 +92,7 @@ def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
       np.savez(file, allow_pickle=False, **arrays)
   except OSError as error:
     _logger.warning(
-      'Cannot write the cache %s (%s); the images will be decoded again next '
+      'Cannot write the cache %s (%s); the images will be read again next '
       'time. Set DIM_JAX_CACHE to a folder that can be written.',
       path,
       files.reason(error),

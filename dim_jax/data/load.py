@@ -43,6 +43,7 @@ def load(
   validation: float | None = None,
   crop: bool = True,
   first: int | None = None,
+  sample: int | None = None,
   progress: bool = True,
 ) -> Examples:
   """Loads a split.
@@ -54,6 +55,8 @@ def load(
     crop: whether to cut out the centre, if the config crops; training crops at
       random.
     first: at most so many, which is all that is read where the config streams.
+    sample: at most so many of these, drawn at random (the same ones each time),
+      in their order; likewise.
     progress: show that of a first load.
 
   Returns:
@@ -72,8 +75,18 @@ def load(
   elif isinstance(config, TextConfig):
     examples = text.load(split=split, **dataclasses.asdict(config))
   else:
-    examples = _images(config, split, crop, first, progress)
-  return examples.take(slice(first))
+    return _images(config, split, crop, (first, sample), progress)
+  return examples.take(_rows(len(examples.inputs), first, sample))
+
+
+def _rows(
+  count: int, first: int | None, sample: int | None
+) -> np.ndarray | slice:
+  """Chooses among `count` examples as `load` says."""
+  rows = np.arange(count)[:first]
+  if sample is None or sample >= len(rows):
+    return slice(first)  # Which copies nothing.
+  return np.sort(np.random.default_rng(0).permutation(rows)[:sample])
 
 
 def training(config: Config, *, progress: bool = True) -> Examples:
@@ -143,17 +156,20 @@ def _images(
   config: DataConfig,
   split: str,
   crop: bool,
-  first: int | None,
+  some: tuple[int | None, int | None],
   progress: bool,
 ) -> Examples:
-  """Loads a split of images as the run sees them."""
-  if config.stream and first is not None:
+  """Loads a split of images as the run sees them; of some, `first, sample`."""
+  if config.stream and some != (None, None):
     stream = _stream(dataclasses.replace(config, grayscale=False), split)
-    arrays = stream.read(np.arange(min(first, stream.num_examples)))
+    count = stream.num_examples
+    rows = np.arange(count)[_rows(count, *some)]
+    title = f'{len(rows):,} of {config.name} {split}'
+    arrays = sources.decode_all(stream.take(rows), title, 1, progress)
     examples = Examples(
       config.kind,
-      arrays['image'],
-      {'class': arrays['label']},
+      arrays['images'],
+      {'class': arrays['labels']},
       'class',
       {'class': stream.class_names},
       stream.name,
@@ -168,6 +184,7 @@ def _images(
       validation=config.validation,
       progress=progress,
     )
+    examples = examples.take(_rows(len(examples.inputs), *some))
   pixels, notes = examples.inputs, [examples.note]
   if config.grayscale and pixels.shape[-1] == 3:
     pixels = _gray(pixels)

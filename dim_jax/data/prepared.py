@@ -191,16 +191,21 @@ def _open(split: _Split, size: int) -> Stream:
   def read(rows: np.ndarray) -> dict[str, np.ndarray]:
     images = np.empty([len(rows), size, size, split.shape[2]], np.uint8)
     labels = np.empty([len(rows)], np.int32)
-    row = rows[0]
     # Whatever goes wrong from here on, with whatever type, a record caused it.
     try:
-      for i, record in enumerate(records.__getitems__(rows.tolist())):
-        row, labels[i] = rows[i], record['label']
+      found = iter(records.__getitems__(rows.tolist()))
+    except Exception:
+      # All are read before the first comes; one by one tell which it is.
+      found = (records[row] for row in rows.tolist())
+    for i, row in enumerate(rows):
+      try:
+        record = next(found)
+        labels[i] = record['label']
         images[i] = decode.record(record['image'], split.shape, size)
         if not _is_label(labels[i], split.class_names):
           raise ValueError(f'a label {labels[i]}')
-    except Exception as error:
-      raise split.damaged(row, error) from error
+      except Exception as error:
+        raise split.damaged(row, error) from error
     return {'image': images, 'label': labels}
 
   notes = [

@@ -49,7 +49,7 @@ import numpy as np
 
 from dim_jax import checks, files
 from dim_jax import progress as progress_lib
-from dim_jax.data import decode, folders, prepared, splits
+from dim_jax.data import decode, folders, memory, prepared, splits
 from dim_jax.data.examples import Examples
 
 NAMES = ('spoken_digit', 'librispeech')
@@ -295,6 +295,11 @@ def _windows(
   hop: int,
 ) -> np.ndarray:
   """Cuts recordings into int16 [sum of counts, window]."""
+  memory.check(
+    'the windows of sound',
+    2.0 * window * counts.sum(),
+    'Raise data.hop (--config.data.hop), so that they overlap less.',
+  )
   # Written in place: of hours of speech there is room for one copy.
   rows = np.empty([counts.sum(), window], np.int16)
   limits = np.iinfo(np.int16)

@@ -48,7 +48,15 @@ import numpy as np
 
 from dim_jax import checks
 from dim_jax import progress as progress_lib
-from dim_jax.data import decode, folders, image_cache, prepared, splits, stream
+from dim_jax.data import (
+  decode,
+  folders,
+  image_cache,
+  memory,
+  prepared,
+  splits,
+  stream,
+)
 from dim_jax.data.examples import Examples
 
 NAMES = ('digits', 'mnist', 'cifar10', 'cifar100', 'stl10')
@@ -97,17 +105,20 @@ def load(
     FileNotFoundError: the data set is not prepared (says how to prepare it),
       or there is no such folder.
   """
-  source = find(name, split, image_size, data_dir, validation)
+  source = find(name, split, image_size, data_dir, validation, cache_dir)
   name = os.fspath(name)
   stored = 'train' if split == 'validation' else split
+  kept = splits.rows(split, source.num_examples, validation)
+  # Rows are taken out by copying.
+  copies = 1 if kept is None else 1 + len(kept) / source.num_examples
   path = image_cache.folder(cache_dir) / source.cache
   if source.cache and path.exists():
-    _check_memory(name, stored, path.stat().st_size)
+    _check_memory(f'{name} {stored}', copies * path.stat().st_size)
     arrays = image_cache.read(path, source.num_examples)
   else:
     arrays = None
   if arrays is None:
-    arrays = _decode(name, stored, source.open(), progress)
+    arrays = decode_all(source.open(), f'{name} {stored}', copies, progress)
     if source.cache:
       image_cache.write(path, arrays)
   examples = Examples(
@@ -119,7 +130,6 @@ def load(
     name=name,
     note=str(arrays['note']),
   )
-  kept = splits.rows(split, source.num_examples, validation)
   return examples if kept is None else examples.take(kept)
 
 
@@ -129,26 +139,33 @@ def load_stream(
   *,
   image_size: int | None = None,
   data_dir: str | os.PathLike[str] | None = None,
+  cache_dir: str | os.PathLike[str] | None = None,
   validation: float = 0.1,
 ) -> stream.Stream:
   """Opens a split of images, 'image' and 'label', decoded where they are read.
 
   The same examples in the same order as `load` gives with the same arguments,
-  which see. The headers of a folder's images are read at once.
+  which see. The headers of a folder's images are read at once, and kept in
+  `cache_dir` for the next time.
 
   Raises:
     ValueError: as of `load`; files are decoded later, where one that is damaged
       raises decode.CorruptError, a ValueError that names it.
     FileNotFoundError: the data set or the folder is not there.
   """
-  source = find(name, split, image_size, data_dir, validation)
+  source = find(name, split, image_size, data_dir, validation, cache_dir)
   opened = source.open()._replace(name=os.fspath(name))
   kept = splits.rows(split, source.num_examples, validation)
   return opened if kept is None else opened.take(kept)
 
 
 def find(
-  name: Any, split: Any, image_size: Any, data_dir: Any, validation: Any
+  name: Any,
+  split: Any,
+  image_size: Any,
+  data_dir: Any,
+  validation: Any,
+  cache_dir: Any = None,
 ) -> stream.Source:
   """Finds the stored split that holds a split; arguments as of `load`.
 
@@ -160,7 +177,8 @@ def find(
   stored = 'train' if split == 'validation' else split
   root = folders.path_of(name, NAMES)
   if root is not None:
-    return folders.source(root, stored, image_size)
+    cache = image_cache.folder(cache_dir)
+    return folders.source(root, stored, image_size, cache)
   if name == 'digits':
     return _digits(stored, image_size or 32)
   return prepared.source(name, stored, image_size, data_dir)
@@ -183,18 +201,30 @@ def check(name: Any, split: Any, image_size: Any, validation: Any) -> None:
   splits.check_validation(validation, split)
 
 
-def _decode(
-  name: str, stored: str, opened: stream.Stream, progress: bool
+def decode_all(
+  opened: stream.Stream, title: str, copies: float, progress: bool
 ) -> dict[str, np.ndarray]:
-  """Decodes all of a split: 'images', 'labels' and 'note'.
+  """Decodes all images of a stream.
 
   In threads: Pillow leaves the interpreter's lock while it decodes. Of images
   as small as CIFAR-10's most of the time is spent inside it, but processes
   took as long (50,000 on two shared cores: 7.7 s either way).
+
+  Args:
+    opened: the images.
+    title: what they are called.
+    copies: of them that memory must hold.
+    progress: show it on standard error.
+
+  Returns:
+    'images', uint8 [n, H, W, C], 'labels', int32 [n], and 'note'.
+
+  Raises:
+    ValueError: memory does not hold them, or a file cannot be decoded.
   """
   count = opened.num_examples
   shape = opened.read(np.arange(1))['image'].shape[1:]
-  _check_memory(name, stored, count * math.prod(shape))
+  _check_memory(title, copies * count * math.prod(shape))
   images = np.empty([count, *shape], np.uint8)
   labels = np.empty([count], np.int32)
 
@@ -207,7 +237,7 @@ def _decode(
   threads = min(decode.cores(), _THREADS)
   with (
     progress_lib.Progress(progress) as bar,
-    bar.task(f'decoding {name} {stored}', count) as task,
+    bar.task(f'decoding {title}', count) as task,
     concurrent.futures.ThreadPoolExecutor(threads) as pool,
   ):
     for _ in pool.map(fill, range(0, count, _CHUNK)):
@@ -235,31 +265,12 @@ def _digits(stored: str, size: int) -> stream.Source:
   return stream.Source(int(kept.sum()), class_names, '', open_split)
 
 
-def _check_memory(name: str, stored: str, size: int) -> None:
+def _check_memory(title: str, size: float) -> None:
   """Raises ValueError where so many bytes of images would not fit."""
-  # A validation set is taken out by copying.
-  needed = 2 * size if stored == 'train' else size
-  available = _available_memory()
-  if available is not None and needed > available:
-    raise ValueError(
-      f'{name} {stored} takes {needed:,} bytes of memory '
-      f'({needed / 2**30:.3g} GiB) to load, of which {available:,} '
-      f'({available / 2**30:.3g} GiB) are available. Train with '
-      'data.stream=True (--config.data.stream=True), which reads images as '
-      'steps need them, or lower data.image_size.'
-    )
-
-
-def _available_memory() -> int | None:
-  """Returns how many bytes are free; None where the system does not say."""
-  try:
-    with open('/proc/meminfo', encoding='ascii') as file:
-      for line in file:
-        if line.startswith('MemAvailable:'):
-          return int(line.split()[1]) * 1024
-  except OSError:
-    pass
-  try:
-    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  except (AttributeError, OSError, ValueError):
-    return None
+  memory.check(
+    title,
+    size,
+    'Train with data.stream=True (--config.data.stream=True), which reads '
+    'images as steps need them, and evaluate with --max_train; or lower '
+    'data.image_size.',
+  )

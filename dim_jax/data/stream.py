@@ -4,6 +4,8 @@ Which examples form step t is `batches.batch_indices`, as in memory; grain's
 threads only read ahead of the step. So a run resumes from its step alone.
 """
 
+import itertools
+import math
 from collections.abc import Callable, Generator, Mapping
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from dim_jax.data import batches, decode
 BYTES = 2**28  # read ahead of the step
 _THREADS = 16
 _STEPS = 500  # read ahead at most
+_PIECE = 32  # examples that a thread reads at a time
 
 
 class Stream(NamedTuple):
@@ -66,27 +69,39 @@ class Stream(NamedTuple):
     # Imported late: it is slow, and most runs have their examples in memory.
     import grain
 
+    own = np.arange(batch_size)[columns]
+    # Not whole steps: of large ones few are read ahead, by as few threads.
+    pieces = max(1, math.ceil(len(own) / _PIECE))
+
     def read(i: int) -> dict[str, np.ndarray]:
       (rows,) = batches.batch_indices(
-        seed, step + i, 1, batch_size=batch_size, num_examples=self.num_examples
+        seed,
+        step + i // pieces,
+        1,
+        batch_size=batch_size,
+        num_examples=self.num_examples,
       )
-      return self.read(rows[columns])
+      return self.read(np.array_split(rows[own], pieces)[i % pieces])
 
     if not count:
       return
     row_bytes = sum(x.nbytes for x in self.read(np.arange(1)).values())
-    step_bytes = row_bytes * len(np.arange(batch_size)[columns])
-    ahead = min(max(2, BYTES // max(1, step_bytes)), _STEPS)
+    step_bytes = row_bytes * len(own)
+    ahead = pieces * min(max(2, BYTES // max(1, step_bytes)), _STEPS)
     threads = min(decode.cores() + 1, _THREADS, ahead)
-    steps = iter(
-      grain.MapDataset.range(count)
+    parts = iter(
+      grain.MapDataset.range(count * pieces)
       .map(read)
       .to_iter_dataset(grain.ReadOptions(threads, ahead))
     )
     try:
-      yield from steps
+      while step_parts := list(itertools.islice(parts, pieces)):
+        yield {
+          name: np.concatenate([part[name] for part in step_parts])
+          for name in step_parts[0]
+        }
     finally:
-      steps.close()
+      parts.close()
 
 
 def of_arrays(data: Mapping[str, np.ndarray]) -> Stream:

@@ -126,7 +126,8 @@ class _Setup(NamedTuple):
   """What is probed, and how.
 
   Attributes:
-    rows: of the training examples, those that are kept.
+    train: the training examples that are kept.
+    test: those that accuracy is counted on.
     labels: (training, test) labels by name; [n], or [n, F] of frames.
     pictured: of the features, those that are saved for pictures.
     summary: of the data, for the protocol's hash.
@@ -135,7 +136,6 @@ class _Setup(NamedTuple):
 
   train: data.Examples
   test: data.Examples
-  rows: np.ndarray
   labels: dict[str, tuple[np.ndarray, np.ndarray]]
   probes: tuple[str, ...]
   features: tuple[str, ...]
@@ -147,7 +147,7 @@ class _Setup(NamedTuple):
   @property
   def inputs(self) -> np.ndarray:
     """All examples, those for testing last."""
-    return np.concatenate([self.train.inputs[self.rows], self.test.inputs])
+    return np.concatenate([self.train.inputs, self.test.inputs])
 
   def hash(self, probe: str | None = None) -> str:
     """Returns the hash of the protocol, or of what a probe takes of it."""
@@ -184,15 +184,11 @@ def _load(
   # Without a validation set, 'train' is all that is not for testing.
   validation = 0.0 if split == 'test' else None
   config = trained.config.data
-  train, test = (
-    data.load(config, name, validation=validation, progress=progress)
-    for name in ('train', split)
-  )
   protocol = protocol or probes_lib.Protocol()
-  rows = np.arange(len(train.inputs))
-  if protocol.max_examples is not None and protocol.max_examples < len(rows):
-    rows = np.random.default_rng(0).permutation(rows)[: protocol.max_examples]
-    rows.sort()
+  load = functools.partial(
+    data.load, config, validation=validation, progress=progress
+  )
+  train, test = load('train', sample=protocol.max_examples), load(split)
   chosen, skipped = _choose_labels(train, labels)
   outputs = jax.eval_shape(
     trained.encode,
@@ -208,8 +204,7 @@ def _load(
   setup = _Setup(
     train,
     test,
-    rows,
-    {name: (train.labels[name][rows], test.labels[name]) for name in chosen},
+    {name: (train.labels[name], test.labels[name]) for name in chosen},
     tuple(probes),
     tuple(features),
     tuple({*objective.pictured} & {*known} | {*known[-1:]}),
@@ -219,7 +214,7 @@ def _load(
       note=train.note,
       train_split='train + validation' if split == 'test' else 'train',
       test_split=split,
-      train_rows=len(rows),
+      train_rows=len(train.inputs),
       test_rows=len(test.inputs),
       image_size=int(train.inputs.shape[1]) if is_image else None,
     ),
@@ -324,7 +319,8 @@ def _encode(
   generated = {}
   if kind == 'trained':
     generated = generate.generate(encoder, setup.test.inputs)
-  first, last = len(setup.rows), len(setup.rows) + _SAVED_IMAGES
+  first = len(setup.train.inputs)
+  last = first + _SAVED_IMAGES
   pictured = {
     f'{kind}_{feature}': values[feature][first:last]
     for feature in setup.pictured
@@ -348,7 +344,7 @@ def _probe(
   collapse: dict[str, Any] = {}
   results: list[dict[str, Any]] = []
   skipped: list[dict[str, str]] = []
-  count = len(setup.rows)
+  count = len(setup.train.inputs)
   for feature in tuple(values) if kind == 'raw' else setup.features:
     rows = values.pop(feature)
     collapse[f'{kind}/{feature}'] = representations.collapse_indicators(

@@ -198,12 +198,9 @@ def load_examples(
     progress: show a bar on standard error.
   """
   train, test = (
-    data.load(config, split, validation=0.0, progress=progress)
-    for split in ('train', 'test')
+    data.load(config, split, validation=0.0, sample=sample, progress=progress)
+    for split, sample in (('train', most), ('test', None))
   )
-  if most is not None and most < len(train.inputs):
-    rows = np.random.default_rng(0).permutation(len(train.inputs))[:most]
-    train = train.take(np.sort(rows))
   return train, test
 
 

@@ -157,6 +157,7 @@ class Checkpoints:
     newest = parallel.of_first_process(newest)
     if not steps:
       return None
+    self._verified.add(newest)  # By the first process, for all of them.
     if newest < 0:
       damages = '; '.join(f'{step}: {what}' for step, what in bad.items())
       raise ValueError(

@@ -1,10 +1,11 @@
 """Where a run's numbers go: JSON lines, the terminal, TensorBoard."""
 
+import functools
 import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ import numpy as np
 
 from dim_jax import files, progress
 
+# TensorBoard's events wait so long for the next ones, at most.
+_FLUSH_SECONDS = 5
 # Quantities that the terminal shows, whichever parameter group has them.
 _SHOWN = re.compile(
   r'(\w+/)*(local|global|rate|infonce|cross_entropy|gap|effective_rank|'
@@ -72,6 +75,7 @@ class Log:
     show = settings.show_progress and self.is_writer
     self._progress = progress.Progress(show, stderr=False)
     self._events: Any = None
+    self._open_events: Callable[..., Any] | None = None
     if settings.tensorboard and files.is_remote(run_dir):
       raise ValueError(
         f'tensorboard=True writes to a local --workdir, got {run_dir!r}: leave '
@@ -84,8 +88,11 @@ class Log:
         raise ValueError(
           'tensorboard=True needs tensorboardX: pip install tensorboardX.'
         ) from error
-      folder = os.path.join(run_dir, 'tensorboard')
-      self._events = tensorboardX.SummaryWriter(folder)
+      self._open_events = functools.partial(
+        tensorboardX.SummaryWriter,
+        os.path.join(run_dir, 'tensorboard'),
+        flush_secs=_FLUSH_SECONDS,
+      )
 
   def __enter__(self) -> 'Log':
     self._progress.__enter__()
@@ -96,6 +103,8 @@ class Log:
 
   def __exit__(self, *error: object) -> None:
     self._progress.__exit__(*error)
+    if self._events:
+      self._events.close()
 
   def start(self, step: int) -> None:
     """Drops what was logged after `step`, which a resumed run writes again."""
@@ -107,6 +116,9 @@ class Log:
       text = ''.join(json.dumps(line) + '\n' for line in kept)
       files.write(self._path, text)
       seconds = kept[-1]['seconds'] if kept else 0.0
+      if self._open_events:
+        # TensorBoard hides what an earlier session wrote from there on.
+        self._events = self._open_events(purge_step=last + 1)
     # Seconds of training count on from those of earlier sessions.
     self._began = time.perf_counter() - seconds
     self._task.restart(step)

@@ -7,6 +7,7 @@ import soundfile
 
 from dim_jax.config import DataConfig, PointConfig, SoundConfig
 from dim_jax.data import load as data
+from dim_jax.data import sources
 
 
 @pytest.fixture(scope='module')
@@ -104,6 +105,31 @@ def test_a_streamed_set_is_what_would_be_in_memory(colours, grayscale):
     data.load(config, 'test', progress=False).inputs,
     data.load(config, 'test', first=99, progress=False).inputs,
   )
+
+
+@pytest.mark.parametrize('stream', [False, True])
+def test_a_sample_is_the_same_in_memory_and_streamed(
+  colours, stream, monkeypatch
+):
+  config = DataConfig(
+    name=str(colours), image_size=8, grayscale=True, stream=stream
+  )
+  whole = data.load(config, 'train', validation=0.0, progress=False)
+  with monkeypatch.context() as patch:
+    if stream:  # Then the rest is not even decoded.
+      patch.setattr(sources, 'load', None)
+    some, all_of_them, first = (
+      data.load(config, 'train', validation=0.0, progress=False, **limits)
+      for limits in ({'sample': 5}, {'sample': 99}, {'first': 8, 'sample': 5})
+    )
+  # Of 16, and of the first 8 of them.
+  for part, count in ((some, 16), (first, 8)):
+    rows = np.sort(np.random.default_rng(0).permutation(count)[:5])
+    np.testing.assert_array_equal(part.inputs, whole.inputs[rows])
+    np.testing.assert_array_equal(
+      part.labels['class'], whole.labels['class'][rows]
+    )
+  np.testing.assert_array_equal(all_of_them.inputs, whole.inputs)
 
 
 def test_a_stream_of_unlabelled_images(colours, tmp_path):

@@ -1,5 +1,6 @@
 """Tests of the data sets: what they hold, the cache, and every error."""
 
+import functools
 import io
 import logging
 import os
@@ -15,12 +16,13 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dim_jax.data import (
   batches,
   decode,
   folders,
+  memory,
   prepared,
   sources,
   splits,
@@ -308,7 +310,7 @@ def test_labels_where_there_should_be_none_are_damage(root):
 
 def test_cache_is_used(root, monkeypatch):
   first = _load(root)
-  monkeypatch.setattr(sources, '_decode', None)  # a call would raise
+  monkeypatch.setattr(sources, 'decode_all', None)  # a call would raise
   _equal(_load(root), first)
 
 
@@ -318,7 +320,9 @@ def test_cache_folder_comes_from_the_environment(root, tmp_path, monkeypatch):
   assert [p.suffix for p in (tmp_path / 'elsewhere').iterdir()] == ['.npz']
 
 
-@pytest.mark.parametrize('damage', ['half', 'empty', 'garbled', 'other'])
+@pytest.mark.parametrize(
+  'damage', ['half', 'empty', 'garbled', 'encrypted', 'other']
+)
 def test_damaged_cache_is_rebuilt(root, damage, caplog):
   first = _load(root)
   path = _cache_file(root)
@@ -330,11 +334,14 @@ def test_damaged_cache_is_rebuilt(root, damage, caplog):
     )
   else:
     garbled = bytes(255 - byte for byte in content[middle : middle + 8])
+    flags = content.index(b'PK\x01\x02') + 8
     path.write_bytes(
       {
         'half': content[:middle],
         'empty': b'',
         'garbled': content[:middle] + garbled + content[middle + 8 :],
+        # The flag of encryption of the first file in the zip's directory.
+        'encrypted': content[:flags] + b'\x01' + content[flags + 1 :],
       }[damage]
     )
   with caplog.at_level(logging.WARNING):
@@ -651,6 +658,42 @@ def test_folder_is_cached_until_a_file_changes(tmp_path, monkeypatch):
   assert new.tobytes() in changed
 
 
+def test_headers_are_read_once_for_all_splits(tmp_path, monkeypatch):
+  root, cache = tmp_path / 'birds', tmp_path / 'cache'
+  _classes(root, {'kite': 5, 'owl': 5}, shape=(6, 8))
+  open_split = functools.partial(sources.load_stream, root, cache_dir=cache)
+  first = open_split('train', image_size=6)
+  (kept,) = cache.iterdir()
+  with monkeypatch.context() as patch:
+    patch.setattr(decode, 'headers', None)  # A call would raise.
+    again = open_split('train', image_size=6)
+    assert (
+      again.note
+      == first.note
+      == ('shorter side resized to 6 pixels, then the centre 6x6 kept')
+    )
+    assert again.read(np.arange(2))['image'].shape == (2, 6, 6, 1)
+    assert open_split('validation', image_size=None).num_examples == 1
+    assert open_split('test', image_size=6).num_examples == 2
+  # What is damaged is read again, and a file that changed.
+  kept.write_bytes(kept.read_bytes()[:-9])
+  assert open_split('test', image_size=6).note == first.note
+  _save(root / 'owl/0.png', (9, 9, 3))
+  with pytest.raises(ValueError, match='image_size'):
+    open_split('train')
+  assert open_split('train', image_size=6).read(np.arange(1))[
+    'image'
+  ].shape == (1, 6, 6, 3)
+
+
+def test_links_to_folders_inside_a_class_are_passed_over(tmp_path):
+  root = tmp_path / 'birds'
+  _classes(root, {'kite': 5, 'owl': 5})
+  (root / 'kite/again').symlink_to(root / 'kite', target_is_directory=True)
+  counts = [len(_folder(root, split).inputs) for split in ('train', 'test')]
+  assert counts == [8, 2]
+
+
 def test_folder_shows_progress(tmp_path, capsys):
   _classes(tmp_path / 'birds', {'kite': 5})
   sources.load(tmp_path / 'birds', 'train', cache_dir=tmp_path, validation=0)
@@ -750,7 +793,9 @@ def test_bad_folders(tmp_path, kind, words):
     _folder(root)
   for word in words:
     assert word.format(root=root) in _message(error)
-  assert not (tmp_path / 'cache').exists()
+  # At most what its headers say, which are read before all else.
+  kept = [path.name for path in tmp_path.glob('cache/*')]
+  assert all('-headers-' in name for name in kept)
 
 
 def test_one_image_has_no_validation_set(tmp_path):
@@ -889,26 +934,24 @@ def test_train_beside_something_else_still_needs_a_test_set(tmp_path):
 def test_more_than_memory_holds_says_how_much_and_what_to_do(
   root, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(sources, '_available_memory', lambda: 10_000)
+  monkeypatch.setattr(memory, 'available', lambda: 10_000)
   # 40 images of 12x12 gray pixels.
   assert len(_load(root, split='test').labels['class']) == 40
   with pytest.raises(ValueError) as error:
-    _load(root, split='train')  # and a copy, to take the validation set out
-  for word in ('mnist train', '11,520 bytes', '10,000', 'data.stream=True'):
+    _load(root, split='train')  # And nine tenths again, which are copied out.
+  for word in ('mnist train', '10,944 bytes', '10,000', 'data.stream=True'):
     assert word in _message(error)
+  # A tenth is less, and all of them need no copy.
+  assert len(_load(root, split='validation').inputs) == 4
+  assert len(_load(root, split='train', validation=0).inputs) == 40
   _classes(tmp_path / 'birds', {'owl': 50, 'kite': 50})
   for _ in range(2):
     # 20 images of 9x9x3 as the test set, decoded and then cached.
-    monkeypatch.setattr(sources, '_available_memory', lambda: 4859)
+    monkeypatch.setattr(memory, 'available', lambda: 4859)
     with pytest.raises(ValueError, match=r'birds test takes [45],\d+ bytes'):
       _folder(tmp_path / 'birds', 'test')
-    monkeypatch.setattr(sources, '_available_memory', lambda: None)
+    monkeypatch.setattr(memory, 'available', lambda: None)
     _folder(tmp_path / 'birds', 'test')
-
-
-def test_available_memory_is_less_than_there_is():
-  total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  assert 0 < sources._available_memory() <= total
 
 
 # --- errors -------------------------------------------------------------------
@@ -1001,6 +1044,39 @@ def test_undecodable_image_is_reported(root, monkeypatch):
   monkeypatch.setattr(decode, 'record', truncated)
   with pytest.raises(ValueError, match=r'mnist-test.* is damaged .*image'):
     _load(root)
+
+
+def test_of_several_rows_the_damaged_one_is_named(root, monkeypatch):
+  # TFDS reads all of them before it gives one.
+  class Records:
+    def __getitems__(self, rows):
+      return [self[row] for row in rows]
+
+    def __getitem__(self, row):
+      if row == 25:
+        raise RuntimeError('CRC mismatch')
+      return records[row]
+
+  source = sources.find('mnist', 'test', None, root, 0.0)
+  tfds = prepared.import_tfds()
+  builder = tfds.builder_from_directory(root / 'mnist/1.2.0')
+  records = builder.as_data_source(
+    split='test', decoders={'image': tfds.decode.SkipDecoding()}
+  )
+  monkeypatch.setattr(
+    type(builder), 'as_data_source', lambda self, **_: Records()
+  )
+  stream = source.open()
+  (path,) = (root / 'mnist/1.2.0').glob('*-test.array_record*')
+  # As if of two files.
+  monkeypatch.setattr(
+    prepared._Split,
+    'file_of',
+    lambda self, row: f'file {row // 20} of {path.name}',
+  )
+  assert stream.read(np.array([3, 30]))['image'].shape == (2, 12, 12, 1)
+  with pytest.raises(decode.CorruptError, match=r'file 1 of .*CRC mismatch'):
+    stream.read(np.array([3, 25]))
 
 
 def test_missing_shard_is_named(root):
@@ -1115,6 +1191,35 @@ def test_photographs_are_upright(tmp_path, kind, orientation):
   )
   turned = 'images turned upright by their EXIF orientation: 1 of 1'
   assert data.note == ('' if orientation == 1 else turned)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
+def test_an_orientation_that_headers_do_not_tell_is_not_followed(
+  tmp_path, kind
+):
+  # Of XMP, and of EXIF that a PNG has behind its pixels.
+  root = tmp_path / 'photos'
+  for part in ('train', 'test'):
+    (root / part).mkdir(parents=True)
+    path = root / part / 'x.png'
+    image = Image.fromarray(np.zeros((8, 16, 3), np.uint8))
+    if kind == 'JPEG':
+      xmp = b'<x:xmpmeta tiff:Orientation="6"></x:xmpmeta>'
+      image.save(path, kind, xmp=xmp)
+      assert ImageOps.exif_transpose(Image.open(path)).size == (8, 16)
+    else:
+      exif = Image.Exif()
+      exif[0x0112] = 6
+      image.save(path, kind, exif=exif)
+      content = path.read_bytes()
+      start = content.index(b'eXIf') - 4
+      size = 12 + struct.unpack('>I', content[start : start + 4])[0]
+      late = content[start : start + size]
+      rest = content[:start] + content[start + size :]
+      end = rest.index(b'IEND') - 4
+      path.write_bytes(rest[:end] + late + rest[end:])
+  data = _folder(root)
+  assert (data.inputs.shape, data.note) == ((1, 8, 16, 3), '')
 
 
 @pytest.mark.parametrize('mode', ['RGBA', 'LA'])

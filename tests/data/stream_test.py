@@ -158,6 +158,33 @@ def test_threads_read_ahead_of_the_step_but_not_without_end(monkeypatch):
   assert not [t for t in threading.enumerate() if 'grain' in t.name]
 
 
+def test_large_steps_are_read_in_pieces_by_several_threads(monkeypatch):
+  monkeypatch.setattr(decode, 'cores', lambda: 7)
+  monkeypatch.setattr(stream, 'BYTES', 0)  # No more than two steps ahead.
+  lock, together = threading.Lock(), threading.Event()
+  reading, most = 0, 0
+
+  def read(rows):
+    nonlocal reading, most
+    if len(rows) > 1:
+      with lock:
+        reading += 1
+        most = max(most, reading)
+      if most == 8:
+        together.set()
+      together.wait(10)
+      with lock:
+        reading -= 1
+    return {'image': rows.astype(np.int32)}
+
+  found = stream.Stream(1000, read)
+  order = batches.batch_indices(3, 5, 4, batch_size=250, num_examples=1000)
+  columns = np.arange(1, 250)  # 249 examples, 8 pieces of 31 or 32.
+  steps = _steps(found, 3, 5, 4, 250, columns=columns)
+  np.testing.assert_array_equal([x['image'] for x in steps], order[:, columns])
+  assert most == 8  # A core each, and one more.
+
+
 _SCRIPT = """
 import numpy as np
 from dim_jax.data import stream

@@ -89,6 +89,24 @@ def test_the_newest_whole_checkpoint_is_found_and_others_set_aside(run_dir):
   assert len(said) == 2
 
 
+def test_every_process_takes_the_word_of_the_first(run_dir, monkeypatch):
+  looked_at = []
+  whole = checkpoint._damage
+
+  def damage(path):
+    looked_at.append(path)
+    return whole(path)
+
+  with checkpoint.Checkpoints(run_dir, keep=3, owner=True) as checkpoints:
+    monkeypatch.setattr(checkpoint, '_damage', damage)
+    monkeypatch.setattr(checkpoint.parallel, 'of_first_process', lambda x: 6)
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    assert checkpoints.recover(print) == 6
+    monkeypatch.setattr(jax, 'process_index', lambda: 0)
+    checkpoints.restore(make_state(0), 6)
+  assert looked_at == []
+
+
 def test_all_damaged_is_an_error_that_leaves_them_where_they_are(run_dir):
   for step in (2, 4, 6):
     damage(run_dir / 'checkpoints' / str(step) / 'contents.json', 'cut')

@@ -67,3 +67,21 @@ def test_values_on_disk_are_looked_at_when_something_broke(tmp_path):
   assert source.bad_inputs(0, 2).startswith("data['image'] holds 4 values")
   good = feed.Feed(stream.of_arrays(make_data()), **settings)
   assert good.bad_inputs(0, 2) == ''
+
+
+def test_images_of_a_stream_are_not_decoded_again_when_something_broke():
+  read = []
+
+  def images(rows):
+    read.append(rows)
+    return {'image': np.zeros((len(rows), 2, 2, 1), np.uint8)}
+
+  source = feed.Feed(
+    stream.Stream(10, images),
+    batch_size=5,
+    seeds=(0,),
+    mesh=parallel.make_mesh(1),
+  )
+  read.clear()
+  assert source.bad_inputs(0, 2) == ''
+  assert read == []

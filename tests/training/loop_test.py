@@ -490,8 +490,10 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
   written = []
 
   class Writer:
-    def __init__(self, folder):
+    def __init__(self, folder, *, purge_step, flush_secs):
       assert folder == str(tmp_path / 'tensorboard')
+      assert flush_secs < 60
+      written.append(purge_step)
 
     def add_scalar(self, name, value, step):
       written.append((step, name, value))
@@ -499,17 +501,23 @@ def test_tensorboard_gets_the_same_numbers(tmp_path, monkeypatch):
     def flush(self):
       pass
 
+    def close(self):
+      written.append('closed')
+
   monkeypatch.setitem(
     sys.modules, 'tensorboardX', types.SimpleNamespace(SummaryWriter=Writer)
   )
   fit(tmp_path, steps=4, tensorboard=True)
-  lines = metrics.read(tmp_path / 'metrics.jsonl')
-  assert written == [
+  fit(tmp_path, steps=6, tensorboard=True)
+  numbers = [
     (line['step'], name, value)
-    for line in lines
+    for line in metrics.read(tmp_path / 'metrics.jsonl')
     for name, value in line.items()
     if name != 'step'
   ]
+  early = [x for x in numbers if x[0] <= 4]
+  # What an earlier session wrote after the step that it goes on from is hidden.
+  assert written == [0, *early, 'closed', 5, *numbers[len(early) :], 'closed']
 
 
 def test_tensorboard_without_its_extra_names_the_install(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from dim_jax.evaluation.information import fit
 
 @pytest.fixture(autouse=True, scope='session')
 def optimised_fits():
-  """Fits run for longer than they compile, unlike the suite's other programs."""
+  """Optimises fits, which unlike the suite's other programs run for long."""
   optimised = jax.jit(
     fit.fit.__wrapped__,
     static_argnames=('name', 'bound', 'block'),
