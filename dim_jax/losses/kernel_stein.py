@@ -218,14 +218,17 @@ def svgd_direction(
 
   def block(index: jax.Array) -> jax.Array:
     kernel = jnp.exp(-_own_distances(x, index) / bandwidth)
+    if not self_term:
+      # Not subtracted from the sums, in which a far particle's would be lost.
+      kernel = jnp.where(index[:, None] == jnp.arange(n)[None], 0.0, kernel)
     sums = _product(kernel, values)
     return jnp.concatenate([sums, jnp.sum(kernel, 1, keepdims=True)], axis=1)
 
   sums = _map_blocks(block, n, block_size).reshape(-1, 2 * d + 1)[:n]
-  attraction = sums[:, :d] if self_term else sums[:, :d] - scores
+  attraction = sums[:, :d]
   repulsion = x * sums[:, 2 * d :] - sums[:, d : 2 * d]
   if normalisation == 'kernel':
-    weight = _kernel_weight(sums[:, 2 * d :], self_term)
+    weight = _kernel_weight(sums[:, 2 * d :])
   return weight * (attraction + (2 / bandwidth) * repulsion)
 
 
@@ -288,6 +291,8 @@ def feature_direction(
     again, pull_back = jax.vjp(feature_fn, particles[nearest])
     return scores + 0.5 * pull_back(slope.astype(again.dtype))[0]
   kernel = jnp.exp(-distances / bandwidth)
+  if not self_term:
+    kernel = jnp.where(jnp.eye(n, dtype=bool), 0.0, kernel)
 
   def repelled(row: tuple[jax.Array, jax.Array]) -> jax.Array:
     own, weights = row
@@ -295,10 +300,8 @@ def feature_direction(
     return jnp.sum(pull_back(slope.astype(features.dtype))[0], axis=0)
 
   attraction = _product(kernel, scores.reshape(n, -1)).reshape(scores.shape)
-  if not self_term:
-    attraction = attraction - scores
   if normalisation == 'kernel':
-    weight = _kernel_weight(jnp.sum(kernel, 1, keepdims=True), self_term)
+    weight = _kernel_weight(jnp.sum(kernel, 1, keepdims=True))
     weight = weight.reshape(n, *(1 for _ in particles.shape[1:]))
   return weight * (attraction + jax.lax.map(repelled, (f, kernel)))
 
@@ -443,19 +446,11 @@ def _check_normalisation(name: str) -> None:
     )
 
 
-def _kernel_weight(sums: jax.Array, self_term: bool) -> jax.Array:
-  """Returns 1 / the sum of the kernel over partners; 0 where all are far.
-
-  Args:
-    sums: over all particles, themselves too, [n, 1].
-    self_term: whether a particle is its own partner, at k = 1.
-  """
-  if self_term:
-    return 1 / sums
-  rest = sums - 1
-  # What is left of 1 + rest in rounding is not a sum.
-  far = rest <= _ROUNDING * jnp.finfo(sums.dtype).eps
-  return jnp.where(far, 0.0, 1 / jnp.where(far, 1.0, rest))
+def _kernel_weight(sums: jax.Array) -> jax.Array:
+  """Returns 1 / the sum of the kernel over partners [n, 1]; 0 of none near."""
+  # Below, one over a sum overflows, and its digits are gone.
+  far = sums <= 1 / jnp.finfo(sums.dtype).max ** 0.75
+  return jnp.where(far, 0.0, 1 / jnp.where(far, 1.0, sums))
 
 
 def _pair_weight(n: int, self_term: bool) -> float:

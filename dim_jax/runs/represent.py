@@ -253,7 +253,8 @@ def _probe(
       'seconds': row['seconds'],
     }
     for row in report['results']
-    if row['probe'] in probes and row['feature'] in (*features, 'pixels')
+    if row['probe'] in probes
+    and (row['encoder'] == 'raw' or row['feature'] in features)
   ]
   failed = [x for x in report['skipped'] if x['what'].endswith(tuple(probes))]
   return results, failed

@@ -197,6 +197,28 @@ def test_direction_over_the_sum_of_the_kernel(self_term):
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('normalisation', ['count', 'kernel'])
+def test_far_particles_keep_their_digits_without_themselves(normalisation):
+  # Their kernels with others are around 1e-6, which 1 + 1e-6 would round.
+  x = points(20, 64)
+  scores, h = -x, 8.0
+  kernel = np.exp(-np.sum((x[:, None] - x[None]) ** 2, axis=-1) / h)
+  np.fill_diagonal(kernel, 0)
+  assert 1e-7 < np.median(kernel.sum(1)) < 1e-4
+  expected = kernel @ scores
+  expected += 2 / h * (x * kernel.sum(1, keepdims=True) - kernel @ x)
+  expected /= 19 if normalisation == 'count' else kernel.sum(1, keepdims=True)
+  arrays = as_float32(x, scores)
+  for found in (
+    svgd_direction(*arrays, h, False, normalisation=normalisation),
+    feature_direction(
+      lambda x: x, *arrays, h, False, normalisation=normalisation
+    ),
+  ):
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert error < 1e-4
+
+
 def test_a_lone_particle_moves_as_fast_as_others():
   # Three at 0 and one so far that its kernel with them is 0: its score is 6,
   # of which the mean over 4 particles leaves 6 / 4 and the kernel's sum all.

@@ -103,7 +103,7 @@ def test_ranks_and_probes_are_those_of_the_features(run_dir):
   assert report['views'].endswith('The run has no augmentation of its own.')
 
 
-def test_only_the_encoders_that_are_asked_are_measured(run_dir):
+def test_only_the_encoders_that_are_asked_are_measured(run_dir, monkeypatch):
   report = _represent(run_dir, 'rank', 'knn', encoders=['untrained'])
   assert set(_values(report)) == {
     ('untrained', 'y', 'rank'),
@@ -111,6 +111,17 @@ def test_only_the_encoders_that_are_asked_are_measured(run_dir):
   }
   report = _represent(run_dir, 'knn', encoders=['raw'])
   assert ('raw', 'pixels', 'knn') in _values(report)
+  # Raw sound is called otherwise.
+  measured = represent.evaluate.evaluate
+
+  def renamed(*args, **kwargs):
+    found = measured(*args, **kwargs)
+    rows = [r | {'feature': 'samples'} for r in found['results']]
+    return found | {'results': rows}
+
+  monkeypatch.setattr(represent.evaluate, 'evaluate', renamed)
+  report = _represent(run_dir, 'knn', encoders=['raw'])
+  assert ('raw', 'samples', 'knn') in _values(report)
   assert not any(key[0] == 'trained' for key in _values(report))
   with pytest.raises(ValueError, match="encoders must be one of 'trained'"):
     _represent(run_dir, 'rank', encoders=['random'])

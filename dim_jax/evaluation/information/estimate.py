@@ -12,6 +12,7 @@ from dim_jax.evaluation.information import fit as fitting
 from dim_jax.evaluation.information import inputs, rows
 from dim_jax.evaluation.information.critics import (
   BOUNDS,
+  COLUMN_SETS,
   CRITICS,
   PAIR_CRITICS,
 )
@@ -40,8 +41,9 @@ class MIEstimate(NamedTuple):
       hundred steps later, of the pairs that fitted it, to which it has adapted,
       plus their error. Of conditional information, a difference of two, both
       ends allow for that.
-    ceiling: the most that so many pairs can show, ln n of the report split, or
-      the entropy of labels if that is less.
+    ceiling: the most that so many pairs can show, ln n of the report split (of
+      total correlation ln 64 n, as 64 rows are torn apart for each), or the
+      entropy of labels if that is less.
     control: the value of the same fit with the rows of y permuted (of total
       correlation, those of each column), which should be 0; None if it was not
       asked for.
@@ -81,12 +83,14 @@ class _Term(NamedTuple):
     x: the map of the side x.
     y: that of the others, None for total correlation.
     others: which sides `y` sees, by name.
+    labels: which of x and y hold labels.
   """
 
   sign: int
   x: inputs.Inputs
   y: inputs.Inputs | None
   others: tuple[str, ...]
+  labels: tuple[str, ...] = ()
 
   def shown(self, sides: rows.Sides) -> fitting.Split:
     """Returns rows as critics see them."""
@@ -178,11 +182,12 @@ def _pair_terms(fit: rows.Sides, notes: list[str]) -> list[_Term]:
     name: inputs.fit_inputs(side, labels=labels[name])
     for name, side in fit.items()
   }
+  bounding = tuple(name for name in ('x', 'y') if labels[name])
   if 'given' not in fit:
-    return [_Term(1, maps['x'], maps['y'], ('y',))]
+    return [_Term(1, maps['x'], maps['y'], ('y',), bounding)]
   both = inputs.beside(maps['y'], maps['given'])
   return [
-    _Term(1, maps['x'], both, ('y', 'given')),
+    _Term(1, maps['x'], both, ('y', 'given'), bounding),
     _Term(-1, maps['x'], maps['given'], ('given',)),
   ]
 
@@ -191,7 +196,6 @@ def total_correlation(
   x: Any,
   *,
   report: Any = None,
-  bound: str | None = None,
   grid: Mapping[str, Sequence[float]] | None = None,
   folds: int | None = None,
   seeds: Sequence[int] = (0,),
@@ -208,7 +212,6 @@ def total_correlation(
   Args:
     x: rows [n, D], numbers, D at least 2.
     report: other rows to report on; by default a third.
-    bound: 'jsd' (the default), 'donsker_varadhan' or 'nwj'.
     grid: values to try of the training's settings.
     folds: to report on all rows in turn.
     seeds: of fits.
@@ -226,11 +229,9 @@ def total_correlation(
     https://arxiv.org/abs/1808.06670
     Watanabe, Information Theoretical Analysis of Multivariate Correlation, 1960
   """
-  _check_bound('columns', bound)
-
   if np.ndim(x) == 4:
     raise ValueError('x has shape [n, H, W, C]; give its columns, [n, D].')
-  trial = Trial(('columns',), bound, tuple(seeds), dict(grid or {}))
+  trial = Trial(('columns',), None, tuple(seeds), dict(grid or {}))
   report = None if report is None else (report,)
   return _estimate({'x': x}, report, _column_terms, trial, folds, control, ())
 
@@ -303,7 +304,7 @@ def _estimate(
     warnings=tuple(dict.fromkeys(notes)),
     pointwise=_pointwise(parts, columns),
   )
-  return _warned(result, max(len(split['report']['x']) for split in splits))
+  return _warned(result, _most_reported(splits))
 
 
 def _check_options(
@@ -443,17 +444,20 @@ def _ceiling(
   splits: Sequence[Mapping[str, rows.Sides]], terms: Sequence[_Term]
 ) -> float:
   """Returns ln n of a report split, or less where there are labels."""
-  ceilings = [math.log(max(len(split['report']['x']) for split in splits))]
-  maps = {'x': terms[0].x}
-  if len(terms) == 1 and terms[0].y is not None:
-    maps['y'] = terms[0].y
-  for name, side in maps.items():
-    if side.labels:
-      labels = np.concatenate([split['report'][name] for split in splits])
-      _, counts = np.unique(labels, return_counts=True)
-      fractions = counts / counts.sum()
-      ceilings.append(float(-np.sum(fractions * np.log(fractions))))
+  negatives = _most_reported(splits) * (
+    COLUMN_SETS if terms[0].y is None else 1
+  )
+  ceilings = [math.log(negatives)]
+  for name in terms[0].labels:
+    labels = np.concatenate([split['report'][name] for split in splits])
+    _, counts = np.unique(labels, return_counts=True)
+    fractions = counts / counts.sum()
+    ceilings.append(float(-np.sum(fractions * np.log(fractions))))
   return min(ceilings)
+
+
+def _most_reported(splits: Sequence[Mapping[str, rows.Sides]]) -> int:
+  return max(len(split['report']['x']) for split in splits)
 
 
 def _warned(result: MIEstimate, pairs: int) -> MIEstimate:
@@ -467,7 +471,13 @@ def _warned(result: MIEstimate, pairs: int) -> MIEstimate:
   most = math.log(pairs)
   # Where tasks of known information begin to come out low by more than the
   # interval says.
-  if result.interval[1] > 0.6 * most:
+  if result.critic == 'columns' and result.interval[1] > 0.25 * most:
+    notes.append(
+      f'the interval reaches {result.interval[1]:.2f} nats, where {pairs} '
+      f'rows tell values below about {0.25 * most:.2f} alone: this one may be '
+      'too low by more than the interval says.'
+    )
+  elif result.interval[1] > 0.6 * most:
     notes.append(
       f'the interval reaches {result.interval[1]:.2f} nats, where {pairs} '
       f'pairs can show {most:.2f} at most: values above 0.6 of that are too '

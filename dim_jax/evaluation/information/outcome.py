@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dim_jax.data import batches
 from dim_jax.evaluation.information import fit as fitting
 from dim_jax.evaluation.information.critics import CRITICS
 from dim_jax.evaluation.information.rows import MOST_REPORTED
 
 TWO_SIDED_95 = 1.959964
+# Each is compared with all that were reported.
+_POINTWISE_ROWS = 4096
 SETTINGS = ('learning_rate', 'weight_decay')
 
 
@@ -96,8 +99,11 @@ def outcome(
     np.asarray(values),
     np.asarray(influence)[: int(shown['report'].size)],
     max(0.0, float(adapted.mean()) + TWO_SIDED_95 * error - value),
-    lambda split: np.asarray(
-      fitting.pointwise(best, fit.params, states, split.x, split.y)
+    lambda split: batches.map_padded(
+      lambda _, x, y: fitting.pointwise(best, fit.params, states, x, y),
+      _POINTWISE_ROWS,
+      np.asarray(split.x),
+      np.asarray(split.y),
     )[: int(split.size)],
   )
 

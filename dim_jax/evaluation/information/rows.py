@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from dim_jax import random
@@ -88,8 +89,12 @@ def _note_duplicates(rows: Sides, notes: list[str]) -> None:
     name: [hash(row.tobytes()) for row in side] for name, side in rows.items()
   }
   count = len(rows['x'])
-  doubled = count - len(set(zip(*hashes.values(), strict=True)))
-  if doubled and min(len(set(side)) for side in hashes.values()) > count / 2:
+  pairs = len(set(zip(*hashes.values(), strict=True)))
+  doubled = count - pairs
+  values = max(len(set(side)) for side in hashes.values())
+  # Where sides have few values, pairs repeat by chance, and a value comes with
+  # several others.
+  if doubled and values >= max(count / 20, pairs / 1.1):
     notes.append(
       f'{doubled} of {count} pairs are duplicates of others. Copies on both '
       'sides of a split make the value too high.'
@@ -159,6 +164,8 @@ def _check_lengths(rows: Sides, what: str) -> None:
 def as_rows(name: str, values: Any) -> np.ndarray:
   """Returns numbers as float64 [n, D], or images as float32 [n, H, W, C]."""
   rows = np.asarray(values)
+  if jnp.issubdtype(rows.dtype, jnp.floating):  # bfloat16 too
+    rows = rows.astype(np.float32 if rows.dtype.itemsize < 4 else rows.dtype)
   if rows.dtype.kind not in 'fiub':
     raise ValueError(f'{name} has dtype {rows.dtype}; numbers are accepted.')
   if rows.ndim == 4:

@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ def quietly(*args, **options):
     return dim_jax.estimate_mi(*args, **options)
 
 
-def test_the_truth_is_found_and_what_is_known_of_it():
+def test_the_truth_is_found_and_what_is_known_of_it(monkeypatch):
   # One test, since its programs are compiled once.
   task = pairs.find('normal')
   rng = np.random.default_rng(0)
@@ -55,6 +56,9 @@ def test_the_truth_is_found_and_what_is_known_of_it():
   assert found.shape == (1500,)
   assert np.corrcoef(found, exact)[0, 1] > 0.97
   assert found.mean() == pytest.approx(result.value, abs=1e-3)
+  # In pieces, as each pair is compared with all that were reported.
+  monkeypatch.setattr(outcome, '_POINTWISE_ROWS', 600)
+  np.testing.assert_allclose(result.pointwise(*report), found, atol=1e-5)
   # Of pairs that are beyond all of these too.
   assert np.isfinite(result.pointwise([[9.0], [0.1]], [[-9.0], [0.1]])).all()
   with pytest.raises(ValueError, match='pointwise has 2 columns of x, and x 1'):
@@ -281,7 +285,6 @@ def test_what_is_refused(x, y, options, match):
   [
     (numbers(columns=1), {}, 'x has 1 column that varies; total correlation'),
     (np.zeros((200, 4, 4, 1)), {}, 'give its columns'),
-    (numbers(), {'bound': 'infonce'}, "'infonce' does not train the columns"),
   ],
 )
 def test_what_total_correlation_refuses(x, options, match):
@@ -300,6 +303,53 @@ def test_what_is_noted():
   np.testing.assert_array_equal(columns['x'].kept, [True, False])
   assert '1 of 2 columns of x are constant' in notes[0]
   assert '50 of 200 pairs are duplicates' in notes[1]
+
+
+@pytest.mark.parametrize(
+  ('x', 'y', 'copies'),
+  [
+    # Of continuous values, with labels and without, once, twice and often.
+    (numbers(), numbers(columns=1) > 0, 1),
+    (numbers(), numbers(columns=1) > 0, 2),
+    (numbers(), numbers(seed=1), 2),
+    (numbers(columns=1), numbers(seed=1), 5),
+    # Whole numbers meet again by chance.
+    (np.arange(200) % 40, np.arange(200) // 20, 3),
+  ],
+)
+def test_copies_are_noted_where_they_are_no_chance(x, y, copies):
+  notes = []
+  sides = {'x': rows.as_rows('x', x), 'y': rows.as_rows('y', y)}
+  repeated = {name: np.tile(side, (copies, 1)) for name, side in sides.items()}
+  rows.checked(repeated, notes)
+  copied = f'{200 * (copies - 1)} of {200 * copies} pairs are duplicates'
+  continuous = x.ndim > 1
+  assert any(copied in note for note in notes) == (continuous and copies > 1)
+
+
+def test_the_ceiling_of_labels_beside_what_is_given():
+  sides = {
+    'x': numbers(),
+    'y': np.arange(200.0)[:, None] % 2,
+    'given': numbers(),
+  }
+  of_labels = math.log(2)
+  for given in (True, False):
+    shown = {k: v for k, v in sides.items() if given or k != 'given'}
+    terms = estimate._pair_terms(shown, [])
+    ceiling = estimate._ceiling([{'report': shown}], terms)
+    assert ceiling == pytest.approx(of_labels)
+  # 64 torn rows for each that is reported.
+  terms = estimate._column_terms({'x': numbers()}, [])
+  ceiling = estimate._ceiling([{'report': {'x': numbers()}}], terms)
+  assert ceiling == pytest.approx(math.log(64 * 200))
+
+
+def test_half_precision_is_numbers():
+  half = jnp.asarray(numbers(), jnp.bfloat16)
+  found = rows.as_rows('x', half)
+  assert found.dtype == np.float64
+  np.testing.assert_array_equal(found, np.asarray(half.astype(jnp.float32)))
 
 
 def test_what_the_outcome_warns_of():
@@ -326,6 +376,13 @@ def test_what_the_outcome_warns_of():
   assert 'reaches 7.10 nats, where 1500 pairs can show 7.31' in notes[1]
   assert 'permuted pairs, which share nothing, gave 0.500' in notes[2]
   assert 'still rose by 0.100 nats' in notes[3]
+  # Total correlation is hard to tell from a quarter of ln n on: here 1.83.
+  calm = {'value': 1.7, 'critic': 'columns', 'control': None, 'warnings': ()}
+  calm |= {'history': {'selection': np.ones((1, 3))}}
+  low = odd._replace(interval=(1.6, 1.8), **calm)
+  assert estimate._warned(low, 1500).warnings == ()
+  with pytest.warns(UserWarning, match=r'reaches 1\.90 .* below about 1\.83'):
+    estimate._warned(odd._replace(interval=(1.6, 1.9), **calm), 1500)
 
 
 def test_training_that_stopped_early_warns_of_nothing():
