@@ -47,20 +47,14 @@ def vib() -> str:
   plain = grouped(
     [first, *load('vib_mnist_baselines')['runs']], lambda run: run['row']
   )
-  planes = load('vib_mnist_plane')['runs']
+  planes = grouped(load('vib_mnist_plane')['runs'], lambda run: run['row'])
   rows = [
     _row('vib', load('vib_mnist')['runs']),
     *(_row(x, load(f'vib_mnist_{x}')['runs']) for x in ('short', 'annealed')),
     *(
       _row(name, runs)
-      for name, of_row in plain.items()
+      for name, of_row in [*plain.items(), *planes.items()]
       for runs in grouped(of_row, _epochs).values()
-    ),
-    *(
-      _row(name, [run])
-      for name, run in zip(
-        ('plane', 'plane_0_1', 'plane_1'), planes, strict=True
-      )
     ),
   ]
   return markdown.table(
