@@ -1,5 +1,6 @@
 """Tables of the variational information bottleneck."""
 
+import itertools
 from typing import Any
 
 from dim_jax import configs
@@ -74,11 +75,13 @@ def vib() -> str:
 
 
 def vib_sweep() -> str:
-  """Error and rate by beta, three epochs, K = 256 and K = 2."""
-  sweeps = sorted(load('vib_mnist_sweep')['runs'], key=lambda run: run['code'])
+  """Error and rate by beta and length, K = 2 and K = 256."""
+  runs = sorted(load('vib_mnist_sweep')['runs'], key=lambda run: run['code'])
+  by_steps = grouped(runs, lambda run: run['steps'])
   rows = []
-  for beta in sweeps[0]['betas']:
-    row = [f'{beta:g}']
+  for steps, beta in itertools.product(by_steps, runs[0]['betas']):
+    sweeps = by_steps[steps]
+    row = [f'{beta:g}', f'{steps / 600:g}', str(len(sweeps[0]['seeds']))]
     for sweep in sweeps:
       tests = [
         r
@@ -86,17 +89,19 @@ def vib_sweep() -> str:
         if (r['beta'], r['split'], r['weights']) == (beta, 'test', 'average')
       ]
       row += [
-        markdown.spread(test['error_12'] for test in tests),
-        markdown.spread(test['error_1'] for test in tests),
+        markdown.spread((test['error_12'] for test in tests), 2),
+        markdown.spread((test['error_1'] for test in tests), 2),
         markdown.spread(test['rate_bits'] for test in tests),
       ]
     rows.append(row)
   return markdown.table(
     [
       'beta',
+      'epochs',
+      'seeds',
       *(
         f'K = {sweep["code"]}: {name}'
-        for sweep in sweeps
+        for sweep in by_steps[runs[0]['steps']]
         for name in ('error, %', 'one sample, %', 'rate, bits')
       ),
     ],
