@@ -28,14 +28,14 @@ averaged weights on one CPU core (experiments/results/vib_mnist*.json):
 - plane, plane_0_1 and plane_1, the panels of figure 2, K = 2 with full
   covariance. Seed 0, 25 epochs, 4 to 5 minutes: at beta 1e-3 2.53 %, with one
   2.54 %, rate 114 bits (--config.steps=120000, the paper's 200 epochs: 2.45 and
-  2.48 %, 41 bits, 32 minutes on an AMD EPYC); at 0.1 2.8 and 5.3 %, 5.9 bits; at
-  1 72 and 84 %, 0.1 bits.
+  2.48 %, 41 bits, 32 minutes on an AMD EPYC); at 0.1 2.8 and 5.3 %, 5.9 bits;
+  at 1 72 and 84 %, 0.1 bits.
 - sweep_k2 and sweep_k256, figure 1, 3 epochs: with 12 samples from 16.6 % at
-  1e-5 to 44.0 % at 0.1, rates from 489 to 4.9 bits; and from 2.3 to 4.4 % (14.6 %
-  with one sample), rates from 705 to 9.1 bits. With --config.seeds='(0,)' and
-  --config.run.steps=15000, 25 epochs (the paper takes 200): 2.4 to 2.8 %, 2177 to
-  5.9 bits, 35 minutes of an AMD core; and 1.12 % at 1e-4, 1.60 % at 0.1 (8.50 %
-  with one sample), 345 to 7.2 bits, 46 minutes.
+  1e-5 to 44.0 % at 0.1, rates from 489 to 4.9 bits; and from 2.3 to 4.4 %
+  (14.6 % with one sample), rates from 705 to 9.1 bits. Seed 0 for 25 epochs
+  (--config.seeds='(0,)' --config.run.steps=15000; the paper takes 200): 2.4 to
+  2.8 %, 2177 to 5.9 bits, 35 minutes of an AMD core; and 1.12 % at 1e-4, 1.60 %
+  at 0.1 (8.50 % with one sample), 345 to 7.2 bits, 46 minutes.
 """
 
 from collections.abc import Callable, Mapping
