@@ -8,6 +8,7 @@ table share encoder, data, optimizer and images seen. Of the baselines the paper
 states no settings: these are their own papers', see the functions.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -96,7 +97,9 @@ def autoencoding(prior: dim.Prior | None) -> Callable[[ExperimentConfig], None]:
   """Returns the change to an autoencoder: of the sum of squared errors."""
 
   def change(config: ExperimentConfig) -> None:
-    _of_encoder(config, autoencoder.Config, prior=prior)
+    # A row's own, which a user may change.
+    own = prior and dataclasses.replace(prior)
+    _of_encoder(config, autoencoder.Config, prior=own)
 
   return change
 
@@ -104,9 +107,11 @@ def autoencoding(prior: dim.Prior | None) -> Callable[[ExperimentConfig], None]:
 def adversarial_pairs(config: ExperimentConfig) -> None:
   """Sets the BiGAN, whose discriminator learns five times as fast."""
   _of_encoder(config, bigan.Config)
-  slow = OptimizerConfig(learning_rate=2e-4, b1=0.5)
-  fast = OptimizerConfig(learning_rate=1e-3, b1=0.5)
-  config.groups |= {'encoder': slow, 'generator': slow, 'discriminator': fast}
+  rates = {'encoder': 2e-4, 'generator': 2e-4, 'discriminator': 1e-3}
+  config.groups |= {
+    name: OptimizerConfig(learning_rate=rate, b1=0.5)
+    for name, rate in rates.items()
+  }
 
 
 def noise_targets(config: ExperimentConfig) -> None:

@@ -272,7 +272,7 @@ class ConcatCritic(nn.Module):
     glob = layers.product(glob.astype(self.dtype), kernel[:split])
     local = layers.product(local.astype(self.dtype), kernel[split:])
     local = layers.add_bias(local, bias.astype(self.dtype))
-    x = nn.relu(_flatten(glob)[:, None, None, :] + local[None])
+    x = nn.relu(layers.add(_flatten(glob)[:, None, None, :], local[None]))
     for i in range(1, self.depth):
       x = nn.relu(layers.Dense(self.units, dtype=self.dtype, name=f'fc_{i}')(x))
     return _Score(self.dtype, name='score')(x)
@@ -327,9 +327,11 @@ class CoordinateHead(nn.Module):
       'kernel', layers.torch_uniform(), (sum(sizes), self.units)
     ).astype(self.dtype)
     ends = list(itertools.accumulate(sizes))
-    x: Any = sum(
-      layers.product(part.astype(self.dtype), kernel[end - size : end])
-      for part, size, end in zip(parts, sizes, ends, strict=True)
+    x = layers.add(
+      *(
+        layers.product(part.astype(self.dtype), kernel[end - size : end])
+        for part, size, end in zip(parts, sizes, ends, strict=True)
+      )
     )
     x = _activate(self, x, train, 'norm_0')
     x = layers.Dense(self.units, use_bias=False, dtype=self.dtype, name='fc_1')(

@@ -161,7 +161,25 @@ def patches(images: jax.Array, size: int, stride: int) -> jax.Array:
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
   """Returns `x` [..., D] plus `bias` [D], without implicit rank promotion."""
-  return x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+  return add(x, bias.reshape((1,) * (x.ndim - 1) + (-1,)))
+
+
+def add(x: jax.Array, *others: jax.Array) -> jax.Array:
+  """Returns the sum of arrays of as many axes, of which some have one row.
+
+  In float32 at least, and rounded to the dtype of `x`: the gradient of what is
+  broadcast is a sum over all its uses, and one in bfloat16 stops growing after
+  some hundreds.
+
+  Args:
+    x: an array.
+    *others: whose axes are as long as those of the sum, or 1.
+  """
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  total = x.astype(wide)
+  for other in others:
+    total = total + other.astype(wide)
+  return total.astype(x.dtype)
 
 
 def product(x: jax.Array, kernel: jax.Array, dtype: Any = None) -> jax.Array:

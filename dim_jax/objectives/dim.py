@@ -182,6 +182,11 @@ def check(config: Config) -> None:
   )
   if config.prior:
     prior_matching.check(config.prior)
+  if _is_stochastic(config) and config.global_feature != 'y':
+    raise ValueError(
+      "objective.prior.distribution='kl' is of the code: objective."
+      f"global_feature must be 'y' with it, got {config.global_feature!r}."
+    )
   if config.coordinates:
     coordinates.check(config.coordinates)
   if config.supervised:

@@ -164,7 +164,12 @@ def _embed(
     rngs={'dropout': dropout_key(rng, axis_name)},
   )
   features = image_encoder.features_of(outputs)
-  mean = term.select(features, code, 'encoder')
+  if code not in features:
+    raise ValueError(
+      f'objective.encoder must return the feature {code!r}; it returns '
+      f'{sorted(features)}.'
+    )
+  mean = features[code]
   if stochastic:
     features = prior_matching.sample_code(features, code, rng, axis_name)
   inputs = Inputs(

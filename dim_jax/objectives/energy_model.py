@@ -116,7 +116,8 @@ class Config:
   self_term: bool = False
   """Whether a particle's own score counts in its Stein direction, as in the
   papers. A generator of 64 dimensions then keeps 8 % of the variance, and
-  without it all."""
+  without it all. With it, SteinCD's gradient is half that of the kernel Stein
+  discrepancy in its biased form."""
   normalisation: str = 'count'
   """What a particle's sum over the others is divided by: their 'count', as in
   the papers, or the sum of their 'kernel', as SteinGAN's code has it for the

@@ -626,7 +626,11 @@ def make(config: Config, *, axis_name: str | None = None) -> Objective:
     features=tuple(f'module_{i}' for i in range(len(chain.modules))),
     classes=config.num_classes,
     supervised='a supervised objective' if config.loss == 'supervised' else '',
-    optional_groups=('probe',),
+    # In a run of a single module the config may have optimizers of the others.
+    optional_groups=(
+      'probe',
+      *(f'module_{i}' for i in range(len(all_modules(config)))),
+    ),
     module_configs=functools.partial(_module_configs, config),
     module_outputs=functools.partial(_module_outputs, chain),
   )

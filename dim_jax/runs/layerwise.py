@@ -65,6 +65,11 @@ def train_modules(
   checks.check_range('--views', views, 'int [1, inf)')
   if store:
     _check_store(config, workdir)
+  elif views != 1 or half:
+    raise ValueError(
+      '--views and --half are of stored features: give --store too, or leave '
+      'them out.'
+    )
   dtype = np.dtype(np.float16 if half else np.float32)
   storage = Storage(workdir, views, dtype, budget, show_progress)
   with train.claim(workdir), lock.hold(workdir):

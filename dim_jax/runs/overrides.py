@@ -27,7 +27,8 @@ def apply(config: Any, overrides: Mapping[str, str]) -> Any:
       frozen ones such as Flax modules, which are replaced.
     overrides: texts by path. A path may lead into a nested config that is None,
       which then has its defaults otherwise, and into an entry of a dictionary
-      of configs that is not there yet.
+      of configs that is not there yet; one of `groups` is otherwise as the
+      optimizer of all other groups.
 
   Returns:
     The config.
@@ -35,8 +36,9 @@ def apply(config: Any, overrides: Mapping[str, str]) -> Any:
   Raises:
     ValueError: there is no such field, or it does not take the text.
   """
-  for path, text in overrides.items():
-    config = _set(config, path, path.split('.'), Any, text)
+  # A group's optimizer starts as that of all others, which may be set too.
+  for path in sorted(overrides, key=lambda path: 'groups' in path.split('.')):
+    config = _set(config, path, path.split('.'), Any, overrides[path])
   return config
 
 
@@ -65,6 +67,9 @@ def _set(value: Any, path: str, names: list[str], hint: Any, text: str) -> Any:
   except ValueError as error:
     raise ValueError(f'--config.{path}: {error}') from error
   inner = typing.get_type_hints(type(value)).get(name, Any)
+  if isinstance(value, config_lib.ExperimentConfig) and name == 'groups':
+    if len(rest) > 1 and rest[0] not in value.groups:
+      value.groups[rest[0]] = dataclasses.replace(value.optimizer)
   new = _set(getattr(value, name), path, rest, inner, text)
   # Modules are not marked as frozen, and are all the same.
   frozen = type(value).__dataclass_params__.frozen

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from dim_jax import config as config_lib
 from dim_jax import configs
@@ -377,3 +378,34 @@ def test_a_file_of_one_config_is_found_as_a_row():
 def test_a_row_that_is_not_there_is_named_beside_those_that_are():
   with pytest.raises(ValueError, match="No row 'jsb': this file has infonce"):
     load('dim_digits', 'jsb')
+
+
+def parts_of(value):
+  """Yields all that a change of a config could reach."""
+  if dataclasses.is_dataclass(value):
+    yield value
+    value = {x.name: getattr(value, x.name) for x in dataclasses.fields(value)}
+  elif isinstance(value, dict | list):
+    yield value
+  if isinstance(value, dict):
+    for inner in value.values():
+      yield from parts_of(inner)
+
+
+@pytest.mark.parametrize('name', FAMILIES)
+def test_no_two_rows_share_what_may_be_changed(name):
+  family = FAMILIES[name]
+  seen = []
+  for row in [*getattr(family, 'ROWS', [None])] * 2:
+    config = family.get_config(*([row] if row else []))
+    # Flax modules and other frozen ones are replaced, not changed.
+    parts = [
+      part
+      for part in parts_of(config)
+      if isinstance(part, dict | list)
+      or not type(part).__dataclass_params__.frozen
+    ]
+    ids = [id(part) for part in parts if not isinstance(part, nn.Module)]
+    assert len(set(ids)) == len(ids), row
+    assert not {id(x) for x in seen} & set(ids), row
+    seen += parts  # Kept, so that no address is used twice.

@@ -293,6 +293,20 @@ def test_gradients_of_groups_add_up_in_float32(small_groups):
   np.testing.assert_array_equal(gradient[1, 1, 0, 0], 64 * 256)
 
 
+def test_gradients_of_what_is_broadcast_are_summed_in_float32():
+  # Of 65,536 ones: in bfloat16 a sum stays where one more changes nothing.
+  rows, bias = jnp.ones((256, 256, 2), jnp.bfloat16), jnp.zeros(2, jnp.bfloat16)
+  grad = jax.grad(lambda b: layers.add_bias(rows, b).astype(jnp.float32).sum())
+  np.testing.assert_array_equal(grad(bias).astype(jnp.float32), 65536)
+  each = jax.grad(
+    lambda *parts: layers.add(*parts).astype(jnp.float32).sum(), (0, 1, 2)
+  )
+  parts = [jnp.zeros(s, jnp.bfloat16) for s in ((256, 1), (1, 512), (256, 512))]
+  for gradient, uses in zip(each(*parts), (512, 256, 1), strict=True):
+    np.testing.assert_array_equal(gradient.astype(jnp.float32), uses)
+  assert layers.add(*parts).dtype == jnp.bfloat16
+
+
 def test_windows_are_not_kept_for_the_gradient(small_groups):
   x = jax.ShapeDtypeStruct((32, 16, 16, 16), jnp.float32)
   kernel = jax.ShapeDtypeStruct((3, 3, 16, 16), jnp.float32)

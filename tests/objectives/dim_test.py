@@ -473,6 +473,10 @@ def test_encode_is_deterministic_and_returns_every_tap():
     ({'prior__weight': -1.0}, r'prior.weight must be >= 0, got -1.0'),
     ({'local_weight': 0.0}, r'both 0: nothing would train'),
     (
+      {'prior': dim.Prior(distribution='kl'), 'global_feature': 'fc'},
+      r"'kl' is of the code: .*global_feature must be 'y' with it, got 'fc'",
+    ),
+    (
       {'local_samples': 0},
       r'local_samples must be a whole number >= 1 or None, got 0',
     ),

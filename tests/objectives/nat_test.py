@@ -1,5 +1,6 @@
 """Noise as targets, against brute force and what a sphere is known to have."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -299,3 +300,16 @@ def test_bad_input_says_what_to_do(tmp_path):
     changed = nat.Config(**vars(CONFIG) | {field: value})
     with pytest.raises(ValueError, match=f'objective.{field} must be'):
       nat.make(changed)
+
+
+def test_an_encoder_without_a_code_is_named():
+  config = dataclasses.replace(
+    CONFIG, encoder='foldmultiresnet34_32', num_classes=0, probe_features=()
+  )
+  batch = small.images(size=32) | {'index': np.arange(8, dtype=np.int32)}
+  with pytest.raises(
+    ValueError, match=r"must return the feature 'y'; it returns \['conv', "
+  ):
+    objective = nat.make(config)
+    state = jax.eval_shape(objective.init, jax.random.key(0), batch)
+    jax.eval_shape(objective.loss, *state, batch, jax.random.key(0))

@@ -427,6 +427,12 @@ def test_files_of_another_stream_are_not_taken_for_these(
     ({}, {'depth': 4}, r'--depth must be in 1\.\.3, got 4'),
     ({}, {'depth': 0}, r'--depth must be in 1\.\.3, got 0'),
     ({}, {'views': 0}, '--views must be a whole number >= 1, got 0'),
+    (
+      {},
+      {'views': 2},
+      '--views and --half are of stored features: give --store',
+    ),
+    ({}, {'half': True}, '--half are of stored features: give --store'),
   ],
 )
 def test_what_cannot_be_trained_in_turn_is_refused(

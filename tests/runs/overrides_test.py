@@ -54,6 +54,24 @@ def test_a_text_becomes_a_value_of_the_fields_type(path, text, expected):
   assert found == expected and type(found) is type(expected)
 
 
+@pytest.mark.parametrize('rate_first', [True, False])
+def test_a_group_of_parameters_is_otherwise_as_all_others(rate_first):
+  config = ExperimentConfig(
+    objective=dim.Config(),
+    optimizer=OptimizerConfig(learning_rate=3e-3, b1=0.9),
+  )
+  texts = {'groups.adversary.every': '5', 'optimizer.learning_rate': '1e-2'}
+  names = sorted(texts, reverse=rate_first)
+  found = overrides.apply(config, {name: texts[name] for name in names})
+  assert found.groups == {
+    'adversary': OptimizerConfig(learning_rate=1e-2, b1=0.9, every=5)
+  }
+  assert found.groups['adversary'] is not found.optimizer
+  assert found.optimizer.every == 1
+  overrides.apply(found, {'groups.adversary.b1': '0.5'})
+  assert found.groups['adversary'].every == 5
+
+
 def test_a_group_that_is_not_there_is_made_with_its_defaults():
   config = overrides.apply(Config(), {'group.size': '5', 'groups.a.size': '6'})
   assert config.group == Group(5) and config.groups == {'a': Group(6)}
