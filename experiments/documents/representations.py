@@ -2,6 +2,7 @@
 
 import re
 import statistics
+from typing import Any
 
 from experiments.documents import markdown
 from experiments.documents.results import (
@@ -266,6 +267,8 @@ def cifar10_short() -> str:
         markdown.minutes([run['train_seconds']]),
       ]
     )
+  if exists('dim_cifar10_torch'):
+    rows.append(_torch_row(load('dim_cifar10_torch')))
   return markdown.table(
     [
       'row of `dim_cifar10`',
@@ -276,6 +279,22 @@ def cifar10_short() -> str:
     ],
     rows,
   )
+
+
+def _torch_row(report: dict[str, Any]) -> list[str]:
+  """The end of PyTorch's training for as long, by the same probe."""
+  most = max(row['train_rows'] for row in report['rows'])
+  last = {
+    row['feature']: row for row in report['rows'] if row['train_rows'] == most
+  }
+  row = last['y']
+  return [
+    'PyTorch, the released recipe',
+    str(report['asked']['seed']),
+    *(f'{100 * last[name]["mean"]:.1f}' for name in _FEATURES),
+    f'{row["examples"] / most:.0f}',
+    markdown.minutes([row['training_seconds']]),
+  ]
 
 
 def cifar10_recipe() -> str:

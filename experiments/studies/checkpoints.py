@@ -199,7 +199,12 @@ def draw(
   panels[1].set(xlabel='minutes of training')
   for panel in panels:
     panel.grid(alpha=0.3)
-  panels[1].legend(fontsize='small')
+  # Beside the panels, whose curves may go anywhere.
+  figure.legend(
+    *panels[1].get_legend_handles_labels(),
+    loc='outside right center',
+    fontsize='small',
+  )
   return figure
 
 
