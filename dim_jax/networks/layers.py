@@ -175,7 +175,7 @@ def add(x: jax.Array, *others: jax.Array) -> jax.Array:
     x: an array.
     *others: whose axes are as long as those of the sum, or 1.
   """
-  wide = jnp.promote_types(x.dtype, jnp.float32)
+  wide = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32
   total = x.astype(wide)
   for other in others:
     total = total + other.astype(wide)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import special
 
 from dim_jax.commands import measure as command
 from dim_jax.config import DataConfig, ExperimentConfig
@@ -72,9 +73,11 @@ def test_two_files(given, tmp_path, capsys):
   assert results['value'] == 0.4
   assert results['interval'] == [0.38, 0.45]
   assert results['columns'] == {'x': 1, 'y': 1}
-  # The sample's own correlation tells the Gaussian's information.
+  # The sample's own correlation tells the Gaussian's information, less its bias:
+  # of n rows, the mean log of 1 - rho^2 where there is none.
   rho = np.corrcoef(x[:, 0], y[:, 0])[0, 1]
-  expected = -np.log1p(-(rho**2)) / 2
+  psi = [special.digamma((len(x) - i) / 2) for i in (1, 2)]
+  expected = -np.log1p(-(rho**2)) / 2 - (psi[0] - psi[1]) / 2
   assert results['beside']['Gaussian'] == pytest.approx(expected)
   assert results['beside']['KSG, k = 3'] == pytest.approx(expected, abs=0.1)
   shown = capsys.readouterr().out
