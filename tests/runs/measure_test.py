@@ -73,8 +73,8 @@ def test_two_files(given, tmp_path, capsys):
   assert results['value'] == 0.4
   assert results['interval'] == [0.38, 0.45]
   assert results['columns'] == {'x': 1, 'y': 1}
-  # The sample's own correlation tells the Gaussian's information, less its bias:
-  # of n rows, the mean log of 1 - rho^2 where there is none.
+  # The sample's own correlation tells the Gaussian's information, less its bias
+  # of n rows: the mean log of 1 - rho^2 where there is none.
   rho = np.corrcoef(x[:, 0], y[:, 0])[0, 1]
   psi = [special.digamma((len(x) - i) / 2) for i in (1, 2)]
   expected = -np.log1p(-(rho**2)) / 2 - (psi[0] - psi[1]) / 2
