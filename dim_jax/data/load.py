@@ -27,6 +27,7 @@ __all__ = [
   'as_batch',
   'batch',
   'check_classes',
+  'choose',
   'load',
   'of_images',
   'train_set',
@@ -76,13 +77,22 @@ def load(
     examples = text.load(split=split, **dataclasses.asdict(config))
   else:
     return _images(config, split, crop, (first, sample), progress)
-  return examples.take(_rows(len(examples.inputs), first, sample))
+  return examples.take(choose(len(examples.inputs), first, sample))
 
 
-def _rows(
-  count: int, first: int | None, sample: int | None
+def choose(
+  count: int, first: int | None = None, sample: int | None = None
 ) -> np.ndarray | slice:
-  """Chooses among `count` examples as `load` says."""
+  """Chooses among examples.
+
+  Args:
+    count: how many there are.
+    first: at most so many.
+    sample: at most so many of these, drawn at random, the same ones each time.
+
+  Returns:
+    What selects them in their order: ascending positions, or a slice.
+  """
   rows = np.arange(count)[:first]
   if sample is None or sample >= len(rows):
     return slice(first)  # Which copies nothing.
@@ -163,7 +173,7 @@ def _images(
   if config.stream and some != (None, None):
     stream = _stream(dataclasses.replace(config, grayscale=False), split)
     count = stream.num_examples
-    rows = np.arange(count)[_rows(count, *some)]
+    rows = np.arange(count)[choose(count, *some)]
     title = f'{len(rows):,} of {config.name} {split}'
     arrays = sources.decode_all(stream.take(rows), title, 1, progress)
     examples = Examples(
@@ -184,7 +194,7 @@ def _images(
       validation=config.validation,
       progress=progress,
     )
-    examples = examples.take(_rows(len(examples.inputs), *some))
+    examples = examples.take(choose(len(examples.inputs), *some))
   pixels, notes = examples.inputs, [examples.note]
   if config.grayscale and pixels.shape[-1] == 3:
     pixels = _gray(pixels)

@@ -271,6 +271,6 @@ def _check_memory(title: str, size: float) -> None:
     title,
     size,
     'Train with data.stream=True (--config.data.stream=True), which reads '
-    'images as steps need them, and evaluate with --max_train; or lower '
-    'data.image_size.',
+    'images as steps need them, and measure fewer (evaluate --max_train, '
+    'represent --max_examples); or lower data.image_size.',
   )

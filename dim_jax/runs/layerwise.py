@@ -66,10 +66,7 @@ def train_modules(
   if store:
     _check_store(config, workdir)
   elif views != 1 or half:
-    raise ValueError(
-      '--views and --half are of stored features: give --store too, or leave '
-      'them out.'
-    )
+    raise ValueError('--views and --half need --store: give it, or neither.')
   dtype = np.dtype(np.float16 if half else np.float32)
   storage = Storage(workdir, views, dtype, budget, show_progress)
   with train.claim(workdir), lock.hold(workdir):
@@ -105,10 +102,14 @@ def train_modules(
       )
       before = run_dir
     if store:
-      for name in os.listdir(workdir):
-        if re.match(r'features_\d+\.npy', name):
-          os.remove(os.path.join(workdir, name))
+      _remove_features(workdir)
   return before
+
+
+def _remove_features(workdir: str) -> None:
+  for name in os.listdir(workdir):
+    if re.match(r'features_\d+\.npy', name):
+      os.remove(os.path.join(workdir, name))
 
 
 def _modules(

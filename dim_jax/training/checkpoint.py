@@ -157,13 +157,13 @@ class Checkpoints:
     newest = parallel.of_first_process(newest)
     if not steps:
       return None
-    self._verified.add(newest)  # By the first process, for all of them.
     if newest < 0:
       damages = '; '.join(f'{step}: {what}' for step, what in bad.items())
       raise ValueError(
         f'All checkpoints in {self.directory!r} are damaged ({damages}). Put '
         'back a copy of one, or choose another --workdir.'
       )
+    self._verified.add(newest)  # By the first process, for all of them.
     for step, what in bad.items():
       aside = os.path.join(os.path.dirname(self.directory), 'damaged')
       files.make_folder(aside)

@@ -20,6 +20,7 @@ import argparse
 import functools
 import os
 import pathlib
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -27,9 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from dim_jax import files
+from dim_jax import checks, files
 from dim_jax import progress as progress_lib
 from dim_jax.commands.command import Command, show
+from dim_jax.data import load
 from dim_jax.evaluation import probes
 from dim_jax.runs import provenance
 from experiments.benchmarks import harness, time_to_accuracy
@@ -76,8 +78,12 @@ def study(
     The contents of equal_time.json; accuracies are fractions.
 
   Raises:
-    ValueError: the folder holds a study of other settings.
+    ValueError: a number is out of range, or the folder holds a study of other
+      settings.
   """
+  checks.check_range('--seconds', seconds, '(0, inf)')
+  checks.check_range('--points', points, 'int [1, inf)')
+  checks.check_range('--threads', threads, 'int [1, inf)')
   folder = pathlib.Path(workdir)
   path = folder / 'equal_time.json'
   asked = {'seconds': seconds, 'points': points, 'threads': threads}
@@ -120,11 +126,12 @@ def _points(
   asked, rows = report['asked'], report['rows']
   times = np.linspace(0, asked['seconds'], asked['points'] + 1)
   step, taken = 0, 0.0
-  done = len({row['step'] for row in rows})
   if rows:
     step, taken = rows[-1]['step'], rows[-1]['training_seconds']
     peer.ask(f'load {folder / f"peer_{step}.pt"}')
-  for until in times[done:]:
+  for until in times:
+    if rows and until <= taken:
+      continue  # Measured before, or passed within one request.
     with bar.task('training', round(asked['seconds'])) as task:
       while taken < until:
         begin = step % _ORDERED_STEPS
@@ -133,7 +140,7 @@ def _points(
         task.update(min(round(taken), round(asked['seconds'])))
     peer.ask(f'save {folder / f"peer_{step}.pt"}')
     peer.ask(f'encode {arrays} {" ".join(FEATURES)}')
-    protocols = [OFTEN, LAST] if until == times[-1] else [OFTEN]
+    protocols = [OFTEN, LAST] if taken >= times[-1] else [OFTEN]
     by_then = {
       'step': step,
       'examples': step * time_to_accuracy.BATCH_SIZE,
@@ -166,10 +173,7 @@ def probe(
   """
   train_labels, test_labels = labels
   count = len(train_labels)
-  rows = np.arange(count)
-  if protocol.max_examples is not None and protocol.max_examples < count:
-    rows = np.random.default_rng(0).permutation(rows)[: protocol.max_examples]
-    rows.sort()
+  rows = np.arange(count)[load.choose(count, sample=protocol.max_examples)]
   for feature in FEATURES:
     values = np.load(folder / f'{feature}.npy', mmap_mode='r')
     train = probes.Examples(np.asarray(values[rows]), train_labels[rows])
@@ -198,7 +202,9 @@ def _tell(task: progress_lib.Task, fraction: float) -> None:
 
 _COMMAND = Command('studies.equal_time', __doc__)
 _WORKDIR = _COMMAND.folder('The folder of the study.')
-_PEER = _COMMAND.path('peer_python', None, 'An interpreter with torch.')
+_PEER = _COMMAND.path(
+  'peer_python', sys.executable, 'An interpreter with torch.'
+)
 _SECONDS = _COMMAND.real('seconds', 4411.0, 'Of training.')
 _POINTS = _COMMAND.integer('points', 5, 'How often to probe.')
 _THREADS = _COMMAND.integer('threads', 1, 'Of PyTorch.')

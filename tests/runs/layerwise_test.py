@@ -19,6 +19,7 @@ from dim_jax.data import load as data
 from dim_jax.objectives import gim
 from dim_jax.runs import layerwise, train
 from dim_jax.training import feed, loop, metrics, timing
+from dim_jax.training import step as step_lib
 
 
 class Pixelwise(nn.Module):
@@ -427,12 +428,8 @@ def test_files_of_another_stream_are_not_taken_for_these(
     ({}, {'depth': 4}, r'--depth must be in 1\.\.3, got 4'),
     ({}, {'depth': 0}, r'--depth must be in 1\.\.3, got 0'),
     ({}, {'views': 0}, '--views must be a whole number >= 1, got 0'),
-    (
-      {},
-      {'views': 2},
-      '--views and --half are of stored features: give --store',
-    ),
-    ({}, {'half': True}, '--half are of stored features: give --store'),
+    ({}, {'views': 2}, '--views and --half need --store: give it, or neither'),
+    ({}, {'half': True}, '--views and --half need --store'),
   ],
 )
 def test_what_cannot_be_trained_in_turn_is_refused(
@@ -441,6 +438,24 @@ def test_what_cannot_be_trained_in_turn_is_refused(
   with pytest.raises(ValueError, match=message):
     run(make_config(**changes), tmp_path, **options)
   assert not os.listdir(tmp_path)
+
+
+def test_each_module_takes_the_optimizers_of_all():
+  groups = {f'module_{i}': OptimizerConfig(b1=0.1 * i) for i in range(3)}
+  config = dataclasses.replace(make_config(), groups=groups)
+  batch = {
+    'image': np.zeros((2, 16, 16, 1), np.uint8),
+    'label': np.zeros(2, 'i4'),
+  }
+  for i, part in enumerate(layerwise._modules(config, None)):
+    own = dataclasses.replace(config, objective=part)
+    objective = config_lib.make_objective(own)
+    names, _ = jax.eval_shape(objective.init, jax.random.key(0), batch)
+    assert f'module_{i}' in names and f'module_{(i + 1) % 3}' not in names
+    step_lib.optimizer_of(own, objective, names)
+    own.groups = groups | {'module_9': OptimizerConfig()}
+    with pytest.raises(ValueError, match="groups names 'module_9'"):
+      step_lib.optimizer_of(own, objective, names)
 
 
 def test_other_objectives_and_beginnings_are_refused(tmp_path):

@@ -103,7 +103,17 @@ def test_points_are_of_equal_time_and_a_killed_study_goes_on(
   assert study() == report
 
 
+def test_points_that_one_request_passes_are_one(study):
+  # A request takes two seconds, both points of one.
+  report = study(1.0)
+  found = [(row['step'], row['train_rows']) for row in report['rows']]
+  assert found == [(0, 100)] * 3 + [(2, 100)] * 3 + [(2, 200)] * 3
+  assert study(1.0) == report
+
+
 def test_a_folder_holds_one_study(study):
   study()
   with pytest.raises(ValueError, match=r"'seconds': 12\.0.*another --workdir"):
     study(24.0)
+  with pytest.raises(ValueError, match=r'--seconds must be .*got 0'):
+    study(0.0)

@@ -207,7 +207,8 @@ def total_correlation(
 
   Deep InfoMax's neural dependency measure (NDM). A critic tells rows from rows
   whose columns were permuted each by itself, and is fitted, selected, reported
-  and controlled as in `estimate_mi`, whose arguments these are.
+  and controlled as in `estimate_mi`, whose arguments these are. Where the
+  interval reaches a quarter of ln n it warns that the value may be too low.
 
   Args:
     x: rows [n, D], numbers, D at least 2.
